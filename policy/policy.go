@@ -1,0 +1,257 @@
+// Package policy is the rule of Curfew: how long a login session may last, how
+// long it may go unused, and how many of them one user may hold at once.
+//
+// It keeps no state, reads no clock and does no I/O. Settings are what an
+// administrator wrote; [Settings.Rules] narrows them to one user; a [Rules]
+// then answers questions about given sessions at a given time:
+//
+//	rules := settings.Rules(policy.Who{User: "alice", Memberships: []policy.Membership{{Account: "default"}}})
+//	d := rules.Admit(now, held, next)   // may this login begin?
+//	d = rules.Check(now, session, use)  // may this session still be used?
+//
+// A session is live while now is before its deadline; at the deadline it is
+// over. The package imports the standard library only.
+package policy
+
+import "time"
+
+// A Bound is one limit in one scope: a value, expressly unlimited, or left to
+// inherit from a wider scope. The three are different things; the zero Bound
+// inherits. A bound that still inherits when every scope was asked binds
+// nothing.
+type Bound[T time.Duration | int] struct {
+	value T
+	state boundState
+}
+
+type boundState uint8
+
+const (
+	inherit boundState = iota
+	unlimited
+	limited
+)
+
+// LimitTo returns the bound with the value v.
+func LimitTo[T time.Duration | int](v T) Bound[T] { return Bound[T]{value: v, state: limited} }
+
+// Unlimited returns the bound that expressly does not limit.
+func Unlimited[T time.Duration | int]() Bound[T] { return Bound[T]{state: unlimited} }
+
+// Value returns the limit, and whether there is one.
+func (b Bound[T]) Value() (v T, limits bool) { return b.value, b.state == limited }
+
+// Inherits reports whether b leaves the matter to a wider scope.
+func (b Bound[T]) Inherits() bool { return b.state == inherit }
+
+// IsUnlimited reports whether b expressly does not limit.
+func (b Bound[T]) IsUnlimited() bool { return b.state == unlimited }
+
+// AtLimit is what happens to a login that would exceed a cap on concurrent
+// sessions. The zero AtLimit inherits; where no scope sets it, it is [Refuse].
+type AtLimit uint8
+
+const (
+	InheritAtLimit AtLimit = iota
+	Refuse                 // "refuse": refuse the new login
+	EndOldest              // "end_oldest": end the session with the earliest login
+	EndIdlest              // "end_idlest": end the session that was unused for longest
+	Ask                    // "ask": the user picks which session to end; who cannot be asked is refused
+)
+
+// A Class is a kind of activity. Which classes slide the inactivity clock is a
+// setting.
+type Class uint8
+
+const (
+	Interactive   Class = iota // the user signed in or consented
+	Refresh                    // a refresh token was exchanged
+	Silent                     // an authorization request with prompt=none was answered
+	Userinfo                   // an access token was presented at userinfo
+	Introspection              // an access token was introspected; of a refresh token it never counts
+	Heartbeat                  // an application said that its user is there
+)
+
+// Classes is a set of activity classes, or left to inherit. The zero Classes
+// inherits; an empty set that was set slides for nothing.
+type Classes uint8
+
+// DefaultClasses slide the clock where no scope says otherwise: all but Silent.
+var DefaultClasses = ClassesOf(Interactive, Refresh, Userinfo, Introspection, Heartbeat)
+
+const classesSet Classes = 1 << 7
+
+// ClassesOf returns the set of the given classes.
+func ClassesOf(list ...Class) Classes {
+	s := classesSet
+	for _, c := range list {
+		s |= 1 << c
+	}
+	return s
+}
+
+// Inherits reports whether s leaves the matter to a wider scope.
+func (s Classes) Inherits() bool { return s&classesSet == 0 }
+
+// Has reports whether s was set and contains c.
+func (s Classes) Has(c Class) bool { return s&classesSet != 0 && s&(1<<c) != 0 }
+
+// Limits are the limits that one scope sets. The zero Limits binds nothing.
+// Limits is a plain value: copy it, compare it.
+type Limits struct {
+	// Active is how long a login may last before the user must enter their
+	// credentials again, from when they last did.
+	Active Bound[time.Duration]
+
+	// Inactivity is how long a login may go unused, from the last activity
+	// of a class in Activity.
+	Inactivity Bound[time.Duration]
+
+	// Concurrent is how many sessions may be live at once.
+	Concurrent Bound[int]
+
+	// AtLimit is what happens to a login that would exceed Concurrent.
+	AtLimit AtLimit
+
+	// Activity are the classes that slide the inactivity clock.
+	Activity Classes
+}
+
+// A Kind is what a session is held by.
+type Kind string
+
+const (
+	Browser    Kind = "browser"
+	CLI        Kind = "cli"
+	Automation Kind = "automation"
+)
+
+// An Account is the settings of one tenant: for everyone in it, and for the
+// narrower scopes. A nil map sets nothing.
+type Account struct {
+	Limits // for everyone
+
+	// Observe decides and reports but refuses and ends nothing: for a first
+	// week in production.
+	Observe bool
+
+	Kinds   map[Kind]Limits
+	Clients map[string]Limits // by client ID
+	Groups  map[string]Limits
+	Users   map[string]Limits // by subject
+}
+
+// Settings are the settings of all accounts, by account ID. The zero Settings
+// binds nothing.
+type Settings struct {
+	Accounts map[string]Account
+}
+
+// A Membership is one account that a user belongs to, with the user's groups
+// in it.
+type Membership struct {
+	Account string
+	Groups  []string
+}
+
+// Who is a user as the settings see them. The zero Who is in no account, and
+// nothing binds them.
+type Who struct {
+	User        string // the subject, "sub"
+	Memberships []Membership
+}
+
+// A Session is what the rule needs to know of one login.
+type Session struct {
+	ID     string // the "sid"
+	Kind   Kind
+	Client string // the client that it began with
+
+	Started       time.Time // when it began
+	Authenticated time.Time // when the user last entered their credentials
+	LastActivity  time.Time // the last activity that slid the clock
+
+	// ReservedUntil is set on a login whose authorization code was not
+	// redeemed yet: it holds its slot until then. Zero on a session.
+	ReservedUntil time.Time
+}
+
+// A Reason says why a session ended, or why a login or a use was refused. It
+// is stable, machine-readable, and safe to show.
+type Reason string
+
+const (
+	ReasonInactivity       Reason = "inactivity"        // unused for longer than Limits.Inactivity
+	ReasonActiveLimit      Reason = "active_limit"      // older than Limits.Active
+	ReasonConcurrency      Reason = "concurrency"       // ended by, or refused because of, the cap
+	ReasonLogout           Reason = "logout"            // the user signed out
+	ReasonEndedByUser      Reason = "ended_by_user"     // the user ended it from elsewhere
+	ReasonEndedByAdmin     Reason = "ended_by_admin"    // an administrator ended it
+	ReasonPolicyChange     Reason = "policy_change"     // surplus after a cap was lowered
+	ReasonReplay           Reason = "replay"            // a refresh token was used that was spent
+	ReasonRevoked          Reason = "revoked"           // its tokens were revoked (RFC 7009)
+	ReasonAccountDisabled  Reason = "account_disabled"  // the user's account was disabled
+	ReasonCredentialChange Reason = "credential_change" // the user's password or factor changed
+
+	// ReasonUnknownSession refuses a token whose session the store does not
+	// know. No session ends with it.
+	ReasonUnknownSession Reason = "unknown_session"
+
+	// ReasonAbandoned closes a reservation whose code was never redeemed. It
+	// is never the end of a session.
+	ReasonAbandoned Reason = "abandoned"
+)
+
+// An Ending is a session that a decision ends, and why.
+type Ending struct {
+	ID     string
+	Reason Reason
+}
+
+// A Decision is the outcome of a question to [Rules]. The zero Decision is a
+// refusal, so that a forgotten assignment fails closed.
+type Decision struct {
+	Allow  bool
+	Reason Reason // why not; empty when Allow is true
+
+	// End are the sessions that must end for this, each once, in the order
+	// of their end. Empty when Allow is false: refusing changes nothing.
+	End []Ending
+
+	// Used and Max describe the cap that refused: how many sessions it
+	// counts now, and how many it admits. Zero when no cap refused.
+	Used, Max int
+
+	// Ask is whether the user may be asked which session to end instead
+	// ([Ask]).
+	Ask bool
+
+	// At is when the limit that refused was reached. Zero when Reason is not
+	// ReasonInactivity, ReasonActiveLimit or ReasonAbandoned.
+	At time.Time
+
+	// Limit is the duration that was exceeded, for the text shown to the
+	// user. Zero when Reason is not ReasonInactivity or ReasonActiveLimit.
+	Limit time.Duration
+}
+
+// A Use is one client's use of a session.
+type Use struct {
+	// Client is the client that uses the session. Empty means the client
+	// that it began with.
+	Client string
+
+	// Authenticated is when the credentials were entered that the client's
+	// grant rests on. Zero means the session's own: an older grant keeps the
+	// end of its own authentication.
+	Authenticated time.Time
+}
+
+// A Window is how long a session, as one client uses it, may go on. A zero
+// time is no bound.
+type Window struct {
+	End        time.Time // the absolute end, from Active
+	Idle       time.Time // when it ends if it is not used again, from Inactivity
+	Active     time.Duration
+	Inactivity time.Duration
+}

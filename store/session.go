@@ -1,0 +1,159 @@
+package store
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+// Format is the version of the session document that this code writes.
+const Format = 1
+
+// A Subject is one user of one issuer ("iss" and "sub", OpenID Connect Core 1.0
+// section 2).
+type Subject struct {
+	Issuer string `json:"iss"`
+	ID     string `json:"sub"`
+}
+
+// A Session is one login of one subject in one browser, command line or device.
+//
+// It holds no secret in the clear: tokens, codes and cookies appear as hashes or
+// sealed. Its JSON form is what stores keep; members that this version does not
+// know are kept when it is written back.
+type Session struct {
+	// Format is the version of the document's format; see the constant.
+	Format int `json:"v"`
+
+	// ID is the "sid" of OpenID Connect Back-Channel Logout 1.0 section 2.1.
+	// It is published to applications, so holding it proves nothing.
+	ID string `json:"sid"`
+
+	Subject  Subject     `json:"subject"`
+	Accounts []string    `json:"accounts,omitempty"`
+	Kind     policy.Kind `json:"kind,omitempty"`
+	Client   string      `json:"client,omitempty"` // the client that it began with
+
+	Started       time.Time    `json:"started"`
+	Authenticated time.Time    `json:"authenticated"`
+	LastActivity  time.Time    `json:"last_activity"`
+	ActivityClass policy.Class `json:"activity_class,omitempty"`
+
+	AMR []string `json:"amr,omitempty"`
+	ACR string   `json:"acr,omitempty"`
+
+	// What the user would recognise the session by. Address is coarse: never
+	// a full IP address.
+	ClientNames []string `json:"client_names,omitempty"`
+	UserAgent   string   `json:"user_agent,omitempty"`
+	Address     string   `json:"address,omitempty"`
+
+	// BrowserHash is the SHA-256 of the secret in the browser's session
+	// cookie. Empty: the session is bound to no browser.
+	BrowserHash []byte `json:"browser_hash,omitempty"`
+
+	// ReservedUntil is set while the login's authorization code was not
+	// redeemed: the session holds its slot until then and has no token yet.
+	ReservedUntil time.Time `json:"reserved_until,omitzero"`
+
+	// Adopted is whether it was made from a refresh token from before the
+	// installation.
+	Adopted bool `json:"adopted,omitempty"`
+
+	Grants []Grant `json:"grants,omitempty"`
+
+	// End is set when the session ended, once.
+	End *End `json:"end,omitempty"`
+
+	// Deliveries are the logout notifications that are owed.
+	Deliveries []Delivery `json:"deliveries,omitempty"`
+
+	// Due is when a sweeper has to look at the session next: at its deadline,
+	// for a delivery, or to forget it. Zero: never.
+	Due time.Time `json:"due,omitzero"`
+
+	// Unknown are the members of the document that this version does not
+	// know. They are written back as they are.
+	Unknown map[string]json.RawMessage `json:"-"`
+
+	// Revision is the store's compare-and-swap token. It is not part of the
+	// document.
+	Revision int64 `json:"-"`
+}
+
+// A Grant is one client's refresh-token family inside a session.
+type Grant struct {
+	ID     string `json:"id"`
+	Client string `json:"client"`
+
+	// Authenticated is the authentication that the grant rests on; its end
+	// is counted from it.
+	Authenticated time.Time `json:"authenticated"`
+
+	// Generation counts rotations. NonceHash is the SHA-256 of the current
+	// token's nonce, FromHash that of the token it was made from.
+	Generation uint64    `json:"generation"`
+	NonceHash  []byte    `json:"nonce_hash,omitempty"`
+	FromHash   []byte    `json:"from_hash,omitempty"`
+	Rotated    time.Time `json:"rotated,omitzero"` // when it was made from it
+
+	// Used is whether the current token, or the access token issued with
+	// it, was seen.
+	Used bool `json:"used,omitempty"`
+
+	// Repeat is the answer that carried the current token, sealed under a key
+	// derived from the token it was made from.
+	Repeat []byte `json:"repeat,omitempty"`
+
+	// Address is the hash of the address that rotated last, to notice a
+	// repeat from another one.
+	Address []byte `json:"address,omitempty"`
+
+	// Revoked is when it was revoked (RFC 7009). Zero: it was not.
+	Revoked time.Time `json:"revoked,omitzero"`
+
+	Unknown map[string]json.RawMessage `json:"-"`
+}
+
+// An End is how a session ended.
+type End struct {
+	At     time.Time     `json:"at"`
+	Reason policy.Reason `json:"reason"`
+	By     string        `json:"by,omitempty"` // who ended it: a user or administrator; empty: the policy
+
+	Unknown map[string]json.RawMessage `json:"-"`
+}
+
+// A Delivery is a logout notification owed to one client.
+type Delivery struct {
+	Client   string    `json:"client"`
+	URI      string    `json:"uri"`
+	Attempts int       `json:"attempts,omitempty"`
+	Next     time.Time `json:"next,omitzero"`
+	GivenUp  time.Time `json:"given_up,omitzero"`
+
+	Unknown map[string]json.RawMessage `json:"-"`
+}
+
+// Clone returns a deep copy of s.
+func (s Session) Clone() Session { panic("to be written") }
+
+// Policy returns what the policy needs to know of s.
+func (s *Session) Policy() policy.Session {
+	return policy.Session{
+		ID: s.ID, Kind: s.Kind, Client: s.Client,
+		Started: s.Started, Authenticated: s.Authenticated, LastActivity: s.LastActivity,
+		ReservedUntil: s.ReservedUntil,
+	}
+}
+
+// Grant returns the grant with the given ID, or nil.
+func (s *Session) Grant(id string) *Grant {
+	for i := range s.Grants {
+		if s.Grants[i].ID == id {
+			return &s.Grants[i]
+		}
+	}
+	return nil
+}

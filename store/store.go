@@ -1,0 +1,158 @@
+// Package store defines where login sessions are kept.
+//
+// A [Store] is dumb and exact: it keeps documents, compares revisions and runs
+// one serializable step per subject. It knows no limit and no reason; policy is
+// never re-written in SQL or Lua. The implementations are memstore and
+// sqlitestore; package storetest tests that a store keeps this contract.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+var (
+	// ErrNotFound is wrapped by errors about something that is not in the
+	// store.
+	ErrNotFound = errors.New("not found")
+
+	// ErrConflict is wrapped by errors about a write that lost a race: the
+	// stored revision is not the one that was read, or, from Admit, the step
+	// kept losing races until its context ended.
+	ErrConflict = errors.New("conflict")
+
+	// ErrExists is wrapped by Create's error when there is a session with
+	// this ID already.
+	ErrExists = errors.New("already exists")
+
+	// ErrFull is wrapped by Create's error when the subject has max sessions
+	// that have not ended.
+	ErrFull = errors.New("too many sessions")
+)
+
+// Any other error means that the store could not answer. Whether a write took
+// effect is then unknown.
+
+// Sessions keeps the login sessions of all subjects.
+//
+// Implementations must be safe for concurrent use by any number of goroutines
+// and, where the engine allows it, processes; must compare IDs, subjects and
+// keys byte by byte; must keep times to at least the microsecond, in UTC, and
+// the zero time as the zero time; and must keep fields of a session document
+// that they do not know. They never read a clock to decide anything: the
+// caller passes the time. They start no goroutine and log nothing. Returned
+// values are the caller's to keep and to change.
+//
+// A write is durable, as far as the engine is set up to be, when the method
+// returns. Every method honours its context. Where the engine answers that a
+// step must be tried again (a serialization failure, a busy database), the
+// store tries again until the context ends.
+type Sessions interface {
+	// Get returns the session with the given ID, ended or not. If there is
+	// none the error wraps ErrNotFound.
+	Get(ctx context.Context, id string) (Session, error)
+
+	// Create adds a session. If there is one with its ID, ended or not, the
+	// error wraps ErrExists; if its subject has max or more that have not
+	// ended, the error wraps ErrFull. It does not load the subject's
+	// sessions. The session that it adds must not have ended.
+	Create(ctx context.Context, s Session, max int) error
+
+	// Update replaces a session if its stored revision is still s.Revision,
+	// and returns the new one. If it is not, the error wraps ErrConflict; if
+	// there is no such session, ErrNotFound. ID and Subject never change, and
+	// a session that has ended is never brought back: an Update that would do
+	// either returns an error and changes nothing.
+	Update(ctx context.Context, s Session) (revision int64, err error)
+
+	// Admit runs one serializable step over the sessions of one subject that
+	// have not ended (s.End is nil; whether they are over is for the policy
+	// to say). What decide returns is written, all or nothing: sessions that
+	// were in held are replaced, others are added. It may end sessions, not
+	// delete them. Of concurrent steps of one subject each sees the result
+	// of the one before, and none loses a concurrent Update or Create.
+	//
+	// A step that loses a race is tried again here, not by the caller, until
+	// the context ends; then the error wraps ErrConflict and the context's
+	// error. So decide may run more than once and must only compute: it must
+	// not call the Store, and it must decide from held alone. If decide
+	// returns an error nothing changes, and Admit returns that error
+	// unwrapped. A session to be added whose ID exists already (ended, or of
+	// another subject) makes the error wrap ErrExists. held is in ascending
+	// order of ID.
+	Admit(ctx context.Context, subject Subject, decide func(held []Session) ([]Session, error)) error
+
+	// List returns one page of the sessions that match f, in ascending order
+	// of ID, starting after the cursor, at most limit of them (limit is at
+	// least 1), and the cursor of the next page, empty on the last. A session
+	// that matches all the time is returned exactly once over the pages.
+	List(ctx context.Context, f Filter, cursor string, limit int) (page []Session, next string, err error)
+
+	// Due returns up to limit sessions whose Due time is set and not after
+	// now, the most overdue first, and claims them until now+lease: another
+	// Due that passes a time before that does not return them. A write of a
+	// claimed session releases the claim.
+	Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Session, error)
+
+	// Delete removes a session if its stored revision is still the given one.
+	// If it is not, the error wraps ErrConflict. Deleting what is not there
+	// succeeds.
+	Delete(ctx context.Context, id string, revision int64) error
+}
+
+// Documents keeps small named documents with their history: settings, and what
+// else must be shared by all processes. The same rules as for [Sessions] hold.
+type Documents interface {
+	// Document returns the current version. If there is none the error wraps
+	// ErrNotFound.
+	Document(ctx context.Context, key string) (Document, error)
+
+	// PutDocument writes a new version if the stored one has the tag
+	// d.Version (0: there is none yet), and returns its version. If it has
+	// not, the error wraps ErrConflict and nothing changes. Version and Key
+	// of the result's history entry are set by the store.
+	PutDocument(ctx context.Context, d Document) (version int64, err error)
+
+	// History returns the versions of a document, newest first, older than
+	// the version before (0: from the newest), at most limit of them. It
+	// includes the current version.
+	History(ctx context.Context, key string, before int64, limit int) ([]Document, error)
+}
+
+// A Store is both.
+type Store interface {
+	Sessions
+	Documents
+}
+
+// A Document is one version of a named document.
+type Document struct {
+	Key     string    `json:"key"`
+	Version int64     `json:"version"` // 1, 2, 3, ...; its entity tag
+	Body    []byte    `json:"body"`
+	At      time.Time `json:"at"`                // when it was written
+	By      string    `json:"by,omitempty"`      // who wrote it
+	Message string    `json:"message,omitempty"` // why
+}
+
+// A Filter selects sessions. A zero field selects all.
+type Filter struct {
+	Subject Subject // both fields, or none
+	Account string
+	Kind    policy.Kind
+	Client  string // a client that the session has a grant of, or began with
+	State   State
+}
+
+// State selects by whether a session has ended. Whether an unended session is
+// over is for the policy to say.
+type State uint8
+
+const (
+	Any     State = iota
+	Unended       // s.End is nil
+	Ended         // s.End is set
+)
