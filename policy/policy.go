@@ -128,6 +128,18 @@ const (
 
 // An Account is the settings of one tenant: for everyone in it, and for the
 // narrower scopes. A nil map sets nothing.
+//
+// Of the durations and classes, field by field, the most specific scope that
+// sets it wins: user, group, client, kind, account. Between equals, which are
+// several groups of a user and several accounts, the strictest wins.
+//
+// Of the caps, all must hold. User, group and account choose one that counts all
+// the user's sessions. A client and a kind each add one on their own sessions,
+// and an unlimited one there takes those sessions out of the wider counts of the
+// same account.
+//
+// What happens at a cap is what the most specific of user, groups and account
+// says; the cap of a client or kind may say it itself.
 type Account struct {
 	Limits // for everyone
 
