@@ -1,0 +1,84 @@
+# Two commands do everything on a Debian-like system with Go and make:
+#   make run    starts an OpenID provider
+#   make test   runs all tests, after installing what they need
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Tools are built here, at the versions of internal/tools/go.mod.
+BIN := .bin
+
+# How long each fuzz target runs.
+FUZZTIME ?= 30s
+
+# Flags for examples/op, such as make run ARGS="-store memory".
+ARGS ?=
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: go ## Start an OpenID provider whose logins end when the policy says so
+	@go run ./examples/op $(ARGS)
+
+# The results are never taken from the cache: many tests are about races,
+# processes and files, which the cache does not know.
+.PHONY: test
+test: lint compiler ## Check the code and run all tests, with the race detector
+	CGO_ENABLED=1 go test -race -count=1 -timeout 14m ./...
+
+.PHONY: lint
+lint: go staticcheck ## Check format, vet, staticcheck and go.mod
+	@echo 'gofmt -l .'; unformatted=$$(gofmt -l .); \
+	if [[ -n $$unformatted ]]; then echo "not formatted: run gofmt -w on"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(BIN)/staticcheck ./...
+	go mod tidy -diff
+	cd internal/tools && go mod tidy -diff
+
+.PHONY: bench
+bench: go ## Measure what the hook costs, and fail if it is more than promised
+	go run ./internal/bench -write docs/benchmarks.md
+
+.PHONY: fuzz
+fuzz: go ## Run each fuzz target for FUZZTIME (30s)
+	@found=0; packages=$$(go list ./...); \
+	for package in $$packages; do \
+		targets=$$(go test -list '^Fuzz' "$$package"); \
+		for target in $$(grep '^Fuzz' <<<"$$targets" || true); do \
+			found=$$((found + 1)); echo "fuzz $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done; \
+	done; \
+	if [[ $$found == 0 ]]; then echo "no fuzz target found"; exit 1; fi; \
+	echo "$$found fuzz targets ran for $(FUZZTIME) each"
+
+.PHONY: clean
+clean: ## Remove what make built
+	rm -rf $(BIN)
+
+.PHONY: go
+go:
+	@command -v go >/dev/null || { echo "Go is missing: install the version that go.mod names, or a newer one"; exit 1; }
+
+# The race detector needs a C compiler and the headers of libc.
+.PHONY: compiler
+compiler: go
+	@compiles() { echo '#include <stdlib.h>' | $$(go env CC) -x c -fsyntax-only - 2>/dev/null; }; \
+	if compiles; then exit 0; fi; \
+	if [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
+		echo "installing gcc, which the race detector needs"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev </dev/null; \
+	fi; \
+	compiles || { echo "a C compiler is missing, which the race detector needs: as root, run apt-get install gcc libc6-dev"; exit 1; }
+
+# Built at each use, which takes no time if nothing changed: one that an older Go
+# built cannot read the code of a newer one.
+.PHONY: staticcheck
+staticcheck: go
+	@cd internal/tools && go build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
