@@ -16,7 +16,7 @@ package provider
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -58,6 +58,15 @@ type Config struct {
 	// second application then joins the session, and takes no new slot.
 	// Empty, or a nil function: each login is a session of its own.
 	SSOSession func(ctx context.Context, login Login) string
+
+	// KeepRefreshToken says for which clients refresh tokens must not rotate
+	// (FAPI 2.0 section 5.3.2.1), because something else binds them to the
+	// client. Nil: all rotate.
+	KeepRefreshToken func(ctx context.Context, client op.Client) bool
+
+	// RemoteAddress returns the address of the client of a request, for a
+	// server behind a proxy. Nil means the host of r.RemoteAddr.
+	RemoteAddress func(r *http.Request) string
 
 	// OnEnd is called after each end of a session, so that the provider can
 	// end what it keeps itself. An error is reported as an event.
@@ -154,114 +163,101 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 	return s.Accounts[account], nil
 }
 
-// SaveAccount stores the settings of an account, where a [Config] without
-// Settings reads them. It replaces the version ifVersion (0: there is none
-// yet); if that is not the current one the error wraps [store.ErrConflict].
-func SaveAccount(ctx context.Context, s store.Documents, account string, settings policy.Account, ifVersion int64, by, message string, now time.Time) (version int64, err error) {
-	panic("to be written")
-}
-
-// LoadAccount returns the stored settings of an account, and their version; 0
-// if there are none.
-func LoadAccount(ctx context.Context, s store.Documents, account string) (policy.Account, int64, error) {
-	panic("to be written")
-}
-
 // Hook is the policy in place. It is made by [New].
-type Hook struct{ cfg Config }
+type Hook struct {
+	cfg      Config
+	ring     *keyring
+	settings *settingsCache
+	locks    keyedMutex // by grant: one refresh at a time in this process
+}
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
 var ErrConfig = errors.New("curfew: invalid configuration")
 
 // New checks the configuration and returns the hook.
-func New(cfg Config) (*Hook, error) { panic("to be written") }
-
-// Storage decorates the storage of a provider. The result implements the
-// optional interfaces that change what a provider advertises if and only if s
-// does.
-func (h *Hook) Storage(s op.Storage) op.Storage { panic("to be written") }
-
-// Handler wraps the outermost HTTP handler of the provider. It needs no issuer
-// in the context. Without it no token is issued.
-func (h *Hook) Handler(next http.Handler) http.Handler { panic("to be written") }
-
-// Run sweeps until the context ends: sessions that are over end, reasons that
-// were remembered for long enough are forgotten, and a changed policy is
-// applied to live sessions. The limits hold without it. It returns the
-// context's error.
-func (h *Hook) Run(ctx context.Context) error { panic("to be written") }
-
-// End ends one session, with who ended it. Ending a session that has ended
-// succeeds and changes nothing. If there is none the error wraps
-// [store.ErrNotFound].
-func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
-	panic("to be written")
+func New(cfg Config) (*Hook, error) {
+	if cfg.Store == nil {
+		return nil, fmt.Errorf("%w: Store is required", ErrConfig)
+	}
+	if len(cfg.Keys) == 0 {
+		return nil, fmt.Errorf("%w: Keys is required: at least one key", ErrConfig)
+	}
+	for _, d := range []struct {
+		name    string
+		value   *time.Duration
+		instead time.Duration
+		max     time.Duration
+	}{
+		{"CodeLifetime", &cfg.CodeLifetime, 60 * time.Second, 10 * time.Minute}, // RFC 6749 section 4.1.2 recommends at most 10 minutes
+		{"Grace", &cfg.Grace, 30 * time.Second, 60 * time.Second},
+		{"KeyRollover", &cfg.KeyRollover, time.Hour, 0},
+		{"Remember", &cfg.Remember, 31 * 24 * time.Hour, 0},
+		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second, 0},
+		{"SweepEvery", &cfg.SweepEvery, 10 * time.Second, 0},
+	} {
+		switch {
+		case *d.value < 0:
+			return nil, fmt.Errorf("%w: %s is negative", ErrConfig, d.name)
+		case *d.value == 0:
+			*d.value = d.instead
+		case d.max != 0 && *d.value > d.max:
+			return nil, fmt.Errorf("%w: %s is %s, at most %s is allowed", ErrConfig, d.name, *d.value, d.max)
+		}
+	}
+	for _, n := range []struct {
+		name    string
+		value   *int
+		instead int
+	}{
+		{"MaxSessions", &cfg.MaxSessions, 1000},
+		{"MaxGrants", &cfg.MaxGrants, 50},
+	} {
+		switch {
+		case *n.value < 0:
+			return nil, fmt.Errorf("%w: %s is negative", ErrConfig, n.name)
+		case *n.value == 0:
+			*n.value = n.instead
+		}
+	}
+	if cfg.SettingsMaxAge == 0 {
+		cfg.SettingsMaxAge = time.Second
+	}
+	if cfg.Settings == nil {
+		cfg.Settings = storedSettings{cfg.Store}
+	}
+	if cfg.Membership == nil {
+		cfg.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) {
+			return defaultMembership, nil
+		}
+	}
+	if cfg.Kind == nil {
+		cfg.Kind = DefaultKind
+	}
+	if cfg.Events == nil {
+		cfg.Events = func(context.Context, Event) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	ring, err := newKeyring(cfg.Keys, cfg.KeyRollover)
+	if err != nil {
+		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
+	}
+	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge)}, nil
 }
 
-// EndAll ends all sessions of a subject but the excepted ones, logins whose
-// code was not redeemed yet among them, and returns how many. Use it when a password is
-// reset (ReasonCredentialChange) or an account disabled
-// (ReasonAccountDisabled).
-func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
-	panic("to be written")
+var defaultMembership = []policy.Membership{{Account: "default"}}
+
+// DefaultKind is the [Config.Kind] of a Config that sets none.
+func DefaultKind(_ context.Context, l Login) policy.Kind {
+	switch {
+	case l.Exchange, l.Client == nil:
+		return policy.Automation
+	case l.Device, l.Client.ApplicationType() == op.ApplicationTypeNative:
+		return policy.CLI
+	}
+	return policy.Browser
 }
 
-// Session returns one session as it is now: one that is over is returned as
-// ended, with its reason, even if no sweep came by yet. If there is none the
-// error wraps [store.ErrNotFound].
-func (h *Hook) Session(ctx context.Context, sid string) (store.Session, error) {
-	panic("to be written")
-}
-
-// List returns one page of sessions as they are now; see [store.Sessions].
-// Reservations are not among them.
-func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
-	panic("to be written")
-}
-
-// Deadline returns when a session ends if nothing more happens, and of what.
-// The zero time means never.
-func (h *Hook) Deadline(ctx context.Context, s store.Session) (time.Time, policy.Reason, error) {
-	panic("to be written")
-}
-
-// Describe returns the sentence that a user is shown for the end of a session
-// or the refusal of a login, such as "You were signed out after 2 hours
-// without activity."
-func Describe(s store.Session) string { panic("to be written") }
-
-// EventType says what happened.
-type EventType string
-
-const (
-	EventStarted     EventType = "session_started"
-	EventRefused     EventType = "login_refused"        // by the policy
-	EventEnded       EventType = "session_ended"        // with its reason
-	EventReplay      EventType = "refresh_replay"       // a spent refresh token was presented
-	EventRepeatMoved EventType = "repeat_elsewhere"     // a repeat inside the grace came from another address
-	EventRollback    EventType = "rollback_seen"        // the store forgot a rotation that it had acknowledged, or never got it
-	EventWriteLost   EventType = "write_lost"           // a rotation was answered though the store did not take it
-	EventWouldRefuse EventType = "would_refuse"         // an observed policy would have refused
-	EventWouldEnd    EventType = "would_end"            // an observed policy would have ended a session
-	EventOnEndFailed EventType = "on_end_failed"        // Config.OnEnd returned an error
-	EventSweepFailed EventType = "sweep_failed"         // Run could not do its work; it tries again
-	EventSettingsOld EventType = "settings_unavailable" // settings could not be read; the last known ones were used
-)
-
-// An Event is something that happened. It holds no token.
-type Event struct {
-	Type    EventType
-	At      time.Time
-	Subject store.Subject
-	SID     string
-	Client  string
-	Kind    policy.Kind
-	Reason  policy.Reason // for an end or a refusal
-	By      string        // who ended it
-	Used    int           // of a cap that refused
-	Max     int
-	Err     error
-}
-
-// Audit returns an Events function that logs each event as one record.
-func Audit(l *slog.Logger) func(context.Context, Event) { panic("to be written") }
+// now is the time, in the precision and zone that stores keep.
+func (h *Hook) now() time.Time { return h.cfg.Now().UTC().Truncate(time.Microsecond) }

@@ -1,0 +1,283 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// An admission is a login that asks for a session.
+type admission struct {
+	login Login
+
+	// sid returns the session's ID. n counts the sessions before it that
+	// went by the same name and do not stand in its way; see passed.
+	sid func(n int) string
+
+	// renews says that a newer authentication starts a new session under the
+	// same name: the name is the provider's own session, not a request.
+	renews bool
+
+	// reserve holds the slot for the code's lifetime only.
+	reserve bool
+
+	// adopt admits a session from before the installation: it counts, and is
+	// not refused for the cap.
+	adopt bool
+
+	amr   []string
+	acr   string
+	grant *store.Grant // the first one, if there is one already
+}
+
+// A store that has so many sessions by one name is not searched further.
+const maxNamesakes = 100
+
+// passed reports whether an ended session by the same name does not stand in
+// the way of a new login.
+func (a *admission) passed(s *store.Session) bool {
+	if s.End == nil {
+		return false
+	}
+	return s.End.Reason == policy.ReasonAbandoned || a.renews && a.login.AuthTime.After(s.End.At)
+}
+
+// admit gives a login its session: the one it has already, or a new one if the
+// policy lets it. It is the one choke point: every first token comes after it.
+// The error is a *refusedError, or one of the store.
+func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Session, ruling, error) {
+	r, err := h.rules(ctx, a.login.Subject, true)
+	if err != nil {
+		return store.Session{}, r, fmt.Errorf("settings: %w", err)
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	for n := range maxNamesakes {
+		s := h.newSession(ctx, req, a, r, a.sid(n))
+		created, err := h.create(ctx, s, a, r)
+		if err == nil {
+			return created, r, nil
+		}
+		if !errors.Is(err, store.ErrExists) {
+			return store.Session{}, r, err
+		}
+		joined, err := h.join(ctx, a, r, s.ID)
+		if err == nil && a.passed(&joined) {
+			continue
+		}
+		return joined, r, err
+	}
+	return store.Session{}, r, fmt.Errorf("more than %d sessions by one name", maxNamesakes)
+}
+
+// newSession is the session that a login makes if it is admitted.
+func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruling, id string) store.Session {
+	now := h.now()
+	started := a.login.AuthTime.UTC().Truncate(time.Microsecond)
+	if a.login.AuthTime.IsZero() || started.After(now) {
+		started = now
+	}
+	s := store.Session{
+		Format: store.Format, ID: id, Subject: a.login.Subject,
+		Accounts: r.accounts, Kind: h.cfg.Kind(ctx, a.login),
+		Started: started, Authenticated: started, LastActivity: now, ActivityClass: policy.Interactive,
+		AMR: a.amr, ACR: a.acr,
+		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
+		Adopted: a.adopt,
+	}
+	if a.login.Client != nil {
+		s.Client = a.login.Client.GetID()
+	}
+	if a.reserve {
+		s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
+	}
+	if a.grant != nil {
+		s.Grants = []store.Grant{*a.grant}
+	}
+	h.schedule(&s, r)
+	return s
+}
+
+// schedule sets when a sweep has to look at s next.
+func (h *Hook) schedule(s *store.Session, r ruling) {
+	if s.End != nil {
+		s.Due = s.End.At.Add(h.cfg.Remember)
+		return
+	}
+	s.Due, _ = r.rules.Deadline(s.Policy())
+}
+
+// create adds the session s if the policy lets it begin. If there is one with
+// its ID the error wraps [store.ErrExists].
+func (h *Hook) create(ctx context.Context, s store.Session, a admission, r ruling) (store.Session, error) {
+	now := h.now()
+	// A login that is over cannot be restarted by a single sign-on that
+	// remembers it: it is as old as its authentication, for both limits.
+	asOld := s.Policy()
+	asOld.LastActivity, asOld.ReservedUntil = s.Authenticated, time.Time{}
+	if a.adopt { // when it was used last is not known
+		asOld.LastActivity = now
+	}
+	if d := r.rules.Check(now, asOld, policy.Use{}); !d.Allow {
+		return store.Session{}, h.refuse(ctx, s, d, true)
+	}
+	if r.observes {
+		if d := r.observed.Check(now, asOld, policy.Use{}); !d.Allow {
+			h.wouldRefuse(ctx, s, d)
+		}
+	}
+
+	var err error
+	if !r.rules.Capped(s.Kind, s.Client) && !(r.observes && r.observed.Capped(s.Kind, s.Client)) {
+		if err = h.cfg.Store.Create(ctx, s, h.cfg.MaxSessions); err == nil {
+			return s, h.started(ctx, &s)
+		}
+		if !errors.Is(err, store.ErrFull) {
+			return store.Session{}, err
+		}
+		// Full of sessions that are over, perhaps: the long way ends them.
+	}
+
+	var ended []store.Session
+	var observed policy.Decision
+	err = h.cfg.Store.Admit(ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+		ended = ended[:0]
+		others := make([]policy.Session, 0, len(held))
+		byID := make(map[string]*store.Session, len(held))
+		for i := range held {
+			if held[i].ID == s.ID {
+				return nil, store.ErrExists
+			}
+			byID[held[i].ID] = &held[i]
+			others = append(others, held[i].Policy())
+		}
+		d := r.rules.Admit(now, others, s.Policy())
+		if !d.Allow && a.adopt {
+			d = policy.Decision{Allow: true}
+		}
+		if !d.Allow {
+			return nil, &decidedError{d}
+		}
+		if left := len(held) - len(d.End); left >= h.cfg.MaxSessions {
+			return nil, &decidedError{policy.Decision{Reason: policy.ReasonConcurrency, Used: left, Max: h.cfg.MaxSessions}}
+		}
+		if r.observes {
+			observed = r.observed.Admit(now, others, s.Policy())
+		}
+		for _, e := range d.End {
+			gone := byID[e.ID]
+			h.finish(gone, r, now, e.Reason, "")
+			ended = append(ended, *gone)
+		}
+		return append(append([]store.Session(nil), ended...), s), nil
+	})
+	var refused *decidedError
+	switch {
+	case errors.As(err, &refused):
+		return store.Session{}, h.refuse(ctx, s, refused.d, false)
+	case err != nil:
+		return store.Session{}, err
+	}
+	if r.observes {
+		if !observed.Allow {
+			h.wouldRefuse(ctx, s, observed)
+		}
+		for _, e := range observed.End {
+			h.event(ctx, Event{Type: EventWouldEnd, Subject: s.Subject, SID: e.ID, Reason: e.Reason})
+		}
+	}
+	for i := range ended {
+		h.announceEnd(ctx, &ended[i])
+	}
+	return s, h.started(ctx, &s)
+}
+
+// A decidedError carries a refusal out of the serializable step.
+type decidedError struct{ d policy.Decision }
+
+func (e *decidedError) Error() string { return "refused: " + string(e.d.Reason) }
+
+func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, over bool) error {
+	h.event(ctx, Event{
+		Type: EventRefused, Subject: s.Subject, Client: s.Client, Kind: s.Kind,
+		Reason: d.Reason, Used: d.Used, Max: d.Max,
+	})
+	return &refusedError{reason: d.Reason, text: refusalText(d), over: over}
+}
+
+func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decision) {
+	h.event(ctx, Event{
+		Type: EventWouldRefuse, Subject: s.Subject, SID: s.ID, Client: s.Client, Kind: s.Kind,
+		Reason: d.Reason, Used: d.Used, Max: d.Max,
+	})
+}
+
+// started tells of a session that began. A reservation has not begun yet.
+func (h *Hook) started(ctx context.Context, s *store.Session) error {
+	if s.ReservedUntil.IsZero() {
+		h.sessionEvent(ctx, EventStarted, s, "")
+	}
+	return nil
+}
+
+// join finds the session that a login continues. A re-authentication starts
+// new limits for it; its slot stays the same. A session that is over is ended
+// and, unless it is passed, refuses the login.
+func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (store.Session, error) {
+	s, err := h.cfg.Store.Get(ctx, id)
+	if err != nil {
+		return store.Session{}, err
+	}
+	if s.Subject != a.login.Subject {
+		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
+	}
+	now := h.now()
+	joined, err := h.change(ctx, s, func(s *store.Session) error {
+		if s.End != nil {
+			return errNoChange
+		}
+		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
+			h.finish(s, r, d.At, d.Reason, "")
+			return nil
+		}
+		if t := a.login.AuthTime.UTC().Truncate(time.Microsecond); t.After(s.Authenticated) && !t.After(now) {
+			s.Authenticated = t
+			s.AMR, s.ACR = a.amr, a.acr
+		}
+		slide(s, now, policy.Interactive)
+		switch {
+		case s.ReservedUntil.IsZero():
+		case a.reserve:
+			s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
+		default:
+			s.ReservedUntil = time.Time{}
+		}
+		h.schedule(s, r)
+		return nil
+	})
+	if err != nil {
+		return store.Session{}, err
+	}
+	if s.End == nil && joined.End != nil {
+		h.announceEnd(ctx, &joined)
+	}
+	if joined.End != nil && !a.passed(&joined) {
+		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}
+	}
+	if s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero() {
+		return joined, h.started(ctx, &joined)
+	}
+	return joined, nil
+}
+
+// slide records activity. A clock that was stepped back moves nothing.
+func slide(s *store.Session, now time.Time, class policy.Class) {
+	if now.After(s.LastActivity) {
+		s.LastActivity, s.ActivityClass = now, class
+	}
+}

@@ -1,0 +1,242 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// detach gives a write its own time: a client that hangs up must not leave
+// half of a login behind.
+func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
+}
+
+// get reads a session.
+func (h *Hook) get(ctx context.Context, id string) (store.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.StoreTimeout)
+	defer cancel()
+	return h.cfg.Store.Get(ctx, id)
+}
+
+// errNoChange is returned by a change that finds nothing to do.
+var errNoChange = errors.New("no change")
+
+// change writes what f makes of s, by compare-and-swap. If s was out of date f
+// is called again with what is stored now, until the context ends; f's error
+// ends it, and errNoChange ends it well.
+func (h *Hook) change(ctx context.Context, s store.Session, f func(*store.Session) error) (store.Session, error) {
+	for {
+		// f works on a copy: after a conflict, and for the caller to
+		// compare, s is what it was.
+		next := s
+		next.Grants = slices.Clone(s.Grants)
+		if err := f(&next); err != nil {
+			if errors.Is(err, errNoChange) {
+				return s, nil
+			}
+			return store.Session{}, err
+		}
+		revision, err := h.cfg.Store.Update(ctx, next)
+		if err == nil {
+			next.Revision = revision
+			return next, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return store.Session{}, err
+		}
+		if ctx.Err() != nil {
+			return store.Session{}, fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+		if s, err = h.cfg.Store.Get(ctx, s.ID); err != nil {
+			return store.Session{}, err
+		}
+	}
+}
+
+// finish makes s an ended session. It is not written yet.
+func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
+	// A session that a limit ended, ended when it was reached, not when
+	// somebody noticed.
+	if deadline, why := r.rules.Deadline(s.Policy()); why == reason && !deadline.IsZero() {
+		at = deadline
+	}
+	s.End = &store.End{At: at.UTC().Truncate(time.Microsecond), Reason: reason, By: by}
+	for i := range s.Grants {
+		s.Grants[i].Repeat = nil // no answer is repeated any more
+	}
+	h.schedule(s, r)
+}
+
+// announceEnd tells of an end that was written.
+func (h *Hook) announceEnd(ctx context.Context, s *store.Session) {
+	if s.End.Reason == policy.ReasonAbandoned {
+		return // it never was a session
+	}
+	h.sessionEvent(ctx, EventEnded, s, "")
+	if h.cfg.OnEnd == nil {
+		return
+	}
+	if err := h.cfg.OnEnd(context.WithoutCancel(ctx), s.Clone()); err != nil {
+		h.event(ctx, Event{Type: EventOnEndFailed, Subject: s.Subject, SID: s.ID, Err: err})
+	}
+}
+
+// end ends a session once, and reports whether it was this call that did.
+func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
+	var did bool
+	ended, err := h.change(ctx, s, func(s *store.Session) error {
+		did = false
+		if s.End != nil {
+			return errNoChange
+		}
+		now := h.now()
+		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
+			// It was over before anybody ended it.
+			h.finish(s, r, d.At, d.Reason, "")
+		} else {
+			h.finish(s, r, now, reason, by)
+		}
+		did = true
+		return nil
+	})
+	if err == nil && did {
+		h.announceEnd(ctx, &ended)
+	}
+	return ended, did, err
+}
+
+// End ends one session, with who ended it. Ending a session that has ended
+// succeeds and changes nothing. If there is none the error wraps
+// [store.ErrNotFound].
+func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err := h.cfg.Store.Get(ctx, sid)
+	if err != nil {
+		return fmt.Errorf("end session %q: %w", sid, err)
+	}
+	if s.End != nil {
+		return nil
+	}
+	r := h.rulesToEnd(ctx, s.Subject)
+	if _, _, err := h.end(ctx, s, r, reason, by); err != nil {
+		return fmt.Errorf("end session %q: %w", sid, err)
+	}
+	return nil
+}
+
+// rulesToEnd returns the rules for a subject for an end that does not depend on
+// them: if they cannot be had, only a limit that was reached before is missed.
+func (h *Hook) rulesToEnd(ctx context.Context, subject store.Subject) ruling {
+	r, err := h.rules(ctx, subject, false)
+	if err != nil {
+		return ruling{}
+	}
+	return r
+}
+
+// EndAll ends all sessions of a subject but the excepted ones, and returns how
+// many. Logins whose code was not redeemed yet end as well, uncounted. It is
+// one step with admission: a login that races it is either ended by it or
+// begins after it. Use it when a password is reset (ReasonCredentialChange) or
+// an account disabled (ReasonAccountDisabled).
+func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	r := h.rulesToEnd(ctx, subject)
+	var ended []store.Session
+	err := h.cfg.Store.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
+		ended = ended[:0]
+		now := h.now()
+		for _, s := range held {
+			if slices.Contains(except, s.ID) {
+				continue
+			}
+			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
+				h.finish(&s, r, d.At, d.Reason, "")
+			} else {
+				h.finish(&s, r, now, reason, by)
+			}
+			ended = append(ended, s)
+		}
+		return ended, nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("end all sessions: %w", err)
+	}
+	n := 0
+	for i := range ended {
+		h.announceEnd(ctx, &ended[i])
+		if ended[i].ReservedUntil.IsZero() && ended[i].End.Reason == reason {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Session returns one session as it is now: one that is over is returned as
+// ended, with its reason, even if no sweep came by yet. If there is none the
+// error wraps [store.ErrNotFound].
+func (h *Hook) Session(ctx context.Context, sid string) (store.Session, error) {
+	s, err := h.get(ctx, sid)
+	if err != nil {
+		return store.Session{}, fmt.Errorf("session %q: %w", sid, err)
+	}
+	return h.asOfNow(ctx, s)
+}
+
+func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, error) {
+	if s.End != nil {
+		return s, nil
+	}
+	r, err := h.rules(ctx, s.Subject, false)
+	if err != nil {
+		return store.Session{}, err
+	}
+	if d := r.rules.Check(h.now(), s.Policy(), policy.Use{}); !d.Allow {
+		h.finish(&s, r, d.At, d.Reason, "")
+	}
+	return s, nil
+}
+
+// List returns one page of sessions as they are now, and the cursor of the
+// next; see [store.Sessions]. Logins whose code was not redeemed are not among
+// them, and with [store.Unended] neither are sessions that are over: a page may
+// be short, only an empty cursor says that it is the last.
+func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	found, next, err := h.cfg.Store.List(ctx, f, cursor, limit)
+	if err != nil {
+		return nil, "", fmt.Errorf("list sessions: %w", err)
+	}
+	page := make([]store.Session, 0, len(found))
+	for _, s := range found {
+		if !s.ReservedUntil.IsZero() {
+			continue
+		}
+		if s, err = h.asOfNow(ctx, s); err != nil {
+			return nil, "", fmt.Errorf("list sessions: %w", err)
+		}
+		if s.End != nil && f.State == store.Unended {
+			continue
+		}
+		page = append(page, s)
+	}
+	return page, next, nil
+}
+
+// Deadline returns when a session ends if nothing more happens, and of what.
+// The zero time means never.
+func (h *Hook) Deadline(ctx context.Context, s store.Session) (time.Time, policy.Reason, error) {
+	r, err := h.rules(ctx, s.Subject, false)
+	if err != nil {
+		return time.Time{}, "", err
+	}
+	at, reason := r.rules.Deadline(s.Policy())
+	return at, reason, nil
+}

@@ -1,0 +1,91 @@
+package provider
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// EventType says what happened.
+type EventType string
+
+const (
+	EventStarted       EventType = "session_started"
+	EventRefused       EventType = "login_refused"        // by the policy
+	EventEnded         EventType = "session_ended"        // with its reason
+	EventReplay        EventType = "refresh_replay"       // a spent refresh token was presented
+	EventRepeatMoved   EventType = "repeat_elsewhere"     // a repeat inside the grace came from another address
+	EventRollback      EventType = "rollback_seen"        // the store forgot a rotation, or never got it
+	EventWriteLost     EventType = "write_lost"           // a rotation was answered though the store did not take it
+	EventWouldRefuse   EventType = "would_refuse"         // an observed policy would have refused a login or a use
+	EventWouldEnd      EventType = "would_end"            // an observed policy would have ended a session
+	EventOnEndFailed   EventType = "on_end_failed"        // Config.OnEnd returned an error
+	EventSweepFailed   EventType = "sweep_failed"         // Run could not do its work; it tries again
+	EventSettingsStale EventType = "settings_unavailable" // settings could not be read; the last known ones were used
+	EventUnavailable   EventType = "unavailable"          // a request was answered with 503, or a login refused, because the store or the settings did not answer
+)
+
+// An Event is something that happened. It holds no token, code or cookie.
+type Event struct {
+	Type    EventType
+	At      time.Time
+	Subject store.Subject
+	SID     string
+	Client  string
+	Kind    policy.Kind
+	Reason  policy.Reason // of an end or a refusal
+	By      string        // who ended it; empty: the policy
+	Used    int           // of a cap that refused
+	Max     int
+	Err     error
+}
+
+// Audit returns a [Config.Events] function that logs each event as one record:
+// failures as errors, what an operator should look at as warnings, the rest as
+// information.
+func Audit(l *slog.Logger) func(context.Context, Event) {
+	return func(ctx context.Context, e Event) {
+		level := slog.LevelInfo
+		switch e.Type {
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale:
+			level = slog.LevelWarn
+		case EventOnEndFailed, EventSweepFailed, EventUnavailable:
+			level = slog.LevelError
+		}
+		attrs := []slog.Attr{slog.Time("at", e.At)}
+		for _, a := range []struct{ key, value string }{
+			{"iss", e.Subject.Issuer}, {"sub", e.Subject.ID}, {"sid", e.SID}, {"client_id", e.Client},
+			{"kind", string(e.Kind)}, {"reason", string(e.Reason)}, {"by", e.By},
+		} {
+			if a.value != "" {
+				attrs = append(attrs, slog.String(a.key, a.value))
+			}
+		}
+		if e.Max > 0 {
+			attrs = append(attrs, slog.Int("used", e.Used), slog.Int("max", e.Max))
+		}
+		if e.Err != nil {
+			attrs = append(attrs, slog.Any("error", e.Err))
+		}
+		l.LogAttrs(ctx, level, string(e.Type), attrs...)
+	}
+}
+
+func (h *Hook) event(ctx context.Context, e Event) {
+	e.At = h.now()
+	h.cfg.Events(ctx, e)
+}
+
+func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {
+	if client == "" {
+		client = s.Client
+	}
+	e := Event{Type: t, Subject: s.Subject, SID: s.ID, Client: client, Kind: s.Kind}
+	if s.End != nil {
+		e.Reason, e.By = s.End.Reason, s.End.By
+	}
+	h.event(ctx, e)
+}

@@ -1,0 +1,198 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A request is what the hook knows of one HTTP request. op hands neither the
+// request to the storage nor the storage's findings to the client and the
+// response: the request in the context is the only link.
+//
+// It is used by the goroutine of its HTTP request alone.
+type request struct {
+	address   string // without port
+	userAgent string
+
+	client op.Client // the last one that op asked for
+
+	// finished is the auth request that the callback found to be done, and
+	// admitted whether GetClientByClientID has decided about it.
+	finished op.AuthRequest
+	admitted bool
+
+	deviceCode        string // hashed
+	clientCredentials bool
+
+	refresh  *refreshState
+	exchange *exchangeState
+
+	// session is the session that the request turned out to belong to, and
+	// live its limits as this request's client uses it.
+	session *store.Session
+	live    *usage
+
+	// What the response needs.
+	unavailable  bool   // 503 instead of what op answers
+	unauthorized bool   // 401 instead of op's 403 (RFC 6750 section 3.1)
+	extra        []byte // members to add to the JSON object of a success
+	private      bool   // no-store (RFC 6749 section 5.1)
+}
+
+// A usage is a session as one client uses it, under the current rules.
+type usage struct {
+	rules  policy.Rules
+	use    policy.Use
+	window policy.Window
+}
+
+type requestKey struct{}
+
+// requestFrom returns the request in the context, or nil where [Hook.Handler]
+// is missing.
+func requestFrom(ctx context.Context) *request {
+	r, _ := ctx.Value(requestKey{}).(*request)
+	return r
+}
+
+// Handler wraps the outermost HTTP handler of the provider. It needs no issuer
+// in the context. Without it no token is issued.
+func (h *Hook) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		req := &request{address: h.address(r), userAgent: r.UserAgent()}
+		rw := &responseWriter{ResponseWriter: w, req: req}
+		if !h.cfg.NoExpirationMetadata && strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
+			// draft-ietf-oauth-refresh-token-expiration-03 section 8
+			req.extra = []byte(`"refresh_token_expiration_types_supported":["authorization","token_timeout"]`)
+		}
+		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
+		rw.finish()
+	})
+}
+
+func (h *Hook) address(r *http.Request) string {
+	if h.cfg.RemoteAddress != nil {
+		return h.cfg.RemoteAddress(r)
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// retryAfter is when a client is asked to try again after a 503: long enough
+// not to hammer a store that comes back, short enough for a person who waits.
+const retryAfter = "2"
+
+// A responseWriter holds a response back if the hook has something to change
+// in it. Storage calls come before op writes, so that is known at the first
+// write; every other response passes through.
+type responseWriter struct {
+	http.ResponseWriter
+	req     *request
+	decided bool
+	held    bool
+	status  int
+	body    bytes.Buffer
+}
+
+// Unwrap serves http.ResponseController.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Flush does nothing on a response that is held back.
+func (w *responseWriter) Flush() {
+	if w.held {
+		return
+	}
+	// An underlying writer that cannot flush is none of the caller's
+	// business: http.Flusher has no error.
+	http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *responseWriter) WriteHeader(status int) {
+	if status < 200 || w.decided { // 1xx, or a superfluous call: not ours to judge
+		if !w.held {
+			w.ResponseWriter.WriteHeader(status)
+		}
+		return
+	}
+	w.decided = true
+	redirect := status >= 300 && status < 400
+	switch {
+	case w.req.unavailable && !redirect,
+		w.req.unauthorized && status >= 400,
+		w.req.extra != nil && status == http.StatusOK:
+		w.held, w.status = true, status
+		return
+	}
+	if w.req.private {
+		noStore(w.Header())
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if !w.decided {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.held {
+		return w.body.Write(b)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+func noStore(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Pragma", "no-cache")
+}
+
+// finish writes a response that was held back.
+func (w *responseWriter) finish() {
+	if !w.held {
+		return
+	}
+	h := w.Header()
+	body := w.body.Bytes()
+	switch {
+	case w.req.unavailable:
+		noStore(h)
+		h.Set("Content-Type", "application/json")
+		h.Set("Retry-After", retryAfter)
+		w.status = http.StatusServiceUnavailable
+		body = []byte(`{"error":"server_error","error_description":"` + unavailableText + `"}` + "\n")
+	case w.req.unauthorized:
+		noStore(h)
+		h.Set("Content-Type", "application/json")
+		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		w.status = http.StatusUnauthorized
+		body = []byte(`{"error":"invalid_token"}` + "\n")
+	default:
+		if w.req.private {
+			noStore(h)
+		}
+		// Spliced, not decoded and encoded: nothing that op wrote changes.
+		if end := bytes.LastIndexByte(body, '}'); end > 0 {
+			spliced := make([]byte, 0, len(body)+len(w.req.extra)+1)
+			spliced = append(spliced, body[:end]...)
+			if !bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")) {
+				spliced = append(spliced, ',')
+			}
+			spliced = append(spliced, w.req.extra...)
+			body = append(spliced, body[end:]...)
+		}
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.ResponseWriter.WriteHeader(w.status)
+	w.ResponseWriter.Write(body) // a client that went away is not an error here
+}

@@ -1,0 +1,146 @@
+package provider
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"net/netip"
+	"strconv"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// digest hashes its parts, so that no two lists of parts hash alike.
+func digest(parts ...string) [32]byte {
+	b := make([]byte, 0, 256)
+	for _, p := range parts {
+		b = binary.AppendUvarint(b, uint64(len(p)))
+		b = append(b, p...)
+	}
+	return sha256.Sum256(b)
+}
+
+// Bucket returns the bucket of a subject: two hexadecimal digits, the start of
+// all its session IDs. A store can keep a subject in one place by it.
+func Bucket(subject store.Subject) string {
+	sum := digest("bucket", subject.Issuer, subject.ID)
+	return hex.EncodeToString(sum[:1])
+}
+
+// newSID makes the ID of a session that nothing else names.
+func newSID(subject store.Subject) string {
+	var b [18]byte
+	rand.Read(b[:])
+	return Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// derivedSID makes the ID of a session from what stands for the login: an auth
+// request, a device code, the provider's own session. So a reloaded callback
+// or a code that is sent again finds the session that it made. The ID is
+// published; it gives nothing away about the parts, which are not guessable.
+// n counts what came before under the same name and is over.
+func derivedSID(subject store.Subject, n int, name ...string) string {
+	parts := append([]string{"sid", subject.Issuer, subject.ID, strconv.Itoa(n)}, name...)
+	sum := digest(parts...)
+	return Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(sum[:18])
+}
+
+// grantID makes the ID of a grant from what made it.
+func grantID(parts ...string) string {
+	sum := digest(append([]string{"grant"}, parts...)...)
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
+}
+
+// adoptedToken is the record of a refresh token from before the installation:
+// generation 0 of a grant and a session that are named by a MAC of it.
+func (k ringKey) adoptedToken(token string, subject store.Subject) refreshToken {
+	mac := func(purpose string) []byte {
+		m := hmac.New(sha256.New, k.mac[:])
+		m.Write([]byte(purpose + "\x00" + token))
+		return m.Sum(nil)
+	}
+	t := refreshToken{Token: token, Subject: subject, Grant: base64.RawURLEncoding.EncodeToString(mac("grant")[:12])}
+	t.SID = Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(mac("sid")[:18])
+	copy(t.Nonce[:], mac("nonce"))
+	return t
+}
+
+// coarse makes an address too vague to follow a person with: the /24 of IPv4,
+// the /48 of IPv6.
+func coarse(address string) string {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return ""
+	}
+	bits := 48
+	if ip = ip.Unmap().WithZone(""); ip.Is4() {
+		bits = 24
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return p.String()
+}
+
+// addressHash is how a full address appears in a grant: enough to notice
+// another one. It is keyed with the token's nonce, or the few billion
+// addresses could be tried.
+func addressHash(nonce [16]byte, address string) []byte {
+	sum := digest("address", string(nonce[:]), address)
+	return sum[:8]
+}
+
+// short cuts what a client sent to a length worth keeping.
+func short(s string, max int) string {
+	if len(s) <= max {
+		return s
+	}
+	for max > 0 && !utf8.RuneStart(s[max]) {
+		max--
+	}
+	return s[:max]
+}
+
+// A keyedMutex is a mutex for each key. The zero value is ready.
+type keyedMutex struct {
+	mu   sync.Mutex
+	held map[string]*waitedMutex
+}
+
+type waitedMutex struct {
+	sync.Mutex
+	users int
+}
+
+// lock locks the key and reports whether it had to wait for somebody. unlock
+// must be called once.
+func (k *keyedMutex) lock(key string) (unlock func(), waited bool) {
+	k.mu.Lock()
+	if k.held == nil {
+		k.held = map[string]*waitedMutex{}
+	}
+	m := k.held[key]
+	if m == nil {
+		m = &waitedMutex{}
+		k.held[key] = m
+	}
+	m.users++
+	waited = m.users > 1
+	k.mu.Unlock()
+
+	m.Lock()
+	return func() {
+		m.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if m.users--; m.users == 0 {
+			delete(k.held, key)
+		}
+	}, waited
+}

@@ -1,0 +1,372 @@
+package provider
+
+import (
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// What clients hold is sealed: XChaCha20-Poly1305, whose 24-byte nonces may be
+// random, over a small record. The text form is
+//
+//	prefix keyID "." base64url(nonce ciphertext)
+//
+// One dot, so that neither the JWE decrypter of op (five parts) nor its JWT
+// verifier (three) takes it for its own; no ':', which op puts between an
+// access token's ID and its subject. Prefix and key ID are authenticated, so
+// that one kind of token cannot stand in for another.
+const (
+	refreshPrefix = "curfew_rt_"
+	accessPrefix  = "curfew_at_"
+	repeatPrefix  = "curfew_rp_"
+)
+
+var (
+	// errForeign is returned for a text that does not have our form: a token
+	// from before the installation, or not a token.
+	errForeign = errors.New("not sealed by curfew")
+	// errBroken is returned for a text of our form that does not open.
+	errBroken = errors.New("seal broken")
+	// errKeyAhead is returned for a token sealed with a key that is younger
+	// than the roll-over time and not here yet.
+	errKeyAhead = errors.New("sealed with a key that this process does not have yet")
+)
+
+// A keyring seals and opens. It is made once.
+type keyring struct {
+	keys     []ringKey
+	rollover time.Duration
+}
+
+type ringKey struct {
+	id   string
+	aead cipher.AEAD
+	mac  [32]byte // derived, for IDs of adopted tokens
+}
+
+func newKeyring(keys Keys, rollover time.Duration) (*keyring, error) {
+	r := &keyring{rollover: rollover}
+	seen := map[string]bool{}
+	for i, k := range keys {
+		if k.Created.IsZero() || k.Secret == ([32]byte{}) {
+			return nil, fmt.Errorf("key %d is not set", i)
+		}
+		if seen[k.ID()] {
+			return nil, fmt.Errorf("key %d (%s) is there twice", i, k.ID())
+		}
+		seen[k.ID()] = true
+		aead, err := chacha20poly1305.NewX(derive(k.Secret, "seal"))
+		if err != nil {
+			return nil, err
+		}
+		r.keys = append(r.keys, ringKey{id: k.ID(), aead: aead, mac: [32]byte(derive(k.Secret, "adopt"))})
+	}
+	return r, nil
+}
+
+// derive makes a key for one purpose from a uniformly random one.
+func derive(secret [32]byte, purpose string) []byte {
+	m := hmac.New(sha256.New, secret[:])
+	m.Write([]byte("curfew 1 " + purpose))
+	return m.Sum(nil)
+}
+
+func (r *keyring) seal(prefix string, plain []byte) string {
+	k := r.keys[0]
+	head := prefix + k.id
+	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	rand.Read(box)
+	box = k.aead.Seal(box, box, plain, []byte(head))
+	text := make([]byte, 0, len(head)+1+base64.RawURLEncoding.EncodedLen(len(box)))
+	text = append(text, head...)
+	text = append(text, '.')
+	return string(base64.RawURLEncoding.AppendEncode(text, box))
+}
+
+func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
+	rest, ok := strings.CutPrefix(text, prefix)
+	if !ok {
+		return nil, errForeign
+	}
+	id, body, ok := strings.Cut(rest, ".")
+	if !ok {
+		return nil, errBroken
+	}
+	for _, k := range r.keys {
+		if k.id != id {
+			continue
+		}
+		// Strict: one token has one text, so that nobody can make a
+		// second one out of it.
+		box, err := base64.RawURLEncoding.Strict().DecodeString(body)
+		if err != nil || len(box) < chacha20poly1305.NonceSizeX {
+			return nil, errBroken
+		}
+		nonce, sealed := box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:]
+		plain, err := k.aead.Open(sealed[:0], nonce, sealed, []byte(prefix+id))
+		if err != nil {
+			return nil, errBroken
+		}
+		return plain, nil
+	}
+	if created, ok := keyCreated(id); ok && now.Sub(created) < r.rollover && created.Sub(now) < r.rollover {
+		return nil, errKeyAhead
+	}
+	return nil, errBroken
+}
+
+// A refreshToken is what is sealed in a refresh token.
+type refreshToken struct {
+	Token         string // the storage's own
+	SID           string
+	Grant         string
+	Client        string
+	Subject       store.Subject
+	Scopes        []string
+	Authenticated time.Time
+	Generation    uint64
+	Nonce         [16]byte
+}
+
+// recordVersion is the first byte of every sealed record.
+const recordVersion = 1
+
+func (r *keyring) sealRefresh(t refreshToken) string {
+	b := make([]byte, 0, 256)
+	b = append(b, recordVersion)
+	for _, s := range []string{t.Token, t.SID, t.Grant, t.Client, t.Subject.Issuer, t.Subject.ID} {
+		b = appendString(b, s)
+	}
+	b = binary.AppendUvarint(b, uint64(len(t.Scopes)))
+	for _, s := range t.Scopes {
+		b = appendString(b, s)
+	}
+	b = appendTime(b, t.Authenticated)
+	b = binary.AppendUvarint(b, t.Generation)
+	b = append(b, t.Nonce[:]...)
+	return r.seal(refreshPrefix, b)
+}
+
+func (r *keyring) openRefresh(text string, now time.Time) (refreshToken, error) {
+	plain, err := r.open(refreshPrefix, text, now)
+	if err != nil {
+		return refreshToken{}, err
+	}
+	var t refreshToken
+	d := decoder{b: plain}
+	d.version()
+	for _, s := range []*string{&t.Token, &t.SID, &t.Grant, &t.Client, &t.Subject.Issuer, &t.Subject.ID} {
+		*s = d.string()
+	}
+	t.Scopes = d.strings()
+	t.Authenticated = d.time()
+	t.Generation = d.uvarint()
+	copy(t.Nonce[:], d.bytes(len(t.Nonce)))
+	if !d.done() {
+		return refreshToken{}, errBroken
+	}
+	return t, nil
+}
+
+// An accessToken is what is sealed in the ID of an access token.
+type accessToken struct {
+	ID         string // the storage's own
+	SID        string
+	Grant      string
+	Generation uint64
+	Expires    time.Time
+}
+
+func (r *keyring) sealAccess(t accessToken) string {
+	b := make([]byte, 0, 128)
+	b = append(b, recordVersion)
+	for _, s := range []string{t.ID, t.SID, t.Grant} {
+		b = appendString(b, s)
+	}
+	b = binary.AppendUvarint(b, t.Generation)
+	b = appendTime(b, t.Expires)
+	return r.seal(accessPrefix, b)
+}
+
+func (r *keyring) openAccess(text string, now time.Time) (accessToken, error) {
+	plain, err := r.open(accessPrefix, text, now)
+	if err != nil {
+		return accessToken{}, err
+	}
+	var t accessToken
+	d := decoder{b: plain}
+	d.version()
+	for _, s := range []*string{&t.ID, &t.SID, &t.Grant} {
+		*s = d.string()
+	}
+	t.Generation = d.uvarint()
+	t.Expires = d.time()
+	if !d.done() {
+		return accessToken{}, errBroken
+	}
+	return t, nil
+}
+
+// An answer is what a refresh was answered with, kept so that a repeat gets
+// the same.
+type answer struct {
+	Refresh string // sealed, as the client got it
+	Token   string // the storage's own refresh token inside it
+	Access  string // the sealed ID of the access token
+	Expires time.Time
+	Scopes  []string
+}
+
+// sealRepeat seals an answer under a key derived from the nonce of the token
+// that was presented for it: who reads the store cannot open it.
+func sealRepeat(nonce [16]byte, a answer) []byte {
+	b := make([]byte, 0, 512)
+	b = append(b, recordVersion)
+	for _, s := range []string{a.Refresh, a.Token, a.Access} {
+		b = appendString(b, s)
+	}
+	b = appendTime(b, a.Expires)
+	b = binary.AppendUvarint(b, uint64(len(a.Scopes)))
+	for _, s := range a.Scopes {
+		b = appendString(b, s)
+	}
+	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(b)+chacha20poly1305.Overhead)
+	rand.Read(box)
+	return repeatAEAD(nonce).Seal(box, box, b, []byte(repeatPrefix))
+}
+
+func openRepeat(nonce [16]byte, box []byte) (answer, error) {
+	if len(box) < chacha20poly1305.NonceSizeX {
+		return answer{}, errBroken
+	}
+	plain, err := repeatAEAD(nonce).Open(nil, box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:], []byte(repeatPrefix))
+	if err != nil {
+		return answer{}, errBroken
+	}
+	var a answer
+	d := decoder{b: plain}
+	d.version()
+	for _, s := range []*string{&a.Refresh, &a.Token, &a.Access} {
+		*s = d.string()
+	}
+	a.Expires = d.time()
+	a.Scopes = d.strings()
+	if !d.done() {
+		return answer{}, errBroken
+	}
+	return a, nil
+}
+
+func repeatAEAD(nonce [16]byte) cipher.AEAD {
+	key := sha256.Sum256(append([]byte("curfew 1 repeat "), nonce[:]...))
+	aead, err := chacha20poly1305.NewX(key[:])
+	if err != nil {
+		panic(err) // the key has the right size
+	}
+	return aead
+}
+
+// nonceHash is how a token's nonce appears in a store.
+func nonceHash(nonce [16]byte) []byte {
+	sum := sha256.Sum256(append([]byte("curfew 1 nonce "), nonce[:]...))
+	return sum[:]
+}
+
+func newNonce() (n [16]byte) {
+	rand.Read(n[:])
+	return n
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// appendTime keeps microseconds, as stores do; the zero time stays zero.
+func appendTime(b []byte, t time.Time) []byte {
+	if t.IsZero() {
+		return binary.AppendVarint(b, 0)
+	}
+	return binary.AppendVarint(b, t.UnixMicro())
+}
+
+// A decoder reads a record. After a mistake it returns zero values, and done
+// reports false.
+type decoder struct {
+	b      []byte
+	failed bool
+}
+
+func (d *decoder) version() {
+	if v := d.bytes(1); len(v) != 1 || v[0] != recordVersion {
+		d.failed = true
+	}
+}
+
+func (d *decoder) bytes(n int) []byte {
+	if d.failed || n < 0 || n > len(d.b) {
+		d.failed = true
+		return nil
+	}
+	v := d.b[:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if d.failed || n <= 0 {
+		d.failed = true
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) length() int {
+	v := d.uvarint()
+	if v > uint64(len(d.b)) {
+		d.failed = true
+		return 0
+	}
+	return int(v)
+}
+
+func (d *decoder) string() string { return string(d.bytes(d.length())) }
+
+func (d *decoder) strings() []string {
+	n := d.length()
+	if n == 0 {
+		return nil
+	}
+	list := make([]string, 0, n)
+	for range n {
+		list = append(list, d.string())
+	}
+	return list
+}
+
+func (d *decoder) time() time.Time {
+	v, n := binary.Varint(d.b)
+	if d.failed || n <= 0 {
+		d.failed = true
+		return time.Time{}
+	}
+	d.b = d.b[n:]
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(v).UTC()
+}
+
+func (d *decoder) done() bool { return !d.failed && len(d.b) == 0 }

@@ -1,0 +1,165 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// settingsKey is the key of the document that holds an account's settings.
+func settingsKey(account string) string { return "settings/" + account }
+
+// SaveAccount stores the settings of an account, where a [Config] without
+// Settings reads them. It replaces the version ifVersion (0: there is none
+// yet); if that is not the current one the error wraps [store.ErrConflict].
+// It does not validate them: see [policy.Account.Validate].
+func SaveAccount(ctx context.Context, s store.Documents, account string, settings policy.Account, ifVersion int64, by, message string, now time.Time) (version int64, err error) {
+	body, err := settings.MarshalJSON()
+	if err != nil {
+		return 0, fmt.Errorf("settings of account %q: %w", account, err)
+	}
+	version, err = s.PutDocument(ctx, store.Document{
+		Key: settingsKey(account), Version: ifVersion, Body: body, At: now, By: by, Message: message,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("settings of account %q: %w", account, err)
+	}
+	return version, nil
+}
+
+// LoadAccount returns the stored settings of an account, and their version; 0
+// if there are none.
+func LoadAccount(ctx context.Context, s store.Documents, account string) (policy.Account, int64, error) {
+	d, err := s.Document(ctx, settingsKey(account))
+	if errors.Is(err, store.ErrNotFound) {
+		return policy.Account{}, 0, nil
+	}
+	if err != nil {
+		return policy.Account{}, 0, fmt.Errorf("settings of account %q: %w", account, err)
+	}
+	var a policy.Account
+	if err := a.UnmarshalJSON(d.Body); err != nil {
+		return policy.Account{}, 0, fmt.Errorf("settings of account %q: %w", account, err)
+	}
+	return a, d.Version, nil
+}
+
+type storedSettings struct{ s store.Documents }
+
+func (s storedSettings) Account(ctx context.Context, account string) (policy.Account, error) {
+	a, _, err := LoadAccount(ctx, s.s, account)
+	return a, err
+}
+
+// settingsGrace is for how long settings that cannot be read again stay in
+// force for sessions that are live already. New logins do not get it.
+const settingsGrace = 5 * time.Minute
+
+// A settingsCache keeps accounts' settings for a while. Time comes from the
+// monotonic clock: a clock that is set does not stretch it.
+type settingsCache struct {
+	source SettingsSource
+	maxAge time.Duration
+
+	mu       sync.Mutex
+	accounts map[string]cachedAccount
+}
+
+type cachedAccount struct {
+	account policy.Account
+	read    time.Time
+}
+
+// maxCachedAccounts bounds the memory; beyond it the cache starts anew.
+const maxCachedAccounts = 10_000
+
+func newSettingsCache(source SettingsSource, maxAge time.Duration) *settingsCache {
+	return &settingsCache{source: source, maxAge: maxAge, accounts: map[string]cachedAccount{}}
+}
+
+// get returns the settings of an account. If they cannot be read and the last
+// ones are not too old, it returns those with stale set to the reason.
+func (c *settingsCache) get(ctx context.Context, account string) (a policy.Account, stale, err error) {
+	c.mu.Lock()
+	cached, ok := c.accounts[account]
+	c.mu.Unlock()
+	if ok && time.Since(cached.read) < c.maxAge {
+		return cached.account, nil, nil
+	}
+	// The time before reading: what was read is at least as new.
+	read := time.Now()
+	a, err = c.source.Account(ctx, account)
+	if err != nil {
+		if ok && time.Since(cached.read) < settingsGrace {
+			return cached.account, err, nil
+		}
+		return policy.Account{}, nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.accounts) >= maxCachedAccounts {
+		clear(c.accounts)
+	}
+	if cur, ok := c.accounts[account]; !ok || read.After(cur.read) {
+		c.accounts[account] = cachedAccount{a, read}
+	}
+	return a, nil, nil
+}
+
+// known returns the accounts in the cache.
+func (c *settingsCache) known() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]string, 0, len(c.accounts))
+	for account := range c.accounts {
+		list = append(list, account)
+	}
+	return list
+}
+
+// A ruling is the rules for one subject.
+type ruling struct {
+	rules    policy.Rules
+	observed policy.Rules // as if no account only observed
+	observes bool
+	accounts []string
+}
+
+// rules returns the rules for a subject. A login needs settings that are fresh:
+// the cap cannot be checked with others.
+func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ruling, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.StoreTimeout)
+	defer cancel()
+	memberships, err := h.cfg.Membership(ctx, subject)
+	if err != nil {
+		return ruling{}, fmt.Errorf("membership: %w", err)
+	}
+	r := ruling{accounts: make([]string, 0, len(memberships))}
+	settings := policy.Settings{Accounts: make(map[string]policy.Account, len(memberships))}
+	for _, m := range memberships {
+		a, stale, err := h.settings.get(ctx, m.Account)
+		if err == nil && login {
+			err = stale
+		}
+		if err != nil {
+			return ruling{}, err
+		}
+		if stale != nil {
+			h.event(ctx, Event{Type: EventSettingsStale, Subject: subject, Err: stale})
+		}
+		settings.Accounts[m.Account] = a
+		r.accounts = append(r.accounts, m.Account)
+		r.observes = r.observes || a.Observe
+	}
+	who := policy.Who{User: subject.ID, Memberships: memberships}
+	r.rules = settings.Rules(who)
+	if r.observes {
+		r.observed, _ = settings.Observed(who)
+	}
+	return r, nil
+}

@@ -1,0 +1,559 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A core decorates the methods of op.Storage, and those of the optional
+// interfaces whose absence it can stand in for. The others are in wrap.go.
+//
+// It never wraps what the storage returns, but clients: storages type-switch
+// on their own requests.
+type core struct {
+	op.Storage
+	h *Hook
+}
+
+// errNoHandler is the answer to the first request on a server that forgot
+// [Hook.Handler].
+var errNoHandler = errors.New("curfew: hook.Handler does not wrap the provider's HTTP handler")
+
+func noHandler() error {
+	return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errNoHandler)
+}
+
+// answer turns an error of the hook into what op gives to the application:
+// refusals as the given OAuth error, everything else as an outage.
+func (c *core) answer(ctx context.Context, req *request, err error, refusal *oidc.Error) *oidc.Error {
+	var refused *refusedError
+	if errors.As(err, &refused) {
+		return refused.oidc(refusal)
+	}
+	var own *oidc.Error
+	if errors.As(err, &own) {
+		return own
+	}
+	return c.outage(ctx, req, err)
+}
+
+// outage is the answer when the store or the settings cannot be asked. It is
+// not a refusal: what the client holds stays good.
+func (c *core) outage(ctx context.Context, req *request, err error) *oidc.Error {
+	req.unavailable = true
+	c.h.event(ctx, Event{Type: EventUnavailable, Err: err})
+	return oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
+}
+
+// callbackError is the answer at the callback, where op redirects it to the
+// application: OpenID Connect Core 1.0 section 3.1.2.6.
+func (c *core) callbackError(ctx context.Context, req *request, err error) error {
+	var refused *refusedError
+	if errors.As(err, &refused) && refused.over {
+		return refused.oidc(oidc.ErrLoginRequired())
+	}
+	return c.answer(ctx, req, err, oidc.ErrAccessDenied())
+}
+
+func subjectOf(ctx context.Context, sub string) store.Subject {
+	return store.Subject{Issuer: op.IssuerFromContext(ctx), ID: sub}
+}
+
+// AuthRequestByID leaves a finished request in the holder: the callback asks
+// for the client next, and there the login is admitted.
+func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
+	ar, err := c.Storage.AuthRequestByID(ctx, id)
+	if err == nil && ar.Done() {
+		if req := requestFrom(ctx); req != nil {
+			req.finished, req.admitted = ar, false
+		}
+	}
+	return ar, err
+}
+
+// GetClientByClientID is where a finished login is admitted: the callback calls
+// it for every response type, before any code or token exists, and redirects
+// its error to the application.
+func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Client, error) {
+	client, err := c.Storage.GetClientByClientID(ctx, clientID)
+	if err != nil {
+		return nil, err
+	}
+	req := requestFrom(ctx)
+	if req == nil {
+		return client, nil
+	}
+	req.client = client
+	if ar := req.finished; ar != nil && !req.admitted && ar.GetClientID() == clientID {
+		if err := c.admitLogin(ctx, req, ar, client); err != nil {
+			return nil, c.callbackError(ctx, req, err)
+		}
+	}
+	return wrapClient(client, req, c.h), nil
+}
+
+// SaveAuthCode admits a login whose provider builds the authorization response
+// itself, without op's callback.
+func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
+	req := requestFrom(ctx)
+	if req == nil {
+		return noHandler()
+	}
+	if req.finished == nil || req.finished.GetID() != id || !req.admitted {
+		ar, err := c.Storage.AuthRequestByID(ctx, id)
+		if err != nil {
+			return err
+		}
+		client, err := c.Storage.GetClientByClientID(ctx, ar.GetClientID())
+		if err != nil {
+			return err
+		}
+		if err := c.admitLogin(ctx, req, ar, client); err != nil {
+			return c.callbackError(ctx, req, err)
+		}
+	}
+	return c.Storage.SaveAuthCode(ctx, id, code)
+}
+
+// admitLogin gives the login of an auth request its session. A code only
+// reserves it.
+func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
+	a := c.loginAdmission(ctx, ar, client)
+	a.reserve = ar.GetResponseType() == oidc.ResponseTypeCode
+	s, r, err := c.h.admit(ctx, req, a)
+	if err != nil {
+		return err
+	}
+	req.finished, req.admitted = ar, true
+	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: s.Authenticated})
+	return c.roomForToken(req, client.ClockSkew())
+}
+
+func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.Client) admission {
+	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
+	a := admission{login: login, amr: ar.GetAMR(), acr: ar.GetACR()}
+	name := []string{"auth", ar.GetID()}
+	if c.h.cfg.SSOSession != nil {
+		if id := c.h.cfg.SSOSession(ctx, login); id != "" {
+			name, a.renews = []string{"sso", id}, true
+		}
+	}
+	a.sid = func(n int) string { return derivedSID(login.Subject, n, name...) }
+	return a
+}
+
+// loginSession finds the session that the callback admitted a login to. If no
+// callback did, the login is admitted now: nobody gets round token creation.
+func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
+	client, err := c.clientOf(ctx, req, ar.GetClientID())
+	if err != nil {
+		return store.Session{}, ruling{}, err
+	}
+	a := c.loginAdmission(ctx, ar, client)
+	abandoned := false
+	for n := range maxNamesakes {
+		s, err := c.h.get(ctx, a.sid(n))
+		if errors.Is(err, store.ErrNotFound) {
+			break
+		}
+		if err != nil {
+			return store.Session{}, ruling{}, err
+		}
+		if a.passed(&s) {
+			abandoned = s.End.Reason == policy.ReasonAbandoned
+			continue
+		}
+		r, err := c.h.rules(ctx, s.Subject, false)
+		return s, r, err
+	}
+	if abandoned {
+		return store.Session{}, ruling{}, &refusedError{
+			reason: policy.ReasonAbandoned, text: refusalText(policy.Decision{Reason: policy.ReasonAbandoned}), over: true,
+		}
+	}
+	return c.h.admit(ctx, req, a)
+}
+
+func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
+	if req.client != nil && req.client.GetID() == clientID {
+		return req.client, nil
+	}
+	return c.Storage.GetClientByClientID(ctx, clientID)
+}
+
+// belong records the session that a request belongs to.
+func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
+	req.session = &s
+	req.live = &usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
+}
+
+// roomForToken refuses a login or a use that is so near its end that, less the
+// clock skew that op adds, a token would have to be clamped into the past.
+func (c *core) roomForToken(req *request, skew time.Duration) error {
+	now := c.h.now()
+	_, end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
+	if end.IsZero() || end.Add(-skew).After(now) {
+		return nil
+	}
+	d := req.live.rules.Check(end, req.session.Policy(), req.live.use)
+	return &refusedError{reason: d.Reason, text: refusalText(d), over: true}
+}
+
+// CreateAccessToken is the last place where a login can be admitted, for every
+// way to a first token that asks for no refresh token.
+func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
+	req := requestFrom(ctx)
+	if req == nil {
+		return "", time.Time{}, noHandler()
+	}
+	if sessionless(req, tr) {
+		return c.Storage.CreateAccessToken(ctx, tr)
+	}
+	access, _, expires, err := c.create(ctx, req, tr, false)
+	return access, expires, err
+}
+
+// CreateAccessAndRefreshTokens is the same with a refresh token, and the
+// exchange of one.
+func (c *core) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
+	req := requestFrom(ctx)
+	if req == nil {
+		return "", "", time.Time{}, noHandler()
+	}
+	if sessionless(req, tr) {
+		return c.Storage.CreateAccessAndRefreshTokens(ctx, tr, current)
+	}
+	if current != "" {
+		return c.refresh(ctx, req, tr, current)
+	}
+	return c.create(ctx, req, tr, true)
+}
+
+// sessionless reports whether a token request has no user session: the client
+// acts for itself.
+func sessionless(req *request, tr op.TokenRequest) bool {
+	if req.clientCredentials {
+		return true
+	}
+	jwt, ok := tr.(*oidc.JWTTokenRequest)
+	return ok && jwt.Subject == jwt.Issuer
+}
+
+// create issues the first tokens of a login, or the tokens of an exchange.
+func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
+	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes(), interactive: true}
+	refusal := oidc.ErrInvalidGrant()
+	var s store.Session
+	var r ruling
+	var err error
+	// The order is op's: see needsRefreshToken in its token.go.
+	switch t := tr.(type) {
+	case op.AuthRequest:
+		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
+		if req.admitted && req.finished.GetID() == t.GetID() {
+			s, r = *req.session, ruling{rules: req.live.rules}
+		} else {
+			s, r, err = c.loginSession(ctx, req, t)
+		}
+		i.authenticated = t.GetAuthTime()
+	case op.TokenExchangeRequest:
+		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
+		x := req.exchange
+		if x == nil {
+			return "", "", time.Time{}, oidc.ErrServerError().WithDescription("token exchange was not validated")
+		}
+		i.client, i.name, i.request = t.GetClientID(), []string{"exchange", newSID(x.session.Subject)}, x.forwarded
+		i.interactive = false
+		i.authenticated = x.authenticated
+		s, r = x.session, x.ruling
+	case *op.DeviceAuthorizationState:
+		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
+		i.client, i.name = t.GetClientID(), []string{"device", req.deviceCode}
+		s, r, err = c.admitDevice(ctx, req, t)
+		i.authenticated = t.GetAuthTime()
+	case *oidc.JWTTokenRequest:
+		i.client, i.name = t.Issuer, []string{"jwt"}
+		id := newSID(subjectOf(ctx, t.Subject))
+		s, r, err = c.h.admit(ctx, req, admission{
+			login: Login{Subject: subjectOf(ctx, t.Subject)},
+			sid:   func(int) string { return id },
+		})
+	default:
+		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("unknown kind of token request")
+	}
+	var access, token string
+	var expires time.Time
+	if err == nil {
+		access, token, expires, err = c.issue(ctx, req, s, r, i)
+	}
+	var own storageError
+	switch {
+	case err == nil:
+		return access, token, expires, nil
+	case errors.As(err, &own):
+		err = own.error
+	case req.finished != nil: // the callback of an implicit flow
+		err = c.callbackError(ctx, req, err)
+	default:
+		err = c.answer(ctx, req, err, refusal)
+	}
+	return "", "", time.Time{}, err
+}
+
+// admitDevice decides about a device login when its tokens are created. The
+// device code makes one session, however often it is polled.
+func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (store.Session, ruling, error) {
+	if req.deviceCode == "" {
+		return store.Session{}, ruling{}, oidc.ErrServerError().WithDescription("the device code is not known")
+	}
+	client, err := c.clientOf(ctx, req, t.GetClientID())
+	if err != nil {
+		return store.Session{}, ruling{}, err
+	}
+	login := Login{Subject: subjectOf(ctx, t.GetSubject()), Client: client, Device: true, AuthTime: t.GetAuthTime()}
+	return c.h.admit(ctx, req, admission{
+		login: login, amr: t.GetAMR(),
+		sid: func(n int) string { return derivedSID(login.Subject, n, "device", req.deviceCode) },
+	})
+}
+
+// A storageError is an error of the embedded storage. It is passed on as it
+// is: the embedded server is unchanged otherwise.
+type storageError struct{ error }
+
+func (e storageError) Unwrap() error { return e.error }
+
+// An issuance is the first tokens of one client in a session.
+type issuance struct {
+	request       op.TokenRequest // what the storage handed out
+	client        string
+	name          []string // what the grant is named by
+	refresh       bool
+	scopes        []string
+	authenticated time.Time // the authentication that the grant rests on
+	interactive   bool      // whether it is activity of the user
+}
+
+// issue lets the storage create tokens, enters the grant in the session and
+// seals what the client gets. The storage goes first: if our write fails, the
+// code stays good and the next try creates others; these were never sealed, so
+// nobody can use them.
+func (c *core) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+	h := c.h
+	now := h.now()
+	i.authenticated = i.authenticated.UTC().Truncate(time.Microsecond)
+	if i.authenticated.IsZero() || i.authenticated.After(s.Authenticated) {
+		i.authenticated = s.Authenticated
+	}
+	use := policy.Use{Client: i.client, Authenticated: i.authenticated}
+	if err := c.usable(&s, r, now, use); err != nil {
+		return "", "", time.Time{}, err
+	}
+	after := s
+	if i.interactive {
+		slide(&after, now, policy.Interactive)
+	}
+	req.belong(h, after, r, use)
+	skew := c.skew(req)
+	if err := c.roomForToken(req, skew); err != nil {
+		return "", "", time.Time{}, err
+	}
+
+	var id, token string
+	if i.refresh {
+		id, token, expires, err = c.Storage.CreateAccessAndRefreshTokens(ctx, i.request, "")
+	} else {
+		id, expires, err = c.Storage.CreateAccessToken(ctx, i.request)
+	}
+	if err != nil {
+		return "", "", time.Time{}, storageError{err}
+	}
+
+	g := store.Grant{ID: grantID("client", i.client), Client: i.client, Authenticated: i.authenticated, Rotated: now}
+	nonce := newNonce()
+	if i.refresh {
+		g.ID = grantID(i.name...)
+		g.NonceHash = nonceHash(nonce)
+	}
+	wctx, cancel := h.detach(ctx)
+	defer cancel()
+	was := s
+	s, err = h.change(wctx, s, func(s *store.Session) error {
+		if err := c.usable(s, r, now, use); err != nil {
+			return err
+		}
+		if old := s.Grant(g.ID); old != nil {
+			if !old.Revoked.IsZero() {
+				return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
+			}
+			if !i.refresh && !i.interactive && s.ReservedUntil.IsZero() {
+				return errNoChange // an exchange for an access token alone, once more
+			}
+			// The same code or device code again: its first answer was lost.
+			// A new generation voids what was in it.
+			if i.refresh {
+				g.Generation = old.Generation + 1
+			}
+		}
+		putGrant(s, g, h.cfg.MaxGrants)
+		s.ReservedUntil = time.Time{}
+		if i.interactive {
+			slide(s, now, policy.Interactive)
+		}
+		h.schedule(s, r)
+		return nil
+	})
+	if err != nil {
+		return "", "", time.Time{}, err
+	}
+	if !was.ReservedUntil.IsZero() {
+		h.started(ctx, &s)
+	}
+
+	req.belong(h, s, r, use)
+	expires = c.bound(req, now, expires, skew)
+	access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
+	if i.refresh {
+		refresh = h.ring.sealRefresh(refreshToken{
+			Token: token, SID: s.ID, Grant: g.ID, Client: i.client, Subject: s.Subject, Scopes: i.scopes,
+			Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
+		})
+		h.announceExpiry(req, now)
+	}
+	req.private = true
+	return access, refresh, expires, nil
+}
+
+// usable refuses a session that has ended or is over.
+func (c *core) usable(s *store.Session, r ruling, now time.Time, use policy.Use) error {
+	if s.End != nil {
+		return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+	}
+	if d := r.rules.Check(now, s.Policy(), use); !d.Allow {
+		return &refusedError{reason: d.Reason, text: refusalText(d), over: true}
+	}
+	return nil
+}
+
+// putGrant enters a grant. With too many, one is dropped: the longest unused of
+// the same client, or else of all. A token of a dropped grant is refused as
+// revoked.
+func putGrant(s *store.Session, g store.Grant, max int) {
+	if old := s.Grant(g.ID); old != nil {
+		g.Unknown = old.Unknown
+		*old = g
+		return
+	}
+	for len(s.Grants) >= max {
+		drop := -1
+		for i := range s.Grants {
+			a := &s.Grants[i]
+			if drop < 0 {
+				drop = i
+				continue
+			}
+			b := &s.Grants[drop]
+			same, bestSame := a.Client == g.Client, b.Client == g.Client
+			if same != bestSame && same || same == bestSame && a.Rotated.Before(b.Rotated) {
+				drop = i
+			}
+		}
+		s.Grants = slices.Delete(s.Grants, drop, drop+1)
+	}
+	s.Grants = append(s.Grants, g)
+}
+
+// skew is the clock skew that op adds to what the client is told.
+func (c *core) skew(req *request) time.Duration {
+	if req.client == nil {
+		return 0
+	}
+	return req.client.ClockSkew()
+}
+
+// bound shortens an access token's life to what the session allows. op adds
+// the client's ClockSkew, so it is taken off first.
+func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
+	end, _ := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
+	if end.IsZero() {
+		return expires
+	}
+	if end = end.Add(-skew); end.Before(expires) {
+		return end
+	}
+	return expires
+}
+
+// ClientCredentials notes a request that has no user session.
+func (c *core) noteClientCredentials(ctx context.Context) {
+	if req := requestFrom(ctx); req != nil {
+		req.clientCredentials = true
+	}
+}
+
+// SetUserinfoFromScopes is called for an ID token before
+// SetUserinfoFromRequest. The storage is not called where op would not have
+// called it: for the hook's own scope alone.
+func (c *core) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, userID, clientID string, scopes []string) error {
+	if scopes = withoutOwnScope(scopes); len(scopes) == 0 {
+		return nil
+	}
+	return c.Storage.SetUserinfoFromScopes(ctx, info, userID, clientID, scopes)
+}
+
+// SetUserinfoFromRequest adds the session's claims to an ID token. It is the
+// last place where a login for an ID token alone can be admitted.
+func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, ir op.IDTokenRequest, scopes []string) error {
+	req := requestFrom(ctx)
+	if req == nil {
+		return noHandler()
+	}
+	if req.session == nil {
+		if ar, ok := ir.(op.AuthRequest); ok {
+			client, err := c.clientOf(ctx, req, ar.GetClientID())
+			if err != nil {
+				return err
+			}
+			if err := c.admitLogin(ctx, req, ar, client); err != nil {
+				return c.callbackError(ctx, req, err)
+			}
+		}
+	}
+	if scopes = withoutOwnScope(scopes); len(scopes) > 0 {
+		if own, ok := c.Storage.(op.CanSetUserinfoFromRequest); ok {
+			if err := own.SetUserinfoFromRequest(ctx, info, ir, scopes); err != nil {
+				return err
+			}
+		}
+	}
+	_, isAuthRequest := ir.(op.AuthRequest)
+	c.sessionClaims(req, info, ir.GetSubject(), !isAuthRequest)
+	return nil
+}
+
+// sessionClaims adds "sid" (Back-Channel Logout 1.0 section 2.1),
+// "session_expiry" (OpenID Connect Enterprise Extensions 1.0) and, where op
+// leaves it out, "acr".
+func (c *core) sessionClaims(req *request, info *oidc.UserInfo, subject string, acr bool) {
+	if info.Subject == "" {
+		info.Subject = subject // op takes the ID token's sub from here
+	}
+	if req.session == nil {
+		return
+	}
+	info.AppendClaims("sid", req.session.ID)
+	if end := req.live.window.End; !end.IsZero() {
+		info.AppendClaims("session_expiry", end.Unix())
+	}
+	if acr && req.session.ACR != "" {
+		info.AppendClaims("acr", req.session.ACR)
+	}
+}

@@ -1,0 +1,406 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// errInactive is the answer for an access token of a session that ended. op
+// makes active:false of it, and the handler 401 at userinfo.
+var errInactive = errors.New("the access token is not active")
+
+// open looks an access token's ID up: what was sealed, and the live session
+// that it belongs to. sealed is false for the ID of a token that has no
+// session: client credentials, or from before the installation.
+func (c *core) open(ctx context.Context, id string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
+	h := c.h
+	now := h.now()
+	t, err = h.ring.openAccess(id, now)
+	switch {
+	case errors.Is(err, errForeign):
+		return accessToken{ID: id}, s, r, false, nil
+	case errors.Is(err, errKeyAhead):
+		return t, s, r, true, err
+	case err != nil, !now.Before(t.Expires):
+		return t, s, r, true, errInactive
+	}
+	s, err = h.get(ctx, t.SID)
+	if errors.Is(err, store.ErrNotFound) {
+		return t, s, r, true, errInactive
+	}
+	if err != nil {
+		return t, s, r, true, err
+	}
+	g := s.Grant(t.Grant)
+	if s.End != nil || g == nil || !g.Revoked.IsZero() {
+		return t, s, r, true, errInactive
+	}
+	if r, err = h.rules(ctx, s.Subject, false); err != nil {
+		return t, s, r, true, err
+	}
+	if !r.rules.Check(now, s.Policy(), policy.Use{Client: g.Client, Authenticated: g.Authenticated}).Allow {
+		return t, s, r, true, errInactive
+	}
+	return t, s, r, true, nil
+}
+
+// touch records activity with an access token, and that the token was seen: a
+// refresh that brought it cannot have been lost. Activity of high frequency is
+// not written each time.
+func (c *core) touch(ctx context.Context, s store.Session, r ruling, t accessToken, class policy.Class) error {
+	h := c.h
+	now := h.now()
+	needs := func(s *store.Session) (slides, seen bool) {
+		g := s.Grant(t.Grant)
+		if s.End != nil || g == nil {
+			return false, false
+		}
+		p := s.Policy()
+		slides = r.rules.Slides(p, g.Client, class) && now.Sub(s.LastActivity) >= r.rules.TouchEvery(p, g.Client) && now.After(s.LastActivity)
+		seen = !g.Used && g.Generation == t.Generation
+		return slides, seen
+	}
+	if slides, seen := needs(&s); !slides && !seen {
+		return nil
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, err := h.change(ctx, s, func(s *store.Session) error {
+		slides, seen := needs(s)
+		if !slides && !seen {
+			return errNoChange
+		}
+		if slides {
+			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
+				return errNoChange // over meanwhile: nothing brings it back
+			}
+			slide(s, now, class)
+		}
+		if seen {
+			s.Grant(t.Grant).Used = true
+		}
+		h.schedule(s, r)
+		return nil
+	})
+	return err
+}
+
+// SetIntrospectionFromToken answers for the session as well as for the token.
+// op has authenticated the caller; the storage decides whether it may know.
+func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
+	req := requestFrom(ctx)
+	if req == nil {
+		return noHandler()
+	}
+	t, s, r, sealed, err := c.open(ctx, tokenID)
+	if err != nil {
+		if !errors.Is(err, errInactive) {
+			return c.outage(ctx, req, err)
+		}
+		return err
+	}
+	if !sealed {
+		return c.Storage.SetIntrospectionFromToken(ctx, resp, tokenID, subject, clientID)
+	}
+	if err := c.Storage.SetIntrospectionFromToken(ctx, resp, t.ID, subject, clientID); err != nil {
+		// op writes the half-filled response with active:false; RFC 7662
+		// section 2.2 wants nothing else in it.
+		*resp = oidc.IntrospectionResponse{}
+		return err
+	}
+	if err := c.touch(ctx, s, r, t, policy.Introspection); err != nil {
+		*resp = oidc.IntrospectionResponse{}
+		return c.outage(ctx, req, err)
+	}
+	if own := oidc.FromTime(t.Expires); resp.Expiration == 0 || own < resp.Expiration {
+		resp.Expiration = own
+	}
+	if g := s.Grant(t.Grant); resp.AuthTime == 0 { // RFC 9470 section 6.2
+		resp.AuthTime = oidc.FromTime(g.Authenticated)
+	}
+	if resp.Claims == nil {
+		resp.Claims = map[string]any{}
+	}
+	resp.Claims["sid"] = s.ID
+	if s.ACR != "" {
+		resp.Claims["acr"] = s.ACR
+	}
+	return nil
+}
+
+// SetUserinfoFromToken answers for the session as well as for the token.
+func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, origin string) error {
+	req := requestFrom(ctx)
+	if req == nil {
+		return noHandler()
+	}
+	t, s, r, sealed, err := c.open(ctx, tokenID)
+	if err != nil {
+		if !errors.Is(err, errInactive) {
+			return c.outage(ctx, req, err)
+		}
+		req.unauthorized = true
+		return err
+	}
+	if !sealed {
+		return c.Storage.SetUserinfoFromToken(ctx, info, tokenID, subject, origin)
+	}
+	if err := c.Storage.SetUserinfoFromToken(ctx, info, t.ID, subject, origin); err != nil {
+		return err
+	}
+	if err := c.touch(ctx, s, r, t, policy.Userinfo); err != nil {
+		return c.outage(ctx, req, err)
+	}
+	return nil
+}
+
+// GetRefreshTokenInfo names a sealed refresh token by itself, so that
+// RevokeToken finds everything in it.
+func (c *core) GetRefreshTokenInfo(ctx context.Context, clientID, token string) (userID, tokenID string, err error) {
+	t, err := c.h.ring.openRefresh(token, c.h.now())
+	switch {
+	case errors.Is(err, errForeign):
+		return c.Storage.GetRefreshTokenInfo(ctx, clientID, token)
+	case errors.Is(err, errKeyAhead):
+		if req := requestFrom(ctx); req != nil {
+			return "", "", c.outage(ctx, req, err)
+		}
+		return "", "", err
+	case err != nil:
+		return "", "", op.ErrInvalidRefreshToken
+	}
+	return t.Subject.ID, token, nil
+}
+
+// RevokeToken revokes a grant or an access token, from the right client only
+// (RFC 7009 section 2.1).
+func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID string) *oidc.Error {
+	req := requestFrom(ctx)
+	if req == nil {
+		return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errNoHandler)
+	}
+	now := c.h.now()
+	t, err := c.h.ring.openRefresh(tokenOrID, now)
+	switch {
+	case err == nil:
+		return c.revokeGrant(ctx, req, t, clientID)
+	case !errors.Is(err, errForeign):
+		return nil // not a token: RFC 7009 section 2.2
+	}
+	a, err := c.h.ring.openAccess(tokenOrID, now)
+	switch {
+	case errors.Is(err, errForeign):
+		return c.Storage.RevokeToken(ctx, tokenOrID, userID, clientID)
+	case errors.Is(err, errKeyAhead):
+		return c.outage(ctx, req, err)
+	case err != nil:
+		return nil
+	}
+	s, err := c.h.get(ctx, a.SID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return c.outage(ctx, req, err)
+	}
+	if g := s.Grant(a.Grant); g != nil && g.Client != clientID {
+		return wrongClient()
+	}
+	return c.Storage.RevokeToken(ctx, a.ID, userID, clientID)
+}
+
+func wrongClient() *oidc.Error {
+	return oidc.ErrInvalidClient().WithDescription("token was not issued for this client")
+}
+
+// revokeGrant revokes the family of a refresh token. Our write comes first:
+// after it no token of the family is good any more, whatever the storage does.
+// The last grant of a session that is not a browser's ends the session.
+func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, clientID string) *oidc.Error {
+	if t.Client != clientID {
+		return wrongClient()
+	}
+	h := c.h
+	wctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err := h.cfg.Store.Get(wctx, t.SID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return c.outage(ctx, req, err)
+	}
+	r, err := h.rules(ctx, s.Subject, false)
+	if err != nil {
+		return c.outage(ctx, req, err)
+	}
+	var ended bool
+	s, err = h.change(wctx, s, func(s *store.Session) error {
+		ended = false
+		g := s.Grant(t.Grant)
+		if s.End != nil || g == nil || !g.Revoked.IsZero() {
+			return errNoChange
+		}
+		g.Revoked, g.Repeat = h.now(), nil
+		if s.Kind != policy.Browser && !slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Revoked.IsZero() && g.NonceHash != nil }) {
+			h.finish(s, r, g.Revoked, policy.ReasonRevoked, "")
+			ended = true
+		}
+		return nil
+	})
+	if err != nil {
+		return c.outage(ctx, req, err)
+	}
+	if ended {
+		h.announceEnd(ctx, &s)
+	}
+	userID, tokenID, err := c.Storage.GetRefreshTokenInfo(ctx, clientID, t.Token)
+	if err != nil {
+		if errors.Is(err, op.ErrInvalidRefreshToken) {
+			return nil // spent there already
+		}
+		return oidc.ErrServerError().WithParent(err)
+	}
+	return c.Storage.RevokeToken(ctx, tokenID, userID, clientID)
+}
+
+// GetDeviceAuthorizatonState is only noted: the login is decided when its
+// tokens are created. op tells the storage the device code here and nowhere
+// else.
+func (c *core) noteDevice(ctx context.Context, deviceCode string) {
+	if req := requestFrom(ctx); req != nil {
+		req.deviceCode = grantID("device code", deviceCode)
+	}
+}
+
+// TerminateSessionFromRequest ends the session that the hint names: the "sid" of
+// an ID token that op has verified (RP-Initiated Logout 1.0 section 2).
+func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessionRequest) (string, error) {
+	req := requestFrom(ctx)
+	if req == nil {
+		return "", noHandler()
+	}
+	sid := ""
+	if er.IDTokenHintClaims != nil {
+		sid = er.IDTokenHintClaims.SessionID
+	}
+	redirect := er.RedirectURI
+	own, precise := c.Storage.(op.CanTerminateSessionFromRequest)
+	if precise {
+		var err error
+		if redirect, err = own.TerminateSessionFromRequest(ctx, er); err != nil {
+			return "", err
+		}
+	}
+	last := true
+	if sid != "" {
+		var err error
+		if last, err = c.logout(ctx, sid, er.UserID, er.ClientID); err != nil {
+			return "", c.outage(ctx, req, err)
+		}
+	}
+	if !precise && last {
+		if err := c.Storage.TerminateSession(ctx, er.UserID, er.ClientID); err != nil {
+			return "", err
+		}
+	}
+	return redirect, nil
+}
+
+// logout ends a session, and reports whether it was the subject's last live one
+// with the client: TerminateSession of a typical storage ends them all.
+func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last bool, err error) {
+	h := c.h
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err := h.cfg.Store.Get(ctx, sid)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	subject := subjectOf(ctx, userID)
+	if err == nil && s.Subject == subject && s.End == nil {
+		if _, _, err := h.end(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID); err != nil {
+			return false, err
+		}
+	}
+	for cursor := ""; ; {
+		page, next, err := h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
+		if err != nil {
+			return false, err
+		}
+		if len(page) > 0 {
+			return false, nil
+		}
+		if next == "" {
+			return true, nil
+		}
+		cursor = next
+	}
+}
+
+// TerminateSession is called by op only where TerminateSessionFromRequest is
+// missing, which it is not. An embedder who calls it means the user's sessions
+// with the client, as the storage does.
+func (c *core) TerminateSession(ctx context.Context, userID, clientID string) error {
+	return c.Storage.TerminateSession(ctx, userID, clientID)
+}
+
+// JWTProfileTokenType stands in for op's default.
+func (c *core) JWTProfileTokenType(ctx context.Context, tr op.TokenRequest) (op.AccessTokenType, error) {
+	if own, ok := c.Storage.(op.JWTProfileTokenStorage); ok {
+		return own.JWTProfileTokenType(ctx, tr)
+	}
+	return op.AccessTokenTypeBearer, nil
+}
+
+// CreateAuthRequest passes the storage a request that asks for credentials
+// where the session that the provider would continue is over.
+func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
+	tightened, err := c.tighten(ctx, ar, userID)
+	if err != nil {
+		return nil, err
+	}
+	return c.Storage.CreateAuthRequest(ctx, tightened, userID)
+}
+
+// tighten lowers max_age to what the limits of the user allow, if the request
+// names the user by a hint: an authentication older than that could only make a
+// session that is over already. Without a hint nobody knows the user yet; the
+// callback decides.
+func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
+	if userID == "" {
+		return ar, nil
+	}
+	h := c.h
+	subject := subjectOf(ctx, userID)
+	r, err := h.rules(ctx, subject, true)
+	if err != nil {
+		return nil, oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
+	}
+	kind := policy.Browser
+	if client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID); err == nil {
+		kind = h.cfg.Kind(ctx, Login{Subject: subject, Client: client})
+	}
+	limits := r.rules.Limits(kind, ar.ClientID)
+	longest := time.Duration(-1)
+	for _, b := range []policy.Bound[time.Duration]{limits.Active, limits.Inactivity} {
+		if d, ok := b.Value(); ok && (longest < 0 || d < longest) {
+			longest = d
+		}
+	}
+	if longest < 0 {
+		return ar, nil
+	}
+	age := uint(longest / time.Second)
+	if ar.MaxAge != nil && *ar.MaxAge <= age {
+		return ar, nil
+	}
+	tight := *ar
+	tight.MaxAge = &age
+	return &tight, nil
+}
