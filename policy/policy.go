@@ -101,20 +101,20 @@ func (s Classes) Has(c Class) bool { return s&classesSet != 0 && s&(1<<c) != 0 }
 type Limits struct {
 	// Active is how long a login may last before the user must enter their
 	// credentials again, from when they last did.
-	Active Bound[time.Duration]
+	Active Bound[time.Duration] `json:"active,omitzero"`
 
 	// Inactivity is how long a login may go unused, from the last activity
 	// of a class in Activity.
-	Inactivity Bound[time.Duration]
+	Inactivity Bound[time.Duration] `json:"inactivity,omitzero"`
 
 	// Concurrent is how many sessions may be live at once.
-	Concurrent Bound[int]
+	Concurrent Bound[int] `json:"concurrent,omitzero"`
 
 	// AtLimit is what happens to a login that would exceed Concurrent.
-	AtLimit AtLimit
+	AtLimit AtLimit `json:"at_limit,omitzero"`
 
 	// Activity are the classes that slide the inactivity clock.
-	Activity Classes
+	Activity Classes `json:"activity,omitzero"`
 }
 
 // A Kind is what a session is held by.
@@ -145,16 +145,16 @@ type Account struct {
 
 	// Observe decides and reports but refuses and ends nothing: for a first
 	// week in production.
-	Observe bool
+	Observe bool `json:"observe,omitempty"`
 
-	Kinds   map[Kind]Limits
-	Clients map[string]Limits // by client ID
-	Groups  map[string]Limits
-	Users   map[string]Limits // by subject
+	Kinds   map[Kind]Limits   `json:"kinds,omitempty"`
+	Clients map[string]Limits `json:"clients,omitempty"` // by client ID
+	Groups  map[string]Limits `json:"groups,omitempty"`
+	Users   map[string]Limits `json:"users,omitempty"` // by subject
 }
 
 // Settings are the settings of all accounts, by account ID. The zero Settings
-// binds nothing.
+// binds nothing. See [ParseSettings] for their form as a document.
 type Settings struct {
 	Accounts map[string]Account
 }

@@ -170,11 +170,11 @@ func (a AtLimit) strictness() int {
 // A Scope names where a setting comes from: an account, or one kind, client,
 // group or user in it.
 type Scope struct {
-	Account string
-	Kind    Kind   // set for the settings of a kind
-	Client  string // set for the settings of a client
-	Group   string
-	User    string
+	Account string `json:"account"`
+	Kind    Kind   `json:"kind,omitempty"`   // set for the settings of a kind
+	Client  string `json:"client,omitempty"` // set for the settings of a client
+	Group   string `json:"group,omitempty"`
+	User    string `json:"user,omitempty"`
 }
 
 // A Cap is one limit on concurrent sessions. It counts the sessions for which
