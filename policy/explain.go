@@ -15,7 +15,10 @@ type Explanation struct {
 
 	Active     Explained[Bound[time.Duration]] `json:"active"`
 	Inactivity Explained[Bound[time.Duration]] `json:"inactivity"`
-	Activity   Explained[Classes]              `json:"activity"`
+
+	// Activity may come from an account that does not set it: one that limits
+	// inactivity means [DefaultClasses], where another account sets more.
+	Activity Explained[Classes] `json:"activity"`
 
 	// Caps are those of the client, of the kind, and on all sessions, in
 	// this order.
@@ -73,6 +76,7 @@ func (c ExplainedCap) Counts() bool {
 func (r Rules) Explain(kind Kind, client string) Explanation {
 	var active, inactivity []ranked[Bound[time.Duration]]
 	var activity []ranked[Classes]
+	activitySet := false
 	caps := []ExplainedCap{}
 	for i := range r.members {
 		m := &r.members[i]
@@ -80,11 +84,15 @@ func (r Rules) Explain(kind Kind, client string) Explanation {
 		active = append(active, rank(levels, func(l Limits) Bound[time.Duration] { return l.Active })...)
 		inactivity = append(inactivity, rank(levels, func(l Limits) Bound[time.Duration] { return l.Inactivity })...)
 		classes := rank(levels, func(l Limits) Classes { return l.Activity })
+		activitySet = activitySet || len(classes) > 0
 		if _, limits := m.limits(kind, client).Inactivity.Value(); limits && len(classes) == 0 {
 			classes = append(classes, ranked[Classes]{value: DefaultClasses, scope: Scope{Account: m.account}, wins: true})
 		}
 		activity = append(activity, classes...)
 		caps = append(caps, m.explainCaps(kind, client)...)
+	}
+	if !activitySet {
+		activity = nil // the default, of which no account has to be told
 	}
 	slices.SortStableFunc(caps, func(a, b ExplainedCap) int { return b.From.what() - a.From.what() })
 	l := r.Limits(kind, client)
