@@ -29,8 +29,9 @@ const verifier = "optest-optest-optest-optest-optest-optest-verifier"
 
 // A Browser is one user agent, with its cookies.
 type Browser struct {
-	HTTP *http.Client
-	s    *Server
+	HTTP      *http.Client
+	UserAgent string // of its requests; empty: Go's own
+	s         *Server
 }
 
 // Browser returns a new browser, without cookies.
@@ -126,6 +127,9 @@ func (b *Browser) follow(req *http.Request) Visit {
 	t.Helper()
 	var v Visit
 	for range 10 {
+		if b.UserAgent != "" {
+			req.Header.Set("User-Agent", b.UserAgent)
+		}
 		resp, err := b.HTTP.Do(req)
 		require.NoError(t, err)
 		body, err := io.ReadAll(resp.Body)

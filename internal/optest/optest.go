@@ -62,6 +62,10 @@ type Config struct {
 	// InMemory connects by net.Pipe instead of a loopback socket.
 	InMemory bool
 
+	// OwnResponse replaces op's callback by one that builds the authorization
+	// response itself.
+	OwnResponse bool
+
 	// Options are more options for op.NewProvider.
 	Options []op.Option
 
@@ -174,6 +178,9 @@ func (s *Server) handler(cfg Config) http.Handler {
 	pages := &pages{storage: s.Storage, provider: provider, issuer: s.Issuer}
 	pages.register(mux)
 	mux.Handle("/", pages.endSSO(handler))
+	if cfg.OwnResponse {
+		mux.Handle(provider.Endpoints().Authorization.Relative()+"/callback", ownResponse(provider, s.Storage))
+	}
 	handler = mux
 	if cfg.Hook != nil {
 		handler = cfg.Hook.Handler(handler)

@@ -63,7 +63,7 @@ func (p *pages) loginPage(w http.ResponseWriter, r *http.Request) {
 
 func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 	id := r.FormValue("id")
-	cookie, err := p.storage.signIn(r.Context(), id, r.FormValue("username"), r.FormValue("password"))
+	cookie, err := p.storage.signIn(r.Context(), id, r.FormValue("username"), r.FormValue("password"), cookieValue(r))
 	if err != nil {
 		show(w, http.StatusForbidden, formData{Title: "Sign in", Error: err.Error(), Action: "/login", IDName: "id", ID: id})
 		return

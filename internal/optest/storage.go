@@ -230,9 +230,10 @@ func (s *Storage) DeleteAuthRequest(ctx context.Context, id string) error {
 	return s.Storage.DeleteAuthRequest(ctx, id)
 }
 
-// signIn checks the password and answers the request. The cookie is empty
-// unless there is single sign-on.
-func (s *Storage) signIn(ctx context.Context, id, username, password string) (cookie string, err error) {
+// signIn checks the password and answers the request. before is the browser's
+// cookie: the same user's login goes on under it. The cookie is empty unless
+// there is single sign-on.
+func (s *Storage) signIn(ctx context.Context, id, username, password, before string) (cookie string, err error) {
 	if !s.SSO {
 		return "", s.CheckUsernamePassword(username, password, id)
 	}
@@ -246,6 +247,9 @@ func (s *Storage) signIn(ctx context.Context, id, username, password string) (co
 	l := &login{cookie: rand.Text(), subject: SubjectOf(username), at: time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if old := s.logins[before]; old != nil && old.subject == l.subject {
+		l.cookie = before
+	}
 	s.logins[l.cookie] = l
 	r.(*AuthRequest).login.Store(l)
 	return l.cookie, nil
