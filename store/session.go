@@ -2,6 +2,9 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -23,7 +26,8 @@ type Subject struct {
 // sealed. Its JSON form is what stores keep; members that this version does not
 // know are kept when it is written back.
 type Session struct {
-	// Format is the version of the document's format; see the constant.
+	// Format is the version of the document's format; see the constant. A
+	// session that was read has it; zero means the current one.
 	Format int `json:"v"`
 
 	// ID is the "sid" of OpenID Connect Back-Channel Logout 1.0 section 2.1.
@@ -35,9 +39,9 @@ type Session struct {
 	Kind     policy.Kind `json:"kind,omitempty"`
 	Client   string      `json:"client,omitempty"` // the client that it began with
 
-	Started       time.Time    `json:"started"`
-	Authenticated time.Time    `json:"authenticated"`
-	LastActivity  time.Time    `json:"last_activity"`
+	Started       time.Time    `json:"started,omitzero"`
+	Authenticated time.Time    `json:"authenticated,omitzero"`
+	LastActivity  time.Time    `json:"last_activity,omitzero"`
 	ActivityClass policy.Class `json:"activity_class,omitempty"`
 
 	AMR []string `json:"amr,omitempty"`
@@ -77,23 +81,23 @@ type Session struct {
 	// know. They are written back as they are.
 	Unknown map[string]json.RawMessage `json:"-"`
 
-	// Revision is the store's compare-and-swap token. It is not part of the
-	// document.
+	// Revision is the store's compare-and-swap token: 1 when the session was
+	// added, one more with each write. It is not part of the document.
 	Revision int64 `json:"-"`
 }
 
 // A Grant is one client's refresh-token family inside a session.
 type Grant struct {
 	ID     string `json:"id"`
-	Client string `json:"client"`
+	Client string `json:"client,omitempty"`
 
 	// Authenticated is the authentication that the grant rests on; its end
 	// is counted from it.
-	Authenticated time.Time `json:"authenticated"`
+	Authenticated time.Time `json:"authenticated,omitzero"`
 
 	// Generation counts rotations. NonceHash is the SHA-256 of the current
 	// token's nonce, FromHash that of the token it was made from.
-	Generation uint64    `json:"generation"`
+	Generation uint64    `json:"generation,omitempty"`
 	NonceHash  []byte    `json:"nonce_hash,omitempty"`
 	FromHash   []byte    `json:"from_hash,omitempty"`
 	Rotated    time.Time `json:"rotated,omitzero"` // when it was made from it
@@ -118,8 +122,8 @@ type Grant struct {
 
 // An End is how a session ended.
 type End struct {
-	At     time.Time     `json:"at"`
-	Reason policy.Reason `json:"reason"`
+	At     time.Time     `json:"at,omitzero"`
+	Reason policy.Reason `json:"reason,omitempty"`
 	By     string        `json:"by,omitempty"` // who ended it: a user or administrator; empty: the policy
 
 	Unknown map[string]json.RawMessage `json:"-"`
@@ -127,8 +131,8 @@ type End struct {
 
 // A Delivery is a logout notification owed to one client.
 type Delivery struct {
-	Client   string    `json:"client"`
-	URI      string    `json:"uri"`
+	Client   string    `json:"client,omitempty"`
+	URI      string    `json:"uri,omitempty"`
 	Attempts int       `json:"attempts,omitempty"`
 	Next     time.Time `json:"next,omitzero"`
 	GivenUp  time.Time `json:"given_up,omitzero"`
@@ -136,8 +140,74 @@ type Delivery struct {
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
-// Clone returns a deep copy of s.
-func (s Session) Clone() Session { panic("to be written") }
+// Clone returns a deep copy of s. The copy's slices share two arrays, each with
+// no room to grow, so appending to one never touches another.
+func (s Session) Clone() Session {
+	texts := make([]string, 0, len(s.Accounts)+len(s.AMR)+len(s.ClientNames))
+	s.Accounts, texts = carve(texts, s.Accounts)
+	s.AMR, texts = carve(texts, s.AMR)
+	s.ClientNames, _ = carve(texts, s.ClientNames)
+
+	n := len(s.BrowserHash)
+	for i := range s.Grants {
+		g := &s.Grants[i]
+		n += len(g.NonceHash) + len(g.FromHash) + len(g.Repeat) + len(g.Address)
+	}
+	bytes := make([]byte, 0, n)
+	s.BrowserHash, bytes = carve(bytes, s.BrowserHash)
+	s.Grants = slices.Clone(s.Grants)
+	for i := range s.Grants {
+		g := &s.Grants[i]
+		g.NonceHash, bytes = carve(bytes, g.NonceHash)
+		g.FromHash, bytes = carve(bytes, g.FromHash)
+		g.Repeat, bytes = carve(bytes, g.Repeat)
+		g.Address, bytes = carve(bytes, g.Address)
+		g.Unknown = cloneUnknown(g.Unknown)
+	}
+	if s.End != nil {
+		end := *s.End
+		end.Unknown = cloneUnknown(end.Unknown)
+		s.End = &end
+	}
+	s.Deliveries = slices.Clone(s.Deliveries)
+	for i := range s.Deliveries {
+		s.Deliveries[i].Unknown = cloneUnknown(s.Deliveries[i].Unknown)
+	}
+	s.Unknown = cloneUnknown(s.Unknown)
+	return s
+}
+
+// carve appends v to block, whose room was counted before, and returns the copy
+// and the block.
+func carve[T any](block, v []T) (copied, rest []T) {
+	if v == nil {
+		return nil, block
+	}
+	n := len(block)
+	block = append(block, v...)
+	return block[n:len(block):len(block)], block
+}
+
+func cloneUnknown(m map[string]json.RawMessage) map[string]json.RawMessage {
+	m = maps.Clone(m)
+	for name, raw := range m {
+		m[name] = slices.Clone(raw)
+	}
+	return m
+}
+
+// Validate returns why a store must refuse to write s, and nil if it need not.
+// A text that is not valid UTF-8 could not be told from another one once it was
+// written, and an empty ID could not be listed.
+func (s *Session) Validate() error {
+	if s.ID == "" {
+		return errors.New("the session has no ID")
+	}
+	e := encoder{b: make([]byte, 0, 1024)}
+	e.session(s)
+	_, err := e.bytes()
+	return err
+}
 
 // Policy returns what the policy needs to know of s.
 func (s *Session) Policy() policy.Session {

@@ -138,6 +138,21 @@ type Document struct {
 	Message string    `json:"message,omitempty"` // why
 }
 
+// Validate returns why a store must refuse to write d, and nil if it need not:
+// see [Session.Validate]. A body is bytes, of any kind.
+func (d *Document) Validate() error {
+	if d.Key == "" {
+		return errors.New("the document has no key")
+	}
+	e := encoder{b: []byte{'{'}}
+	e.text("key", d.Key)
+	e.time("at", d.At)
+	e.text("by", d.By)
+	e.text("message", d.Message)
+	_, err := e.bytes()
+	return err
+}
+
 // A Filter selects sessions. A zero field selects all.
 type Filter struct {
 	Subject Subject // both fields, or none

@@ -1,0 +1,759 @@
+package store
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+// The session document is read and written by hand, for two reasons. Members
+// that this version does not know must come back out, on every level, which
+// encoding/json can only do by reading everything twice. And admission at a cap
+// of 100 reads 100 documents inside one serializable step.
+//
+// FuzzSessionJSON holds it against encoding/json.
+
+// ErrFormat is wrapped by the error of reading a session document that a newer
+// version of this package wrote in a format that this one does not understand.
+var ErrFormat = errors.New("unknown format of the session document")
+
+// MarshalJSON returns the session document, without the revision. Times are in
+// UTC, to the nanosecond; members that are zero are omitted. It is an error if
+// a text is not valid UTF-8, if a time is outside of the years 0 to 9999, or if
+// Format is set and is not [Format].
+func (s Session) MarshalJSON() ([]byte, error) {
+	e := encoder{b: make([]byte, 0, 1024)}
+	e.session(&s)
+	return e.bytes()
+}
+
+// UnmarshalJSON replaces s by the session of the document. Its Revision is then
+// zero. If the document's format is newer than [Format] the error wraps
+// [ErrFormat]: members that are only added do not make a new format.
+func (s *Session) UnmarshalJSON(data []byte) error { return unmarshal(data, s, (*decoder).session) }
+
+// MarshalJSON works as that of [Session].
+func (g Grant) MarshalJSON() ([]byte, error) {
+	var e encoder
+	e.grant(&g)
+	return e.bytes()
+}
+
+// UnmarshalJSON works as that of [Session].
+func (g *Grant) UnmarshalJSON(data []byte) error { return unmarshal(data, g, (*decoder).grant) }
+
+// MarshalJSON works as that of [Session].
+func (x End) MarshalJSON() ([]byte, error) {
+	var e encoder
+	e.end(&x)
+	return e.bytes()
+}
+
+// UnmarshalJSON works as that of [Session].
+func (x *End) UnmarshalJSON(data []byte) error { return unmarshal(data, x, (*decoder).end) }
+
+// MarshalJSON works as that of [Session].
+func (x Delivery) MarshalJSON() ([]byte, error) {
+	var e encoder
+	e.delivery(&x)
+	return e.bytes()
+}
+
+// UnmarshalJSON works as that of [Session].
+func (x *Delivery) UnmarshalJSON(data []byte) error { return unmarshal(data, x, (*decoder).delivery) }
+
+// The names of the members, to tell the unknown ones.
+var (
+	sessionNames = []string{"v", "sid", "subject", "accounts", "kind", "client",
+		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
+		"client_names", "user_agent", "address", "browser_hash", "reserved_until",
+		"adopted", "grants", "end", "deliveries", "due"}
+	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
+		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
+	endNames      = []string{"at", "reason", "by"}
+	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
+)
+
+// An encoder appends members to b. The first error stays.
+type encoder struct {
+	b   []byte
+	err error
+}
+
+func (e *encoder) bytes() ([]byte, error) {
+	if e.err != nil {
+		return nil, fmt.Errorf("write session document: %w", e.err)
+	}
+	return e.b, nil
+}
+
+func (e *encoder) fail(name, problem string) {
+	if e.err == nil {
+		e.err = fmt.Errorf("%s: %s", name, problem)
+	}
+}
+
+func (e *encoder) session(s *Session) {
+	if s.Format != 0 && s.Format != Format {
+		e.fail("v", fmt.Sprintf("cannot write format %d, only %d", s.Format, Format))
+	}
+	e.b = append(e.b, '{')
+	e.uint("v", Format)
+	e.name("sid")
+	e.quote("sid", s.ID)
+	e.name("subject")
+	e.b = append(e.b, `{"iss":`...)
+	e.quote("iss", s.Subject.Issuer)
+	e.b = append(e.b, `,"sub":`...)
+	e.quote("sub", s.Subject.ID)
+	e.b = append(e.b, '}')
+	e.texts("accounts", s.Accounts)
+	e.text("kind", string(s.Kind))
+	e.text("client", s.Client)
+	e.time("started", s.Started)
+	e.time("authenticated", s.Authenticated)
+	e.time("last_activity", s.LastActivity)
+	e.uint("activity_class", uint64(s.ActivityClass))
+	e.texts("amr", s.AMR)
+	e.text("acr", s.ACR)
+	e.texts("client_names", s.ClientNames)
+	e.text("user_agent", s.UserAgent)
+	e.text("address", s.Address)
+	e.base64("browser_hash", s.BrowserHash)
+	e.time("reserved_until", s.ReservedUntil)
+	e.bool("adopted", s.Adopted)
+	if len(s.Grants) > 0 {
+		e.name("grants")
+		e.b = append(e.b, '[')
+		for i := range s.Grants {
+			e.comma('[')
+			e.grant(&s.Grants[i])
+		}
+		e.b = append(e.b, ']')
+	}
+	if s.End != nil {
+		e.name("end")
+		e.end(s.End)
+	}
+	if len(s.Deliveries) > 0 {
+		e.name("deliveries")
+		e.b = append(e.b, '[')
+		for i := range s.Deliveries {
+			e.comma('[')
+			e.delivery(&s.Deliveries[i])
+		}
+		e.b = append(e.b, ']')
+	}
+	e.time("due", s.Due)
+	e.unknown(s.Unknown, sessionNames)
+	e.b = append(e.b, '}')
+}
+
+func (e *encoder) grant(g *Grant) {
+	e.b = append(e.b, '{')
+	e.name("id")
+	e.quote("id", g.ID)
+	e.text("client", g.Client)
+	e.time("authenticated", g.Authenticated)
+	e.uint("generation", g.Generation)
+	e.base64("nonce_hash", g.NonceHash)
+	e.base64("from_hash", g.FromHash)
+	e.time("rotated", g.Rotated)
+	e.bool("used", g.Used)
+	e.base64("repeat", g.Repeat)
+	e.base64("address", g.Address)
+	e.time("revoked", g.Revoked)
+	e.unknown(g.Unknown, grantNames)
+	e.b = append(e.b, '}')
+}
+
+func (e *encoder) end(x *End) {
+	e.b = append(e.b, '{')
+	e.time("at", x.At)
+	e.text("reason", string(x.Reason))
+	e.text("by", x.By)
+	e.unknown(x.Unknown, endNames)
+	e.b = append(e.b, '}')
+}
+
+func (e *encoder) delivery(x *Delivery) {
+	e.b = append(e.b, '{')
+	e.text("client", x.Client)
+	e.text("uri", x.URI)
+	if x.Attempts != 0 {
+		e.name("attempts")
+		e.b = strconv.AppendInt(e.b, int64(x.Attempts), 10)
+	}
+	e.time("next", x.Next)
+	e.time("given_up", x.GivenUp)
+	e.unknown(x.Unknown, deliveryNames)
+	e.b = append(e.b, '}')
+}
+
+// unknown appends the members that this version does not know, in the order of
+// their names.
+func (e *encoder) unknown(members map[string]json.RawMessage, known []string) {
+	if len(members) == 0 {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		switch {
+		case slices.Contains(known, name):
+			e.fail(name, "is not an unknown member")
+		case !json.Valid(members[name]) || !utf8.Valid(members[name]):
+			e.fail(name, "is not valid JSON")
+		}
+		e.comma('{')
+		e.quote("name of an unknown member", name)
+		e.b = append(e.b, ':')
+		e.b = append(e.b, members[name]...)
+	}
+}
+
+// comma appends one unless the object or array was just opened.
+func (e *encoder) comma(open byte) {
+	if e.b[len(e.b)-1] != open {
+		e.b = append(e.b, ',')
+	}
+}
+
+func (e *encoder) name(name string) {
+	e.comma('{')
+	e.b = append(e.b, '"')
+	e.b = append(e.b, name...)
+	e.b = append(e.b, `":`...)
+}
+
+func (e *encoder) text(name, v string) {
+	if v != "" {
+		e.name(name)
+		e.quote(name, v)
+	}
+}
+
+func (e *encoder) texts(name string, list []string) {
+	if len(list) == 0 {
+		return
+	}
+	e.name(name)
+	e.b = append(e.b, '[')
+	for _, v := range list {
+		e.comma('[')
+		e.quote(name, v)
+	}
+	e.b = append(e.b, ']')
+}
+
+// quote appends a JSON string. It never changes a text: what JSON cannot hold
+// is an error, or two IDs could become one.
+func (e *encoder) quote(name, v string) {
+	if !utf8.ValidString(v) {
+		e.fail(name, "is not valid UTF-8")
+		return
+	}
+	e.b = append(e.b, '"')
+	from := 0
+	for i := range len(v) {
+		c := v[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		e.b = append(e.b, v[from:i]...)
+		from = i + 1
+		if c < ' ' {
+			e.b = append(e.b, `\u00`...)
+			e.b = append(e.b, "0123456789abcdef"[c>>4], "0123456789abcdef"[c&15])
+			continue
+		}
+		e.b = append(e.b, '\\', c)
+	}
+	e.b = append(e.b, v[from:]...)
+	e.b = append(e.b, '"')
+}
+
+func (e *encoder) time(name string, t time.Time) {
+	if t.IsZero() {
+		return
+	}
+	e.name(name)
+	e.b = append(e.b, '"')
+	b, err := t.UTC().AppendText(e.b) // RFC 3339
+	if err != nil {
+		e.fail(name, "is outside of the years 0 to 9999")
+		return
+	}
+	e.b = append(b, '"')
+}
+
+func (e *encoder) uint(name string, v uint64) {
+	if v != 0 {
+		e.name(name)
+		e.b = strconv.AppendUint(e.b, v, 10)
+	}
+}
+
+func (e *encoder) bool(name string, v bool) {
+	if v {
+		e.name(name)
+		e.b = append(e.b, "true"...)
+	}
+}
+
+func (e *encoder) base64(name string, v []byte) {
+	if len(v) > 0 {
+		e.name(name)
+		e.b = append(e.b, '"')
+		e.b = base64.StdEncoding.AppendEncode(e.b, v)
+		e.b = append(e.b, '"')
+	}
+}
+
+// A decoder reads a document from src. Texts are parts of src, not copies.
+type decoder struct {
+	src string
+	pos int
+}
+
+var errSyntax = errors.New("not valid JSON")
+
+func unmarshal[T any](data []byte, v *T, read func(*decoder, *T) error) error {
+	if !utf8.Valid(data) {
+		return errors.New("read session document: not valid UTF-8")
+	}
+	d := decoder{src: string(data)}
+	var out T
+	err := read(&d, &out)
+	if err == nil && d.peek() != 0 {
+		err = errSyntax
+	}
+	if err != nil {
+		return fmt.Errorf("read session document: at byte %d: %w", d.pos, err)
+	}
+	*v = out
+	return nil
+}
+
+func (d *decoder) session(s *Session) error {
+	err := d.object(&s.Unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "v":
+			var v uint64
+			if v, err = d.uint(63); err == nil && v > Format {
+				return true, fmt.Errorf("%w: it is %d, this version reads up to %d", ErrFormat, v, Format)
+			}
+			s.Format = int(v)
+		case "sid":
+			s.ID, err = d.text()
+		case "subject":
+			err = d.subject(&s.Subject)
+		case "accounts":
+			s.Accounts, err = d.texts()
+		case "kind":
+			var v string
+			v, err = d.text()
+			s.Kind = policy.Kind(v)
+		case "client":
+			s.Client, err = d.text()
+		case "started":
+			s.Started, err = d.time()
+		case "authenticated":
+			s.Authenticated, err = d.time()
+		case "last_activity":
+			s.LastActivity, err = d.time()
+		case "activity_class":
+			var v uint64
+			v, err = d.uint(8)
+			s.ActivityClass = policy.Class(v)
+		case "amr":
+			s.AMR, err = d.texts()
+		case "acr":
+			s.ACR, err = d.text()
+		case "client_names":
+			s.ClientNames, err = d.texts()
+		case "user_agent":
+			s.UserAgent, err = d.text()
+		case "address":
+			s.Address, err = d.text()
+		case "browser_hash":
+			s.BrowserHash, err = d.base64()
+		case "reserved_until":
+			s.ReservedUntil, err = d.time()
+		case "adopted":
+			s.Adopted, err = d.bool()
+		case "grants":
+			s.Grants, err = array(d, (*decoder).grant)
+		case "end":
+			if d.null() {
+				s.End = nil
+				break
+			}
+			s.End = new(End)
+			err = d.end(s.End)
+		case "deliveries":
+			s.Deliveries, err = array(d, (*decoder).delivery)
+		case "due":
+			s.Due, err = d.time()
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+	if err == nil && s.Format == 0 {
+		return fmt.Errorf(`%w: it has no member "v"`, ErrFormat)
+	}
+	return err
+}
+
+// subject reads a Subject, which is closed: it is compared, so a new member of
+// it would be a new format.
+func (d *decoder) subject(s *Subject) error {
+	*s = Subject{}
+	var unknown map[string]json.RawMessage
+	err := d.object(&unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "iss":
+			s.Issuer, err = d.text()
+		case "sub":
+			s.ID, err = d.text()
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+	if err == nil && len(unknown) > 0 {
+		return fmt.Errorf("%w: unknown member of a subject", ErrFormat)
+	}
+	return err
+}
+
+func (d *decoder) grant(g *Grant) error {
+	return d.object(&g.Unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "id":
+			g.ID, err = d.text()
+		case "client":
+			g.Client, err = d.text()
+		case "authenticated":
+			g.Authenticated, err = d.time()
+		case "generation":
+			g.Generation, err = d.uint(64)
+		case "nonce_hash":
+			g.NonceHash, err = d.base64()
+		case "from_hash":
+			g.FromHash, err = d.base64()
+		case "rotated":
+			g.Rotated, err = d.time()
+		case "used":
+			g.Used, err = d.bool()
+		case "repeat":
+			g.Repeat, err = d.base64()
+		case "address":
+			g.Address, err = d.base64()
+		case "revoked":
+			g.Revoked, err = d.time()
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+}
+
+func (d *decoder) end(x *End) error {
+	return d.object(&x.Unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "at":
+			x.At, err = d.time()
+		case "reason":
+			var v string
+			v, err = d.text()
+			x.Reason = policy.Reason(v)
+		case "by":
+			x.By, err = d.text()
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+}
+
+func (d *decoder) delivery(x *Delivery) error {
+	return d.object(&x.Unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "client":
+			x.Client, err = d.text()
+		case "uri":
+			x.URI, err = d.text()
+		case "attempts":
+			var v string
+			if v = d.number(); v == "" {
+				return true, errSyntax
+			}
+			x.Attempts, err = strconv.Atoi(v)
+		case "next":
+			x.Next, err = d.time()
+		case "given_up":
+			x.GivenUp, err = d.time()
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+}
+
+// peek returns the next byte that is not white space, 0 at the end.
+func (d *decoder) peek() byte {
+	for ; d.pos < len(d.src); d.pos++ {
+		switch c := d.src[d.pos]; c {
+		case ' ', '\t', '\r', '\n':
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+// take passes the byte c, if it is next.
+func (d *decoder) take(c byte) bool {
+	if d.peek() != c {
+		return false
+	}
+	d.pos++
+	return true
+}
+
+func (d *decoder) literal(s string) bool {
+	d.peek()
+	if !strings.HasPrefix(d.src[d.pos:], s) {
+		return false
+	}
+	d.pos += len(s)
+	return true
+}
+
+// null passes a null. For every member it means the zero value.
+func (d *decoder) null() bool { return d.peek() == 'n' && d.literal("null") }
+
+// object calls member for each member of an object; what it does not know is
+// kept. Of several members of one name the last one counts.
+func (d *decoder) object(unknown *map[string]json.RawMessage, member func(name string) (known bool, err error)) error {
+	if !d.take('{') {
+		return errSyntax
+	}
+	if d.take('}') {
+		return nil
+	}
+	for {
+		if d.peek() != '"' {
+			return errSyntax
+		}
+		name, err := d.text()
+		if err != nil {
+			return err
+		}
+		if !d.take(':') {
+			return errSyntax
+		}
+		known, err := member(name)
+		if err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+		if !known {
+			raw, err := d.raw()
+			if err != nil {
+				return fmt.Errorf("%q: %w", name, err)
+			}
+			if *unknown == nil {
+				*unknown = make(map[string]json.RawMessage)
+			}
+			(*unknown)[name] = raw
+		}
+		if d.take('}') {
+			return nil
+		}
+		if !d.take(',') {
+			return errSyntax
+		}
+	}
+}
+
+func array[T any](d *decoder, read func(*decoder, *T) error) ([]T, error) {
+	if d.null() {
+		return nil, nil
+	}
+	if !d.take('[') {
+		return nil, errSyntax
+	}
+	if d.take(']') {
+		return nil, nil
+	}
+	var list []T
+	for {
+		var v T
+		list = append(list, v)
+		if err := read(d, &list[len(list)-1]); err != nil {
+			return nil, err
+		}
+		if d.take(']') {
+			return list, nil
+		}
+		if !d.take(',') {
+			return nil, errSyntax
+		}
+	}
+}
+
+func (d *decoder) texts() ([]string, error) {
+	return array(d, func(d *decoder, s *string) (err error) {
+		*s, err = d.text()
+		return err
+	})
+}
+
+// token passes a string and returns it with its quotes.
+func (d *decoder) token() (token string, escaped bool, err error) {
+	if !d.take('"') {
+		return "", false, errSyntax
+	}
+	start := d.pos - 1
+	for ; d.pos < len(d.src); d.pos++ {
+		switch c := d.src[d.pos]; {
+		case c == '"':
+			d.pos++
+			return d.src[start:d.pos], escaped, nil
+		case c == '\\':
+			escaped = true
+			d.pos++ // the next byte does not end the string
+		case c < ' ':
+			return "", false, errSyntax
+		}
+	}
+	return "", false, errSyntax
+}
+
+func (d *decoder) text() (string, error) {
+	if d.null() {
+		return "", nil
+	}
+	token, escaped, err := d.token()
+	if err != nil {
+		return "", err
+	}
+	if !escaped {
+		return token[1 : len(token)-1], nil
+	}
+	var s string
+	if err := json.Unmarshal([]byte(token), &s); err != nil {
+		return "", errSyntax
+	}
+	return s, nil
+}
+
+func (d *decoder) time() (time.Time, error) {
+	text, err := d.text()
+	if err != nil || text == "" {
+		return time.Time{}, err
+	}
+	var t time.Time
+	if err := t.UnmarshalText([]byte(text)); err != nil {
+		return time.Time{}, errors.New("not a time of RFC 3339")
+	}
+	t = t.UTC()
+	if y := t.Year(); y < 0 || y > 9999 { // after its offset was added
+		return time.Time{}, errors.New("outside of the years 0 to 9999")
+	}
+	return t, nil
+}
+
+func (d *decoder) base64() ([]byte, error) {
+	text, err := d.text()
+	if err != nil || text == "" {
+		return nil, err
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errors.New("not base64")
+	}
+	return b, nil
+}
+
+func (d *decoder) bool() (bool, error) {
+	switch {
+	case d.null(), d.literal("false"):
+		return false, nil
+	case d.literal("true"):
+		return true, nil
+	}
+	return false, errSyntax
+}
+
+func (d *decoder) uint(bits int) (uint64, error) {
+	text := d.number()
+	if text == "" {
+		return 0, errSyntax
+	}
+	v, err := strconv.ParseUint(text, 10, bits)
+	if err != nil {
+		return 0, fmt.Errorf("not an integer from 0 to 2^%d-1", bits)
+	}
+	return v, nil
+}
+
+// number passes an integer or null and returns it, or nothing.
+func (d *decoder) number() string {
+	if d.null() {
+		return "0"
+	}
+	d.peek()
+	start := d.pos
+	for d.pos < len(d.src) && (d.src[d.pos] == '-' || '0' <= d.src[d.pos] && d.src[d.pos] <= '9') {
+		d.pos++
+	}
+	text := d.src[start:d.pos]
+	if digits := strings.TrimPrefix(text, "-"); len(digits) > 1 && digits[0] == '0' {
+		return "" // JSON has no leading zeros
+	}
+	return text
+}
+
+// raw passes any value and returns a copy of it.
+func (d *decoder) raw() (json.RawMessage, error) {
+	d.peek()
+	start, depth := d.pos, 0
+	for d.pos < len(d.src) {
+		switch d.src[d.pos] {
+		case '"':
+			if _, _, err := d.token(); err != nil {
+				return nil, err
+			}
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']', ',':
+			if depth == 0 {
+				return validRaw(d.src[start:d.pos])
+			}
+			if d.src[d.pos] != ',' {
+				depth--
+			}
+		}
+		d.pos++
+	}
+	return nil, errSyntax
+}
+
+func validRaw(s string) (json.RawMessage, error) {
+	raw := json.RawMessage(strings.TrimRight(s, " \t\r\n"))
+	if !json.Valid(raw) {
+		return nil, errSyntax
+	}
+	return raw, nil
+}

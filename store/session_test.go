@@ -1,0 +1,415 @@
+package store_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// full returns a session in which every field of every level is set, each to a
+// value of its own. It finds the fields by reflection, so that one that is added
+// and forgotten in Clone or in the codec is noticed.
+func full(t testing.TB) store.Session {
+	var s store.Session
+	n := 0
+	fill(t, reflect.ValueOf(&s).Elem(), &n)
+	s.Format = store.Format
+	s.Revision = 0
+	return s
+}
+
+func fill(t testing.TB, v reflect.Value, n *int) {
+	*n++
+	switch p := v.Addr().Interface().(type) {
+	case *time.Time:
+		*p = time.Date(2026, 1, 2, 3, 4, 5, *n*1000, time.UTC)
+		return
+	case *map[string]json.RawMessage:
+		*p = map[string]json.RawMessage{"x_new": json.RawMessage(`{"a":[` + strings.Repeat("1,", *n) + `null]}`)}
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(strings.Repeat("s", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(int64(*n))
+	case reflect.Uint8, reflect.Uint64:
+		v.SetUint(uint64(*n))
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(t, v.Index(i), n)
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem(), n)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, v.Field(i), n)
+		}
+	default:
+		t.Fatalf("a field of type %s: teach fill", v.Type())
+	}
+}
+
+// overwrite changes everything that v reaches without changing v itself.
+func overwrite(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Slice:
+		for i := range v.Len() {
+			overwrite(v.Index(i))
+			v.Index(i).SetZero()
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			overwrite(v.Elem())
+			v.Elem().SetZero()
+		}
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			overwrite(v.MapIndex(key))
+		}
+		v.Clear()
+	case reflect.Struct:
+		if v.Type() != reflect.TypeFor[time.Time]() {
+			for i := range v.NumField() {
+				overwrite(v.Field(i))
+			}
+		}
+	}
+}
+
+func TestClone(t *testing.T) {
+	require.Equal(t, store.Session{}, store.Session{}.Clone())
+
+	s := full(t)
+	c := s.Clone()
+	require.Equal(t, full(t), c)
+	overwrite(reflect.ValueOf(&s).Elem())
+	require.Equal(t, full(t), c, "the copy shares memory with the original")
+
+	// Appending to one slice must not reach into the next one.
+	c = full(t)
+	c = c.Clone()
+	_ = append(c.Accounts, "other")
+	_ = append(c.BrowserHash, 'x')
+	for i := range c.Grants {
+		_ = append(c.Grants[i].NonceHash, 'x')
+		_ = append(c.Grants[i].FromHash, 'x')
+		_ = append(c.Grants[i].Repeat, 'x')
+	}
+	require.Equal(t, full(t), c)
+}
+
+func TestSessionJSONKeepsEverything(t *testing.T) {
+	s := full(t)
+	data, err := json.Marshal(s)
+	require.NoError(t, err)
+	var back store.Session
+	require.NoError(t, json.Unmarshal(data, &back))
+	require.Equal(t, s, back)
+}
+
+// The document says what encoding/json would make of the struct tags.
+func TestSessionJSONFollowsTheTags(t *testing.T) {
+	s := full(t)
+	data, err := s.MarshalJSON()
+	require.NoError(t, err)
+	require.Equal(t, asTagged(t, s), asMap(t, data))
+}
+
+// asTagged encodes s by its struct tags alone, with the unknown members added.
+func asTagged(t testing.TB, s store.Session) map[string]any {
+	type (
+		plainSession  store.Session
+		plainGrant    store.Grant
+		plainEnd      store.End
+		plainDelivery store.Delivery
+	)
+	with := func(v any, unknown map[string]json.RawMessage) map[string]any {
+		data, err := json.Marshal(v)
+		require.NoError(t, err)
+		m := asMap(t, data)
+		for name, raw := range unknown {
+			var u any
+			require.NoError(t, json.Unmarshal(raw, &u))
+			m[name] = u
+		}
+		return m
+	}
+	m := with(plainSession(s), s.Unknown)
+	if len(s.Grants) > 0 {
+		var list []any
+		for _, g := range s.Grants {
+			list = append(list, with(plainGrant(g), g.Unknown))
+		}
+		m["grants"] = list
+	}
+	if s.End != nil {
+		m["end"] = with(plainEnd(*s.End), s.End.Unknown)
+	}
+	if len(s.Deliveries) > 0 {
+		var list []any
+		for _, d := range s.Deliveries {
+			list = append(list, with(plainDelivery(d), d.Unknown))
+		}
+		m["deliveries"] = list
+	}
+	return m
+}
+
+func asMap(t testing.TB, data []byte) map[string]any {
+	var m map[string]any
+	require.NoError(t, json.Unmarshal(data, &m), "%s", data)
+	return m
+}
+
+func TestSessionJSONZero(t *testing.T) {
+	data, err := store.Session{}.MarshalJSON()
+	require.NoError(t, err)
+	require.Equal(t, `{"v":1,"sid":"","subject":{"iss":"","sub":""}}`, string(data))
+
+	data, err = json.Marshal([]any{store.Grant{}, store.End{}, store.Delivery{}})
+	require.NoError(t, err)
+	require.Equal(t, `[{"id":""},{},{}]`, string(data))
+}
+
+func TestSessionJSONTimes(t *testing.T) {
+	zone := time.FixedZone("", -7*3600)
+	s := store.Session{Started: time.Date(2026, 3, 1, 23, 0, 0, 123456789, zone), Authenticated: time.Now()}
+	data, err := s.MarshalJSON()
+	require.NoError(t, err)
+	require.Contains(t, string(data), `"started":"2026-03-02T06:00:00.123456789Z"`)
+	require.NotContains(t, string(data), "last_activity", "zero times are omitted")
+
+	var back store.Session
+	require.NoError(t, back.UnmarshalJSON(data))
+	require.Equal(t, s.Started.UTC(), back.Started)
+	require.Equal(t, s.Authenticated.UTC().Round(0), back.Authenticated)
+	require.Equal(t, time.Time{}, back.LastActivity)
+
+	require.NoError(t, back.UnmarshalJSON([]byte(`{"v":1,"started":"2026-03-01T23:00:00-07:00","due":null}`)))
+	require.Equal(t, time.Date(2026, 3, 2, 6, 0, 0, 0, time.UTC), back.Started)
+	require.True(t, back.Due.IsZero())
+}
+
+func TestSessionJSONRefusesToWrite(t *testing.T) {
+	for name, s := range map[string]store.Session{
+		"newer format":         {Format: store.Format + 1},
+		"ID not UTF-8":         {ID: "a\xff"},
+		"subject not UTF-8":    {Subject: store.Subject{ID: "\xc3"}},
+		"account not UTF-8":    {Accounts: []string{"ok", "\xed\xa0\x80"}},
+		"year 10000":           {Due: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"year -1":              {Grants: []store.Grant{{Revoked: time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)}}},
+		"known as unknown":     {Unknown: map[string]json.RawMessage{"sid": json.RawMessage(`"other"`)}},
+		"unknown not JSON":     {End: &store.End{Unknown: map[string]json.RawMessage{"x": json.RawMessage(`1}`)}}},
+		"unknown empty":        {Unknown: map[string]json.RawMessage{"x": nil}},
+		"unknown not UTF-8":    {Unknown: map[string]json.RawMessage{"x": json.RawMessage("\"\xff\"")}},
+		"name not UTF-8":       {Unknown: map[string]json.RawMessage{"\xff": json.RawMessage("1")}},
+		"delivery, in a grant": {Deliveries: []store.Delivery{{Unknown: map[string]json.RawMessage{"uri": json.RawMessage("1")}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.MarshalJSON()
+			require.Error(t, err)
+			if s.ID == "" {
+				s.ID = "id"
+			}
+			require.Error(t, s.Validate())
+		})
+	}
+	s := store.Session{}
+	require.ErrorContains(t, s.Validate(), "no ID")
+}
+
+func TestSessionJSONFormat(t *testing.T) {
+	var s store.Session
+	err := s.UnmarshalJSON([]byte(`{"v":2,"sid":{"now":"an object"}}`))
+	require.ErrorIs(t, err, store.ErrFormat)
+	require.ErrorContains(t, err, "it is 2, this version reads up to 1")
+	require.ErrorIs(t, s.UnmarshalJSON([]byte(`{"sid":"a"}`)), store.ErrFormat)
+	require.ErrorIs(t, s.UnmarshalJSON([]byte(`{"v":1,"subject":{"iss":"i","sub":"s","org":"o"}}`)), store.ErrFormat)
+	require.Equal(t, store.Session{}, s, "a failed read changes nothing")
+}
+
+func TestSessionJSONRefusesToRead(t *testing.T) {
+	for _, doc := range []string{
+		``, ` `, `null`, `[]`, `{`, `}`, `{}x`, `{"v":1}}`, `{"v":1,}`, `{,"v":1}`, `{"v" 1}`, `{"v":1 "sid":""}`, `{v:1}`,
+		`{"v":-1}`, `{"v":1.0}`, `{"v":1e0}`, `{"v":01}`, `{"v":"1"}`, `{"v":99999999999999999999}`,
+		`{"v":1,"sid":1}`, `{"v":1,"sid":"a}`, "{\"v\":1,\"sid\":\"a\nb\"}", `{"v":1,"sid":"\x41"}`, `{"v":1,"sid":"\`,
+		"{\"v\":1,\"sid\":\"\xff\"}", "{\"v\":1,\"other\":\"\xff\"}",
+		`{"v":1,"accounts":"a"}`, `{"v":1,"accounts":["a",]}`, `{"v":1,"accounts":["a"`, `{"v":1,"accounts":[1]}`,
+		`{"v":1,"started":"yesterday"}`, `{"v":1,"started":"0000-01-01T00:00:00+01:00"}`,
+		`{"v":1,"started":"9999-12-31T23:00:00-02:00"}`, `{"v":1,"started":1}`,
+		`{"v":1,"activity_class":256}`, `{"v":1,"browser_hash":"?"}`, `{"v":1,"adopted":1}`, `{"v":1,"adopted":truee}`,
+		`{"v":1,"grants":{}}`, `{"v":1,"grants":[null]}`, `{"v":1,"grants":[{}`, `{"v":1,"end":[]}`, `{"v":1,"subject":null}`,
+		`{"v":1,"deliveries":[{"attempts":1.5}]}`,
+		`{"v":1,"x":}`, `{"v":1,"x":[}`, `{"v":1,"x":[}]}`, `{"v":1,"x":tru}`, `{"v":1,"x":1 2}`, `{"v":1,"x"`, `{"v":1,"x":{"a":1}`,
+	} {
+		var s store.Session
+		require.Error(t, s.UnmarshalJSON([]byte(doc)), "%s", doc)
+	}
+}
+
+// A text is written so that the very same bytes come back.
+func TestSessionJSONTexts(t *testing.T) {
+	for _, text := range []string{"", " ", "a ", "A", "\x00", "a\x00b", "\x1f", "\x7f", "\"", "\\", "\\u0041", "</script>", "\u2028", "é", "e\u0301", "\ufffd", "😀", "\n\r\t"} {
+		s := store.Session{Format: store.Format, ID: text, UserAgent: text, Accounts: []string{text, "x"}}
+		for name, marshal := range map[string]func(any) ([]byte, error){
+			"direct": func(v any) ([]byte, error) { return v.(store.Session).MarshalJSON() },
+			"json":   json.Marshal,
+		} {
+			data, err := marshal(s)
+			require.NoError(t, err)
+			require.True(t, json.Valid(data), "%s %q", name, data)
+			var back store.Session
+			require.NoError(t, back.UnmarshalJSON(data))
+			require.Equal(t, s, back, "%s", name)
+		}
+	}
+}
+
+func FuzzSessionJSON(f *testing.F) {
+	data, err := full(f).MarshalJSON()
+	require.NoError(f, err)
+	f.Add(data)
+	s := full(f)
+	s.Grants[0].Generation = math.MaxUint64
+	s.ID = "a\x00\"\\\u2028"
+	data, err = json.Marshal(s)
+	require.NoError(f, err)
+	f.Add(data)
+	for _, doc := range []string{
+		`{"v":1}`, ` { "v" : 1 , "sid" : null , "accounts" : [ ] , "end" : { } , "grants" : [ { } , { "x" : [ ] } ] } `,
+		`{"v":1,"v":1,"sid":"a","sid":"b","x":1,"x":2}`, `{"v":1,"\u0073id":"\ud83d\ude00\ud800"}`,
+		`{"v":1,"x":"\"}","y":{"z":[{},[],"]"]}}`, `{"v":1,"deliveries":[{"attempts":-1}]}`, `{"v":1,"SID":"a"}`,
+		`{"v":1,"due":"2026-01-01T00:00:00.123456789+02:00","end":{"at":"0001-01-01T00:00:00Z"}}`,
+	} {
+		f.Add([]byte(doc))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var s store.Session
+		if err := s.UnmarshalJSON(in); err != nil {
+			return
+		}
+		require.True(t, json.Valid(in), "read what is not JSON")
+		out, err := s.MarshalJSON()
+		require.NoError(t, err, "what was read cannot be written")
+		require.True(t, json.Valid(out))
+
+		// Nothing was lost or changed: read back it is the same session,
+		// and encoding/json sees the same in it.
+		var back store.Session
+		require.NoError(t, back.UnmarshalJSON(out))
+		require.Equal(t, s, back)
+		require.Equal(t, asTagged(t, s), asMap(t, out))
+
+		// And what encoding/json finds in the input is what is in the output.
+		before, after := meaning(asMap(t, in)), meaning(asMap(t, out))
+		if sub, _ := before["subject"].(map[string]any); len(sub) == 0 {
+			before["subject"] = map[string]any{} // it is always written
+		}
+		require.Equal(t, before, after)
+	})
+}
+
+// meaning brings a document to one form: a member that is null or zero means
+// the same as one that is missing, and times are instants.
+func meaning(m map[string]any) map[string]any {
+	for name, v := range m {
+		if v = plain(v); v == nil {
+			delete(m, name)
+		} else {
+			m[name] = v
+		}
+	}
+	return m
+}
+
+func plain(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return meaning(v)
+	case []any:
+		if len(v) == 0 {
+			return nil
+		}
+		for i := range v {
+			if m, ok := v[i].(map[string]any); ok {
+				v[i] = meaning(m)
+			}
+		}
+		return v
+	case string:
+		var at time.Time
+		if at.UnmarshalText([]byte(v)) == nil {
+			if at.IsZero() {
+				return nil
+			}
+			return at.UTC()
+		}
+		// Base64 may be broken into lines.
+		if v = strings.NewReplacer("\r", "", "\n", "").Replace(v); v == "" {
+			return nil
+		}
+		return v
+	case float64:
+		if v == 0 {
+			return nil
+		}
+	case bool:
+		if !v {
+			return nil
+		}
+	}
+	return v
+}
+
+func BenchmarkSessionJSON(b *testing.B) {
+	s := typical()
+	data, err := s.MarshalJSON()
+	require.NoError(b, err)
+	b.Run("marshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = s.MarshalJSON()
+		}
+		b.ReportMetric(float64(len(data)), "bytes")
+	})
+	b.Run("unmarshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			var s store.Session
+			_ = s.UnmarshalJSON(data)
+		}
+	})
+	b.Run("clone", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_ = s.Clone()
+		}
+	})
+}
+
+// typical is a session as a browser login makes it.
+func typical() store.Session {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
+	hash := bytes.Repeat([]byte{7}, 32)
+	return store.Session{
+		Format: store.Format, ID: "a1b2.c3d4e5f6a7b8c9d0e1f2a3b4c5d6", Subject: store.Subject{Issuer: "https://login.example.com", ID: "3f2a8c1e-0000-4000-8000-123456789abc"},
+		Accounts: []string{"default"}, Kind: "browser", Client: "web",
+		Started: at, Authenticated: at, LastActivity: at, AMR: []string{"pwd", "otp"}, ACR: "urn:mace:incommon:iap:silver",
+		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash,
+		Grants: []store.Grant{{ID: "0123456789abcdef", Client: "web", Authenticated: at, Generation: 17, NonceHash: hash, FromHash: hash, Rotated: at, Repeat: bytes.Repeat([]byte{9}, 400), Address: hash}},
+		Due:    at.Add(time.Hour),
+	}
+}
