@@ -1,9 +1,11 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,7 +46,7 @@ func (a *admission) passed(s *store.Session) bool {
 	if s.End == nil {
 		return false
 	}
-	return s.End.Reason == policy.ReasonAbandoned || a.renews && a.login.AuthTime.After(s.End.At)
+	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
 }
 
 // admit gives a login its session: the one it has already, or a new one if the
@@ -106,10 +108,20 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 // schedule sets when a sweep has to look at s next.
 func (h *Hook) schedule(s *store.Session, r ruling) {
 	if s.End != nil {
-		s.Due = s.End.At.Add(h.cfg.Remember)
+		s.Due = s.End.At.Add(h.remember(s))
 		return
 	}
+	s.Accounts = r.accounts
 	s.Due, _ = r.rules.Deadline(s.Policy())
+}
+
+// remember is how long an ended session is kept. A login that was never
+// completed is worth a day: until no code for it can turn up any more.
+func (h *Hook) remember(s *store.Session) time.Duration {
+	if s.End.Reason == policy.ReasonAbandoned {
+		return min(24*time.Hour, h.cfg.Remember)
+	}
+	return h.cfg.Remember
 }
 
 // create adds the session s if the policy lets it begin. If there is one with
@@ -163,9 +175,7 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 		if !d.Allow {
 			return nil, &decidedError{d}
 		}
-		if left := len(held) - len(d.End); left >= h.cfg.MaxSessions {
-			return nil, &decidedError{policy.Decision{Reason: policy.ReasonConcurrency, Used: left, Max: h.cfg.MaxSessions}}
-		}
+		d.End = append(d.End, h.beyondBound(held, d.End)...)
 		if r.observes {
 			observed = r.observed.Admit(now, others, s.Policy())
 		}
@@ -195,6 +205,30 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 		h.announceEnd(ctx, &ended[i])
 	}
 	return s, h.started(ctx, &s)
+}
+
+// beyondBound returns what must end beside the given endings for one more
+// session to stay within Config.MaxSessions: the longest unused. Where no cap
+// is set, old sessions that nobody signed out of must not lock their user out.
+func (h *Hook) beyondBound(held []store.Session, ending []policy.Ending) []policy.Ending {
+	surplus := len(held) - len(ending) + 1 - h.cfg.MaxSessions
+	if surplus <= 0 {
+		return nil
+	}
+	var left []store.Session
+	for _, s := range held {
+		if !slices.ContainsFunc(ending, func(e policy.Ending) bool { return e.ID == s.ID }) {
+			left = append(left, s)
+		}
+	}
+	slices.SortFunc(left, func(a, b store.Session) int {
+		return cmp.Or(a.LastActivity.Compare(b.LastActivity), cmp.Compare(a.ID, b.ID))
+	})
+	end := make([]policy.Ending, surplus)
+	for i := range end {
+		end[i] = policy.Ending{ID: left[i].ID, Reason: policy.ReasonConcurrency}
+	}
+	return end
 }
 
 // A decidedError carries a refusal out of the serializable step.

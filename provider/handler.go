@@ -32,6 +32,7 @@ type request struct {
 	admitted bool
 
 	deviceCode        string // hashed
+	redeemsCode       bool   // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
 
 	refresh  *refreshState

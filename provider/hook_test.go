@@ -299,7 +299,7 @@ func TestASlotIsPerSession(t *testing.T) {
 	require.Empty(t, s.seen(provider.EventEnded))
 	require.Len(t, s.seen(provider.EventStarted), 1)
 
-	require.Equal(t, "access_denied", s.Browser().Login(optest.Web, "bob", nil).Error()+"", "bob has his own cap")
+	require.NotEmpty(t, s.Browser().Login(optest.Web, "bob", nil).Code(), "bob has slots of his own")
 }
 
 func TestAnAbandonedLoginFreesItsSlot(t *testing.T) {
@@ -344,7 +344,7 @@ func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
 				foreign(p, o)
 				o.Embedding = embedding
 			})
-			first := s.Login(optest.Exchange, "alice")
+			first := s.Login(optest.Exchange, "admin")
 
 			for _, form := range []url.Values{
 				{"response_type": {"code"}},
@@ -354,7 +354,7 @@ func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
 				{"response_type": {"id_token token"}, "response_mode": {"form_post"}},
 				{"response_type": {"id_token"}},
 			} {
-				v := s.Browser().Login(optest.Implicit, "alice", form)
+				v := s.Browser().Login(optest.Implicit, "admin", form)
 				require.Equal(t, "access_denied", v.Error(), "%v: %+v", form, v)
 				require.Contains(t, v.Description(), "used=1 max=1")
 				require.Empty(t, v.Code())
@@ -363,18 +363,18 @@ func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
 			}
 
 			device := s.DeviceStart(optest.Native)
-			s.DeviceApprove(device, "alice")
+			s.DeviceApprove(device, "admin")
 			r := s.DevicePoll(optest.Native, device)
 			require.Equal(t, http.StatusBadRequest, r.Status)
 			require.Equal(t, "access_denied", r.Error())
 			require.Contains(t, r.Description(), "used=1 max=1")
 
-			r = s.TokenExchange(optest.Exchange, optest.ForeignToken("alice"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}})
+			r = s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}})
 			require.Equal(t, http.StatusBadRequest, r.Status, "%s", r.Body)
 			require.Equal(t, "invalid_request", r.Error())
 			require.Contains(t, r.Description(), "used=1 max=1")
 
-			require.Len(t, s.live(t, "alice"), 1)
+			require.Len(t, s.live(t, "admin"), 1)
 			ok(t, s.Refresh(optest.Exchange, first.RefreshToken()))
 
 			ok(t, s.ClientCredentials())
@@ -385,35 +385,35 @@ func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
 
 func TestEveryPathToAFirstTokenMakesASession(t *testing.T) {
 	for name, login := range map[string]func(t *testing.T, s *setup){
-		"code": func(t *testing.T, s *setup) { s.Login(optest.Web, "alice") },
+		"code": func(t *testing.T, s *setup) { s.Login(optest.Web, "admin") },
 		"id_token token": func(t *testing.T, s *setup) {
-			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
+			v := s.Browser().Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token token"}})
 			require.NotEmpty(t, v.Params.Get("access_token"), v.Description())
 			require.NotEmpty(t, s.ParseIDToken(optest.Implicit, v.Params.Get("id_token"))["sid"])
 		},
 		"id_token": func(t *testing.T, s *setup) {
-			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+			v := s.Browser().Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token"}})
 			require.NotEmpty(t, s.ParseIDToken(optest.Implicit, v.Params.Get("id_token"))["sid"])
 		},
-		"device": func(t *testing.T, s *setup) { ok(t, s.DeviceLogin(optest.Native, "alice")) },
+		"device": func(t *testing.T, s *setup) { ok(t, s.DeviceLogin(optest.Native, "admin")) },
 		"exchange for an access token": func(t *testing.T, s *setup) {
-			ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("alice"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
+			ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
 		},
 		"exchange for a refresh token": func(t *testing.T, s *setup) {
-			r := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("alice"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
+			r := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
 			ok(t, s.Refresh(optest.Exchange, r.RefreshToken()))
 		},
 		"exchange for an ID token": func(t *testing.T, s *setup) {
-			r := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("alice"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
+			r := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
 			require.NotEmpty(t, s.ParseIDToken(optest.Exchange, r.AccessToken())["sid"])
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign })
 			login(t, s)
-			require.Len(t, s.live(t, "alice"), 1)
+			require.Len(t, s.live(t, "admin"), 1)
 			require.Len(t, s.seen(provider.EventStarted), 1)
-			require.Equal(t, "access_denied", s.Browser().Login(optest.Web, "alice", nil).Error())
+			require.Equal(t, "access_denied", s.Browser().Login(optest.Web, "admin", nil).Error())
 			require.Len(t, s.seen(provider.EventRefused), 1)
 		})
 	}
@@ -993,8 +993,10 @@ func TestPreviewIsWhatThenEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 12*time.Hour, 0, policy.EndOldest), inMemoryNonRotating)
 		var tokens []optest.Reply
+		var sids []string
 		for i := range 12 {
 			tokens = append(tokens, s.Login(optest.Web, []string{"alice", "bob", "carol"}[i%3]))
+			sids = append(sids, s.sid(t, optest.Web, tokens[i]))
 			time.Sleep(30 * time.Minute)
 		}
 		proposed := policy.Settings{Accounts: map[string]policy.Account{"default": limits(5*time.Hour, 3*time.Hour, 2, policy.EndOldest)}}
@@ -1014,8 +1016,8 @@ func TestPreviewIsWhatThenEnds(t *testing.T) {
 		require.Less(t, len(preview), 12)
 		s.set(proposed.Accounts["default"])
 		require.NoError(t, s.hook.Sweep(t.Context()))
-		for _, r := range tokens {
-			session, err := s.hook.Session(t.Context(), s.sid(t, optest.Web, r))
+		for i, r := range tokens {
+			session, err := s.hook.Session(t.Context(), sids[i])
 			require.NoError(t, err)
 			reason, ends := preview[session.ID]
 			require.Equal(t, ends, session.End != nil)
@@ -1156,7 +1158,7 @@ func TestADeviceCodeMakesOneSession(t *testing.T) {
 
 func TestTokenExchangeStaysInItsSession(t *testing.T) {
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
-	r := s.Login(optest.Exchange, "alice")
+	r := s.Login(optest.Exchange, "admin")
 	sid := s.sid(t, optest.Exchange, r)
 	for _, subject := range []struct{ token, tokenType string }{
 		{r.AccessToken(), optest.AccessTokenType},
@@ -1172,7 +1174,7 @@ func TestTokenExchangeStaysInItsSession(t *testing.T) {
 	require.Equal(t, sid, s.sid(t, optest.Exchange, x))
 	id := ok(t, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
 	require.Equal(t, sid, s.ParseIDToken(optest.Exchange, id.AccessToken())["sid"])
-	require.Len(t, s.live(t, "alice"), 1)
+	require.Len(t, s.live(t, "admin"), 1)
 
 	require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
 	for _, subject := range []struct{ token, tokenType string }{
@@ -1185,7 +1187,7 @@ func TestTokenExchangeStaysInItsSession(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, d.Status)
 		require.Equal(t, "invalid_request", d.Error(), "%s", d.Body)
 	}
-	require.Empty(t, s.live(t, "alice"))
+	require.Empty(t, s.live(t, "admin"))
 }
 
 func TestKeysRotate(t *testing.T) {

@@ -114,7 +114,8 @@ type Config struct {
 	StoreTimeout time.Duration
 
 	// MaxSessions bounds the sessions of one subject that the store keeps
-	// unended, even where no cap is set. Zero means 1000.
+	// unended, even where no cap is set: with one more, the one that was
+	// unused for longest ends (ReasonConcurrency). Zero means 1000.
 	MaxSessions int
 
 	// MaxGrants bounds the grants of one session: with one more, the one that

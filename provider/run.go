@@ -79,7 +79,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 		return err
 	}
 	now := h.now()
-	if s.End != nil && !now.Before(s.End.At.Add(h.cfg.Remember)) {
+	if s.End != nil && !now.Before(s.End.At.Add(h.remember(&s))) {
 		return h.cfg.Store.Delete(ctx, s.ID, s.Revision)
 	}
 	ended, err := h.change(ctx, s, func(s *store.Session) error {

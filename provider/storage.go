@@ -34,6 +34,7 @@ func noHandler() error {
 // answer turns an error of the hook into what op gives to the application:
 // refusals as the given OAuth error, everything else as an outage.
 func (c *core) answer(ctx context.Context, req *request, err error, refusal *oidc.Error) *oidc.Error {
+	req.private = true
 	var refused *refusedError
 	if errors.As(err, &refused) {
 		return refused.oidc(refusal)
@@ -77,6 +78,14 @@ func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, 
 		}
 	}
 	return ar, err
+}
+
+// AuthRequestByCode is called at the token endpoint only.
+func (c *core) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
+	if req := requestFrom(ctx); req != nil {
+		req.redeemsCode = true
+	}
+	return c.Storage.AuthRequestByCode(ctx, code)
 }
 
 // GetClientByClientID is where a finished login is admitted: the callback calls
@@ -289,6 +298,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 	default:
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("unknown kind of token request")
 	}
+	_, isAuthRequest := tr.(op.AuthRequest)
 	var access, token string
 	var expires time.Time
 	if err == nil {
@@ -300,7 +310,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		return access, token, expires, nil
 	case errors.As(err, &own):
 		err = own.error
-	case req.finished != nil: // the callback of an implicit flow
+	case isAuthRequest && !req.redeemsCode: // an implicit flow
 		err = c.callbackError(ctx, req, err)
 	default:
 		err = c.answer(ctx, req, err, refusal)
@@ -311,8 +321,9 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 // admitDevice decides about a device login when its tokens are created. The
 // device code makes one session, however often it is polled.
 func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (store.Session, ruling, error) {
-	if req.deviceCode == "" {
-		return store.Session{}, ruling{}, oidc.ErrServerError().WithDescription("the device code is not known")
+	name := req.deviceCode
+	if name == "" { // a provider that keeps device codes by itself
+		name = newSID(subjectOf(ctx, t.GetSubject()))
 	}
 	client, err := c.clientOf(ctx, req, t.GetClientID())
 	if err != nil {
@@ -321,7 +332,7 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 	login := Login{Subject: subjectOf(ctx, t.GetSubject()), Client: client, Device: true, AuthTime: t.GetAuthTime()}
 	return c.h.admit(ctx, req, admission{
 		login: login, amr: t.GetAMR(),
-		sid: func(n int) string { return derivedSID(login.Subject, n, "device", req.deviceCode) },
+		sid: func(n int) string { return derivedSID(login.Subject, n, "device", name) },
 	})
 }
 
