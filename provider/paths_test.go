@@ -251,7 +251,7 @@ func TestMangledAndCrossedTokens(t *testing.T) {
 			var bad []string
 			for kind, token := range good {
 				if kind == "refresh" { // others have op's own envelope, which forgives these
-					bad = append(bad, " "+token, token+"\x00", token+"=")
+					bad = append(bad, " "+token, token+"\x00", token+"=", strings.Replace(token, "_rt_", "_at_", 1))
 				}
 				swapped := strings.Split(token, ".")
 				swapped[0], swapped[len(swapped)-1] = swapped[len(swapped)-1], swapped[0]
@@ -259,7 +259,7 @@ func TestMangledAndCrossedTokens(t *testing.T) {
 				flipped[len(flipped)*2/3] ^= 1
 				bad = append(bad,
 					token[:len(token)-1], token[1:], token+"A", token+".", "."+token, strings.ToUpper(token), token+token,
-					strings.Join(swapped, "."), string(flipped), strings.Replace(token, "_rt_", "_at_", 1),
+					strings.Join(swapped, "."), string(flipped),
 					strings.Replace(token, ".", "..", 1),
 				)
 			}
@@ -280,7 +280,7 @@ func TestMangledAndCrossedTokens(t *testing.T) {
 				}
 				if kind != "access" && kind != "jwt access" {
 					require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Web, token).JSON, kind)
-					require.Equal(t, http.StatusUnauthorized, s.Userinfo(token).Status, kind)
+					require.Contains(t, []int{401, 403}, s.Userinfo(token).Status, kind) // 403 is op's own, for an ID token
 				}
 			}
 			// Kind and hint crossed: RFC 7009 section 2.1 has the server look
