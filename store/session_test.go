@@ -1,10 +1,8 @@
 package store_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"math"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -12,94 +10,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
-
-// full returns a session in which every field of every level is set, each to a
-// value of its own. It finds the fields by reflection, so that one that is added
-// and forgotten in Clone or in the codec is noticed.
-func full(t testing.TB) store.Session {
-	var s store.Session
-	n := 0
-	fill(t, reflect.ValueOf(&s).Elem(), &n)
-	s.Format = store.Format
-	s.Revision = 0
-	return s
-}
-
-func fill(t testing.TB, v reflect.Value, n *int) {
-	*n++
-	switch p := v.Addr().Interface().(type) {
-	case *time.Time:
-		*p = time.Date(2026, 1, 2, 3, 4, 5, *n*1000, time.UTC)
-		return
-	case *map[string]json.RawMessage:
-		*p = map[string]json.RawMessage{"x_new": json.RawMessage(`{"a":[` + strings.Repeat("1,", *n) + `null]}`)}
-		return
-	}
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(strings.Repeat("s", *n))
-	case reflect.Bool:
-		v.SetBool(true)
-	case reflect.Int, reflect.Int64:
-		v.SetInt(int64(*n))
-	case reflect.Uint8, reflect.Uint64:
-		v.SetUint(uint64(*n))
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
-		for i := range v.Len() {
-			fill(t, v.Index(i), n)
-		}
-	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		fill(t, v.Elem(), n)
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(t, v.Field(i), n)
-		}
-	default:
-		t.Fatalf("a field of type %s: teach fill", v.Type())
-	}
-}
-
-// overwrite changes everything that v reaches without changing v itself.
-func overwrite(v reflect.Value) {
-	switch v.Kind() {
-	case reflect.Slice:
-		for i := range v.Len() {
-			overwrite(v.Index(i))
-			v.Index(i).SetZero()
-		}
-	case reflect.Pointer:
-		if !v.IsNil() {
-			overwrite(v.Elem())
-			v.Elem().SetZero()
-		}
-	case reflect.Map:
-		for _, key := range v.MapKeys() {
-			overwrite(v.MapIndex(key))
-		}
-		v.Clear()
-	case reflect.Struct:
-		if v.Type() != reflect.TypeFor[time.Time]() {
-			for i := range v.NumField() {
-				overwrite(v.Field(i))
-			}
-		}
-	}
-}
 
 func TestClone(t *testing.T) {
 	require.Equal(t, store.Session{}, store.Session{}.Clone())
 
-	s := full(t)
+	s := sample.Full()
 	c := s.Clone()
-	require.Equal(t, full(t), c)
-	overwrite(reflect.ValueOf(&s).Elem())
-	require.Equal(t, full(t), c, "the copy shares memory with the original")
+	require.Equal(t, sample.Full(), c)
+	sample.Overwrite(&s)
+	require.Equal(t, sample.Full(), c, "the copy shares memory with the original")
 
 	// Appending to one slice must not reach into the next one.
-	c = full(t)
+	c = sample.Full()
 	c = c.Clone()
 	_ = append(c.Accounts, "other")
 	_ = append(c.BrowserHash, 'x')
@@ -108,11 +32,11 @@ func TestClone(t *testing.T) {
 		_ = append(c.Grants[i].FromHash, 'x')
 		_ = append(c.Grants[i].Repeat, 'x')
 	}
-	require.Equal(t, full(t), c)
+	require.Equal(t, sample.Full(), c)
 }
 
 func TestSessionJSONKeepsEverything(t *testing.T) {
-	s := full(t)
+	s := sample.Full()
 	data, err := json.Marshal(s)
 	require.NoError(t, err)
 	var back store.Session
@@ -122,7 +46,7 @@ func TestSessionJSONKeepsEverything(t *testing.T) {
 
 // The document says what encoding/json would make of the struct tags.
 func TestSessionJSONFollowsTheTags(t *testing.T) {
-	s := full(t)
+	s := sample.Full()
 	data, err := s.MarshalJSON()
 	require.NoError(t, err)
 	require.Equal(t, asTagged(t, s), asMap(t, data))
@@ -279,10 +203,10 @@ func TestSessionJSONTexts(t *testing.T) {
 }
 
 func FuzzSessionJSON(f *testing.F) {
-	data, err := full(f).MarshalJSON()
+	data, err := sample.Full().MarshalJSON()
 	require.NoError(f, err)
 	f.Add(data)
-	s := full(f)
+	s := sample.Full()
 	s.Grants[0].Generation = math.MaxUint64
 	s.ID = "a\x00\"\\\u2028"
 	data, err = json.Marshal(s)
@@ -375,7 +299,7 @@ func plain(v any) any {
 }
 
 func BenchmarkSessionJSON(b *testing.B) {
-	s := typical()
+	s := sample.Typical()
 	data, err := s.MarshalJSON()
 	require.NoError(b, err)
 	b.Run("marshal", func(b *testing.B) {
@@ -400,16 +324,3 @@ func BenchmarkSessionJSON(b *testing.B) {
 	})
 }
 
-// typical is a session as a browser login makes it.
-func typical() store.Session {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
-	hash := bytes.Repeat([]byte{7}, 32)
-	return store.Session{
-		Format: store.Format, ID: "a1b2.c3d4e5f6a7b8c9d0e1f2a3b4c5d6", Subject: store.Subject{Issuer: "https://login.example.com", ID: "3f2a8c1e-0000-4000-8000-123456789abc"},
-		Accounts: []string{"default"}, Kind: "browser", Client: "web",
-		Started: at, Authenticated: at, LastActivity: at, AMR: []string{"pwd", "otp"}, ACR: "urn:mace:incommon:iap:silver",
-		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash,
-		Grants: []store.Grant{{ID: "0123456789abcdef", Client: "web", Authenticated: at, Generation: 17, NonceHash: hash, FromHash: hash, Rotated: at, Repeat: bytes.Repeat([]byte{9}, 400), Address: hash}},
-		Due:    at.Add(time.Hour),
-	}
-}

@@ -2,8 +2,11 @@
 //
 // A [Store] is dumb and exact: it keeps documents, compares revisions and runs
 // one serializable step per subject. It knows no limit and no reason; policy is
-// never re-written in SQL or Lua. The implementations are memstore and
-// sqlitestore; package storetest tests that a store keeps this contract.
+// never re-written in SQL or Lua. The implementations are memstore, for one
+// process and its lifetime, and sqlitestore, for the processes of one machine.
+//
+// Package storetest tests that a store keeps this contract, with no exception
+// for any engine. Package faultstore wraps a store to make it fail.
 package store
 
 import (
@@ -24,8 +27,8 @@ var (
 	// kept losing races until its context ended.
 	ErrConflict = errors.New("conflict")
 
-	// ErrExists is wrapped by Create's error when there is a session with
-	// this ID already.
+	// ErrExists is wrapped by the error of Create and Admit when there is a
+	// session with the ID of one to be added.
 	ErrExists = errors.New("already exists")
 
 	// ErrFull is wrapped by Create's error when the subject has max sessions
@@ -33,68 +36,92 @@ var (
 	ErrFull = errors.New("too many sessions")
 )
 
-// Any other error means that the store could not answer. Whether a write took
-// effect is then unknown.
-
 // Sessions keeps the login sessions of all subjects.
 //
 // Implementations must be safe for concurrent use by any number of goroutines
-// and, where the engine allows it, processes; must compare IDs, subjects and
-// keys byte by byte; must keep times to at least the microsecond, in UTC, and
-// the zero time as the zero time; and must keep fields of a session document
-// that they do not know. They never read a clock to decide anything: the
-// caller passes the time. They start no goroutine and log nothing. Returned
-// values are the caller's to keep and to change.
+// and, where the engine allows it, processes. They never read a clock to decide
+// anything: the caller passes the time. They start no goroutine and log
+// nothing.
 //
-// A write is durable, as far as the engine is set up to be, when the method
-// returns. Every method honours its context. Where the engine answers that a
-// step must be tried again (a serialization failure, a busy database), the
-// store tries again until the context ends.
+// What is kept: times to at least the microsecond, in UTC, and the zero time as
+// the zero time; members of a session document that this version does not know,
+// on every level; an empty slice or map may come back as nil. IDs, subjects and
+// all other names are compared and ordered byte by byte: upper and lower case,
+// trailing spaces, different normal forms of Unicode, and NUL make a difference.
+// A name that is not valid UTF-8 is not in the store: reading finds nothing, and
+// what [Session.Validate] or [Document.Validate] refuses is not written.
+// Arguments are not kept and returned values not used again: both are the
+// caller's to change.
+//
+// Every method sees all writes that returned before it was called. A write is
+// durable, as far as the engine is set up to be, when the method returns.
+//
+// Every method honours its context, also while it waits for others. With a
+// context that has ended already it changes nothing. The error of a method whose
+// context ended wraps the context's error. Where the engine answers that a step
+// must be tried again (a serialization failure, a busy database), the store
+// tries again until the context ends.
+//
+// An error that wraps one of the errors above, or decide's error, means that
+// nothing changed. Any other error means that the store could not answer;
+// whether a write took effect is then unknown, unless its argument was refused.
 type Sessions interface {
 	// Get returns the session with the given ID, ended or not. If there is
 	// none the error wraps ErrNotFound.
 	Get(ctx context.Context, id string) (Session, error)
 
-	// Create adds a session. If there is one with its ID, ended or not, the
-	// error wraps ErrExists; if its subject has max or more that have not
-	// ended, the error wraps ErrFull. It does not load the subject's
-	// sessions. The session that it adds must not have ended.
+	// Create adds a session; its revision is then 1, whatever s.Revision is.
+	// If there is one with its ID, ended or not, the error wraps ErrExists;
+	// otherwise, if its subject has max or more that have not ended, the
+	// error wraps ErrFull. It does not load the subject's sessions. The
+	// session that it adds must not have ended.
 	Create(ctx context.Context, s Session, max int) error
 
 	// Update replaces a session if its stored revision is still s.Revision,
-	// and returns the new one. If it is not, the error wraps ErrConflict; if
-	// there is no such session, ErrNotFound. ID and Subject never change, and
-	// a session that has ended is never brought back: an Update that would do
-	// either returns an error and changes nothing.
+	// and returns the new one, which is one more. If it is not, the error
+	// wraps ErrConflict; if there is no such session, ErrNotFound. ID and
+	// Subject never change, and a session that has ended is never brought
+	// back: an Update that would do either returns another error and changes
+	// nothing. An ended session can be updated as long as it stays ended.
 	Update(ctx context.Context, s Session) (revision int64, err error)
 
 	// Admit runs one serializable step over the sessions of one subject that
 	// have not ended (s.End is nil; whether they are over is for the policy
 	// to say). What decide returns is written, all or nothing: sessions that
-	// were in held are replaced, others are added. It may end sessions, not
-	// delete them. Of concurrent steps of one subject each sees the result
-	// of the one before, and none loses a concurrent Update or Create.
+	// were in held are replaced, whatever their Revision, others are added;
+	// those of held that are not returned stay as they are. It may end
+	// sessions, not delete them. Of concurrent steps of one subject each sees
+	// the result of the one before, and none loses a concurrent Update, Create
+	// or Delete.
 	//
 	// A step that loses a race is tried again here, not by the caller, until
 	// the context ends; then the error wraps ErrConflict and the context's
 	// error. So decide may run more than once and must only compute: it must
-	// not call the Store, and it must decide from held alone. If decide
-	// returns an error nothing changes, and Admit returns that error
-	// unwrapped. A session to be added whose ID exists already (ended, or of
-	// another subject) makes the error wrap ErrExists. held is in ascending
-	// order of ID.
+	// not call the Store, and it must decide from held alone, which is in
+	// ascending order of ID and which it may change. If decide returns an
+	// error nothing changes, and Admit returns that error unwrapped.
+	//
+	// A session to be added whose ID exists already (ended, or of another
+	// subject) makes the error wrap ErrExists. A session of another subject,
+	// one that is added and has ended, and one ID twice are errors.
 	Admit(ctx context.Context, subject Subject, decide func(held []Session) ([]Session, error)) error
 
 	// List returns one page of the sessions that match f, in ascending order
-	// of ID, starting after the cursor, at most limit of them (limit is at
-	// least 1), and the cursor of the next page, empty on the last. A session
-	// that matches all the time is returned exactly once over the pages.
+	// of ID, starting after the cursor (empty: from the first), at most limit
+	// of them, and the cursor of the next page, empty on the last. A page may
+	// be short or empty and not be the last: only an empty cursor says that
+	// it is. A session that matches all the time is returned exactly once
+	// over the pages, whatever is written in between; one that begins or
+	// ceases to match meanwhile at most once. A limit below 1 is an error. A
+	// cursor is only good for the filter that it was made with.
 	List(ctx context.Context, f Filter, cursor string, limit int) (page []Session, next string, err error)
 
 	// Due returns up to limit sessions whose Due time is set and not after
-	// now, the most overdue first, and claims them until now+lease: another
-	// Due that passes a time before that does not return them. A write of a
-	// claimed session releases the claim.
+	// now, the most overdue first (and of equally overdue ones that with the
+	// lower ID), and claims them until now+lease: another Due that passes a
+	// time before that does not return them. A write of a claimed session
+	// releases the claim. A claim is not a write: the revision stays the
+	// same, and nobody but Due heeds it. A limit below 1 is an error.
 	Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Session, error)
 
 	// Delete removes a session if its stored revision is still the given one.
@@ -110,15 +137,15 @@ type Documents interface {
 	// ErrNotFound.
 	Document(ctx context.Context, key string) (Document, error)
 
-	// PutDocument writes a new version if the stored one has the tag
-	// d.Version (0: there is none yet), and returns its version. If it has
-	// not, the error wraps ErrConflict and nothing changes. Version and Key
-	// of the result's history entry are set by the store.
+	// PutDocument writes a new version if the current one is d.Version (0:
+	// there is none yet), and returns the new version, which is one more. If
+	// it is not, the error wraps ErrConflict and nothing changes.
 	PutDocument(ctx context.Context, d Document) (version int64, err error)
 
 	// History returns the versions of a document, newest first, older than
 	// the version before (0: from the newest), at most limit of them. It
-	// includes the current version.
+	// includes the current version. A document that is not there has none. A
+	// limit below 1 is an error.
 	History(ctx context.Context, key string, before int64, limit int) ([]Document, error)
 }
 

@@ -48,6 +48,9 @@ func (m *Store) History(ctx context.Context, key string, before int64, limit int
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("document history: %w", err)
 	}
+	if limit < 1 {
+		return nil, fmt.Errorf("document history: limit is %d, at least 1 is required", limit)
+	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	versions := m.documents[key]

@@ -306,10 +306,13 @@ func (m *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("due sessions: %w", err)
 	}
+	if limit < 1 {
+		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
+	}
 	var found []*store.Session
 	m.mu.Lock()
 	for e := range m.byDue.all() {
-		if len(found) >= limit || e.session.Due.After(now) {
+		if len(found) == limit || e.session.Due.After(now) {
 			break
 		}
 		if e.claimed.After(now) {
