@@ -226,11 +226,6 @@ func New(cfg Config) (*Hook, error) {
 	if cfg.Settings == nil {
 		cfg.Settings = storedSettings{cfg.Store}
 	}
-	if cfg.Membership == nil {
-		cfg.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) {
-			return defaultMembership, nil
-		}
-	}
 	if cfg.Kind == nil {
 		cfg.Kind = DefaultKind
 	}
@@ -244,9 +239,11 @@ func New(cfg Config) (*Hook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
-	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge)}, nil
+	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout)}, nil
 }
 
+// defaultMembership is what every user belongs to where [Config.Membership] is
+// nil.
 var defaultMembership = []policy.Membership{{Account: "default"}}
 
 // DefaultKind is the [Config.Kind] of a Config that sets none.

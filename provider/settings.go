@@ -63,8 +63,9 @@ const settingsGrace = 5 * time.Minute
 // A settingsCache keeps accounts' settings for a while. Time comes from the
 // monotonic clock: a clock that is set does not stretch it.
 type settingsCache struct {
-	source SettingsSource
-	maxAge time.Duration
+	source  SettingsSource
+	maxAge  time.Duration
+	timeout time.Duration
 
 	mu       sync.Mutex
 	accounts map[string]cachedAccount
@@ -78,8 +79,8 @@ type cachedAccount struct {
 // maxCachedAccounts bounds the memory; beyond it the cache starts anew.
 const maxCachedAccounts = 10_000
 
-func newSettingsCache(source SettingsSource, maxAge time.Duration) *settingsCache {
-	return &settingsCache{source: source, maxAge: maxAge, accounts: map[string]cachedAccount{}}
+func newSettingsCache(source SettingsSource, maxAge, timeout time.Duration) *settingsCache {
+	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]cachedAccount{}}
 }
 
 // get returns the settings of an account. If they cannot be read and the last
@@ -93,6 +94,8 @@ func (c *settingsCache) get(ctx context.Context, account string) (a policy.Accou
 	}
 	// The time before reading: what was read is at least as new.
 	read := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
 	a, err = c.source.Account(ctx, account)
 	if err != nil {
 		if ok && time.Since(cached.read) < settingsGrace {
@@ -133,11 +136,15 @@ type ruling struct {
 // rules returns the rules for a subject. A login needs settings that are fresh:
 // the cap cannot be checked with others.
 func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ruling, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.StoreTimeout)
-	defer cancel()
-	memberships, err := h.cfg.Membership(ctx, subject)
-	if err != nil {
-		return ruling{}, fmt.Errorf("membership: %w", err)
+	memberships := defaultMembership
+	if h.cfg.Membership != nil {
+		mctx, cancel := context.WithTimeout(ctx, h.cfg.StoreTimeout)
+		var err error
+		memberships, err = h.cfg.Membership(mctx, subject)
+		cancel()
+		if err != nil {
+			return ruling{}, fmt.Errorf("membership: %w", err)
+		}
 	}
 	r := ruling{accounts: make([]string, 0, len(memberships))}
 	settings := policy.Settings{Accounts: make(map[string]policy.Account, len(memberships))}

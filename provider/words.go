@@ -49,6 +49,7 @@ func Describe(s store.Session) string {
 
 // words writes a duration as people say it, in its two largest units.
 func words(d time.Duration) string {
+	d = max(0, d)
 	var parts []string
 	for _, u := range []struct {
 		unit time.Duration

@@ -1,0 +1,85 @@
+package provider
+
+import (
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+var allReasons = []policy.Reason{
+	policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout, policy.ReasonEndedByUser,
+	policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay, policy.ReasonRevoked, policy.ReasonAccountDisabled,
+	policy.ReasonCredentialChange, policy.ReasonAbandoned,
+}
+
+func TestDurationsInWords(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second:                 "a moment",
+		0:                            "a moment",
+		time.Millisecond:             "a moment",
+		time.Second:                  "1 second",
+		15 * time.Minute:             "15 minutes",
+		90 * time.Minute:             "1 hour 30 minutes",
+		2 * time.Hour:                "2 hours",
+		24 * time.Hour:               "1 day",
+		720 * time.Hour:              "30 days",
+		25*time.Hour + 3*time.Second: "1 day 1 hour",
+	} {
+		require.Equal(t, want, words(d), "%s", d)
+	}
+}
+
+// RFC 6749 section 5.2: the characters that error_description may have.
+var allowed = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
+
+func TestEveryReasonHasWords(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	generic := Describe(store.Session{End: &store.End{Reason: "something else"}})
+	seen := map[string]bool{generic: true}
+	for _, reason := range allReasons {
+		s := store.Session{Authenticated: at, LastActivity: at, End: &store.End{At: at.Add(2 * time.Hour), Reason: reason}}
+		text := Describe(s)
+		require.False(t, seen[text], "%s: %q", reason, text)
+		seen[text] = true
+		for _, forApplications := range []string{endedText(&s), endText(reason), refusalText(policy.Decision{Reason: reason, Limit: time.Hour, Used: 3, Max: 3})} {
+			require.Regexp(t, allowed, forApplications)
+			require.Equal(t, reason, ReasonOf(forApplications))
+		}
+	}
+	require.Empty(t, Describe(store.Session{}))
+	require.Regexp(t, allowed, unavailableText)
+	require.Equal(t, policy.Reason(""), ReasonOf("invalid code"))
+	require.Equal(t, policy.Reason(""), ReasonOf(unavailableText))
+}
+
+func TestCoarseAddresses(t *testing.T) {
+	for address, want := range map[string]string{
+		"": "", "nonsense": "", "192.0.2.77": "192.0.2.0/24", "::ffff:192.0.2.77": "192.0.2.0/24",
+		"2001:db8:1:2::3": "2001:db8:1::/48", "fe80::1%eth0": "fe80::/48",
+	} {
+		require.Equal(t, want, coarse(address), "%q", address)
+	}
+}
+
+func TestShortCutsNoRune(t *testing.T) {
+	require.Equal(t, "", short("ä", 1))
+	require.Equal(t, "aä", short("aäb", 3))
+	require.Equal(t, "ab", short("ab", 2))
+}
+
+func TestSessionIDs(t *testing.T) {
+	a, b := store.Subject{Issuer: "i", ID: "a"}, store.Subject{Issuer: "ia", ID: ""}
+	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(b, 0, "auth", "1"))
+	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 1, "auth", "1"))
+	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 0, "device", "1"))
+	require.Equal(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 0, "auth", "1"))
+	require.NotEqual(t, newSID(a), newSID(a))
+	require.Regexp(t, `^[0-9a-f]{2}\.[A-Za-z0-9_-]{24}$`, newSID(a))
+	require.Equal(t, Bucket(a), newSID(a)[:2])
+	require.Equal(t, Bucket(a), derivedSID(a, 5, "x")[:2])
+}
