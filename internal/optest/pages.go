@@ -97,7 +97,7 @@ func (p *pages) device(w http.ResponseWriter, r *http.Request) {
 func (p *pages) endSSO(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if cookie := cookieValue(r); cookie != "" && r.URL.Path == p.provider.EndSessionEndpoint().Relative() {
-			p.storage.EndSSO(cookie, "")
+			p.storage.endSSO(cookie)
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -71,12 +71,18 @@ type Storage struct {
 	// before the storage is used.
 	SSO bool
 
+	// SID names the hook's session of the request in a context, such as
+	// provider.SessionID. With it the storage knows which sign-in belongs to
+	// a session; see [Storage.EndSession]. Nil: it does not.
+	SID func(ctx context.Context) string
+
 	mu       sync.Mutex
 	clients  map[string]op.Client
-	requests map[string]*AuthRequest // only with SSO
-	logins   map[string]*login       // by cookie; only with SSO
-	devices  map[string]*op.DeviceAuthorizationState
-	codes    map[string]string // device code by user code
+	requests map[string]*AuthRequest                 // only with SSO
+	logins   map[string]*login                       // by cookie; only with SSO
+	sessions map[string]string                       // cookie by sid; only with SSO and SID
+	devices  map[string]*op.DeviceAuthorizationState // by device code
+	codes    map[string]string                       // device code by user code
 }
 
 // NewStorage returns a storage with [DefaultClients] and the given ones, which
@@ -86,6 +92,7 @@ func NewStorage(more ...op.Client) *Storage {
 		clients:  map[string]op.Client{},
 		requests: map[string]*AuthRequest{},
 		logins:   map[string]*login{},
+		sessions: map[string]string{},
 		devices:  map[string]*op.DeviceAuthorizationState{},
 		codes:    map[string]string{},
 	}
@@ -281,15 +288,30 @@ func (s *Storage) signedIn(ctx context.Context, id, cookie string) (done, mayAsk
 	return true, mayAsk, nil
 }
 
-// EndSSO forgets one sign-in, or with an empty cookie all of the subject's.
-func (s *Storage) EndSSO(cookie, subject string) {
+func (s *Storage) SaveAuthCode(ctx context.Context, id, code string) error {
+	if s.SID != nil {
+		s.mu.Lock()
+		if r := s.requests[id]; r != nil && r.Done() {
+			s.sessions[s.SID(ctx)] = r.login.Load().cookie
+		}
+		s.mu.Unlock()
+	}
+	return s.Storage.SaveAuthCode(ctx, id, code)
+}
+
+// EndSession forgets the sign-in of a session, for provider.Config.OnEnd.
+func (s *Storage) EndSession(sid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for key, l := range s.logins {
-		if key == cookie || cookie == "" && l.subject == subject {
-			delete(s.logins, key)
-		}
-	}
+	delete(s.logins, s.sessions[sid])
+	delete(s.sessions, sid)
+}
+
+// endSSO forgets a sign-in.
+func (s *Storage) endSSO(cookie string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.logins, cookie)
 }
 
 // asExchange is a request that the example does not know how to read, in the

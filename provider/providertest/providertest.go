@@ -126,7 +126,9 @@ type Client struct {
 // expect the refusal that the specification calls for, or not apply.
 type Off struct {
 	// SingleSignOn: the provider asks for credentials at every authorization
-	// request, and answers prompt=none with login_required.
+	// request, and answers prompt=none with login_required. A provider that
+	// has a single sign-on of its own sets Config.SSOSession, and ends it in
+	// Config.OnEnd.
 	SingleSignOn bool
 
 	// DeviceGrant: there is no device authorization endpoint.
@@ -231,14 +233,13 @@ func unless(off func(Off) bool, field string) func(*kit) string {
 }
 
 var (
-	needsSSO           = unless(func(o Off) bool { return o.SingleSignOn }, "SingleSignOn")
-	needsDevice        = unless(func(o Off) bool { return o.DeviceGrant }, "DeviceGrant")
-	needsEndSession    = unless(func(o Off) bool { return o.EndSession }, "EndSession")
-	needsRevocation    = unless(func(o Off) bool { return o.Revocation }, "Revocation")
-	needsRotation      = unless(func(o Off) bool { return o.Rotation }, "Rotation")
-	needsGrace         = unless(func(o Off) bool { return o.Grace }, "Grace")
-	needsMembers       = unless(func(o Off) bool { return o.ExpirationMembers }, "ExpirationMembers")
-	needsIntrospection = unless(func(o Off) bool { return o.Introspection }, "Introspection")
+	needsSSO        = unless(func(o Off) bool { return o.SingleSignOn }, "SingleSignOn")
+	needsDevice     = unless(func(o Off) bool { return o.DeviceGrant }, "DeviceGrant")
+	needsEndSession = unless(func(o Off) bool { return o.EndSession }, "EndSession")
+	needsRevocation = unless(func(o Off) bool { return o.Revocation }, "Revocation")
+	needsRotation   = unless(func(o Off) bool { return o.Rotation }, "Rotation")
+	needsGrace      = unless(func(o Off) bool { return o.Grace }, "Grace")
+	needsMembers    = unless(func(o Off) bool { return o.ExpirationMembers }, "ExpirationMembers")
 )
 
 func needsActive(k *kit) string {

@@ -1,0 +1,96 @@
+package providertest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/providertest"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+// A server is a provider with the hook, to run the kit on.
+type server struct {
+	optest    optest.Config
+	sso       bool
+	socket    bool // a loopback socket instead of connections in memory
+	hook      provider.Config
+	limits    policy.Limits
+	configure func(*providertest.Target)
+}
+
+func (x server) run(t *testing.T) {
+	t.Parallel()
+	cfg := x.hook
+	if cfg.Store == nil {
+		cfg.Store = memstore.New()
+	}
+	cfg.Keys = provider.Keys{provider.NewKey(time.Now())}
+	cfg.Settings = provider.StaticSettings{Accounts: map[string]policy.Account{"default": {Limits: x.limits}}}
+	if !cfg.NoGrace {
+		cfg.Grace = providertest.Grace
+	}
+	x.optest.Storage = optest.NewStorage()
+	x.optest.Storage.SSO = x.sso
+	if x.sso {
+		x.optest.Storage.SID = provider.SessionID
+		cfg.OnEnd = func(_ context.Context, s store.Session) error {
+			x.optest.Storage.EndSession(s.ID)
+			return nil
+		}
+		cfg.SSOSession = func(_ context.Context, l provider.Login) string { return optest.SSOSession(l.AuthRequest) }
+	}
+	hook, err := provider.New(cfg)
+	require.NoError(t, err)
+	x.optest.Hook, x.optest.InMemory = hook, !x.socket
+	it := target(optest.Start(t, x.optest), x.limits)
+	if x.configure != nil {
+		x.configure(&it)
+	}
+	providertest.Run(t, it)
+}
+
+func TestKit(t *testing.T) {
+	evict := func(how policy.AtLimit) policy.Limits {
+		l := providertest.Limits()
+		l.AtLimit = how
+		return l
+	}
+	strict := provider.Config{NoGrace: true, NoLostResponse: true, NoExpirationMembers: true, NoExpirationMetadata: true}
+	offStrict := func(it *providertest.Target) {
+		it.Off.Grace, it.Off.LostResponse, it.Off.ExpirationMembers = true, true, true
+	}
+	for name, x := range map[string]server{
+		"Provider":                         {limits: providertest.Limits()},
+		"Provider no policy":               {},
+		"LegacyServer":                     {limits: providertest.Limits(), optest: optest.Config{Embedding: optest.AsLegacyServer}},
+		"LegacyServer no policy":           {optest: optest.Config{Embedding: optest.AsLegacyServer}},
+		"Server single sign-on":            {limits: providertest.Limits(), optest: optest.Config{Embedding: optest.AsServer}, sso: true},
+		"Provider single sign-on":          {limits: providertest.Limits(), sso: true},
+		"single sign-on no policy":         {sso: true},
+		"end_oldest":                       {limits: evict(policy.EndOldest), sso: true},
+		"end_idlest":                       {limits: evict(policy.EndIdlest)},
+		"strict":                           {limits: providertest.Limits(), hook: strict, configure: offStrict},
+		"strict no policy, single sign-on": {hook: strict, sso: true, configure: offStrict},
+		"storage that does not rotate":     {limits: providertest.Limits(), optest: optest.Config{Wrap: optest.NonRotating}},
+		"refresh tokens that do not rotate": {
+			limits: providertest.Limits(), optest: optest.Config{Wrap: optest.NonRotating},
+			hook:      provider.Config{KeepRefreshToken: func(context.Context, op.Client) bool { return true }},
+			configure: func(it *providertest.Target) { it.Off.Rotation = true },
+		},
+		"bare storage": {
+			limits: providertest.Limits(), optest: optest.Config{Wrap: optest.Bare},
+			configure: func(it *providertest.Target) { it.Off.DeviceGrant = true },
+		},
+		"on a socket": {limits: providertest.Limits(), socket: true},
+	} {
+		t.Run(name, x.run)
+	}
+}
