@@ -192,6 +192,10 @@ func (w *writer) text(s string) error {
 	return nil
 }
 
+// plain are the strings that the encoder may write without quotes, or quote if
+// they look like a number.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./@:+-]+$`)
+
 // fromJSON returns the JSON encoding of v as YAML.
 func fromJSON(v json.Marshaler) ([]byte, error) {
 	doc, err := v.MarshalJSON()
@@ -245,7 +249,13 @@ func node(dec *json.Decoder) (*yaml.Node, error) {
 	case bool:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!bool", Value: fmt.Sprint(t)}, nil
 	case string:
-		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: t}, nil
+		n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: t}
+		if !plain.MatchString(t) {
+			// Left to itself the encoder makes a block of a string with line
+			// breaks, and one that begins with a tab cannot be read again.
+			n.Style = yaml.DoubleQuotedStyle
+		}
+		return n, nil
 	default:
 		return nil, fmt.Errorf("unexpected %v", t)
 	}
