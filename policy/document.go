@@ -477,6 +477,9 @@ func decodeScopes[K ~string](d *decoder, path string, n node) map[K]Limits {
 		d.object(path, m.value, func(path string, m jsonMember) { d.limit(path, m, limitsFields, &l) })
 		scopes[K(m.name)] = l
 	})
+	if len(scopes) == 0 {
+		return nil // the same as if it were left out
+	}
 	return scopes
 }
 

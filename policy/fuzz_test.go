@@ -10,7 +10,7 @@ import (
 
 func FuzzParseSettings(f *testing.F) {
 	for _, seed := range []string{
-		everyScope, ``, `{}`, `{"accounts": {}}`, `{"accounts": {"a": {"active": "15"}}}`,
+		everyScope, ``, `{}`, `{"accounts": {}}`, `{"accounts": {"a": {"kinds": {}, "users": {}}}}`, `{"accounts": {"a": {"active": "15"}}}`,
 		`{"accounts": {"a": {}, "a": {}}}`, `{"accounts": {"\ud800": {"users": {"\u0000": {"activity": []}}}}}`,
 		`{"accounts": {"a": {"concurrent": 1e2, "observe": true, "at_limit": "inherit"}}}`, `[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]`,
 	} {

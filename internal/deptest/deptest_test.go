@@ -1,0 +1,169 @@
+package deptest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/curfew-oidc/curfew"
+
+// What the rules below are about.
+const (
+	op    = "github.com/zitadel/oidc/v3"
+	yaml3 = "go.yaml.in/yaml/v3"
+)
+
+// drivers are modules that talk to a database.
+var drivers = []string{
+	"github.com/ncruces/go-sqlite3", "modernc.org/sqlite", "github.com/mattn/go-sqlite3",
+	"github.com/jackc/pgx", "github.com/lib/pq",
+	"github.com/redis/go-redis", "github.com/gomodule/redigo",
+}
+
+// testOnly are packages that belong in tests.
+var testOnly = []string{"testing", "github.com/stretchr/testify", "pgregory.net/rapid"}
+
+// rules are about packages of the module, those below them included unless only
+// is set. What a rule says of imports it says of indirect ones too.
+var rules = []struct {
+	pkg  string
+	only bool
+	not  []string // must not be imported, nor anything below
+	std  bool     // nothing but the standard library and just
+	just []string
+	why  string
+}{
+	{
+		pkg: "policy", only: true, std: true,
+		why: "the rule has to be read and believed on its own: no clock, no I/O, nobody else's code",
+	},
+	{
+		pkg: "policy/policyyaml", std: true, just: []string{module + "/policy", yaml3},
+		why: "who reads settings as YAML gets a YAML parser, and nothing that belongs to a provider or a store",
+	},
+	{
+		pkg: "store", not: []string{module + "/provider", module + "/middleware", op},
+		why: "policy <- store <- provider goes one way: a store keeps documents, whoever they are of",
+	},
+	{
+		pkg: "store", only: true, not: drivers,
+		why: "the contract must not link one of its implementations",
+	},
+	{
+		pkg: "provider", only: true, not: drivers,
+		why: "the embedder picks the store, and links no other database",
+	},
+	{
+		pkg: "provider", not: []string{module + "/middleware"},
+		why: "the provider's side and the application's share the wire, not code",
+	},
+	{
+		pkg: "middleware", not: append([]string{op + "/pkg/op", module + "/provider"}, drivers...),
+		why: "an application is no provider and has no database of ours",
+	},
+	{
+		pkg: "policy", not: testOnly,
+		why: "a test helper in a production binary is somebody else's incident",
+	},
+	{pkg: "store", only: true, not: testOnly, why: "the same; storetest is a package of its own"},
+	{pkg: "store/memstore", not: testOnly, why: "the same"},
+	{pkg: "store/sqlitestore", not: testOnly, why: "the same"},
+	{pkg: "provider", only: true, not: testOnly, why: "the same; providertest is a package of its own"},
+	{pkg: "middleware", only: true, not: testOnly, why: "the same"},
+}
+
+// A pkg is what go list says of a package of the module.
+type pkg struct {
+	ImportPath string
+	Deps       []string
+}
+
+func TestImports(t *testing.T) {
+	packages, standard := list(t)
+	for _, r := range rules {
+		for _, p := range packages {
+			path := module + "/" + r.pkg
+			if p.ImportPath != path && (r.only || !below(p.ImportPath, path)) {
+				continue
+			}
+			for _, dep := range p.Deps {
+				for _, banned := range r.not {
+					if below(dep, banned) {
+						t.Errorf("%s imports %s: %s", p.ImportPath, dep, r.why)
+					}
+				}
+				if r.std && !standard[dep] && !slices.ContainsFunc(r.just, func(ok string) bool { return below(dep, ok) }) {
+					t.Errorf("%s imports %s, which is not in the standard library: %s", p.ImportPath, dep, r.why)
+				}
+			}
+		}
+	}
+}
+
+// TestRulesFindSomething holds that the packages that exist by now are found
+// under the names that the rules use, and that a ban would be noticed.
+func TestRulesFindSomething(t *testing.T) {
+	packages, standard := list(t)
+	deps := map[string][]string{}
+	for _, p := range packages {
+		deps[p.ImportPath] = p.Deps
+	}
+	for _, name := range []string{"policy", "policy/policyyaml", "store", "provider"} {
+		require.Contains(t, deps, module+"/"+name)
+	}
+	require.True(t, standard["time"])
+	require.False(t, standard[yaml3])
+	require.Contains(t, deps[module+"/policy/policyyaml"], yaml3)
+	require.Contains(t, deps[module+"/store"], module+"/policy")
+	require.True(t, slices.ContainsFunc(deps[module+"/provider"], func(dep string) bool { return below(dep, op) }))
+	require.False(t, below("github.com/lib/pqx", "github.com/lib/pq"))
+}
+
+// below reports whether path is root or below it.
+func below(path, root string) bool {
+	return path == root || strings.HasPrefix(path, root+"/")
+}
+
+// list asks go list for the packages of the module, and which of all packages
+// they import are the standard library's.
+func list(t *testing.T) (packages []pkg, standard map[string]bool) {
+	t.Helper()
+	standard = map[string]bool{}
+	// -e, because a package elsewhere that does not compile is not our matter.
+	out := goList(t, "-e", "-deps", "-json=ImportPath,Standard,Deps", module+"/...")
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p struct {
+			pkg
+			Standard bool
+		}
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		standard[p.ImportPath] = p.Standard
+		if below(p.ImportPath, module) {
+			packages = append(packages, p.pkg)
+		}
+	}
+	require.NotEmpty(t, packages)
+	return packages, standard
+}
+
+func goList(t *testing.T, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, stderr.String())
+	return out
+}
