@@ -1,0 +1,135 @@
+package curfew_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/providertest"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+// The Go code of README.md and docs stands here word for word, each piece in a
+// function that gives it what it takes for granted. TestGoCodeInDocs compares.
+
+func _(config *op.Config, storage op.Storage, issuer, addr string, keys provider.Keys) error {
+	settings := map[string]policy.Account{"default": {Limits: policy.Limits{Active: policy.LimitTo(24 * time.Hour), Concurrent: policy.LimitTo(3)}}}
+	hook, err := provider.New(provider.Config{Store: memstore.New(), Keys: keys, Settings: provider.StaticSettings{Accounts: settings}})
+	if err != nil {
+		return err
+	}
+	p, err := op.NewProvider(config, hook.Storage(storage), op.StaticIssuer(issuer))
+	if err != nil {
+		return err
+	}
+	return http.ListenAndServe(addr, hook.Handler(p))
+}
+
+func _(config *op.Config, storage op.Storage, issuer string, sessions store.Store, keys provider.Keys, loginPages http.Handler) (http.Handler, error) {
+	hook, err := provider.New(provider.Config{Store: sessions, Keys: keys})
+	if err != nil {
+		return nil, err
+	}
+	p, err := op.NewProvider(config, hook.Storage(storage), op.StaticIssuer(issuer))
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/login/", loginPages)
+	mux.Handle("/", p)
+	return hook.Handler(mux), nil
+}
+
+func _(config *op.Config, storage op.Storage, issuer string, hook *provider.Hook) (http.Handler, error) {
+	p, err := op.NewProvider(config, hook.Storage(storage), op.StaticIssuer(issuer))
+	if err != nil {
+		return nil, err
+	}
+	server := op.NewLegacyServer(p, p.Endpoints())
+	return hook.Handler(op.RegisterLegacyServer(server, op.AuthorizeCallbackHandler(p))), nil
+}
+
+func _(ctx context.Context, hook *provider.Hook) {
+	go func() {
+		if err := hook.Run(ctx); !errors.Is(err, context.Canceled) {
+			slog.Error("the sweeper stopped", "error", err)
+		}
+	}()
+}
+
+// What an embedder has of their own.
+type (
+	groupDirectory interface {
+		GroupsOf(ctx context.Context, user string) ([]string, error)
+	}
+	ownSessions interface {
+		EndBySID(ctx context.Context, sid string, reason policy.Reason) error
+	}
+	AuthRequest struct {
+		op.AuthRequest
+		BrowserSessionID string
+	}
+)
+
+func _(cfg provider.Config, directory groupDirectory, browserSessions ownSessions) (*provider.Hook, error) {
+	cfg.Membership = func(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
+		groups, err := directory.GroupsOf(ctx, subject.ID)
+		if err != nil {
+			return nil, err // logins are refused, refreshes are answered with 503
+		}
+		return []policy.Membership{{Account: "default", Groups: groups}}, nil
+	}
+	cfg.SSOSession = func(_ context.Context, login provider.Login) string {
+		if request, ok := login.AuthRequest.(*AuthRequest); ok {
+			return request.BrowserSessionID // from your cookie; empty: a session of its own
+		}
+		return ""
+	}
+	cfg.OnEnd = func(ctx context.Context, s store.Session) error {
+		return browserSessions.EndBySID(ctx, s.ID, s.End.Reason)
+	}
+	return provider.New(cfg)
+}
+
+func _() ([]byte, error) {
+	key := provider.NewKey(time.Now())
+	text, err := key.MarshalText() // one line; keep it in a file of mode 0600
+	return text, err
+}
+
+func _(ctx context.Context, hook *provider.Hook, subject store.Subject, currentSID string) (int, error) {
+	// a password was reset: all sessions but the one that did it
+	n, err := hook.EndAll(ctx, subject, policy.ReasonCredentialChange, "alice", currentSID)
+	return n, err
+}
+
+func _(t *testing.T, startProvider func(*testing.T, provider.Config) *httptest.Server) {
+	server := startProvider(t, provider.Config{
+		Settings: provider.StaticSettings(providertest.Settings()), Grace: providertest.Grace,
+	})
+	providertest.Run(t, providertest.Target{
+		Issuer: server.URL,
+		Web:    providertest.Client{ID: "web", Secret: "web-secret", RedirectURI: "https://app.example.org/cb"},
+		Web2:   providertest.Client{ID: "web2", Secret: "web2-secret", RedirectURI: "https://app2.example.org/cb"},
+		Public: providertest.Client{ID: "spa", RedirectURI: "https://spa.example.org/cb"},
+		Users:  []string{"u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8"},
+		SignIn: func(browser *http.Client, page *http.Response, user string) (*http.Response, error) {
+			return browser.PostForm(server.URL+"/login", url.Values{
+				"id": {page.Request.URL.Query().Get("authRequestID")}, "username": {user}, "password": {"wonderland-1"},
+			})
+		},
+		Limits: providertest.Limits(),
+		Grace:  providertest.Grace,
+		Off:    providertest.Off{SingleSignOn: true, DeviceGrant: true, EndSession: true},
+	})
+}

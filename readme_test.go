@@ -1,0 +1,251 @@
+package curfew_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/provider"
+)
+
+// documents are the Markdown files of the repository.
+func documents(t *testing.T) map[string]string {
+	t.Helper()
+	docs := map[string]string{}
+	for _, pattern := range []string{"*.md", "docs/*.md"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			docs[file] = string(text)
+		}
+	}
+	for _, file := range []string{
+		"README.md", "CHANGELOG.md", "SECURITY.md",
+		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md",
+	} {
+		require.NotEmpty(t, docs[file], file)
+	}
+	return docs
+}
+
+var goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
+
+// TestGoCodeInDocs looks for each Go block in example_test.go, which compiles.
+func TestGoCodeInDocs(t *testing.T) {
+	source, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	flush := regexp.MustCompile(`(?m)^\t+`)
+	compiled := flush.ReplaceAllString(string(source), "")
+	found := map[string]int{}
+	for file, text := range documents(t) {
+		for _, block := range goBlock.FindAllStringSubmatch(text, -1) {
+			found[file]++
+			require.True(t, strings.Contains(compiled, flush.ReplaceAllString(block[1], "")), "%s: not in example_test.go:\n%s", file, block[1])
+		}
+	}
+	require.Positive(t, found["README.md"])
+	require.Positive(t, found["docs/embedding.md"])
+}
+
+// TestREADMEStartsWithCode holds the README to its promise: what it is in one
+// sentence, and ten lines of code where they are seen without scrolling.
+func TestREADMEStartsWithCode(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	block := goBlock.FindSubmatchIndex(readme)
+	require.NotNil(t, block)
+	require.LessOrEqual(t, strings.Count(string(readme[:block[1]]), "\n")+1, 25, "the code ends below line 25")
+	require.Equal(t, 10, strings.Count(string(readme[block[2]:block[3]]), "\n"), "lines of code")
+}
+
+var (
+	link    = regexp.MustCompile(`\[[^\]]*\]\(([^)\s]+)\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	fenced  = regexp.MustCompile("(?ms)^```.*?^```$")
+	unslug  = regexp.MustCompile(`[^a-z0-9 _-]`)
+)
+
+// slugs are the anchors of the headings of a document.
+func slugs(text string) []string {
+	var list []string
+	for _, h := range heading.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+		list = append(list, strings.ReplaceAll(unslug.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
+	}
+	return list
+}
+
+func TestLinksResolve(t *testing.T) {
+	links := 0
+	for file, text := range documents(t) {
+		for _, m := range link.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+			target, fragment, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			links++
+			path := file
+			if target != "" {
+				path = filepath.Join(filepath.Dir(file), filepath.FromSlash(target))
+				require.FileExists(t, resolved(path), "%s: %s", file, m[1])
+			}
+			if fragment != "" {
+				linked, err := os.ReadFile(path)
+				require.NoError(t, err)
+				require.Contains(t, slugs(string(linked)), fragment, "%s: %s", file, m[1])
+			}
+		}
+	}
+	require.Greater(t, links, 5)
+}
+
+// resolved returns a file to look for: a folder is there if its code is.
+func resolved(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		if files, err := filepath.Glob(filepath.Join(path, "*.go")); err == nil && len(files) > 0 {
+			return files[0]
+		}
+	}
+	return path
+}
+
+// sources parses all Go files of the module.
+func sources(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	files := map[string]*ast.File{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "." {
+			return skipHidden(err)
+		}
+		if d.IsDir() || filepath.Ext(path) != ".go" {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		files[filepath.ToSlash(path)] = f
+		return err
+	})
+	require.NoError(t, err)
+	return files
+}
+
+// skipHidden skips a hidden folder, unless there was an error.
+func skipHidden(err error) error {
+	if err != nil {
+		return err
+	}
+	return filepath.SkipDir
+}
+
+// declared returns the names of what a file declares: functions, methods as
+// Type.Method and Method, types, variables and constants.
+func declared(f *ast.File) []string {
+	var names []string
+	for _, d := range f.Decls {
+		switch d := d.(type) {
+		case *ast.FuncDecl:
+			names = append(names, d.Name.Name)
+			if d.Recv != nil {
+				typ := d.Recv.List[0].Type
+				if star, ok := typ.(*ast.StarExpr); ok {
+					typ = star.X
+				}
+				if generic, ok := typ.(*ast.IndexExpr); ok {
+					typ = generic.X
+				}
+				if id, ok := typ.(*ast.Ident); ok {
+					names = append(names, id.Name+"."+d.Name.Name)
+				}
+			}
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				switch spec := spec.(type) {
+				case *ast.TypeSpec:
+					names = append(names, spec.Name.Name)
+				case *ast.ValueSpec:
+					for _, id := range spec.Names {
+						names = append(names, id.Name)
+					}
+				}
+			}
+		}
+	}
+	return names
+}
+
+var (
+	testName  = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w+`)
+	codeName  = regexp.MustCompile("`([A-Za-z][A-Za-z.]*)` in `([a-z_/]+\\.go)`")
+	goFile    = regexp.MustCompile("`([a-z_/]+\\.go)`")
+	eventName = regexp.MustCompile(`^Event[A-Z]\w+$`)
+)
+
+// TestDocsNameWhatExists finds in the code what the documents name: tests,
+// files, and functions with the file that they are in.
+func TestDocsNameWhatExists(t *testing.T) {
+	code := sources(t)
+	var tests []string
+	for file, f := range code {
+		if strings.HasSuffix(file, "_test.go") {
+			tests = append(tests, declared(f)...)
+		}
+	}
+	count := 0
+	for file, text := range documents(t) {
+		for _, name := range testName.FindAllString(fenced.ReplaceAllString(text, ""), -1) {
+			require.True(t, slices.Contains(tests, name), "%s: there is no %s", file, name)
+			count++
+		}
+		for _, m := range goFile.FindAllStringSubmatch(text, -1) {
+			require.True(t, code[m[1]] != nil, "%s: there is no %s", file, m[1])
+		}
+		for _, m := range codeName.FindAllStringSubmatch(text, -1) {
+			require.True(t, slices.Contains(declared(code[m[2]]), m[1]), "%s: there is no %s", file, m[0])
+			count++
+		}
+	}
+	require.Greater(t, count, 20)
+}
+
+func TestEmbeddingNamesEverySettingAndEvent(t *testing.T) {
+	text := documents(t)["docs/embedding.md"]
+	config := reflect.TypeFor[provider.Config]()
+	for i := range config.NumField() {
+		name := config.Field(i).Name
+		require.True(t, strings.Contains(text, "`"+name+"`"), "Config.%s is not in docs/embedding.md", name)
+	}
+	events := slices.DeleteFunc(declared(sources(t)["provider/events.go"]), func(name string) bool {
+		return !eventName.MatchString(name) || name == "EventType"
+	})
+	require.NotEmpty(t, events)
+	for _, name := range events {
+		require.True(t, strings.Contains(text, "`"+name+"`"), "%s is not in docs/embedding.md", name)
+	}
+}
+
+// TestNoTestSkips keeps tests from skipping silently: what a test needs is
+// there, or it fails.
+func TestNoTestSkips(t *testing.T) {
+	for file, f := range sources(t) {
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			if f, ok := call.Fun.(*ast.SelectorExpr); ok {
+				require.NotContains(t, []string{"Skip", "Skipf", "SkipNow"}, f.Sel.Name, file)
+			}
+			return true
+		})
+	}
+}
