@@ -323,4 +323,3 @@ func BenchmarkSessionJSON(b *testing.B) {
 		}
 	})
 }
-

@@ -1,0 +1,171 @@
+// Package storetest is the contract of package store as tests.
+//
+// A store's own test is one call:
+//
+//	func TestContract(t *testing.T) {
+//		storetest.Run(t, func(t *testing.T) store.Store { return memstore.New() })
+//	}
+//
+// Run it with -race. Nothing can be left out: a store that cannot do one of
+// these things lets a user hold one session more than the cap, loses a logout or
+// shows one user the sessions of another.
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Run tests that a store keeps the contract. For each part it calls open, which
+// returns an initialized, empty store that is good until the test t ends.
+func Run(t *testing.T, open func(t *testing.T) store.Store) {
+	for _, group := range []struct {
+		name  string
+		tests []contractTest
+	}{
+		{"Get", getTests},
+		{"Create", createTests},
+		{"Update", updateTests},
+		{"Admit", admitTests},
+		{"Kept", keptTests},
+		{"List", listTests},
+		{"Due", dueTests},
+		{"Delete", deleteTests},
+		{"Documents", documentTests},
+		{"Context", contextTests},
+		{"Race", raceTests},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, test := range group.tests {
+				t.Run(test.name, func(t *testing.T) {
+					// No part may wait forever.
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+					defer cancel()
+					test.run(&fixture{T: t, ctx: ctx, s: open(t)})
+				})
+			}
+		})
+	}
+}
+
+type contractTest struct {
+	name string
+	run  func(*fixture)
+}
+
+// A fixture is one test with its store.
+type fixture struct {
+	*testing.T
+	ctx context.Context
+	s   store.Store
+}
+
+// at is the time at which the sessions of the tests begin. It is in the past:
+// stores do not read a clock.
+var at = time.Date(2019, 3, 1, 12, 0, 0, 123456000, time.UTC)
+
+var (
+	alice = store.Subject{Issuer: "https://login.example.com", ID: "alice"}
+	bob   = store.Subject{Issuer: "https://login.example.com", ID: "bob"}
+)
+
+// many is a cap that is not reached.
+const many = 1000
+
+// session returns a small session.
+func session(id string, subject store.Subject) store.Session {
+	return store.Session{
+		Format: store.Format, ID: id, Subject: subject, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web",
+		Started: at, Authenticated: at, LastActivity: at,
+		Grants: []store.Grant{{ID: "g", Client: "web", Authenticated: at}},
+	}
+}
+
+// ended returns s as it ended.
+func ended(s store.Session, reason policy.Reason) store.Session {
+	s.End = &store.End{At: at.Add(time.Hour), Reason: reason}
+	return s
+}
+
+// create adds sessions and returns them as they are stored.
+func (f *fixture) create(list ...store.Session) []store.Session {
+	f.Helper()
+	var stored []store.Session
+	for _, s := range list {
+		require.NoError(f, f.s.Create(f.ctx, s, many))
+		stored = append(stored, f.get(s.ID))
+	}
+	return stored
+}
+
+func (f *fixture) createOne(s store.Session) store.Session {
+	f.Helper()
+	return f.create(s)[0]
+}
+
+func (f *fixture) get(id string) store.Session {
+	f.Helper()
+	s, err := f.s.Get(f.ctx, id)
+	require.NoError(f, err)
+	return s
+}
+
+func (f *fixture) update(s store.Session) store.Session {
+	f.Helper()
+	revision, err := f.s.Update(f.ctx, s)
+	require.NoError(f, err)
+	s.Revision = revision
+	return s
+}
+
+// held returns the unended sessions of a subject, as one step sees them.
+func (f *fixture) held(subject store.Subject) []store.Session {
+	f.Helper()
+	var held []store.Session
+	require.NoError(f, f.s.Admit(f.ctx, subject, func(now []store.Session) ([]store.Session, error) {
+		held = now
+		return nil, nil
+	}))
+	return held
+}
+
+// list returns all sessions that match, over as many pages as it takes.
+func (f *fixture) list(filter store.Filter, limit int) []store.Session {
+	f.Helper()
+	var all []store.Session
+	for cursor := ""; ; {
+		page, next, err := f.s.List(f.ctx, filter, cursor, limit)
+		require.NoError(f, err)
+		require.LessOrEqual(f, len(page), limit)
+		all = append(all, page...)
+		if next == "" {
+			return all
+		}
+		require.NotEqual(f, cursor, next, "the cursor does not move")
+		cursor = next
+	}
+}
+
+func ids(list []store.Session) []string {
+	names := make([]string, len(list))
+	for i, s := range list {
+		names[i] = s.ID
+	}
+	return names
+}
+
+// refused requires that err is the store's refusal of its argument: neither one
+// of the questions that callers ask, nor the end of the context.
+func (f *fixture) refused(err error) {
+	f.Helper()
+	require.Error(f, err)
+	for _, other := range []error{store.ErrNotFound, store.ErrConflict, store.ErrExists, store.ErrFull, context.Canceled, context.DeadlineExceeded} {
+		require.NotErrorIs(f, err, other)
+	}
+}
