@@ -26,8 +26,14 @@ type server struct {
 	configure func(*providertest.Target)
 }
 
+// few is how many kits run at once: more would keep the machine too busy for
+// the limits.
+var few = make(chan struct{}, 4)
+
 func (x server) run(t *testing.T) {
 	t.Parallel()
+	few <- struct{}{}
+	t.Cleanup(func() { <-few }) // not before the parallel tests of the kit are done
 	cfg := x.hook
 	if cfg.Store == nil {
 		cfg.Store = memstore.New()

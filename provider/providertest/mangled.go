@@ -70,91 +70,146 @@ func mangle(token, other string, strict bool) map[string]string {
 	return m
 }
 
+// A pair is two sessions of one user, whose tokens are mangled.
+type pair struct {
+	*kit
+	s, other            *session
+	refresh, access, id string // of s
+}
+
 // mangledTokens presents everything everywhere. Each must be refused as the
 // client's mistake, and nothing must be lost by it.
 func mangledTokens(t *testing.T, k *kit) {
-	user := k.user(t)
-	s := k.start(t, k.Web, user)
-	refresh, access, id := s.now.refresh(), s.now.access(), s.now.id()
+	for name, run := range map[string]func(*testing.T, pair){
+		"refresh token": mangledRefreshTokens,
+		"code":          mangledCodes,
+		"device code":   mangledDeviceCodes,
+		"userinfo":      mangledBearers,
+		"introspection": mangledIntrospection,
+		"revocation":    mangledRevocation,
+		"authorization": mangledHints,
+		"end_session":   mangledLogoutHints,
+	} {
+		t.Run(name, func(t *testing.T) {
+			user := k.user(t)
+			s, other := k.start(t, k.Web, user), k.start(t, k.Web, user)
+			run(t, pair{kit: k, s: s, other: other, refresh: s.now.refresh(), access: s.now.access(), id: s.now.id()})
+			s.mustLive(t)
+			other.mustLive(t)
+		})
+	}
+}
 
-	b := k.browser()
+func mangledRefreshTokens(t *testing.T, p pair) {
+	for name, token := range mangle(p.refresh, p.other.now.refresh(), true) {
+		mustBeClientError(t, name, p.kit.refresh(p.Web, token))
+	}
+	for name, token := range map[string]string{"access token": p.access, "ID token": p.id} {
+		mustBeClientError(t, name, p.kit.refresh(p.Web, token))
+	}
+}
+
+func mangledCodes(t *testing.T, p pair) {
+	p.other.signOut() // its slot is for the code
+	b := p.browser()
 	before := time.Now()
-	v, err := b.login(k.Web, user, nil)
+	v, err := b.login(p.Web, p.s.user, nil)
 	require.NoError(t, err)
 	require.NotEmpty(t, v.code(), "%s", v)
-	for name, code := range mangle(v.code(), refresh, false) {
-		mustBeClientError(t, "code: "+name, k.redeem(k.Web, code))
+	for name, code := range mangle(v.code(), p.refresh, false) {
+		mustBeClientError(t, name, p.redeem(p.Web, code))
 	}
-	for name, token := range map[string]string{"refresh token": refresh, "access token": access, "ID token": id} {
-		mustBeClientError(t, "as code: "+name, k.redeem(k.Web, token))
+	for name, token := range map[string]string{"refresh token": p.refresh, "access token": p.access, "ID token": p.id} {
+		mustBeClientError(t, name, p.redeem(p.Web, token))
 	}
-	mustBeClientError(t, "as refresh token: code", k.refresh(k.Web, v.code()))
-	other := k.redeemed(t, k.Web, user, b, k.redeem(k.Web, v.code()), before) // the code is still good
+	mustBeClientError(t, "as refresh token", p.kit.refresh(p.Web, v.code()))
+	*p.other = *p.redeemed(t, p.Web, p.s.user, b, p.redeem(p.Web, v.code()), before) // the code is still good
+}
 
-	for name, token := range mangle(refresh, other.now.refresh(), true) {
-		mustBeClientError(t, "refresh token: "+name, k.refresh(k.Web, token))
+func mangledDeviceCodes(t *testing.T, p pair) {
+	if p.Off.DeviceGrant {
+		t.Logf("not applicable: Off.DeviceGrant is set")
+		return
 	}
-	for name, token := range map[string]string{"access token": access, "ID token": id} {
-		mustBeClientError(t, "as refresh token: "+name, k.refresh(k.Web, token))
+	start := p.post("device_authorization_endpoint", p.Device, url.Values{"scope": {p.scope()}})
+	require.True(t, start.ok(), "%s", start)
+	codes := mangle(start.str("device_code"), p.refresh, true)
+	codes["refresh token"] = p.refresh
+	for name, code := range codes {
+		mustBeClientError(t, name, p.token(p.Device, url.Values{"grant_type": {deviceGrant}, "device_code": {code}}))
 	}
+}
 
-	use := func() { // the sessions, lest a slow machine ends them
-		s.mustRefresh(t)
-		other.mustRefresh(t)
+// bearers are what is no access token.
+func (p pair) bearers() map[string]string {
+	m := mangle(p.access, p.other.now.access(), false)
+	m["refresh token"], m["ID token"] = p.refresh, p.id
+	return m
+}
+
+func mangledBearers(t *testing.T, p pair) {
+	for name, token := range p.bearers() {
+		if strings.ContainsAny(token, "\x00\r\n") {
+			continue // no client can send these in a header
+		}
+		r := p.userinfo(token)
+		require.True(t, r.status >= 400 && r.status < 500, "%s: %s", name, r)
 	}
-	use()
-	if !k.Off.DeviceGrant {
-		start := k.post("device_authorization_endpoint", k.Device, url.Values{"scope": {k.scope()}})
-		codes := mangle(start.str("device_code"), refresh, true)
-		codes["refresh token"] = refresh
-		for name, code := range codes {
-			mustBeClientError(t, "device code: "+name, k.token(k.Device, url.Values{"grant_type": {deviceGrant}, "device_code": {code}}))
+}
+
+func mangledIntrospection(t *testing.T, p pair) {
+	if p.Off.Introspection {
+		t.Logf("not applicable: Off.Introspection is set")
+		return
+	}
+	for name, token := range p.bearers() {
+		r := p.introspect(p.Web, token)
+		require.True(t, r.status == http.StatusOK || r.status == http.StatusBadRequest, "%s: %s", name, r)
+		if name != "refresh token" { // which a server may introspect
+			require.NotEqual(t, true, r.json["active"], "%s: %s", name, r)
 		}
 	}
+}
 
-	use()
-	bearers := mangle(access, other.now.access(), false)
-	bearers["refresh token"], bearers["ID token"] = refresh, id
-	for name, token := range bearers {
-		if !strings.ContainsAny(token, "\x00\r\n") { // which no client can send in a header
-			r := k.userinfo(token)
-			require.True(t, r.status >= 400 && r.status < 500, "userinfo with %s: %s", name, r)
-		}
-		if !k.Off.Introspection {
-			r := k.introspect(k.Web, token)
-			require.True(t, r.status == http.StatusOK || r.status == http.StatusBadRequest, "introspection of %s: %s", name, r)
-			if token != refresh {
-				require.NotEqual(t, true, r.json["active"], "introspection of %s: %s", name, r)
-			}
-		}
+func mangledRevocation(t *testing.T, p pair) {
+	if p.Off.Revocation {
+		t.Logf("not applicable: Off.Revocation is set")
+		return
 	}
-	if !k.Off.Revocation {
-		for name, token := range mangle(refresh, other.now.refresh(), true) {
-			r := k.revoke(k.Web, token)
-			require.True(t, r.status >= 200 && r.status < 500, "revocation of %s: %s", name, r)
-		}
+	for name, token := range mangle(p.refresh, p.other.now.refresh(), true) {
+		r := p.revoke(p.Web, token)
+		require.True(t, r.status >= 200 && r.status < 500, "%s: %s", name, r)
 	}
+}
 
-	use()
-	hints := mangle(id, other.now.id(), false)
-	hints["refresh token"], hints["access token"], hints["code"] = refresh, access, v.code()
-	for name, hint := range hints {
-		v, err := k.browser().authorize(k.Web, url.Values{"id_token_hint": {hint}, "prompt": {"none"}})
-		require.NoError(t, err, "authorization with hint %s", name)
-		require.Less(t, v.page.StatusCode, 500, "authorization with hint %s: %s", name, v)
-		require.Empty(t, v.code(), "authorization with hint %s: %s", name, v)
-		require.NotEqual(t, "server_error", v.err(), "authorization with hint %s: %s", name, v)
-		if k.Off.EndSession {
-			continue
-		}
-		v, err = k.browser().endSession(url.Values{"id_token_hint": {hint}, "post_logout_redirect_uri": {k.Web.PostLogoutRedirectURI}})
-		require.NoError(t, err, "signing out with hint %s", name)
-		require.Less(t, v.page.StatusCode, 500, "signing out with hint %s: %s", name, v)
-		require.False(t, v.atApplication(), "signing out with hint %s: %s", name, v)
-	}
+// hints are what is no ID token.
+func (p pair) hints() map[string]string {
+	m := mangle(p.id, p.other.now.id(), false)
+	m["refresh token"], m["access token"] = p.refresh, p.access
+	return m
+}
 
-	s.mustLive(t)
-	other.mustLive(t)
+func mangledHints(t *testing.T, p pair) {
+	for name, hint := range p.hints() {
+		v, err := p.browser().authorize(p.Web, url.Values{"id_token_hint": {hint}, "prompt": {"none"}})
+		require.NoError(t, err, "%s", name)
+		require.Less(t, v.page.StatusCode, 500, "%s: %s", name, v)
+		require.Empty(t, v.code(), "%s: %s", name, v)
+		require.NotEqual(t, "server_error", v.err(), "%s: %s", name, v)
+	}
+}
+
+func mangledLogoutHints(t *testing.T, p pair) {
+	if p.Off.EndSession {
+		t.Logf("not applicable: Off.EndSession is set")
+		return
+	}
+	for name, hint := range p.hints() {
+		v, err := p.browser().endSession(url.Values{"id_token_hint": {hint}, "post_logout_redirect_uri": {p.Web.PostLogoutRedirectURI}})
+		require.NoError(t, err, "%s", name)
+		require.Less(t, v.page.StatusCode, 500, "%s: %s", name, v)
+		require.False(t, v.atApplication(), "%s: %s", name, v)
+	}
 }
 
 // mustBeClientError checks a refusal of the token endpoint.

@@ -41,14 +41,14 @@ import (
 )
 
 // Grace is the recommended Config.Grace of the provider under test.
-const Grace = 2 * time.Second
+const Grace = 4 * time.Second
 
 // Limits returns the recommended limits of the provider under test: as short
 // as a busy machine can still keep up with.
 func Limits() policy.Limits {
 	return policy.Limits{
-		Active:     policy.LimitTo(20 * time.Second),
-		Inactivity: policy.LimitTo(8 * time.Second),
+		Active:     policy.LimitTo(30 * time.Second),
+		Inactivity: policy.LimitTo(12 * time.Second),
 		Concurrent: policy.LimitTo(3),
 		AtLimit:    policy.Refuse,
 	}
