@@ -53,9 +53,6 @@ func MarshalSettings(s policy.Settings) ([]byte, error) { return fromJSON(s) }
 // MarshalAccount encodes a so that [ParseAccount] returns the same meaning.
 func MarshalAccount(a policy.Account) ([]byte, error) { return fromJSON(a) }
 
-// maxDepth is how deeply a document may nest. Settings need six levels.
-const maxDepth = 16
-
 // toJSON returns the YAML document as JSON, duplicate names and all, with each
 // value on the line where it was, so that package policy finds what is wrong
 // and where.
@@ -79,7 +76,7 @@ func toJSON(data []byte) ([]byte, error) {
 		return nil, failure(doc.Line, "is empty")
 	}
 	w := &writer{line: 1}
-	if err := w.value(doc.Content[0], 0); err != nil {
+	if err := w.value(doc.Content[0]); err != nil {
 		return nil, err
 	}
 	return w.out.Bytes(), nil
@@ -107,10 +104,9 @@ func (w *writer) at(n *yaml.Node) {
 	}
 }
 
-func (w *writer) value(n *yaml.Node, depth int) error {
+// value writes n. The YAML parser bounds how deeply nodes nest.
+func (w *writer) value(n *yaml.Node) error {
 	switch {
-	case depth > maxDepth:
-		return failure(n.Line, "is nested too deeply")
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
 		return failure(n.Line, "anchors and aliases are not accepted; write the value out")
 	case n.Style&yaml.TaggedStyle != 0:
@@ -128,7 +124,7 @@ func (w *writer) value(n *yaml.Node, depth int) error {
 				return err
 			}
 			w.out.WriteByte(':')
-			if err := w.value(n.Content[i+1], depth+1); err != nil {
+			if err := w.value(n.Content[i+1]); err != nil {
 				return err
 			}
 		}
@@ -139,7 +135,7 @@ func (w *writer) value(n *yaml.Node, depth int) error {
 			if i > 0 {
 				w.out.WriteByte(',')
 			}
-			if err := w.value(item, depth+1); err != nil {
+			if err := w.value(item); err != nil {
 				return err
 			}
 		}
