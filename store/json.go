@@ -79,7 +79,7 @@ var (
 		"adopted", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
-	endNames      = []string{"at", "reason", "by"}
+	endNames      = []string{"at", "reason", "by", "owed"}
 	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
 )
 
@@ -181,6 +181,7 @@ func (e *encoder) end(x *End) {
 	e.time("at", x.At)
 	e.text("reason", string(x.Reason))
 	e.text("by", x.By)
+	e.bool("owed", x.Owed)
 	e.unknown(x.Unknown, endNames)
 	e.b = append(e.b, '}')
 }
@@ -478,6 +479,8 @@ func (d *decoder) end(x *End) error {
 			x.Reason = policy.Reason(v)
 		case "by":
 			x.By, err = d.text()
+		case "owed":
+			x.Owed, err = d.bool()
 		default:
 			return false, nil
 		}

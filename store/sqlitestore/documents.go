@@ -1,0 +1,102 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Document implements [store.Documents].
+func (s *Store) Document(ctx context.Context, key string) (store.Document, error) {
+	d := store.Document{Key: key}
+	err := again(ctx, func() error { return scanDocument(s.document.QueryRowContext(ctx, key), &d) })
+	if errors.Is(err, sql.ErrNoRows) {
+		err = refuse("document %q: %w", key, store.ErrNotFound)
+	}
+	if err != nil {
+		return store.Document{}, fmt.Errorf("get document: %w", fault(ctx, err))
+	}
+	return d, nil
+}
+
+func scanDocument(row interface{ Scan(...any) error }, d *store.Document) error {
+	var at string
+	if err := row.Scan(&d.Version, &d.Body, &at, &d.By, &d.Message); err != nil {
+		return err
+	}
+	d.At = time.Time{}
+	if at == "" {
+		return nil
+	}
+	var err error
+	if d.At, err = time.Parse(time.RFC3339Nano, at); err != nil {
+		return fmt.Errorf("document %q, version %d: %w", d.Key, d.Version, err)
+	}
+	return nil
+}
+
+// PutDocument implements [store.Documents].
+func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error) {
+	if err := d.Validate(); err != nil {
+		return 0, fmt.Errorf("put document: %w", err)
+	}
+	at := ""
+	if !d.At.IsZero() {
+		at = d.At.UTC().Format(time.RFC3339Nano)
+	}
+	body := d.Body
+	if body == nil {
+		body = []byte{}
+	}
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var is int64
+		if err := tx.StmtContext(ctx, s.currentVersion).QueryRowContext(ctx, d.Key).Scan(&is); err != nil {
+			return err
+		}
+		if is != d.Version {
+			return refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
+		}
+		_, err := tx.StmtContext(ctx, s.insertVersion).ExecContext(ctx, d.Key, d.Version+1, body, at, d.By, d.Message)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("put document: %w", fault(ctx, err))
+	}
+	return d.Version + 1, nil
+}
+
+// History implements [store.Documents].
+func (s *Store) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
+	if limit < 1 {
+		return nil, fmt.Errorf("document history: limit is %d, at least 1 is required", limit)
+	}
+	if before <= 0 {
+		before = math.MaxInt64
+	}
+	var list []store.Document
+	err := again(ctx, func() error {
+		list = nil
+		rows, err := s.documentHistories.QueryContext(ctx, key, before, limit)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			d := store.Document{Key: key}
+			if err := scanDocument(rows, &d); err != nil {
+				return err
+			}
+			list = append(list, d)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("document history: %w", fault(ctx, err))
+	}
+	return list, nil
+}

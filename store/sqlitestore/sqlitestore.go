@@ -1,0 +1,663 @@
+// Package sqlitestore keeps login sessions in an SQLite database.
+//
+// It takes the caller's *sql.DB and names no driver: any driver for SQLite 3.37
+// or later will do. With github.com/ncruces/go-sqlite3/driver, which needs no C
+// compiler:
+//
+//	db, err := sql.Open("sqlite3", "file:/var/lib/op/sessions.db?_pragma=busy_timeout(1000)&_txlock=immediate")
+//	...
+//	db.SetMaxOpenConns(8)
+//	db.SetMaxIdleConns(8)
+//	sessions, err := sqlitestore.New(ctx, db)
+//
+// The tables' names begin with "curfew_"; the rest of the database is the
+// caller's.
+//
+// # Who may share it
+//
+// Any number of processes of one machine may share the file: caps are exact
+// across all of them. The file must be on a local disk. Network file systems do
+// not lock reliably.
+//
+// # Durability
+//
+// What a method acknowledged survives the death of the process and, if the disk
+// tells the truth about what it has written, the loss of power. For this, [New]
+// sets the journal mode to WAL, which stays in the file, and each write sets
+// synchronous=FULL, which belongs to the connection, on the connection that it
+// uses. Whatever the data source name says, it is not less. A copy of the file
+// alone is not a backup: use the backup API, VACUUM INTO, or copy the file with
+// its "-wal" while nothing runs.
+//
+// When the disk is full writes fail with an error, reads go on, and writes
+// succeed again when there is room.
+//
+// # Waiting
+//
+// SQLite has one writer at a time. Within a process writers queue up, in order;
+// between processes they try again until the context ends. The driver's busy
+// timeout is only how long it waits by itself before it asks again: about a
+// second is good, and with a driver that does not look at the context while it
+// waits it is also how late a cancellation is noticed. Transactions should begin
+// immediately (most drivers know "_txlock=immediate", for ncruces it is the
+// default): beginning deferred is as exact, but loses races more often.
+//
+// Connections are dear, and database/sql closes all but two that are idle: set
+// the same limit for open and for idle ones. One connection is enough to be
+// correct; then reads wait for writes.
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Store is a [store.Store] in an SQLite database. It is made by [New].
+type Store struct {
+	db *sql.DB
+
+	// writing holds a token while this store writes: SQLite has one writer
+	// anyway, and waiting here is fair and ends with the context.
+	writing chan struct{}
+
+	// durability is executed before each write on its connection.
+	durability string
+
+	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
+	addTerm, removeTerm, anyDue, due, claim                    *sql.Stmt
+	document, currentVersion, insertVersion, documentHistories *sql.Stmt
+}
+
+const (
+	getSQL   = `SELECT revision, document FROM curfew_sessions WHERE id = ?1`
+	countSQL = `SELECT count(*) FROM (SELECT 1 FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 LIMIT ?3)`
+	heldSQL  = `SELECT id, revision, terms, document FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 ORDER BY id`
+
+	insertSQL = `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, document)
+		VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING`
+
+	// A refresh: nothing changes that the session is found by.
+	updateSQL = `UPDATE curfew_sessions SET revision = revision + 1, due = ?7, claimed = 0, document = ?8
+		WHERE id = ?1 AND revision = ?2 AND issuer = ?3 AND subject = ?4 AND ended = ?5 AND terms = ?6`
+
+	stateSQL   = `SELECT revision, issuer, subject, ended, terms FROM curfew_sessions WHERE id = ?1`
+	rewriteSQL = `UPDATE curfew_sessions SET revision = revision + 1, ended = ?2, terms = ?3, due = ?4, claimed = 0, document = ?5 WHERE id = ?1`
+	removeSQL  = `DELETE FROM curfew_sessions WHERE id = ?1`
+
+	addTermSQL    = `INSERT INTO curfew_terms (term, ended, id) VALUES (?1, ?2, ?3)`
+	removeTermSQL = `DELETE FROM curfew_terms WHERE term = ?1 AND ended = ?2 AND id = ?3`
+
+	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 LIMIT 1`
+	dueSQL    = `SELECT id, revision, document FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 ORDER BY due, id LIMIT ?2`
+	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
+
+	documentSQL       = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 ORDER BY version DESC LIMIT 1`
+	currentVersionSQL = `SELECT coalesce(max(version), 0) FROM curfew_documents WHERE key = ?1`
+	insertVersionSQL  = `INSERT INTO curfew_documents (key, version, body, at, by, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
+	historySQL        = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3`
+)
+
+// New returns the store in a database. It creates the tables that are missing,
+// in as many processes at once as may be, and fails if a newer version of this
+// package changed them. It fails if the database cannot be in WAL mode, as one
+// in memory cannot. The database stays the caller's to close; the store is then
+// of no more use.
+func New(ctx context.Context, db *sql.DB) (*Store, error) {
+	s := &Store{db: db, writing: make(chan struct{}, 1), durability: `PRAGMA synchronous = FULL`}
+	if err := s.open(ctx); err != nil {
+		return nil, fmt.Errorf("open SQLite session store: %w", fault(ctx, err))
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	if err := again(ctx, func() error { return s.prove(ctx) }); err != nil {
+		return err
+	}
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	for stmt, query := range map[**sql.Stmt]string{
+		&s.get: getSQL, &s.count: countSQL, &s.held: heldSQL, &s.insert: insertSQL, &s.update: updateSQL,
+		&s.state: stateSQL, &s.rewrite: rewriteSQL, &s.remove: removeSQL, &s.addTerm: addTermSQL, &s.removeTerm: removeTermSQL,
+		&s.anyDue: anyDueSQL, &s.due: dueSQL, &s.claim: claimSQL,
+		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
+	} {
+		err := again(ctx, func() (err error) {
+			*stmt, err = s.db.PrepareContext(ctx, query)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prove makes the database durable and proves that it is.
+func (s *Store) prove(ctx context.Context) error {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var mode string
+	if err := conn.QueryRowContext(ctx, `PRAGMA journal_mode = WAL`).Scan(&mode); err != nil {
+		return fmt.Errorf("set journal_mode: %w", err)
+	}
+	if mode != "wal" {
+		return fmt.Errorf("journal_mode is %q and cannot be set to WAL: the database must be a file that can be written", mode)
+	}
+	if _, err := conn.ExecContext(ctx, s.durability); err != nil {
+		return fmt.Errorf("set synchronous: %w", err)
+	}
+	var level int
+	if err := conn.QueryRowContext(ctx, `PRAGMA synchronous`).Scan(&level); err != nil {
+		return fmt.Errorf("read synchronous: %w", err)
+	}
+	if level < 2 { // 0 OFF, 1 NORMAL, 2 FULL, 3 EXTRA
+		return fmt.Errorf("synchronous is %d and cannot be set to 2 (FULL)", level)
+	}
+	return nil
+}
+
+// again tries an operation again while the database is busy, until the context
+// ends.
+func again(ctx context.Context, try func() error) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := try()
+		if err == nil || !busy(err) {
+			return err
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-timer.C:
+		}
+	}
+}
+
+// busy reports whether SQLite says that the same must be tried again:
+// SQLITE_BUSY and SQLITE_LOCKED. The messages are SQLite's own; the drivers have
+// no error in common.
+func busy(err error) bool {
+	var refused *refusal
+	if errors.As(err, &refused) {
+		return false
+	}
+	msg := err.Error()
+	return strings.Contains(msg, "database is locked") || strings.Contains(msg, "database table is locked")
+}
+
+// A refusal is an error that is not the engine's: it is the answer.
+type refusal struct{ err error }
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+func refuse(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
+
+func notFound(id string) error { return refuse("session %q: %w", id, store.ErrNotFound) }
+func exists(id string) error   { return refuse("session %q: %w", id, store.ErrExists) }
+func conflict(id string, is, want int64) error {
+	return refuse("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
+}
+
+// fault returns err as the context's error if the context ended, whatever the
+// driver made of that.
+func fault(ctx context.Context, err error) error {
+	var refused *refusal
+	switch end := ctx.Err(); {
+	case errors.As(err, &refused):
+		return refused.err
+	case err == nil || end == nil || errors.Is(err, end):
+		return err
+	default:
+		return fmt.Errorf("%w: %w", end, err)
+	}
+}
+
+// A commitError is a commit that failed: whether the step took effect is not
+// known.
+type commitError struct{ err error }
+
+func (e *commitError) Error() string { return "commit: " + e.err.Error() }
+func (e *commitError) Unwrap() error { return e.err }
+
+// write runs one step in a transaction of its own, and again as often as SQLite
+// asks for it.
+func (s *Store) write(ctx context.Context, step func(tx *sql.Tx) error) error {
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return again(ctx, func() error { return s.try(ctx, step) })
+}
+
+func (s *Store) try(ctx context.Context, step func(tx *sql.Tx) error) error {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// The pool may hand out a connection that was opened just now, or that
+	// somebody changed.
+	if _, err := conn.ExecContext(ctx, s.durability); err != nil {
+		return err
+	}
+	tx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after the commit
+	if err := step(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) || errors.Is(err, sql.ErrTxDone) || busy(err) {
+			return err // it was rolled back instead
+		}
+		return &commitError{err}
+	}
+	return nil
+}
+
+// A row is a session as it is written.
+type row struct {
+	s        *store.Session
+	ended    bool
+	terms    []string
+	termsCol string
+	due      any
+	document []byte
+}
+
+func newRow(s *store.Session) (row, error) {
+	// This is s.Validate, without encoding it twice.
+	if s.ID == "" {
+		return row{}, refuse("the session has no ID")
+	}
+	document, err := s.MarshalJSON()
+	if err != nil {
+		return row{}, &refusal{err}
+	}
+	r := row{s: s, ended: s.End != nil, terms: terms(s), document: document}
+	r.termsCol = formatTerms(r.terms)
+	if !s.Due.IsZero() {
+		r.due = s.Due.UnixMicro()
+	}
+	return r, nil
+}
+
+// terms returns what a session is found by, in order, each once.
+func terms(s *store.Session) []string {
+	list := make([]string, 0, 8)
+	for _, account := range s.Accounts {
+		list = append(list, accountTerm+account)
+	}
+	list = append(list, clientTerm+s.Client, kindTerm+string(s.Kind))
+	for i := range s.Grants {
+		list = append(list, clientTerm+s.Grants[i].Client)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+const (
+	accountTerm = "account:"
+	clientTerm  = "client:"
+	kindTerm    = "kind:"
+)
+
+func formatTerms(terms []string) string {
+	b, err := json.Marshal(terms)
+	if err != nil { // a list of strings
+		panic(err)
+	}
+	return string(b)
+}
+
+func parseTerms(col string) (terms []string, err error) {
+	err = json.Unmarshal([]byte(col), &terms)
+	return terms, err
+}
+
+func scan(id string, revision int64, document []byte) (store.Session, error) {
+	var s store.Session
+	if err := s.UnmarshalJSON(document); err != nil {
+		return store.Session{}, fmt.Errorf("session %q: %w", id, err)
+	}
+	s.Revision = revision
+	return s, nil
+}
+
+// Get implements [store.Sessions].
+func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
+	var revision int64
+	var document []byte
+	err := again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document) })
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return store.Session{}, fmt.Errorf("get %w", fault(ctx, notFound(id)))
+	case err != nil:
+		return store.Session{}, fmt.Errorf("get session: %w", fault(ctx, err))
+	}
+	got, err := scan(id, revision, document)
+	if err != nil {
+		return store.Session{}, fmt.Errorf("get %w", err)
+	}
+	return got, nil
+}
+
+// Create implements [store.Sessions].
+func (s *Store) Create(ctx context.Context, session store.Session, max int) error {
+	if session.End != nil {
+		return fmt.Errorf("create session %q: it has ended", session.ID)
+	}
+	r, err := newRow(&session)
+	if err == nil {
+		err = s.write(ctx, func(tx *sql.Tx) error {
+			var found int
+			err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, session.ID).Scan(new(any), new(any), new(any), new(any), new(any))
+			if err == nil {
+				return exists(session.ID)
+			}
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			if max > 0 {
+				if err := tx.StmtContext(ctx, s.count).QueryRowContext(ctx, session.Subject.Issuer, session.Subject.ID, max).Scan(&found); err != nil {
+					return err
+				}
+			}
+			if found >= max {
+				return refuse("%w: the subject has %d or more", store.ErrFull, found)
+			}
+			return s.add(ctx, tx, r)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("create session: %w", fault(ctx, err))
+	}
+	return nil
+}
+
+// add adds a session.
+func (s *Store) add(ctx context.Context, tx *sql.Tx, r row) error {
+	result, err := tx.StmtContext(ctx, s.insert).ExecContext(ctx,
+		r.s.ID, r.s.Subject.Issuer, r.s.Subject.ID, r.ended, r.termsCol, r.due, r.document)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, exists(r.s.ID))
+	}
+	return s.setTerms(ctx, tx, r.s.ID, nil, false, r.terms, r.ended)
+}
+
+// Update implements [store.Sessions].
+func (s *Store) Update(ctx context.Context, session store.Session) (int64, error) {
+	r, err := newRow(&session)
+	if err == nil {
+		err = s.write(ctx, func(tx *sql.Tx) error {
+			result, err := tx.StmtContext(ctx, s.update).ExecContext(ctx,
+				session.ID, session.Revision, session.Subject.Issuer, session.Subject.ID, r.ended, r.termsCol, r.due, r.document)
+			if err != nil {
+				return err
+			}
+			if n, err := result.RowsAffected(); err != nil || n == 1 {
+				return err
+			}
+			return s.updateAll(ctx, tx, r)
+		})
+	}
+	if err != nil {
+		return 0, fmt.Errorf("update session: %w", fault(ctx, err))
+	}
+	return session.Revision + 1, nil
+}
+
+// updateAll updates a session that changes in what it is found by, or finds out
+// why it must not be updated.
+func (s *Store) updateAll(ctx context.Context, tx *sql.Tx, r row) error {
+	var old struct {
+		revision int64
+		subject  store.Subject
+		ended    bool
+		terms    string
+	}
+	err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, r.s.ID).Scan(&old.revision, &old.subject.Issuer, &old.subject.ID, &old.ended, &old.terms)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return notFound(r.s.ID)
+	case err != nil:
+		return err
+	case old.revision != r.s.Revision:
+		return conflict(r.s.ID, old.revision, r.s.Revision)
+	case old.subject != r.s.Subject:
+		return refuse("session %q is of another subject", r.s.ID)
+	case old.ended && !r.ended:
+		return refuse("session %q has ended and cannot be brought back", r.s.ID)
+	}
+	return s.replace(ctx, tx, r, old.terms, old.ended)
+}
+
+// replace replaces a session that is there.
+func (s *Store) replace(ctx context.Context, tx *sql.Tx, r row, oldTerms string, oldEnded bool) error {
+	if _, err := tx.StmtContext(ctx, s.rewrite).ExecContext(ctx, r.s.ID, r.ended, r.termsCol, r.due, r.document); err != nil {
+		return err
+	}
+	if oldTerms == r.termsCol && oldEnded == r.ended {
+		return nil
+	}
+	old, err := parseTerms(oldTerms)
+	if err != nil {
+		return fmt.Errorf("session %q: terms: %w", r.s.ID, err)
+	}
+	return s.setTerms(ctx, tx, r.s.ID, old, oldEnded, r.terms, r.ended)
+}
+
+// setTerms changes what a session is found by.
+func (s *Store) setTerms(ctx context.Context, tx *sql.Tx, id string, old []string, oldEnded bool, terms []string, ended bool) error {
+	for _, term := range old {
+		if oldEnded != ended || !slices.Contains(terms, term) {
+			if _, err := tx.StmtContext(ctx, s.removeTerm).ExecContext(ctx, term, oldEnded, id); err != nil {
+				return err
+			}
+		}
+	}
+	for _, term := range terms {
+		if oldEnded != ended || !slices.Contains(old, term) {
+			if _, err := tx.StmtContext(ctx, s.addTerm).ExecContext(ctx, term, ended, id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Admit implements [store.Sessions].
+func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("admit: %w", err)
+	}
+	var decided error
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		decided = nil
+		held, heldTerms, err := s.read(ctx, tx, subject)
+		if err != nil {
+			return err
+		}
+		result, err := decide(held)
+		if err != nil {
+			decided = err
+			return &refusal{err}
+		}
+		return s.writeDecided(ctx, tx, subject, heldTerms, result)
+	})
+	var refused *refusal
+	var commit *commitError
+	switch {
+	case err == nil:
+		return nil
+	case decided != nil:
+		return decided
+	case ctx.Err() != nil && !errors.As(err, &refused) && !errors.As(err, &commit):
+		return fmt.Errorf("admit: %w: %w", store.ErrConflict, fault(ctx, err))
+	}
+	return fmt.Errorf("admit: %w", fault(ctx, err))
+}
+
+// read returns the subject's unended sessions, and the terms of each.
+func (s *Store) read(ctx context.Context, tx *sql.Tx, subject store.Subject) ([]store.Session, map[string]string, error) {
+	rows, err := tx.StmtContext(ctx, s.held).QueryContext(ctx, subject.Issuer, subject.ID)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	var held []store.Session
+	heldTerms := map[string]string{}
+	for rows.Next() {
+		var id, terms string
+		var revision int64
+		var document sql.RawBytes
+		if err := rows.Scan(&id, &revision, &terms, &document); err != nil {
+			return nil, nil, err
+		}
+		one, err := scan(id, revision, document)
+		if err != nil {
+			return nil, nil, err
+		}
+		held = append(held, one)
+		heldTerms[id] = terms
+	}
+	return held, heldTerms, rows.Err()
+}
+
+func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subject, heldTerms map[string]string, result []store.Session) error {
+	seen := make(map[string]bool, len(result))
+	for i := range result {
+		one := &result[i]
+		r, err := newRow(one)
+		if err != nil {
+			return err
+		}
+		if one.Subject != subject {
+			return refuse("session %q is of another subject", one.ID)
+		}
+		if seen[one.ID] {
+			return refuse("session %q was decided twice", one.ID)
+		}
+		seen[one.ID] = true
+		if terms, ok := heldTerms[one.ID]; ok {
+			err = s.replace(ctx, tx, r, terms, false)
+		} else {
+			err = s.add(ctx, tx, r)
+			if err == nil && one.End != nil {
+				err = refuse("session %q is new and has ended", one.ID)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Delete implements [store.Sessions].
+func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var is int64
+		var ended bool
+		var col string
+		err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, id).Scan(&is, new(any), new(any), &ended, &col)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			return nil
+		case err != nil:
+			return err
+		case is != revision:
+			return conflict(id, is, revision)
+		}
+		terms, err := parseTerms(col)
+		if err != nil {
+			return fmt.Errorf("session %q: terms: %w", id, err)
+		}
+		if err := s.setTerms(ctx, tx, id, terms, ended, nil, ended); err != nil {
+			return err
+		}
+		_, err = tx.StmtContext(ctx, s.remove).ExecContext(ctx, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete session: %w", fault(ctx, err))
+	}
+	return nil
+}
+
+// Due implements [store.Sessions].
+func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]store.Session, error) {
+	if limit < 1 {
+		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
+	}
+	// Most of the time nothing is due: look before becoming the writer.
+	err := again(ctx, func() error { return s.anyDue.QueryRowContext(ctx, now.UnixMicro()).Scan(new(int)) })
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	var due []store.Session
+	if err == nil {
+		err = s.write(ctx, func(tx *sql.Tx) (err error) {
+			if due, err = sessions(tx.StmtContext(ctx, s.due).QueryContext(ctx, now.UnixMicro(), limit)); err != nil {
+				return err
+			}
+			until := now.Add(lease).UnixMicro()
+			for i := range due {
+				if _, err := tx.StmtContext(ctx, s.claim).ExecContext(ctx, due[i].ID, until); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
+	}
+	return due, nil
+}
+
+// sessions reads the rows of a query for ID, revision and document.
+func sessions(rows *sql.Rows, err error) ([]store.Session, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []store.Session
+	for rows.Next() {
+		var id string
+		var revision int64
+		var document sql.RawBytes
+		if err := rows.Scan(&id, &revision, &document); err != nil {
+			return nil, err
+		}
+		one, err := scan(id, revision, document)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, one)
+	}
+	return list, rows.Err()
+}
