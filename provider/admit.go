@@ -61,14 +61,23 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	defer cancel()
 	for n := range maxNamesakes {
 		s := h.newSession(ctx, req, a, r, a.sid(n))
-		created, err := h.create(ctx, s, a, r)
-		if err == nil {
-			return created, r, nil
-		}
-		if !errors.Is(err, store.ErrExists) {
+		tooOld, err := h.tooOld(ctx, s, r)
+		if err != nil {
 			return store.Session{}, r, err
 		}
+		if tooOld.Allow {
+			created, err := h.create(ctx, s, a, r)
+			if err == nil {
+				return created, r, nil
+			}
+			if !errors.Is(err, store.ErrExists) {
+				return store.Session{}, r, err
+			}
+		}
 		joined, err := h.join(ctx, a, r, s.ID)
+		if errors.Is(err, store.ErrNotFound) && !tooOld.Allow {
+			return store.Session{}, r, h.refuse(ctx, s, tooOld, true)
+		}
 		if err == nil && a.passed(&joined) {
 			continue
 		}
@@ -109,6 +118,9 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 func (h *Hook) schedule(s *store.Session, r ruling) {
 	if s.End != nil {
 		s.Due = s.End.At.Add(h.remember(s))
+		if s.End.Owed {
+			s.Due = h.now().Add(announceEvery)
+		}
 		return
 	}
 	s.Accounts = r.accounts
@@ -124,26 +136,36 @@ func (h *Hook) remember(s *store.Session) time.Duration {
 	return h.cfg.Remember
 }
 
+// tooOld decides whether the authentication of a new session is over already.
+// A single sign-on that remembers a login cannot restart it: the session is as
+// old as its authentication, for both limits, unless it was in use meanwhile.
+func (h *Hook) tooOld(ctx context.Context, s store.Session, r ruling) (policy.Decision, error) {
+	now := h.now()
+	p := s.Policy()
+	p.LastActivity, p.ReservedUntil = s.Authenticated, time.Time{}
+	d := r.rules.Check(now, p, policy.Use{})
+	if d.Reason == policy.ReasonInactivity {
+		used, err := h.lastUseOf(ctx, s.Subject, s.Authenticated, r, now)
+		if err != nil {
+			return d, err
+		}
+		if used.After(p.LastActivity) {
+			p.LastActivity = used
+			d = r.rules.Check(now, p, policy.Use{})
+		}
+	}
+	if d.Allow && r.observes {
+		if would := r.observed.Check(now, p, policy.Use{}); !would.Allow {
+			h.wouldRefuse(ctx, s, would)
+		}
+	}
+	return d, nil
+}
+
 // create adds the session s if the policy lets it begin. If there is one with
 // its ID the error wraps [store.ErrExists].
 func (h *Hook) create(ctx context.Context, s store.Session, a admission, r ruling) (store.Session, error) {
 	now := h.now()
-	// A login that is over cannot be restarted by a single sign-on that
-	// remembers it: it is as old as its authentication, for both limits.
-	asOld := s.Policy()
-	asOld.LastActivity, asOld.ReservedUntil = s.Authenticated, time.Time{}
-	if a.adopt { // when it was used last is not known
-		asOld.LastActivity = now
-	}
-	if d := r.rules.Check(now, asOld, policy.Use{}); !d.Allow {
-		return store.Session{}, h.refuse(ctx, s, d, true)
-	}
-	if r.observes {
-		if d := r.observed.Check(now, asOld, policy.Use{}); !d.Allow {
-			h.wouldRefuse(ctx, s, d)
-		}
-	}
-
 	var err error
 	if !r.rules.Capped(s.Kind, s.Client) && !(r.observes && r.observed.Capped(s.Kind, s.Client)) {
 		if err = h.cfg.Store.Create(ctx, s, h.cfg.MaxSessions); err == nil {
@@ -202,9 +224,32 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 		}
 	}
 	for i := range ended {
-		h.announceEnd(ctx, &ended[i])
+		h.announceEnd(ctx, r, ended[i])
 	}
 	return s, h.started(ctx, &s)
+}
+
+// lastUseOf returns when the subject's live sessions that rest on the same
+// authentication were used last; zero if there is none. They are what a single
+// sign-on of the provider's own signed in to other applications, where
+// [Config.SSOSession] does not say so.
+func (h *Hook) lastUseOf(ctx context.Context, subject store.Subject, authenticated time.Time, r ruling, now time.Time) (time.Time, error) {
+	var last time.Time
+	for cursor := ""; ; {
+		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 100)
+		if err != nil {
+			return time.Time{}, err
+		}
+		for _, s := range page {
+			if s.Authenticated.Equal(authenticated) && s.LastActivity.After(last) && r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
+				last = s.LastActivity
+			}
+		}
+		if next == "" {
+			return last, nil
+		}
+		cursor = next
+	}
 }
 
 // beyondBound returns what must end beside the given endings for one more
@@ -298,7 +343,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		return store.Session{}, err
 	}
 	if s.End == nil && joined.End != nil {
-		h.announceEnd(ctx, &joined)
+		h.announceEnd(ctx, r, joined)
 	}
 	if joined.End != nil && !a.passed(&joined) {
 		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}

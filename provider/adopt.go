@@ -19,6 +19,8 @@ const installationKey = "installation"
 // installed returns when the hook first ran on the store, and records it if
 // nobody did.
 func (h *Hook) installed(ctx context.Context) (time.Time, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
 	for range 2 {
 		d, err := h.cfg.Store.Document(ctx, installationKey)
 		if err == nil {

@@ -19,7 +19,7 @@ func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc)
 
 // get reads a session.
 func (h *Hook) get(ctx context.Context, id string) (store.Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.StoreTimeout)
+	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	return h.cfg.Store.Get(ctx, id)
 }
@@ -66,24 +66,49 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	if deadline, why := r.rules.Deadline(s.Policy()); why == reason && !deadline.IsZero() {
 		at = deadline
 	}
-	s.End = &store.End{At: at.UTC().Truncate(time.Microsecond), Reason: reason, By: by}
+	s.End = &store.End{
+		At: at.UTC().Truncate(time.Microsecond), Reason: reason, By: by,
+		Owed: reason != policy.ReasonAbandoned, // which never was a session
+	}
 	for i := range s.Grants {
 		s.Grants[i].Repeat = nil // no answer is repeated any more
 	}
 	h.schedule(s, r)
 }
 
-// announceEnd tells of an end that was written.
-func (h *Hook) announceEnd(ctx context.Context, s *store.Session) {
-	if s.End.Reason == policy.ReasonAbandoned {
-		return // it never was a session
-	}
-	h.sessionEvent(ctx, EventEnded, s, "")
-	if h.cfg.OnEnd == nil {
+// announceEvery is when a sweep announces an end that nobody announced, or
+// tries Config.OnEnd again: long enough for who ended the session to do it.
+const announceEvery = time.Minute
+
+// announceEnd tells of an end that was written, and notes that it is done. If
+// that fails, or nobody comes to it because the process dies, a sweep does it:
+// each end is announced at least once.
+func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) {
+	if s.End == nil || !s.End.Owed {
 		return
 	}
-	if err := h.cfg.OnEnd(context.WithoutCancel(ctx), s.Clone()); err != nil {
-		h.event(ctx, Event{Type: EventOnEndFailed, Subject: s.Subject, SID: s.ID, Err: err})
+	ctx = context.WithoutCancel(ctx)
+	h.sessionEvent(ctx, EventEnded, &s, "")
+	if h.cfg.OnEnd != nil {
+		if err := h.cfg.OnEnd(ctx, s.Clone()); err != nil {
+			h.event(ctx, Event{Type: EventOnEndFailed, Subject: s.Subject, SID: s.ID, Err: err})
+			return
+		}
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, err := h.change(ctx, s, func(s *store.Session) error {
+		if s.End == nil || !s.End.Owed {
+			return errNoChange
+		}
+		end := *s.End
+		end.Owed = false
+		s.End = &end
+		h.schedule(s, r)
+		return nil
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		h.event(ctx, Event{Type: EventUnavailable, Subject: s.Subject, SID: s.ID, Err: err}) // a sweep will repeat it
 	}
 }
 
@@ -106,7 +131,7 @@ func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy
 		return nil
 	})
 	if err == nil && did {
-		h.announceEnd(ctx, &ended)
+		h.announceEnd(ctx, r, ended)
 	}
 	return ended, did, err
 }
@@ -172,7 +197,7 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 	}
 	n := 0
 	for i := range ended {
-		h.announceEnd(ctx, &ended[i])
+		h.announceEnd(ctx, r, ended[i])
 		if ended[i].ReservedUntil.IsZero() && ended[i].End.Reason == reason {
 			n++
 		}
@@ -205,12 +230,19 @@ func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, err
 	return s, nil
 }
 
+// bounded gives a step that waits for the store its time.
+func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, h.cfg.StoreTimeout)
+}
+
 // List returns one page of sessions as they are now, and the cursor of the
 // next; see [store.Sessions]. Logins whose code was not redeemed are not among
 // them, and with [store.Unended] neither are sessions that are over: a page may
 // be short, only an empty cursor says that it is the last.
 func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
-	found, next, err := h.cfg.Store.List(ctx, f, cursor, limit)
+	lctx, cancel := h.bounded(ctx)
+	defer cancel()
+	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", fmt.Errorf("list sessions: %w", err)
 	}

@@ -3,6 +3,8 @@ package provider
 import (
 	"context"
 	"errors"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -24,11 +26,19 @@ type exchangeState struct {
 // sealed ones. Everything else is op's request.
 type exchangeRequest struct {
 	op.TokenExchangeRequest
-	subject, actor string
+	subject, actor presentedToken
 }
 
-func (r *exchangeRequest) GetExchangeSubjectTokenIDOrToken() string { return r.subject }
-func (r *exchangeRequest) GetExchangeActorTokenIDOrToken() string   { return r.actor }
+func (r *exchangeRequest) GetExchangeSubjectTokenIDOrToken() string { return r.subject.token }
+func (r *exchangeRequest) GetExchangeActorTokenIDOrToken() string   { return r.actor.token }
+
+func (r *exchangeRequest) GetExchangeSubjectTokenClaims() map[string]any {
+	return r.subject.unsealed(r.TokenExchangeRequest.GetExchangeSubjectTokenClaims())
+}
+
+func (r *exchangeRequest) GetExchangeActorTokenClaims() map[string]any {
+	return r.actor.unsealed(r.TokenExchangeRequest.GetExchangeActorTokenClaims())
+}
 
 // exchanger implements op.TokenExchangeStorage over a storage that does.
 type exchanger struct {
@@ -57,13 +67,13 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	if err != nil {
 		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 	}
-	f.subject = subject.token
+	f.subject = subject
 	if tr.GetExchangeActor() != "" {
 		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActorTokenClaims())
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		f.actor = actor.token
+		f.actor = actor
 	}
 	if err := x.storage.ValidateTokenExchangeRequest(ctx, f); err != nil {
 		return err
@@ -101,6 +111,17 @@ type presentedToken struct {
 	session       store.Session
 	ruling        ruling
 	authenticated time.Time
+}
+
+// unsealed returns the claims of a JWT access token with the storage's own ID in
+// "jti".
+func (t presentedToken) unsealed(claims map[string]any) map[string]any {
+	if jti, ok := claims["jti"].(string); !ok || !strings.HasPrefix(jti, accessPrefix) {
+		return claims
+	}
+	claims = maps.Clone(claims)
+	claims["jti"] = t.token
+	return claims
 }
 
 // errDeadToken refuses a token of a session that is over.

@@ -89,7 +89,7 @@ func (k *Key) UnmarshalText(text []byte) error {
 	if err != nil {
 		return errors.New("key: the time of creation is not in RFC 3339 form")
 	}
-	secret, err := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+	secret, err := decodeStrictly(parts[2])
 	if err != nil || len(secret) != len(k.Secret) {
 		return fmt.Errorf("key: the secret is not %d bytes in unpadded base64url", len(k.Secret))
 	}

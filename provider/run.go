@@ -55,7 +55,9 @@ func (h *Hook) Sweep(ctx context.Context) error {
 		}
 	}
 	for {
-		batch, err := h.cfg.Store.Due(ctx, h.now(), sweepLease, sweepBatch)
+		dctx, cancel := h.bounded(ctx)
+		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
+		cancel()
 		if err != nil {
 			return errors.Join(append(errs, err)...)
 		}
@@ -89,11 +91,11 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 				return nil
 			}
 		}
-		h.schedule(s, r)
+		h.schedule(s, r) // of an end that is owed: when to try again
 		return nil
 	})
-	if err == nil && s.End == nil && ended.End != nil {
-		h.announceEnd(ctx, &ended)
+	if err == nil {
+		h.announceEnd(ctx, r, ended)
 	}
 	return err
 }
@@ -112,7 +114,9 @@ func (h *Hook) converge(ctx context.Context, account string) error {
 	}
 	sum := sha256.Sum256(body)
 	key := "converged/" + account
-	done, err := h.cfg.Store.Document(ctx, key)
+	dctx, cancel := h.bounded(ctx)
+	defer cancel()
+	done, err := h.cfg.Store.Document(dctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -122,7 +126,9 @@ func (h *Hook) converge(ctx context.Context, account string) error {
 	if err := h.applyTo(ctx, account); err != nil {
 		return err
 	}
-	_, err = h.cfg.Store.PutDocument(ctx, store.Document{Key: key, Version: done.Version, Body: sum[:], At: h.now()})
+	pctx, cancel := h.bounded(ctx)
+	defer cancel()
+	_, err = h.cfg.Store.PutDocument(pctx, store.Document{Key: key, Version: done.Version, Body: sum[:], At: h.now()})
 	if errors.Is(err, store.ErrConflict) {
 		return nil // another process did the same
 	}
@@ -134,7 +140,9 @@ func (h *Hook) converge(ctx context.Context, account string) error {
 func (h *Hook) applyTo(ctx context.Context, account string) error {
 	seen := map[store.Subject]bool{}
 	for cursor := ""; ; {
-		page, next, err := h.cfg.Store.List(ctx, store.Filter{Account: account, State: store.Unended}, cursor, 500)
+		lctx, cancel := h.bounded(ctx)
+		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, cursor, 500)
+		cancel()
 		if err != nil {
 			return err
 		}
@@ -197,7 +205,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 		return err
 	}
 	for i := range ended {
-		h.announceEnd(ctx, &ended[i])
+		h.announceEnd(ctx, r, ended[i])
 	}
 	for _, e := range observed {
 		h.event(ctx, Event{Type: EventWouldEnd, Subject: subject, SID: e.ID, Reason: e.Reason})

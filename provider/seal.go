@@ -107,9 +107,7 @@ func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
 		if k.id != id {
 			continue
 		}
-		// Strict: one token has one text, so that nobody can make a
-		// second one out of it.
-		box, err := base64.RawURLEncoding.Strict().DecodeString(body)
+		box, err := decodeStrictly(body)
 		if err != nil || len(box) < chacha20poly1305.NonceSizeX {
 			return nil, errBroken
 		}
@@ -124,6 +122,16 @@ func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
 		return nil, errKeyAhead
 	}
 	return nil, errBroken
+}
+
+// decodeStrictly decodes base64url so that one value has one text: nobody can
+// make a second token out of one. Package base64 skips line breaks even in its
+// strict mode.
+func decodeStrictly(text string) ([]byte, error) {
+	if strings.ContainsAny(text, "\r\n") {
+		return nil, errBroken
+	}
+	return base64.RawURLEncoding.Strict().DecodeString(text)
 }
 
 // A refreshToken is what is sealed in a refresh token.

@@ -66,6 +66,10 @@ func TestNoBitOfASealedTokenCanChange(t *testing.T) {
 	for i := range text {
 		_, err := r.openRefresh(text[:i], now)
 		require.Error(t, err)
+		for _, more := range []string{"\n", "\r", " ", "=", "A", "."} {
+			_, err := r.openRefresh(text[:i]+more+text[i:], now)
+			require.Error(t, err, "%q at %d", more, i)
+		}
 	}
 }
 

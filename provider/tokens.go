@@ -257,7 +257,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 		return c.outage(ctx, req, err)
 	}
 	if ended {
-		h.announceEnd(ctx, &s)
+		h.announceEnd(ctx, r, s)
 	}
 	userID, tokenID, err := c.Storage.GetRefreshTokenInfo(ctx, clientID, t.Token)
 	if err != nil {
@@ -368,10 +368,10 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 	return c.Storage.CreateAuthRequest(ctx, tightened, userID)
 }
 
-// tighten lowers max_age to what the limits of the user allow, if the request
-// names the user by a hint: an authentication older than that could only make a
-// session that is over already. Without a hint nobody knows the user yet; the
-// callback decides.
+// tighten lowers max_age to Limits.Active, if the request names the user by a
+// hint: an authentication older than that could only make a session that is
+// over already. Whether it went unused does not show in its age. Without a hint
+// nobody knows the user yet; the callback decides.
 func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
 	if userID == "" {
 		return ar, nil
@@ -386,17 +386,11 @@ func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string)
 	if client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID); err == nil {
 		kind = h.cfg.Kind(ctx, Login{Subject: subject, Client: client})
 	}
-	limits := r.rules.Limits(kind, ar.ClientID)
-	longest := time.Duration(-1)
-	for _, b := range []policy.Bound[time.Duration]{limits.Active, limits.Inactivity} {
-		if d, ok := b.Value(); ok && (longest < 0 || d < longest) {
-			longest = d
-		}
-	}
-	if longest < 0 {
+	active, limits := r.rules.Limits(kind, ar.ClientID).Active.Value()
+	if !limits {
 		return ar, nil
 	}
-	age := uint(longest / time.Second)
+	age := uint(active / time.Second)
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar, nil
 	}

@@ -1,0 +1,428 @@
+package provider_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+var faults = map[string]faultstore.Fault{
+	"before": faultstore.Before, "after its commit": faultstore.After,
+	"times out": faultstore.Timeout, "times out after its commit": faultstore.TimeoutAfter,
+}
+
+// A flow is something that an application or a user does, and does again if it
+// fails for want of the store.
+type flow struct {
+	// prepare makes what the flow needs, and returns one attempt of it.
+	prepare func(t *testing.T, s *setup) (attempt func() bool)
+	// sessions is how many live sessions of admin there are after it.
+	sessions int
+
+	refreshes, logsIn bool
+}
+
+// unavailable requires the answer of rule 8.
+func unavailable(t *testing.T, r optest.Reply) {
+	t.Helper()
+	require.Equal(t, http.StatusServiceUnavailable, r.Status, "%s", r.Body)
+	require.Equal(t, "server_error", r.Error())
+	require.NotEmpty(t, r.Header.Get("Retry-After"))
+	require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
+}
+
+// answered reports success, and requires rule 8 of a failure.
+func answered(t *testing.T, r optest.Reply) bool {
+	t.Helper()
+	if r.Status == http.StatusOK {
+		return true
+	}
+	unavailable(t, r)
+	return false
+}
+
+// The kinds of storage make a difference to a refresh, the cap to a login.
+func (f flow) rotates() []bool {
+	if f.refreshes {
+		return []bool{true, false}
+	}
+	return []bool{true}
+}
+
+func (f flow) caps() []int {
+	if f.logsIn {
+		return []int{0, 1}
+	}
+	return []int{1}
+}
+
+var flows = map[string]flow{
+	"login and code": {
+		func(t *testing.T, s *setup) func() bool {
+			b := s.Browser()
+			var v optest.Visit
+			return func() bool {
+				if v.Callback == "" {
+					v = b.Login(optest.Exchange, "admin", nil)
+				} else if v.Code() == "" {
+					v = b.Get(v.Callback) // reloads the page
+				}
+				if v.Code() == "" {
+					require.Equal(t, "server_error", v.Error(), v.Description())
+					return false
+				}
+				return answered(t, s.Code(optest.Exchange, v))
+			}
+		}, 1, false, true,
+	},
+	"implicit": {
+		func(t *testing.T, s *setup) func() bool {
+			b := s.Browser()
+			var v optest.Visit
+			return func() bool {
+				if v.Callback == "" {
+					v = b.Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token token"}})
+				} else {
+					v = b.Get(v.Callback)
+				}
+				if v.Params.Get("access_token") == "" {
+					require.Equal(t, "server_error", v.Error(), v.Description())
+					return false
+				}
+				return true
+			}
+		}, 1, false, true,
+	},
+	"device": {
+		func(t *testing.T, s *setup) func() bool {
+			d := s.DeviceStart(optest.Native)
+			s.DeviceApprove(d, "admin")
+			return func() bool { return answered(t, s.DevicePoll(optest.Native, d)) }
+		}, 1, false, true,
+	},
+	"exchange": {
+		func(t *testing.T, s *setup) func() bool {
+			r := s.Login(optest.Exchange, "admin")
+			return func() bool {
+				return answered(t, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
+			}
+		}, 1, false, false,
+	},
+	"refresh": {
+		func(t *testing.T, s *setup) func() bool {
+			token := s.Login(optest.Exchange, "admin").RefreshToken()
+			return func() bool {
+				r := s.Refresh(optest.Exchange, token)
+				if !answered(t, r) {
+					return false
+				}
+				token = r.RefreshToken()
+				return true
+			}
+		}, 1, true, false,
+	},
+	"repeated refresh": {
+		func(t *testing.T, s *setup) func() bool {
+			token := s.Login(optest.Exchange, "admin").RefreshToken()
+			next := ok(t, s.Refresh(optest.Exchange, token)).RefreshToken()
+			return func() bool {
+				r := s.Refresh(optest.Exchange, token)
+				if !answered(t, r) {
+					return false
+				}
+				require.Equal(t, next, r.RefreshToken())
+				return true
+			}
+		}, 1, true, false,
+	},
+	"introspection": {
+		func(t *testing.T, s *setup) func() bool {
+			r := s.Login(optest.Exchange, "admin")
+			time.Sleep(time.Minute)
+			return func() bool {
+				in := s.Introspect(optest.Exchange, r.AccessToken())
+				if !answered(t, in) {
+					return false
+				}
+				require.Equal(t, true, in.JSON["active"])
+				return true
+			}
+		}, 1, false, false,
+	},
+	"userinfo": {
+		func(t *testing.T, s *setup) func() bool {
+			r := s.Login(optest.Exchange, "admin")
+			time.Sleep(time.Minute)
+			return func() bool { return answered(t, s.Userinfo(r.AccessToken())) }
+		}, 1, false, false,
+	},
+	"revocation": {
+		func(t *testing.T, s *setup) func() bool {
+			r := ok(t, s.DeviceLogin(optest.Native, "admin"))
+			return func() bool {
+				reply := s.Revoke(optest.Native, r.RefreshToken(), "")
+				if reply.Status != http.StatusOK {
+					unavailable(t, reply)
+					return false
+				}
+				return true
+			}
+		}, 0, false, false,
+	},
+	"logout": {
+		func(t *testing.T, s *setup) func() bool {
+			r := s.Login(optest.Exchange, "admin")
+			return func() bool {
+				v := s.Browser().EndSession(url.Values{"id_token_hint": {r.IDToken()}, "post_logout_redirect_uri": {optest.PostLogoutURI}})
+				if v.Params == nil {
+					require.Equal(t, http.StatusServiceUnavailable, v.Status)
+					return false
+				}
+				return true
+			}
+		}, 0, false, false,
+	},
+	"end": {
+		func(t *testing.T, s *setup) func() bool {
+			sid := s.sid(t, optest.Exchange, s.Login(optest.Exchange, "admin"))
+			return func() bool { return s.hook.End(context.Background(), sid, policy.ReasonEndedByAdmin, "root") == nil }
+		}, 0, false, false,
+	},
+	"end all": {
+		func(t *testing.T, s *setup) func() bool {
+			s.Login(optest.Exchange, "admin")
+			return func() bool {
+				_, err := s.hook.EndAll(context.Background(), s.subject("admin"), policy.ReasonAccountDisabled, "root")
+				return err == nil
+			}
+		}, 0, false, false,
+	},
+	"sweep": {
+		func(t *testing.T, s *setup) func() bool {
+			s.Login(optest.Exchange, "admin")
+			time.Sleep(3 * time.Hour)
+			return func() bool {
+				err := s.hook.Sweep(context.Background())
+				time.Sleep(2 * time.Minute) // the lease of what it had taken
+				return err == nil
+			}
+		}, 0, false, false,
+	},
+}
+
+// DESIGN section 7: each store call of each flow fails before, fails after its
+// commit, and times out; then the client's retry succeeds and the live sessions
+// are recounted. On storages that rotate and that do not, with and without a
+// cap.
+func TestEachStoreCallOfEachFlowFails(t *testing.T) {
+	for name, f := range flows {
+		for how, fault := range faults {
+			for _, rotates := range f.rotates() {
+				for _, concurrent := range f.caps() {
+					t.Run(fmt.Sprintf("%s/%s/rotating %t/cap %d", name, how, rotates, concurrent), func(t *testing.T) {
+						for n := 1; ; n++ {
+							var more bool
+							synctest.Test(t, func(t *testing.T) { more = failNth(t, f, n, fault, rotates, concurrent) })
+							if !more {
+								require.Greater(t, n, 1, "the flow made no store call")
+								return
+							}
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// failNth runs a flow whose n-th store call fails, and reports whether there was
+// one.
+func failNth(t *testing.T, f flow, n int, fault faultstore.Fault, rotates bool, concurrent int) bool {
+	faulty := faultstore.New(memstore.New())
+	s := start(t, limits(24*time.Hour, 2*time.Hour, concurrent, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+		inMemory(p, o)
+		if !rotates {
+			nonRotating(p, o)
+		}
+		p.Store = faulty
+		p.Settings = nil // these come from the store as well
+	})
+	_, err := provider.SaveAccount(t.Context(), faulty, "default", limits(24*time.Hour, 2*time.Hour, concurrent, policy.Refuse), 0, "root", "", time.Now())
+	require.NoError(t, err)
+	attempt := f.prepare(t, s)
+	first := faulty.Calls()
+	hit := false
+	faulty.Script(func(c faultstore.Call) faultstore.Fault {
+		if c.N == first+n {
+			hit = true
+			return fault
+		}
+		return faultstore.None
+	})
+	done := attempt()
+	if !hit {
+		require.True(t, done)
+		return false
+	}
+	faulty.Script(nil)
+	for range 2 {
+		if !done {
+			done = attempt()
+		}
+	}
+	require.True(t, done, "the retry must succeed")
+	require.Len(t, s.live(t, "admin"), f.sessions)
+	require.Empty(t, s.seen(provider.EventReplay))
+	if f.sessions == 0 {
+		time.Sleep(2 * time.Minute) // whose end nobody announced, a sweep announces
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.NotEmpty(t, s.seen(provider.EventEnded))
+		require.LessOrEqual(t, len(s.seen(provider.EventEnded)), 2, "at least once, and not again and again")
+		ok(t, s.Login(optest.Exchange, "admin")) // its slot is free
+	}
+	return true
+}
+
+// The store is away for a while: nothing is admitted unchecked, nobody is logged
+// out, and service resumes by itself.
+func TestAnOutageIsNotALogout(t *testing.T) {
+	for how, fault := range faults {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				faulty := faultstore.New(memstore.New())
+				s := start(t, limits(24*time.Hour, 2*time.Hour, 4, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+					inMemory(p, o)
+					p.Store = faulty
+				})
+				r := s.Login(optest.Exchange, "admin")
+				faulty.Script(faultstore.Always(fault))
+				unavailable(t, s.Refresh(optest.Exchange, r.RefreshToken()))
+				unavailable(t, s.Introspect(optest.Exchange, r.AccessToken()))
+				unavailable(t, s.Userinfo(r.AccessToken()))
+				unavailable(t, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
+				unavailable(t, s.Revoke(optest.Exchange, r.RefreshToken(), ""))
+				v := s.Browser().Login(optest.Web, "admin", nil)
+				require.Equal(t, "server_error", v.Error())
+				d := s.DeviceStart(optest.Native)
+				s.DeviceApprove(d, "admin")
+				unavailable(t, s.DevicePoll(optest.Native, d))
+
+				faulty.Script(nil)
+				r = ok(t, s.Refresh(optest.Exchange, r.RefreshToken()))
+				require.Equal(t, http.StatusOK, s.Userinfo(r.AccessToken()).Status)
+				ok(t, s.DevicePoll(optest.Native, d))
+				require.Len(t, s.live(t, "admin"), 2, "what was answered, whatever was committed on the way")
+			})
+		})
+	}
+}
+
+// Settings or memberships that cannot be read: sessions go on with the last
+// known ones, logins wait.
+func TestSettingsThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken error
+		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Settings = settingsFunc(func() (policy.Account, error) { return limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), broken })
+		})
+		r := s.Login(optest.Web, "alice")
+		broken = errors.New("settings: out of order")
+		r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		require.Len(t, s.seen(provider.EventSettingsStale), 1)
+		require.Equal(t, "server_error", s.Browser().Login(optest.Web, "alice", nil).Error())
+		time.Sleep(6 * time.Minute) // too old to go on with
+		unavailable(t, s.Refresh(optest.Web, r.RefreshToken()))
+		broken = nil
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var broken error
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) {
+				return []policy.Membership{{Account: "default"}}, broken
+			}
+		})
+		r := s.Login(optest.Web, "alice")
+		broken = errors.New("directory: out of order")
+		unavailable(t, s.Refresh(optest.Web, r.RefreshToken()))
+		unavailable(t, s.Introspect(optest.Web, r.AccessToken()))
+		require.Equal(t, "server_error", s.Browser().Login(optest.Web, "alice", nil).Error())
+		broken = nil
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+	})
+}
+
+type settingsFunc func() (policy.Account, error)
+
+func (f settingsFunc) Account(context.Context, string) (policy.Account, error) { return f() }
+
+// One session read and one session write per refresh, whatever else there is.
+func TestARefreshIsOneReadAndOneWrite(t *testing.T) {
+	for name, concurrent := range map[string]int{"no cap": 0, "cap": 50} {
+		t.Run(name, func(t *testing.T) {
+			counting := faultstore.New(memstore.New())
+			s := start(t, limits(24*time.Hour, 2*time.Hour, concurrent, policy.Refuse), func(p *provider.Config, _ *optest.Config) { p.Store = counting })
+			for range 5 {
+				s.Login(optest.Web, "alice")
+			}
+			counting.Reset()
+			r := s.Login(optest.Web, "alice")
+			login := counting.Counts()
+			if concurrent == 0 {
+				require.Equal(t, map[string]int{"Create": 1, "Get": 1, "Update": 1}, login, "admission, and the redemption of the code")
+			} else {
+				require.Equal(t, map[string]int{"Admit": 1, "Get": 1, "Update": 1}, login)
+			}
+			counting.Reset()
+			r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+			require.Equal(t, map[string]int{"Get": 1, "Update": 1}, counting.Counts())
+			counting.Reset()
+			s.Introspect(optest.Web, r.AccessToken())
+			require.Equal(t, map[string]int{"Get": 1, "Update": 1}, counting.Counts(), "the token was seen for the first time")
+			counting.Reset()
+			s.Introspect(optest.Web, r.AccessToken())
+			s.Userinfo(r.AccessToken())
+			require.Equal(t, map[string]int{"Get": 2}, counting.Counts())
+		})
+	}
+}
+
+// A rotation that the storage made and the store did not take is answered all
+// the same, and taken at its next use.
+func TestALostWriteDoesNotLoseTheLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faulty := faultstore.New(memstore.New())
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Store = faulty
+		})
+		r := s.Login(optest.Web, "alice")
+		faulty.Script(faultstore.Always(faultstore.Before, "Update"))
+		r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		require.Len(t, s.seen(provider.EventWriteLost), 1)
+		r = ok(t, s.Refresh(optest.Web, r.RefreshToken())) // still away
+		faulty.Script(nil)
+		r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		require.NotEmpty(t, s.seen(provider.EventRollback))
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		require.Len(t, s.live(t, "alice"), 1)
+		require.Empty(t, s.seen(provider.EventReplay))
+	})
+}
