@@ -2,9 +2,12 @@ package providertest_test
 
 import (
 	"context"
+	"database/sql"
+	"path/filepath"
 	"testing"
 	"time"
 
+	_ "github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
@@ -14,12 +17,14 @@ import (
 	"github.com/curfew-oidc/curfew/provider/providertest"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
+	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
 
 // A server is a provider with the hook, to run the kit on.
 type server struct {
 	optest    optest.Config
 	sso       bool
+	sqlite    bool // an SQLite store instead of one in memory
 	socket    bool // a loopback socket instead of connections in memory
 	hook      provider.Config
 	limits    policy.Limits
@@ -35,8 +40,13 @@ func (x server) run(t *testing.T) {
 	few <- struct{}{}
 	t.Cleanup(func() { <-few }) // not before the parallel tests of the kit are done
 	cfg := x.hook
-	if cfg.Store == nil {
-		cfg.Store = memstore.New()
+	cfg.Store = memstore.New()
+	if x.sqlite {
+		db, err := sql.Open("sqlite3", "file:"+filepath.Join(t.TempDir(), "sessions.db")+"?_pragma=busy_timeout(1000)&_txlock=immediate")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		cfg.Store, err = sqlitestore.New(t.Context(), db)
+		require.NoError(t, err)
 	}
 	cfg.Keys = provider.Keys{provider.NewKey(time.Now())}
 	cfg.Settings = provider.StaticSettings{Accounts: map[string]policy.Account{"default": {Limits: x.limits}}}
@@ -95,6 +105,7 @@ func TestKit(t *testing.T) {
 			limits: providertest.Limits(), optest: optest.Config{Wrap: optest.Bare},
 			configure: func(it *providertest.Target) { it.Off.DeviceGrant = true },
 		},
+		"SQLite":      {limits: providertest.Limits(), sqlite: true, sso: true},
 		"on a socket": {limits: providertest.Limits(), socket: true},
 	} {
 		t.Run(name, x.run)
