@@ -42,17 +42,27 @@ func documents(t *testing.T) map[string]string {
 
 var goBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
 
+var (
+	indent  = regexp.MustCompile(`(?m)^\t+`)
+	comment = regexp.MustCompile(`[ \t]+//`)
+)
+
+// unindented takes the differences out that gofmt makes: indentation, and where
+// comments begin.
+func unindented(code string) string {
+	return comment.ReplaceAllString(indent.ReplaceAllString(code, ""), " //")
+}
+
 // TestGoCodeInDocs looks for each Go block in example_test.go, which compiles.
 func TestGoCodeInDocs(t *testing.T) {
 	source, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)
-	flush := regexp.MustCompile(`(?m)^\t+`)
-	compiled := flush.ReplaceAllString(string(source), "")
+	compiled := unindented(string(source))
 	found := map[string]int{}
 	for file, text := range documents(t) {
 		for _, block := range goBlock.FindAllStringSubmatch(text, -1) {
 			found[file]++
-			require.True(t, strings.Contains(compiled, flush.ReplaceAllString(block[1], "")), "%s: not in example_test.go:\n%s", file, block[1])
+			require.True(t, strings.Contains(compiled, unindented(block[1])), "%s: not in example_test.go:\n%s", file, block[1])
 		}
 	}
 	require.Positive(t, found["README.md"])
