@@ -80,7 +80,7 @@ type Store struct {
 const (
 	getSQL   = `SELECT revision, document FROM curfew_sessions WHERE id = ?1`
 	countSQL = `SELECT count(*) FROM (SELECT 1 FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 LIMIT ?3)`
-	heldSQL  = `SELECT id, revision, terms, document FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 ORDER BY id`
+	heldSQL  = `SELECT revision, document FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 ORDER BY id`
 
 	insertSQL = `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, document)
 		VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING`
@@ -97,7 +97,7 @@ const (
 	removeTermSQL = `DELETE FROM curfew_terms WHERE term = ?1 AND ended = ?2 AND id = ?3`
 
 	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 LIMIT 1`
-	dueSQL    = `SELECT id, revision, document FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 ORDER BY due, id LIMIT ?2`
+	dueSQL    = `SELECT revision, document FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 ORDER BY due, id LIMIT ?2`
 	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
 
 	documentSQL       = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 ORDER BY version DESC LIMIT 1`
@@ -335,10 +335,10 @@ func parseTerms(col string) (terms []string, err error) {
 	return terms, err
 }
 
-func scan(id string, revision int64, document []byte) (store.Session, error) {
+func scan(revision int64, document []byte) (store.Session, error) {
 	var s store.Session
 	if err := s.UnmarshalJSON(document); err != nil {
-		return store.Session{}, fmt.Errorf("session %q: %w", id, err)
+		return store.Session{}, err
 	}
 	s.Revision = revision
 	return s, nil
@@ -355,9 +355,9 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	case err != nil:
 		return store.Session{}, fmt.Errorf("get session: %w", fault(ctx, err))
 	}
-	got, err := scan(id, revision, document)
+	got, err := scan(revision, document)
 	if err != nil {
-		return store.Session{}, fmt.Errorf("get %w", err)
+		return store.Session{}, fmt.Errorf("get session %q: %w", id, err)
 	}
 	return got, nil
 }
@@ -370,14 +370,14 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 	r, err := newRow(&session)
 	if err == nil {
 		err = s.write(ctx, func(tx *sql.Tx) error {
-			var found int
-			err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, session.ID).Scan(new(any), new(any), new(any), new(any), new(any))
-			if err == nil {
-				return exists(session.ID)
-			}
-			if !errors.Is(err, sql.ErrNoRows) {
+			_, taken, err := s.readState(ctx, tx, session.ID)
+			if err != nil {
 				return err
 			}
+			if taken {
+				return exists(session.ID)
+			}
+			found := 0
 			if max > 0 {
 				if err := tx.StmtContext(ctx, s.count).QueryRowContext(ctx, session.Subject.Issuer, session.Subject.ID, max).Scan(&found); err != nil {
 					return err
@@ -430,21 +430,32 @@ func (s *Store) Update(ctx context.Context, session store.Session) (int64, error
 	return session.Revision + 1, nil
 }
 
+// A state is what the columns of a session say, other than its document.
+type state struct {
+	revision int64
+	subject  store.Subject
+	ended    bool
+	terms    string
+}
+
+// readState reads the state of a session; found is whether there is one.
+func (s *Store) readState(ctx context.Context, tx *sql.Tx, id string) (st state, found bool, err error) {
+	err = tx.StmtContext(ctx, s.state).QueryRowContext(ctx, id).Scan(&st.revision, &st.subject.Issuer, &st.subject.ID, &st.ended, &st.terms)
+	if errors.Is(err, sql.ErrNoRows) {
+		return state{}, false, nil
+	}
+	return st, err == nil, err
+}
+
 // updateAll updates a session that changes in what it is found by, or finds out
 // why it must not be updated.
 func (s *Store) updateAll(ctx context.Context, tx *sql.Tx, r row) error {
-	var old struct {
-		revision int64
-		subject  store.Subject
-		ended    bool
-		terms    string
-	}
-	err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, r.s.ID).Scan(&old.revision, &old.subject.Issuer, &old.subject.ID, &old.ended, &old.terms)
+	old, found, err := s.readState(ctx, tx, r.s.ID)
 	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return notFound(r.s.ID)
 	case err != nil:
 		return err
+	case !found:
+		return notFound(r.s.ID)
 	case old.revision != r.s.Revision:
 		return conflict(r.s.ID, old.revision, r.s.Revision)
 	case old.subject != r.s.Subject:
@@ -452,22 +463,33 @@ func (s *Store) updateAll(ctx context.Context, tx *sql.Tx, r row) error {
 	case old.ended && !r.ended:
 		return refuse("session %q has ended and cannot be brought back", r.s.ID)
 	}
-	return s.replace(ctx, tx, r, old.terms, old.ended)
+	return s.rewriteFrom(ctx, tx, r, old)
 }
 
-// replace replaces a session that is there.
-func (s *Store) replace(ctx context.Context, tx *sql.Tx, r row, oldTerms string, oldEnded bool) error {
+// replace replaces a session that is there and has not ended.
+func (s *Store) replace(ctx context.Context, tx *sql.Tx, r row) error {
+	old, found, err := s.readState(ctx, tx, r.s.ID)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("session %q was held and is gone", r.s.ID)
+	}
+	return s.rewriteFrom(ctx, tx, r, old)
+}
+
+func (s *Store) rewriteFrom(ctx context.Context, tx *sql.Tx, r row, old state) error {
 	if _, err := tx.StmtContext(ctx, s.rewrite).ExecContext(ctx, r.s.ID, r.ended, r.termsCol, r.due, r.document); err != nil {
 		return err
 	}
-	if oldTerms == r.termsCol && oldEnded == r.ended {
+	if old.terms == r.termsCol && old.ended == r.ended {
 		return nil
 	}
-	old, err := parseTerms(oldTerms)
+	terms, err := parseTerms(old.terms)
 	if err != nil {
 		return fmt.Errorf("session %q: terms: %w", r.s.ID, err)
 	}
-	return s.setTerms(ctx, tx, r.s.ID, old, oldEnded, r.terms, r.ended)
+	return s.setTerms(ctx, tx, r.s.ID, terms, old.ended, r.terms, r.ended)
 }
 
 // setTerms changes what a session is found by.
@@ -497,16 +519,20 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	var decided error
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		decided = nil
-		held, heldTerms, err := s.read(ctx, tx, subject)
+		held, err := sessions(tx.StmtContext(ctx, s.held).QueryContext(ctx, subject.Issuer, subject.ID))
 		if err != nil {
 			return err
+		}
+		wasHeld := make(map[string]bool, len(held))
+		for i := range held {
+			wasHeld[held[i].ID] = true
 		}
 		result, err := decide(held)
 		if err != nil {
 			decided = err
 			return &refusal{err}
 		}
-		return s.writeDecided(ctx, tx, subject, heldTerms, result)
+		return s.writeDecided(ctx, tx, subject, wasHeld, result)
 	})
 	var refused *refusal
 	var commit *commitError
@@ -521,33 +547,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	return fmt.Errorf("admit: %w", fault(ctx, err))
 }
 
-// read returns the subject's unended sessions, and the terms of each.
-func (s *Store) read(ctx context.Context, tx *sql.Tx, subject store.Subject) ([]store.Session, map[string]string, error) {
-	rows, err := tx.StmtContext(ctx, s.held).QueryContext(ctx, subject.Issuer, subject.ID)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer rows.Close()
-	var held []store.Session
-	heldTerms := map[string]string{}
-	for rows.Next() {
-		var id, terms string
-		var revision int64
-		var document sql.RawBytes
-		if err := rows.Scan(&id, &revision, &terms, &document); err != nil {
-			return nil, nil, err
-		}
-		one, err := scan(id, revision, document)
-		if err != nil {
-			return nil, nil, err
-		}
-		held = append(held, one)
-		heldTerms[id] = terms
-	}
-	return held, heldTerms, rows.Err()
-}
-
-func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subject, heldTerms map[string]string, result []store.Session) error {
+func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subject, wasHeld map[string]bool, result []store.Session) error {
 	seen := make(map[string]bool, len(result))
 	for i := range result {
 		one := &result[i]
@@ -562,8 +562,8 @@ func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subj
 			return refuse("session %q was decided twice", one.ID)
 		}
 		seen[one.ID] = true
-		if terms, ok := heldTerms[one.ID]; ok {
-			err = s.replace(ctx, tx, r, terms, false)
+		if wasHeld[one.ID] {
+			err = s.replace(ctx, tx, r)
 		} else {
 			err = s.add(ctx, tx, r)
 			if err == nil && one.End != nil {
@@ -580,23 +580,20 @@ func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subj
 // Delete implements [store.Sessions].
 func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
-		var is int64
-		var ended bool
-		var col string
-		err := tx.StmtContext(ctx, s.state).QueryRowContext(ctx, id).Scan(&is, new(any), new(any), &ended, &col)
+		old, found, err := s.readState(ctx, tx, id)
 		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			return nil
 		case err != nil:
 			return err
-		case is != revision:
-			return conflict(id, is, revision)
+		case !found:
+			return nil
+		case old.revision != revision:
+			return conflict(id, old.revision, revision)
 		}
-		terms, err := parseTerms(col)
+		terms, err := parseTerms(old.terms)
 		if err != nil {
 			return fmt.Errorf("session %q: terms: %w", id, err)
 		}
-		if err := s.setTerms(ctx, tx, id, terms, ended, nil, ended); err != nil {
+		if err := s.setTerms(ctx, tx, id, terms, old.ended, nil, old.ended); err != nil {
 			return err
 		}
 		_, err = tx.StmtContext(ctx, s.remove).ExecContext(ctx, id)
@@ -639,21 +636,20 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	return due, nil
 }
 
-// sessions reads the rows of a query for ID, revision and document.
+// sessions reads the rows of a query for revision and document.
 func sessions(rows *sql.Rows, err error) ([]store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var list []store.Session
+	var document sql.RawBytes // which scan copies
 	for rows.Next() {
-		var id string
 		var revision int64
-		var document sql.RawBytes
-		if err := rows.Scan(&id, &revision, &document); err != nil {
+		if err := rows.Scan(&revision, &document); err != nil {
 			return nil, err
 		}
-		one, err := scan(id, revision, document)
+		one, err := scan(revision, document)
 		if err != nil {
 			return nil, err
 		}
