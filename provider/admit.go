@@ -101,9 +101,7 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
 		Adopted: a.adopt,
 	}
-	if a.login.Client != nil {
-		s.Client = a.login.Client.GetID()
-	}
+	s.Client = a.clientID()
 	if a.reserve {
 		s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
 	}
@@ -324,11 +322,15 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			h.finish(s, r, d.At, d.Reason, "")
 			return nil
 		}
+		// Without new credentials a request may have been answered behind the
+		// user's back (prompt=none): op does not tell. It counts as that.
+		class := policy.Silent
 		if t := a.login.AuthTime.UTC().Truncate(time.Microsecond); t.After(s.Authenticated) && !t.After(now) {
 			s.Authenticated = t
 			s.AMR, s.ACR = a.amr, a.acr
+			class = policy.Interactive
 		}
-		slide(s, now, policy.Interactive)
+		h.slide(s, r, a.clientID(), now, class)
 		switch {
 		case s.ReservedUntil.IsZero():
 		case a.reserve:
@@ -354,9 +356,17 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	return joined, nil
 }
 
-// slide records activity. A clock that was stepped back moves nothing.
-func slide(s *store.Session, now time.Time, class policy.Class) {
-	if now.After(s.LastActivity) {
+func (a *admission) clientID() string {
+	if a.login.Client == nil {
+		return ""
+	}
+	return a.login.Client.GetID()
+}
+
+// slide records activity of a class that the policy counts for the client. A
+// clock that was stepped back moves nothing.
+func (h *Hook) slide(s *store.Session, r ruling, client string, now time.Time, class policy.Class) {
+	if now.After(s.LastActivity) && r.rules.Slides(s.Policy(), client, class) {
 		s.LastActivity, s.ActivityClass = now, class
 	}
 }

@@ -397,3 +397,27 @@ func TestRefreshedIDTokensHaveNoNonceAndTheSameClaims(t *testing.T) {
 		require.NotNil(t, second[claim], claim)
 	}
 }
+
+// Rule 6: a single sign-on that answers behind the user's back keeps nothing
+// alive, and entering credentials slides only where the policy says so.
+func TestJoiningWithoutCredentialsSlidesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := optest.NewStorage()
+		storage.SSO = true
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemoryNonRotating(p, o)
+			o.Storage = storage
+			p.SSOSession = func(_ context.Context, l provider.Login) string { return optest.SSOSession(l.AuthRequest) }
+		})
+		b := s.Browser()
+		r := ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+		for range 7 { // an iframe, every quarter of an hour
+			time.Sleep(15 * time.Minute)
+			v := b.Authorize(optest.Web, url.Values{"prompt": {"none"}})
+			require.NotEmpty(t, v.Code(), v.Description())
+			ok(t, s.Code(optest.Web, v))
+		}
+		time.Sleep(15 * time.Minute)
+		refusedFor(t, s.Refresh(optest.Web, r.RefreshToken()), policy.ReasonInactivity)
+	})
+}

@@ -287,9 +287,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	g := st.session.Grant(st.token.Grant)
 	use := policy.Use{Client: g.Client, Authenticated: g.Authenticated}
 	after := st.session
-	if st.ruling.rules.Slides(after.Policy(), g.Client, policy.Refresh) {
-		slide(&after, now, policy.Refresh)
-	}
+	h.slide(&after, st.ruling, g.Client, now, policy.Refresh)
 	req.belong(h, after, st.ruling, use)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
@@ -360,9 +358,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
-		if st.ruling.rules.Slides(s.Policy(), g.Client, policy.Refresh) {
-			slide(s, now, policy.Refresh)
-		}
+		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
 		h.schedule(s, st.ruling)
 		return nil
 	}

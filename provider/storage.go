@@ -258,7 +258,7 @@ func sessionless(req *request, tr op.TokenRequest) bool {
 
 // create issues the first tokens of a login, or the tokens of an exchange.
 func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
-	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes(), interactive: true}
+	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes()}
 	refusal := oidc.ErrInvalidGrant()
 	var s store.Session
 	var r ruling
@@ -280,7 +280,6 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			return "", "", time.Time{}, oidc.ErrServerError().WithDescription("token exchange was not validated")
 		}
 		i.client, i.name, i.request = t.GetClientID(), []string{"exchange", newSID(x.session.Subject)}, x.forwarded
-		i.interactive = false
 		i.authenticated = x.authenticated
 		s, r = x.session, x.ruling
 	case *op.DeviceAuthorizationState:
@@ -350,7 +349,6 @@ type issuance struct {
 	refresh       bool
 	scopes        []string
 	authenticated time.Time // the authentication that the grant rests on
-	interactive   bool      // whether it is activity of the user
 }
 
 // issue lets the storage create tokens, enters the grant in the session and
@@ -368,11 +366,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	if err := c.usable(&s, r, now, use); err != nil {
 		return "", "", time.Time{}, err
 	}
-	after := s
-	if i.interactive {
-		slide(&after, now, policy.Interactive)
-	}
-	req.belong(h, after, r, use)
+	req.belong(h, s, r, use)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
 		return "", "", time.Time{}, err
@@ -405,8 +399,8 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			if !old.Revoked.IsZero() {
 				return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
 			}
-			if !i.refresh && !i.interactive && s.ReservedUntil.IsZero() {
-				return errNoChange // an exchange for an access token alone, once more
+			if !i.refresh && s.ReservedUntil.IsZero() && old.Authenticated.Equal(g.Authenticated) {
+				return errNoChange // an access token alone, once more
 			}
 			// The same code or device code again: its first answer was lost.
 			// A new generation voids what was in it.
@@ -416,9 +410,6 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		}
 		putGrant(s, g, h.cfg.MaxGrants)
 		s.ReservedUntil = time.Time{}
-		if i.interactive {
-			slide(s, now, policy.Interactive)
-		}
 		h.schedule(s, r)
 		return nil
 	})

@@ -82,7 +82,7 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t accessTok
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				return errNoChange // over meanwhile: nothing brings it back
 			}
-			slide(s, now, class)
+			h.slide(s, r, s.Grant(t.Grant).Client, now, class)
 		}
 		if seen {
 			s.Grant(t.Grant).Used = true
