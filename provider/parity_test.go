@@ -56,32 +56,36 @@ func quiet(t *testing.T) {
 func TestUnchangedOtherwise(t *testing.T) {
 	quiet(t)
 	deviations := meantDeviations()
-	for _, kind := range worlds() {
+	kinds := worlds()
+	ran := 0
+	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
+			ran++
 			var seen [2][]observation
 			for i, hooked := range []bool{false, true} {
 				// Everyone's clock moves together, so that all times are equal.
 				synctest.Test(t, func(t *testing.T) {
 					w := kind.open(t, hooked)
 					w.t, w.hooked = t, hooked
-					script(w)
+					kind.script(w)
 					seen[i] = w.seen
 				})
 			}
-			require.Greater(t, len(seen[0]), 500)
+			require.Greater(t, len(seen[0]), 300)
 			compare(t, seen[0], seen[1], deviations)
 		})
 	}
 	for _, d := range deviations {
-		if !d.seen {
+		if !d.seen && ran == len(kinds) {
 			t.Errorf("this difference was not seen: step %s, field %s (%s)", d.step, d.field, d.reason)
 		}
 	}
 }
 
 type worldKind struct {
-	name string
-	open func(t *testing.T, hooked bool) *world
+	name   string
+	open   func(t *testing.T, hooked bool) *world
+	script func(*world)
 }
 
 // worlds are the servers to compare: the library's example server on its
@@ -91,20 +95,28 @@ type worldKind struct {
 // all of op's optional interfaces.
 func worlds() []worldKind {
 	kinds := []worldKind{
-		{"example, Provider", func(t *testing.T, hooked bool) *world { return exampleWorld(t, hooked, false) }},
-		{"example, LegacyServer", func(t *testing.T, hooked bool) *world { return exampleWorld(t, hooked, true) }},
+		{"example, Provider", func(t *testing.T, hooked bool) *world { return exampleWorld(t, hooked, false) }, script},
+		{"example, LegacyServer", func(t *testing.T, hooked bool) *world { return exampleWorld(t, hooked, true) }, script},
 	}
 	for name, embedding := range optest.Embeddings {
 		kinds = append(kinds,
 			worldKind{"optest, " + name, func(t *testing.T, hooked bool) *world {
 				return optestWorld(t, hooked, embedding, func(s *optest.Storage) op.Storage { return keyed{s} })
-			}},
+			}, script},
 			worldKind{"bare storage, " + name, func(t *testing.T, hooked bool) *world {
 				return optestWorld(t, hooked, embedding, func(s *optest.Storage) op.Storage { return struct{ op.Storage }{scoped{keyed{s}}} })
-			}},
+			}, script},
 			worldKind{"full storage, " + name, func(t *testing.T, hooked bool) *world {
 				return optestWorld(t, hooked, embedding, func(s *optest.Storage) op.Storage { return full{keyed{s}} })
-			}},
+			}, script},
+			worldKind{"failing storage, " + name, func(t *testing.T, hooked bool) *world {
+				f := &failing{}
+				w := optestWorld(t, hooked, embedding, func(s *optest.Storage) op.Storage {
+					return &optest.Intercepted{Storage: s, Before: f.before}
+				})
+				w.failing = f
+				return w
+			}, storageErrors},
 		)
 	}
 	return kinds
@@ -353,6 +365,12 @@ func (s full) TerminateSessionFromRequest(ctx context.Context, r *op.EndSessionR
 	q.Set("from", "storage")
 	u.RawQuery = q.Encode()
 	return u.String(), s.TerminateSession(ctx, r.UserID, r.ClientID)
+}
+
+// ClientCredentialsTokenRequest makes tokens that say something at userinfo and
+// introspection, which the example's never do.
+func (full) ClientCredentialsTokenRequest(_ context.Context, clientID string, scopes []string) (op.TokenRequest, error) {
+	return &oidc.JWTTokenRequest{Issuer: clientID, Subject: optest.SubjectOf("user"), Audience: []string{"web"}, Scopes: scopes}, nil
 }
 
 func (full) VerifyExchangeSubjectToken(_ context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {

@@ -41,6 +41,8 @@ type world struct {
 	users                    map[string]credentials // "admin" may exchange tokens, "user" may not
 	approve                  func(w *world, step, userCode, user, decision string)
 
+	failing *failing // nil: nothing can be made to fail
+
 	keys jose.JSONWebKeySet
 	code string // the last that was sent
 	seen []observation
