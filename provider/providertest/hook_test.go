@@ -33,7 +33,7 @@ type server struct {
 
 // few is how many kits run at once: more would keep the machine too busy for
 // the limits.
-var few = make(chan struct{}, 4)
+var few = make(chan struct{}, 6)
 
 func (x server) run(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,6 @@ func TestKit(t *testing.T) {
 		"LegacyServer":                     {limits: providertest.Limits(), optest: optest.Config{Embedding: optest.AsLegacyServer}},
 		"LegacyServer no policy":           {optest: optest.Config{Embedding: optest.AsLegacyServer}},
 		"Server single sign-on":            {limits: providertest.Limits(), optest: optest.Config{Embedding: optest.AsServer}, sso: true},
-		"Provider single sign-on":          {limits: providertest.Limits(), sso: true},
 		"single sign-on no policy":         {sso: true},
 		"end_oldest":                       {limits: evict(policy.EndOldest), sso: true},
 		"end_idlest":                       {limits: evict(policy.EndIdlest)},
