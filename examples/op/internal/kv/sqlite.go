@@ -10,7 +10,14 @@ import (
 
 // A SQLite is a Store in a table of a SQLite database, beside whatever else is
 // in it. Use NewSQLite.
-type SQLite struct{ db *sql.DB }
+//
+// SQLite has one writer at a time. Writers of one process queue up here, or they
+// would all be asking all the time; between processes the driver's busy timeout
+// is how long one waits.
+type SQLite struct {
+	db     *sql.DB
+	writer chan struct{}
+}
 
 const schema = `
 CREATE TABLE IF NOT EXISTS op_records (
@@ -30,7 +37,7 @@ func NewSQLite(ctx context.Context, db *sql.DB) (*SQLite, error) {
 	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return nil, fmt.Errorf("create the table op_records: %w", err)
 	}
-	return &SQLite{db}, nil
+	return &SQLite{db, make(chan struct{}, 1)}, nil
 }
 
 // Get implements Store.
@@ -107,6 +114,12 @@ func (s *SQLite) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 }
 
 func (s *SQLite) exec(ctx context.Context, statement string, args ...any) (int64, error) {
+	select {
+	case s.writer <- struct{}{}:
+		defer func() { <-s.writer }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	result, err := s.db.ExecContext(ctx, statement, args...)
 	if err != nil {
 		return 0, err

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+)
+
+// A config is the flags.
+type config struct {
+	listen        string
+	issuer        string // empty: from the address that is listened on
+	store         string
+	keys          string
+	signingAlg    jose.SignatureAlgorithm // empty: not asked for
+	users         string
+	clients       string
+	floor         time.Duration
+	settings      string
+	checkSettings bool
+
+	// The default files are in the state folder, which is made for them. A
+	// folder that was asked for is not: where it is missing is probably not
+	// where the data is.
+	state      string
+	needsState bool
+}
+
+// A usageError is a mistake in what the operator gave: exit code 2.
+type usageError struct {
+	flag string
+	err  error
+}
+
+func (e *usageError) Error() string { return "-" + e.flag + ": " + e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// parseConfig reads the flags, each of which has an environment variable too;
+// the flag wins. It checks what can be checked without opening anything.
+func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
+	state, stateErr := stateFolder(getenv)
+	var c config
+	var alg string
+	f := flag.NewFlagSet("op", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.StringVar(&c.listen, "listen", "127.0.0.1:9998", "`address` to listen on; port 0 takes a free one")
+	f.StringVar(&c.issuer, "issuer", "", "`URL` of this provider: https, or http on loopback (default http:// and the address)")
+	f.StringVar(&c.store, "store", "sqlite:"+filepath.Join(state, "op.db"), "where sessions and tokens are: memory, or sqlite:`PATH`")
+	f.StringVar(&c.keys, "keys", filepath.Join(state, "keys.json"), "`file` with the keys, mode 0600; made at the first start")
+	f.StringVar(&alg, "signing-alg", "", "what a new keys file is for: RS256 or ES256 (default RS256)")
+	f.StringVar(&c.users, "users", "", "`file` with the users, in YAML (default: two demo users)")
+	f.StringVar(&c.clients, "clients", "", "`file` with the clients, in JSON (default: three demo clients)")
+	f.DurationVar(&c.floor, "floor", 15*time.Minute, "lowest duration that a setting may have")
+	f.StringVar(&c.settings, "settings", "", "`file` with the settings, in YAML, read again on SIGHUP (default: they are in the store)")
+	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")
+	f.Usage = func() {
+		fmt.Fprintln(stderr, "op is an OpenID provider whose logins end when the policy says so.\n"+
+			"Each flag may be given as an environment variable too: -signing-alg as CURFEW_SIGNING_ALG.")
+		f.PrintDefaults()
+	}
+
+	var bad error
+	f.VisitAll(func(fl *flag.Flag) {
+		name := "CURFEW_" + strings.ToUpper(strings.ReplaceAll(fl.Name, "-", "_"))
+		if v := getenv(name); v != "" && bad == nil {
+			if err := f.Set(fl.Name, v); err != nil {
+				bad = &usageError{fl.Name, fmt.Errorf("%s: %w", name, err)}
+			}
+		}
+	})
+	if bad != nil {
+		return c, bad
+	}
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return c, err
+		}
+		return c, &quietError{err} // the flag package has said it already
+	}
+	if f.NArg() > 0 {
+		return c, fmt.Errorf("%w: %q", errArguments, f.Arg(0))
+	}
+
+	switch c.signingAlg = jose.SignatureAlgorithm(alg); c.signingAlg {
+	case "", jose.RS256, jose.ES256:
+	default:
+		return c, &usageError{"signing-alg", fmt.Errorf("%q is not RS256 or ES256", alg)}
+	}
+	if c.floor <= 0 || c.floor > 24*time.Hour {
+		return c, &usageError{"floor", fmt.Errorf("%s is not above zero and at most 24h", c.floor)}
+	}
+	host, _, err := net.SplitHostPort(c.listen)
+	if err != nil {
+		return c, &usageError{"listen", err}
+	}
+	if c.issuer == "" && !isLoopback(host) {
+		return c, &usageError{"issuer", fmt.Errorf("it is needed where -listen (%s) is not a loopback address", c.listen)}
+	}
+	if c.issuer != "" {
+		if err := checkIssuer(c.issuer); err != nil {
+			return c, &usageError{"issuer", err}
+		}
+	}
+	public := !isLoopback(host) || strings.HasPrefix(c.issuer, "https://")
+	for name, path := range map[string]string{"users": c.users, "clients": c.clients} {
+		if path == "" && public {
+			return c, &usageError{name, errors.New("it is needed where others can get at the provider: everybody knows the demo passwords and secrets")}
+		}
+	}
+	path, isSQLite := strings.CutPrefix(c.store, "sqlite:")
+	if c.store != "memory" && (!isSQLite || path == "") {
+		return c, &usageError{"store", fmt.Errorf("%q is not memory or sqlite:PATH", c.store)}
+	}
+	if c.checkSettings && c.settings == "" {
+		return c, &usageError{"check-settings", errors.New("it checks the file of -settings")}
+	}
+	for _, name := range []string{"store", "keys"} {
+		if fl := f.Lookup(name); fl.Value.String() == fl.DefValue {
+			if c.state, c.needsState = state, true; stateErr != nil {
+				return c, &usageError{name, stateErr}
+			}
+		}
+	}
+	return c, nil
+}
+
+var errArguments = errors.New("an argument is left over; everything is a flag")
+
+// A quietError has been shown to the operator already.
+type quietError struct{ error }
+
+func (e *quietError) Unwrap() error { return e.error }
+
+// stateFolder is where the default files are: what must survive a restart and a
+// reboot (XDG Base Directory Specification).
+func stateFolder(getenv func(string) string) (string, error) {
+	if dir := getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "curfew-op"), nil
+	}
+	if home := getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "curfew-op"), nil
+	}
+	return "", errors.New("there is no default: neither XDG_STATE_HOME nor HOME is set")
+}
+
+// checkIssuer allows what can be an issuer (OpenID Connect Discovery 1.0 section
+// 3) and is not more than this example serves: it has no path.
+func checkIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Host == "" || u.Hostname() == "" || u.Opaque != "":
+		return fmt.Errorf("%q is not a URL such as https://login.example.com", issuer)
+	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.User != nil || strings.Contains(issuer, "#"):
+		return fmt.Errorf("%q has more than a scheme, a host and a port", issuer)
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return fmt.Errorf("%q is http: that is allowed on loopback only", issuer)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Errorf("%q is not https", issuer)
+	}
+	return nil
+}

@@ -1,0 +1,481 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+)
+
+func TestLogin(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	for _, client := range []string{"web", "spa"} {
+		t.Run(client, func(t *testing.T) {
+			s.t = t
+			a := s.app(client)
+			b, token := s.login(a)
+			claims := a.claims(t, token)
+			require.Equal(t, "sub-alice", claims["sub"])
+			require.Equal(t, "nonce-1", claims["nonce"])
+			require.NotEmpty(t, claims["sid"])
+			require.NotEmpty(t, claims["session_expiry"])
+			require.Equal(t, []any{"pwd"}, claims["amr"])
+
+			info := s.userinfo(token.AccessToken)
+			require.Equal(t, http.StatusOK, info.status, info.body)
+			require.Equal(t, "alice", info.json["preferred_username"])
+			require.Equal(t, "sub-alice", info.json["sub"])
+			if client == "web" {
+				seen := s.introspect(token.AccessToken)
+				require.Equal(t, true, seen.json["active"], seen.body)
+				require.Equal(t, claims["sid"], seen.json["sid"])
+				require.Equal(t, "alice", seen.json["preferred_username"])
+			} else {
+				require.Equal(t, 2, strings.Count(token.AccessToken, "."), "a JWT")
+				seen := s.introspect(token.AccessToken)
+				require.Equal(t, map[string]any{"active": false}, seen.json, "it is for others")
+			}
+
+			next, err := a.refresh(t, token)
+			require.NoError(t, err)
+			require.NotEqual(t, token.RefreshToken, next.RefreshToken)
+			require.Equal(t, claims["sid"], a.claims(t, next)["sid"])
+			require.Equal(t, claims["auth_time"], a.claims(t, next)["auth_time"])
+
+			home := b.get(s.issuer + "/")
+			require.Contains(t, home.body, "You are signed in as alice")
+			require.Contains(t, home.body, "At the latest until")
+			require.Contains(t, home.body, "Without activity until")
+			require.NotContains(t, home.body, "no limit")
+
+			out := b.get(s.issuer + "/end_session?" + url.Values{
+				"id_token_hint": {next.Extra("id_token").(string)}, "state": {"s"},
+			}.Encode())
+			require.Equal(t, http.StatusOK, out.status)
+			require.Contains(t, out.body, "You signed out.")
+			require.Equal(t, http.StatusUnauthorized, s.userinfo(next.AccessToken).status)
+			_, err = a.refresh(t, next)
+			require.ErrorContains(t, err, "logout: ")
+		})
+	}
+}
+
+func TestImplicitLogin(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("spa")
+	for _, responseType := range []string{"id_token", "id_token token"} {
+		b := newBrowser(t)
+		p := b.signIn(b.get(a.url(oauth2.SetAuthURLParam("response_type", responseType))), "alice", alicePassword)
+		require.NotEmpty(t, p.params.Get("id_token"), "%d %s %s", p.status, p.url, p.body)
+		require.Contains(t, b.get(s.issuer+"/").body, "You are signed in as alice")
+		if responseType == "id_token token" {
+			require.Equal(t, http.StatusOK, s.userinfo(p.params.Get("access_token")).status)
+		}
+		require.Contains(t, b.submit(b.get(s.issuer+"/"), nil).body, "You signed out.")
+		if responseType == "id_token token" {
+			require.Equal(t, http.StatusUnauthorized, s.userinfo(p.params.Get("access_token")).status)
+		}
+	}
+}
+
+func TestNativeLoopbackLogin(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("cli")
+	_, token := s.login(a)
+	require.Equal(t, "sub-alice", a.claims(t, token)["sub"])
+}
+
+func TestLoginPage(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	b := newBrowser(t)
+
+	p := b.get(a.url(oauth2.SetAuthURLParam("login_hint", `al"<ice`)))
+	require.Contains(t, p.body, `value="al&#34;&lt;ice"`)
+	require.Contains(t, p.body, "<strong>web</strong>")
+	p = b.signIn(p, "alice", "wrong")
+	require.Equal(t, http.StatusUnauthorized, p.status)
+	wrong := p.body
+	p = b.signIn(p, "nobody", "wrong")
+	require.Equal(t, http.StatusUnauthorized, p.status)
+	require.Equal(t, strings.Replace(wrong, `value="alice"`, `value="nobody"`, 1), p.body, "an unknown user looks the same")
+	require.NotContains(t, p.body, "wrong\"", "the password does not come back")
+	p = b.signIn(p, "", "")
+	require.Equal(t, http.StatusBadRequest, p.status)
+	p = b.signIn(p, "alice", alicePassword)
+	require.NotEmpty(t, p.params.Get("code"))
+	require.Equal(t, "state-1", p.params.Get("state"))
+
+	p = b.submit(b.get(a.url()), nil, "cancel")
+	require.Equal(t, "access_denied", p.params.Get("error"))
+	require.Equal(t, "state-1", p.params.Get("state"))
+	require.Contains(t, p.url.String(), redirectURI)
+
+	p = b.get(a.url(oauth2.SetAuthURLParam("prompt", "none")))
+	require.Equal(t, "login_required", p.params.Get("error"))
+
+	// Somebody else than the one the application named.
+	_, token := s.login(a)
+	p = b.get(a.url(oauth2.SetAuthURLParam("id_token_hint", token.Extra("id_token").(string))))
+	require.Equal(t, http.StatusForbidden, b.signIn(p, "root", rootPassword).status)
+	require.NotEmpty(t, b.signIn(p, "alice", alicePassword).params.Get("code"))
+}
+
+func TestPKCEIsRequired(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("spa")
+	b := newBrowser(t)
+	for name, params := range map[string]string{
+		"none":  "",
+		"plain": "&code_challenge=" + strings.Repeat("a", 43) + "&code_challenge_method=plain",
+		"empty": "&code_challenge=" + strings.Repeat("a", 43),
+	} {
+		p := b.get(a.config.AuthCodeURL("s") + params)
+		require.Equal(t, "invalid_request", p.params.Get("error"), name)
+	}
+	// The wrong verifier gets nothing, and the right one still does.
+	p := b.signIn(b.get(a.url()), "alice", alicePassword)
+	_, err := a.config.Exchange(t.Context(), p.params.Get("code"), oauth2.VerifierOption(oauth2.GenerateVerifier()))
+	require.ErrorContains(t, err, "invalid_grant")
+	_, err = a.redeem(t, p.params.Get("code"))
+	require.NoError(t, err)
+}
+
+func TestCodeWorksOnce(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	b := newBrowser(t)
+	_, neighbour := s.login(a)
+
+	p := b.signIn(b.get(a.url()), "alice", alicePassword)
+	code := p.params.Get("code")
+	token, err := a.redeem(t, code)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, s.userinfo(token.AccessToken).status)
+
+	_, err = a.redeem(t, code)
+	require.ErrorContains(t, err, "invalid_grant")
+	require.Equal(t, http.StatusUnauthorized, s.userinfo(token.AccessToken).status, "what was issued with it is over")
+	_, err = a.refresh(t, token)
+	require.ErrorContains(t, err, "replay: ")
+	require.Contains(t, b.get(s.issuer+"/").body, "You were signed out for safety")
+	_, err = a.redeem(t, code)
+	require.ErrorContains(t, err, "invalid_grant")
+
+	_, err = a.refresh(t, neighbour)
+	require.NoError(t, err, "the user's other session goes on")
+}
+
+// However many requests bring one code at the same time, tokens that work are
+// handed out once at most.
+func TestCodeRace(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	b := newBrowser(t)
+	code := b.signIn(b.get(a.url()), "alice", alicePassword).params.Get("code")
+	var wg sync.WaitGroup
+	tokens := make(chan *oauth2.Token, 8)
+	for range cap(tokens) {
+		wg.Go(func() {
+			if token, err := a.config.Exchange(t.Context(), code, oauth2.VerifierOption(a.verifier)); err == nil {
+				tokens <- token
+			}
+		})
+	}
+	wg.Wait()
+	close(tokens)
+	require.LessOrEqual(t, len(tokens), 1)
+	for token := range tokens {
+		_, err := a.refresh(t, token)
+		require.Error(t, err, "somebody else had the code too")
+	}
+}
+
+// A callback that is reloaded before the code was used brings another code for
+// the same session. The one that is not used does no harm.
+func TestReloadedCallback(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	b := newBrowser(t)
+	login := b.get(a.url())
+	first := b.signIn(login, "alice", alicePassword)
+	again := b.get(login.url.String()) // the back button: there is nothing to sign in to any more
+	require.NotEmpty(t, again.params.Get("code"))
+	require.NotEqual(t, first.params.Get("code"), again.params.Get("code"))
+	token, err := a.redeem(t, again.params.Get("code"))
+	require.NoError(t, err)
+	_, err = a.redeem(t, first.params.Get("code"))
+	require.ErrorContains(t, err, "invalid_grant")
+	_, err = a.refresh(t, token)
+	require.NoError(t, err)
+
+	p := b.get(login.url.String())
+	require.Equal(t, http.StatusBadRequest, p.status)
+	require.Contains(t, p.body, "Go back to the application")
+}
+
+// Who sends somebody the address of a sign-in page does not get the code.
+func TestCallbackInAnotherBrowser(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	attacker, victim := newBrowser(t), newBrowser(t)
+	login := attacker.get(a.url())
+	id := login.url.Query().Get("id")
+
+	// The victim signs in, and the attacker is faster at the callback.
+	form := url.Values{"id": {id}, "username": {"alice"}, "password": {alicePassword}}
+	req, err := http.NewRequest(http.MethodPost, s.issuer+"/login", strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	require.Equal(t, http.StatusSeeOther, victim.once(req).status)
+
+	for _, p := range []page{
+		attacker.get(s.issuer + "/authorize/callback?id=" + id),
+		attacker.post(s.issuer+"/authorize/callback", url.Values{"id": {id}}),
+		attacker.get(login.url.String()),
+	} {
+		require.Equal(t, http.StatusForbidden, p.status)
+		require.Empty(t, p.params)
+		require.Contains(t, p.body, "another browser")
+	}
+	// Nor by signing in too.
+	p := attacker.post(s.issuer+"/login", url.Values{"id": {id}, "username": {"root"}, "password": {rootPassword}})
+	require.Equal(t, http.StatusForbidden, p.status)
+	require.NotEmpty(t, victim.get(s.issuer+"/authorize/callback?id="+id).params.Get("code"))
+
+	// Before anybody signed in there is no code for anybody.
+	id = attacker.get(a.url()).url.Query().Get("id")
+	p = attacker.get(s.issuer + "/authorize/callback?id=" + id)
+	require.Equal(t, "interaction_required", p.params.Get("error"))
+}
+
+func TestDeviceFlow(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("cli")
+	begin := func() (reply, string) {
+		t.Helper()
+		r := s.api("/device_authorization", "cli", "", url.Values{"scope": {"openid profile offline_access made-up"}})
+		require.Equal(t, http.StatusOK, r.status, r.body)
+		return r, r.json["device_code"].(string)
+	}
+	device, code := begin()
+	require.Equal(t, "authorization_pending", s.poll(code).json["error"])
+
+	b := newBrowser(t)
+	p := b.get(device.json["verification_uri_complete"].(string))
+	require.Contains(t, p.body, device.json["user_code"].(string))
+	p = b.submit(p, nil)
+	require.Contains(t, p.body, "<strong>cli</strong>")
+	p = b.signIn(p, "alice", "wrong")
+	require.Equal(t, http.StatusUnauthorized, p.status)
+	p = b.signIn(p, "alice", alicePassword)
+	require.Contains(t, p.body, "Connect this device?")
+	require.Contains(t, p.body, "<strong>cli</strong>")
+	require.Equal(t, "authorization_pending", s.poll(code).json["error"], "nothing is decided yet")
+	confirm := p
+	p = b.submit(p, nil)
+	require.Contains(t, p.body, "Your device is connected")
+	require.Equal(t, http.StatusBadRequest, b.submit(confirm, nil).status, "a confirmation works once")
+	require.Equal(t, http.StatusBadRequest, b.submit(confirm, nil, "deny").status)
+
+	r := s.poll(code)
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	token := (&oauth2.Token{AccessToken: r.json["access_token"].(string), RefreshToken: r.json["refresh_token"].(string)}).WithExtra(r.json)
+	require.Equal(t, "sub-alice", a.claims(t, token)["sub"])
+	require.NotContains(t, r.json["scope"], "made-up")
+	require.Equal(t, http.StatusOK, s.userinfo(token.AccessToken).status)
+	_, err := a.refresh(t, token)
+	require.NoError(t, err)
+
+	// Typed by hand, in lower case and without the dash; and refused.
+	device, code = begin()
+	typed := strings.ToLower(strings.ReplaceAll(device.json["user_code"].(string), "-", " "))
+	p = b.submit(b.get(s.issuer+"/device"), map[string]string{"user_code": typed})
+	p = b.signIn(p, "alice", alicePassword)
+	p = b.submit(p, nil, "deny")
+	require.Contains(t, p.body, "Your device is not connected")
+	require.Equal(t, "access_denied", s.poll(code).json["error"])
+
+	// Another client gets nothing for it.
+	_, code = begin()
+	r = s.api("/oauth/token", "spa", "", url.Values{"grant_type": {deviceGrantType}, "device_code": {code}})
+	require.Equal(t, "access_denied", r.json["error"])
+
+	p = b.submit(b.get(s.issuer+"/device"), map[string]string{"user_code": "BBBB-BBBB"})
+	require.Equal(t, http.StatusBadRequest, p.status)
+	require.Contains(t, p.body, "This code is not known")
+	r = s.api("/device_authorization", "web", webSecret, url.Values{})
+	require.Equal(t, "unauthorized_client", r.json["error"])
+	r = s.api("/device_authorization", "nobody", "", url.Values{})
+	require.Equal(t, "invalid_client", r.json["error"], r.body)
+}
+
+func TestClientCredentials(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	form := func() url.Values {
+		return url.Values{"grant_type": {"client_credentials"}, "scope": {"openid profile"}}
+	}
+	r := s.api("/oauth/token", "web", webSecret, form())
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	token := r.json["access_token"].(string)
+	seen := s.introspect(token)
+	require.Equal(t, true, seen.json["active"], seen.body)
+	require.Equal(t, "web", seen.json["sub"])
+	require.Empty(t, seen.json["sid"])
+	require.GreaterOrEqual(t, s.userinfo(token).status, 400, "it is no user")
+	require.Equal(t, "invalid_client", s.api("/oauth/token", "web", "wrong", form()).json["error"])
+	require.Equal(t, "unauthorized_client", s.api("/oauth/token", "other", "other-secret", form()).json["error"])
+}
+
+func TestTokenExchange(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	_, alice := s.login(a)
+	b := newBrowser(t)
+	root, err := a.redeem(t, b.signIn(b.get(a.url()), "root", rootPassword).params.Get("code"))
+	require.NoError(t, err)
+	const accessType = "urn:ietf:params:oauth:token-type:access_token"
+	exchange := func(client, secret, token string, extra url.Values) reply {
+		t.Helper()
+		form := url.Values{
+			"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
+			"subject_token": {token}, "subject_token_type": {accessType},
+		}
+		for k, v := range extra {
+			form[k] = v
+		}
+		return s.api("/oauth/token", client, secret, form)
+	}
+	actor := func(token string) url.Values {
+		return url.Values{"actor_token": {token}, "actor_token_type": {accessType}}
+	}
+
+	r := exchange("web", webSecret, alice.AccessToken, url.Values{"scope": {"openid"}})
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	seen := s.introspect(r.json["access_token"].(string))
+	require.Equal(t, "sub-alice", seen.json["sub"], seen.body)
+	require.Equal(t, a.claims(t, alice)["sid"], seen.json["sid"], "it stays in the session")
+
+	r = exchange("web", webSecret, root.AccessToken, url.Values{"scope": {"openid impersonate:sub-alice"}})
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	seen = s.introspect(r.json["access_token"].(string))
+	require.Equal(t, "sub-alice", seen.json["sub"], seen.body)
+	require.NotEqual(t, a.claims(t, root)["sid"], seen.json["sid"])
+
+	r = exchange("web", webSecret, alice.AccessToken, actor(root.AccessToken))
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	r = exchange("web", webSecret, alice.AccessToken, url.Values{"actor_token": {root.AccessToken}, "actor_token_type": {accessType},
+		"requested_token_type": {"urn:ietf:params:oauth:token-type:id_token"}})
+	require.Equal(t, http.StatusOK, r.status, r.body)
+	require.Equal(t, map[string]any{"sub": "sub-root"}, payload(t, r.json["access_token"].(string))["act"])
+
+	for name, r := range map[string]struct {
+		reply reply
+		want  string
+	}{
+		"a client that may not":     {exchange("other", "other-secret", alice.AccessToken, nil), "unauthorized_client"},
+		"a wrong secret":            {exchange("web", "wrong", alice.AccessToken, nil), "invalid_client"},
+		"as another user":           {exchange("web", webSecret, alice.AccessToken, url.Values{"scope": {"impersonate:sub-root"}}), "access_denied"},
+		"as nobody":                 {exchange("web", webSecret, root.AccessToken, url.Values{"scope": {"impersonate:nobody"}}), "invalid_request"},
+		"an actor who may not":      {exchange("web", webSecret, root.AccessToken, actor(alice.AccessToken)), "access_denied"},
+		"more scopes":               {exchange("web", webSecret, alice.AccessToken, url.Values{"scope": {"openid email"}}), "invalid_scope"},
+		"for good as somebody":      {exchange("web", webSecret, root.AccessToken, url.Values{"scope": {"offline_access impersonate:sub-alice"}}), "invalid_scope"},
+		"a foreign audience":        {exchange("web", webSecret, alice.AccessToken, url.Values{"audience": {"elsewhere"}}), "invalid_target"},
+		"a resource":                {exchange("web", webSecret, alice.AccessToken, url.Values{"resource": {"https://elsewhere.example"}}), "invalid_target"},
+		"garbage":                   {exchange("web", webSecret, "garbage", nil), "invalid_request"},
+		"another kind":              {exchange("web", webSecret, alice.RefreshToken, url.Values{"subject_token_type": {"urn:ietf:params:oauth:token-type:refresh_token"}}), "invalid_request"},
+		"refresh, narrowed to less": {exchange("web", webSecret, alice.AccessToken, url.Values{"scope": {"openid"}, "requested_token_type": {"urn:ietf:params:oauth:token-type:refresh_token"}}), "invalid_request"},
+	} {
+		require.Equal(t, r.want, r.reply.json["error"], "%s: %s", name, r.reply.body)
+	}
+}
+
+func payload(t *testing.T, jwt string) map[string]any {
+	t.Helper()
+	parts := strings.Split(jwt, ".")
+	require.Len(t, parts, 3)
+	body, err := b64(parts[1])
+	require.NoError(t, err)
+	claims := map[string]any{}
+	require.NoError(t, json.Unmarshal(body, &claims))
+	return claims
+}
+
+func TestRevocation(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a := s.app("web")
+	_, token := s.login(a)
+	r := s.api("/revoke", "other", "other-secret", url.Values{"token": {token.RefreshToken}})
+	require.Equal(t, "invalid_client", r.json["error"], r.body)
+	token, err := a.refresh(t, token)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, s.api("/revoke", "web", webSecret, url.Values{"token": {token.AccessToken}}).status)
+	require.Equal(t, map[string]any{"active": false}, s.introspect(token.AccessToken).json)
+	token, err = a.refresh(t, token)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, s.api("/revoke", "web", webSecret, url.Values{"token": {token.RefreshToken}}).status)
+	_, err = a.refresh(t, token)
+	require.ErrorContains(t, err, "invalid_grant")
+	require.Equal(t, http.StatusOK, s.api("/revoke", "web", webSecret, url.Values{"token": {"garbage"}}).status)
+}
+
+// The home page says why, in words, and the application is told too.
+func TestReasons(t *testing.T) {
+	dir, args := folder(t)
+	settings := put(t, dir, "settings.yaml", `accounts: {default: {inactivity: 2s, active: 1h, concurrent: 2}}`)
+	s := start(t, append(args, "-floor", "1s", "-settings", settings)...)
+	a := s.app("web")
+	b, token := s.login(a)
+	s.login(a)
+
+	third := newBrowser(t)
+	p := third.signIn(third.get(a.url()), "alice", alicePassword)
+	require.Equal(t, "access_denied", p.params.Get("error"))
+	require.Contains(t, p.params.Get("error_description"), "used=2 max=2")
+	require.Contains(t, third.get(s.issuer+"/").body, "Nobody is signed in")
+
+	eventually(t, func() bool {
+		return strings.Contains(b.get(s.issuer+"/").body, "You were signed out after 2 seconds without activity.")
+	})
+	_, err := a.refresh(t, token)
+	require.ErrorContains(t, err, "inactivity: ")
+	p = third.signIn(third.get(a.url()), "alice", alicePassword)
+	require.NotEmpty(t, p.params.Get("code"), "the places are free again")
+}
+
+func TestSweep(t *testing.T) {
+	us, err := newUsers(demoUsers())
+	require.NoError(t, err)
+	st := &storage{kv: newMemoryRecords(), users: us}
+	for i, expires := range []time.Time{time.Now().Add(-time.Second), time.Now().Add(time.Hour)} {
+		r := recordAt(string(rune('a'+i)), expires)
+		require.NoError(t, st.write(t.Context(), r, "v"))
+	}
+	var v string
+	_, err = st.read(t.Context(), "a", &v)
+	require.ErrorIs(t, err, errExpired, "over before it is removed")
+	require.NoError(t, st.sweep(t.Context()))
+	_, err = st.kv.Get(t.Context(), "a")
+	require.Error(t, err)
+	_, err = st.kv.Get(t.Context(), "b")
+	require.NoError(t, err)
+}

@@ -1,0 +1,278 @@
+// Op is a complete OpenID provider whose logins end when the policy says so: an
+// example in size, production in conduct.
+//
+// It embeds op by op.NewProvider, with the two lines that install Curfew (see
+// newServer). Everything that it has to remember is in one database, beside the
+// login sessions: a restart loses nothing, and a login may begin at one process
+// and end at another. Start it without flags for a provider with demo users.
+//
+//	main.go      start and end
+//	config.go    flags
+//	keys.go      the keys file, and what the store remembers of it
+//	users.go     the users file, passwords
+//	clients.go   the clients file
+//	settings.go  the settings file
+//	storage.go   op.Storage, with device.go and exchange.go
+//	pages.go     what people see
+//	guard.go     headers and errors of all responses
+//	throttle.go  against guessing
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/provider"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(exitCode(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr), os.Stderr))
+}
+
+// exitCode says what went wrong: 2 for what the operator gave, 1 for the rest.
+func exitCode(err error, stderr io.Writer) int {
+	var usage *usageError
+	var quiet *quietError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &quiet):
+		return 2
+	}
+	fmt.Fprintln(stderr, "op:", err)
+	if errors.As(err, &usage) || errors.Is(err, errArguments) {
+		return 2
+	}
+	return 1
+}
+
+// run is the whole program. It returns when the context ends, and everything is
+// put away.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) (err error) {
+	c, err := parseConfig(args, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: withoutState}))
+	// op logs through the default logger and no other.
+	slog.SetDefault(log)
+
+	us, clients, err := readPeople(c)
+	if err != nil {
+		return err
+	}
+	var file *fileSettings
+	if c.settings != "" {
+		file = &fileSettings{path: c.settings, allowed: rangeFrom(c.floor)}
+		if err := file.load(); err != nil {
+			return &usageError{"settings", err}
+		}
+		if c.checkSettings {
+			return explainSettings(stdout, *file.current.Load(), us, clients)
+		}
+	}
+
+	if c.needsState {
+		if err := os.MkdirAll(c.state, 0o700); err != nil {
+			return err
+		}
+	}
+	db, err := openDatabase(ctx, c.store)
+	if err != nil {
+		return &usageError{"store", err}
+	}
+	defer func() { err = errors.Join(err, db.close()) }()
+	keys, err := openKeys(ctx, c.keys, c.signingAlg, db.sessions, time.Now())
+	if err != nil {
+		return err
+	}
+	var settings provider.SettingsSource = storedSettings{db.sessions}
+	if file != nil {
+		settings = file
+	} else if err := seedSettings(ctx, db.sessions, c.floor, log); err != nil {
+		return err
+	}
+
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.listen)
+	if err != nil {
+		return &usageError{"listen", err}
+	}
+	defer listener.Close() // again: the server closes it, if there is one
+	issuer := c.issuer
+	if issuer == "" {
+		issuer = "http://" + listener.Addr().String()
+	}
+	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
+	server, hook, err := newServer(issuer, st, db, settings, log)
+	if err != nil {
+		return err
+	}
+
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait() // before the database is closed
+	defer stop()
+	wg.Go(func() { _ = hook.Run(background) }) // it returns when the context ends, with its error
+	wg.Go(func() { sweep(background, st, log) })
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	wg.Go(func() {
+		for {
+			select {
+			case <-background.Done():
+				return
+			case <-hup:
+				if file == nil {
+					log.Info("there is no settings file to read again")
+					continue
+				}
+				file.reload(log)
+			}
+		}
+	})
+
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	log.Info("started", "issuer", issuer, "listen", listener.Addr().String(), "store", c.store, "keys", c.keys)
+	if err := greet(stdout, issuer, c); err != nil {
+		return errors.Join(err, server.Close())
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("ending: requests that have begun are answered")
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := server.Shutdown(draining); err != nil {
+		return errors.Join(fmt.Errorf("not all requests were answered: %w", err), server.Close())
+	}
+	return nil
+}
+
+// withoutState keeps "state" out of the log, which op writes there with errors:
+// it is what protects the application's callback.
+func withoutState(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == "state" || a.Key == "session_state" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+func readPeople(c config) (*users, map[string]*client, error) {
+	us, err := newOrRead(c.users, parseUsers, func() (*users, error) { return newUsers(demoUsers()) })
+	if err != nil {
+		return nil, nil, &usageError{"users", err}
+	}
+	clients, err := newOrRead(c.clients, parseClients, func() (map[string]*client, error) { return newClients(demoClients()) })
+	if err != nil {
+		return nil, nil, &usageError{"clients", err}
+	}
+	for id := range clients {
+		if us.bySubject[id] != nil {
+			// A token of the client would look like the user's: RFC 9700 section 4.15.
+			return nil, nil, &usageError{"users", fmt.Errorf("%q is the sub of a user and a client_id", id)}
+		}
+	}
+	return us, clients, nil
+}
+
+func newOrRead[T any](path string, parse func([]byte) (T, error), demo func() (T, error)) (v T, err error) {
+	if path == "" {
+		return demo()
+	}
+	body, err := readFile(path)
+	if err != nil {
+		return v, err
+	}
+	if v, err = parse(body); err != nil {
+		return v, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
+}
+
+// sweepEvery is how often records that are over are removed.
+const sweepEvery = time.Minute
+
+func sweep(ctx context.Context, st *storage, log *slog.Logger) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := st.sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Error("records that are over could not be removed; it is tried again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// maxBody bounds what a request may send: more than any token or form here.
+const maxBody = 64 << 10
+
+// newServer puts the provider together.
+func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, log *slog.Logger) (*http.Server, *provider.Hook, error) {
+	hook, err := provider.New(provider.Config{
+		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
+		Membership: st.users.membership, OnEnd: st.ended, Events: provider.Audit(log),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	st.end = hook.End
+
+	config := &op.Config{
+		CryptoKey: st.keys.crypto, CryptoKeyId: st.keys.cryptoID(),
+		DefaultLogoutRedirectURI: "/",
+		CodeMethodS256:           true, AuthMethodPost: true, GrantTypeRefreshToken: true,
+		SupportedScopes: supportedScopes,
+		SupportedClaims: []string{"sub", "aud", "exp", "iat", "iss", "auth_time", "nonce", "amr", "azp", "sid", "session_expiry", "name", "preferred_username"},
+		DeviceAuthorization: op.DeviceAuthorizationConfig{
+			Lifetime: deviceLifetime, PollInterval: deviceInterval, UserFormPath: "/device", UserCode: op.UserCodeBase20,
+		},
+	}
+	options := []op.Option{
+		// Not op's own choice, which also decrypts an older form that nobody
+		// has authenticated.
+		op.WithCrypto(op.NewAES256GCMCrypto(config.CryptoKey, config.CryptoKeyId)),
+	}
+	p := &pages{issuer: issuer, storage: st, hook: hook, settings: settings, guesses: newGuesses(), log: log}
+	if p.secure = issuer[:6] == "https:"; !p.secure {
+		options = append(options, op.WithAllowInsecure()) // on loopback: see checkIssuer
+	}
+	if p.provider, err = op.NewProvider(config, hook.Storage(st), op.StaticIssuer(issuer), options...); err != nil {
+		return nil, nil, err
+	}
+	handler, err := p.handler()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &http.Server{
+		Handler:           p.guard(hook.Handler(http.MaxBytesHandler(handler, maxBody))),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second, // a refresh that lost a race waits for up to 2 s, twice
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}, hook, nil
+}
