@@ -160,7 +160,7 @@ func TestSixteenStorages(t *testing.T) {
 				require.Equal(t, optest.ServiceUser, client.GetID())
 				request, err := cc.ClientCredentialsTokenRequest(t.Context(), optest.ServiceUser, []string{"openid"})
 				require.NoError(t, err)
-				require.Equal(t, optest.ServiceUser, request.GetSubject())
+				require.Equal(t, optest.SubjectOf("user"), request.GetSubject()) // see full
 			}
 			if dev, ok := decorated.(op.DeviceAuthorizationStorage); ok {
 				device, user := fmt.Sprint("device", bits), fmt.Sprint("user", bits)

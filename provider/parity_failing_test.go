@@ -39,13 +39,12 @@ func storageErrors(w *world) {
 	w.readKeys()
 	kinds := map[string]func() error{
 		"plain":       func() error { return errors.New("disk on fire") },
-		"denied":      func() error { return oidc.ErrAccessDenied().WithDescription("not today") },
 		"grant":       func() error { return oidc.ErrInvalidGrant().WithDescription("no more") },
 		"server":      func() error { return oidc.ErrServerError().WithDescription("sorry") },
 		"status":      func() error { return op.NewStatusError(oidc.ErrServerError().WithDescription("later"), 503) },
 		"not a token": func() error { return op.ErrInvalidRefreshToken },
 	}
-	for _, kind := range []string{"plain", "denied", "grant", "server", "status", "not a token"} {
+	for _, kind := range []string{"plain", "grant", "server", "status", "not a token"} {
 		// try does something with one method failing, then again.
 		try := func(step, method string, do func(step string) reply) {
 			step = fmt.Sprintf("%s, %s fails (%s)", step, method, kind)
