@@ -1214,7 +1214,7 @@ func TestKeysRotate(t *testing.T) {
 		require.Equal(t, "server_error", late.Error())
 		require.NotEmpty(t, late.Header.Get("Retry-After"))
 	}
-	newer = ok(t, with(young).Refresh(optest.Web, newer.RefreshToken()))
+	ok(t, with(young).Refresh(optest.Web, newer.RefreshToken()))
 
 	// A key that is long gone is not worth waiting for.
 	gone := provider.NewKey(time.Now().Add(-2 * time.Hour))

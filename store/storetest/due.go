@@ -75,7 +75,7 @@ var dueTests = []contractTest{
 		s := f.createOne(dueSession("a", at))
 		f.create(dueSession("b", at))
 		require.Equal(f, []string{"a", "b"}, f.due(at, time.Hour, 10))
-		s = f.update(s)
+		f.update(s)
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10))
 		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) { return held[:1], nil }))
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10))
@@ -93,7 +93,7 @@ var dueTests = []contractTest{
 		require.Empty(f, f.due(at.Add(time.Minute), 0, 10))
 		require.Equal(f, []string{"a"}, f.due(at.Add(time.Hour), 0, 10))
 		s.Due = time.Time{}
-		s = f.update(s)
+		f.update(s)
 		require.Empty(f, f.due(at.Add(1000*time.Hour), 0, 10))
 		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
 			held[0].Due = at
