@@ -1,0 +1,152 @@
+package faultstore_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/internal/sample"
+	"github.com/curfew-oidc/curfew/store/memstore"
+	"github.com/curfew-oidc/curfew/store/storetest"
+)
+
+// Without a script it is the store that it wraps.
+func TestContract(t *testing.T) {
+	storetest.Run(t, func(*testing.T) store.Store { return faultstore.New(memstore.New()) })
+}
+
+// calls is one call of each method, and whether the inner store shows its
+// effect; nil for a method that has none.
+var calls = []struct {
+	method string
+	call   func(context.Context, store.Store) error
+	done   func(context.Context, store.Store) bool
+}{
+	{"Get", func(ctx context.Context, s store.Store) error { _, err := s.Get(ctx, "a"); return err }, nil},
+	{"Create", func(ctx context.Context, s store.Store) error {
+		one := sample.Typical()
+		one.ID = "b"
+		return s.Create(ctx, one, 10)
+	}, has("b")},
+	{"Update", func(ctx context.Context, s store.Store) error {
+		one := sample.Typical()
+		one.ID, one.Revision = "a", 1
+		_, err := s.Update(ctx, one)
+		return err
+	}, func(ctx context.Context, s store.Store) bool {
+		one, err := s.Get(ctx, "a")
+		return err == nil && one.Revision == 2
+	}},
+	{"Admit", func(ctx context.Context, s store.Store) error {
+		one := sample.Typical()
+		one.ID = "c"
+		return s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil })
+	}, has("c")},
+	{"List", func(ctx context.Context, s store.Store) error {
+		_, _, err := s.List(ctx, store.Filter{}, "", 1)
+		return err
+	}, nil},
+	{"Due", func(ctx context.Context, s store.Store) error {
+		_, err := s.Due(ctx, sample.Typical().Due, time.Minute, 1)
+		return err
+	}, func(ctx context.Context, s store.Store) bool {
+		list, err := s.Due(ctx, sample.Typical().Due, 0, 1)
+		return err == nil && len(list) == 0 // it is claimed
+	}},
+	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, "a", 1) },
+		func(ctx context.Context, s store.Store) bool { return !has("a")(ctx, s) }},
+	{"Document", func(ctx context.Context, s store.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
+	{"PutDocument", func(ctx context.Context, s store.Store) error {
+		_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 1})
+		return err
+	}, func(ctx context.Context, s store.Store) bool {
+		d, err := s.Document(ctx, "k")
+		return err == nil && d.Version == 2
+	}},
+	{"History", func(ctx context.Context, s store.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
+}
+
+func has(id string) func(context.Context, store.Store) bool {
+	return func(ctx context.Context, s store.Store) bool {
+		_, err := s.Get(ctx, id)
+		return err == nil
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for _, c := range calls {
+		for _, f := range []struct {
+			fault faultstore.Fault
+			wants []error
+			done  bool
+		}{
+			{faultstore.None, nil, true},
+			{faultstore.Before, []error{faultstore.ErrFault}, false},
+			{faultstore.After, []error{faultstore.ErrFault}, true},
+			{faultstore.Timeout, []error{faultstore.ErrFault, context.DeadlineExceeded}, false},
+			{faultstore.TimeoutAfter, []error{faultstore.ErrFault, context.DeadlineExceeded}, true},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				inner := memstore.New()
+				one := sample.Typical()
+				one.ID = "a"
+				require.NoError(t, inner.Create(t.Context(), one, 10))
+				_, err := inner.PutDocument(t.Context(), store.Document{Key: "k"})
+				require.NoError(t, err)
+
+				s := faultstore.New(inner)
+				s.Script(faultstore.Once(1, f.fault))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				began := time.Now()
+				err = c.call(ctx, s)
+				if f.wants == nil {
+					require.NoError(t, err)
+				}
+				for _, want := range f.wants {
+					require.ErrorIs(t, err, want, "%s %d", c.method, f.fault)
+				}
+				waits := f.fault == faultstore.Timeout || f.fault == faultstore.TimeoutAfter
+				require.Equal(t, waits, time.Since(began) == time.Hour, "%s %d", c.method, f.fault)
+				if c.done != nil {
+					require.Equal(t, f.done, c.done(t.Context(), inner), "%s %d", c.method, f.fault)
+				}
+				require.Equal(t, map[string]int{c.method: 1}, s.Counts())
+				require.Equal(t, 1, s.Calls())
+			})
+		}
+	}
+}
+
+func TestScripts(t *testing.T) {
+	ctx := t.Context()
+	s := faultstore.New(memstore.New())
+	one := sample.Typical()
+	create := func(id string) error {
+		one.ID = id
+		return s.Create(ctx, one, 10)
+	}
+	s.Script(faultstore.Always(faultstore.Before, "Create", "Delete"))
+	require.ErrorIs(t, create("a"), faultstore.ErrFault)
+	_, err := s.Get(ctx, "a")
+	require.ErrorIs(t, err, store.ErrNotFound, "the inner store's own errors come through")
+	require.ErrorIs(t, create("a"), faultstore.ErrFault)
+
+	s.Script(faultstore.Once(s.Calls()+2, faultstore.After))
+	require.NoError(t, create("a"))
+	require.ErrorIs(t, create("b"), faultstore.ErrFault)
+	require.NoError(t, create("c"))
+	s.Script(faultstore.Always(faultstore.After))
+	require.ErrorIs(t, create("b"), store.ErrExists, "also when it was to fail afterwards")
+	require.Equal(t, map[string]int{"Create": 6, "Get": 1}, s.Counts())
+
+	s.Script(nil)
+	s.Reset()
+	require.NoError(t, create("d"))
+	require.Equal(t, 1, s.Calls())
+}
