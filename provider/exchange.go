@@ -65,13 +65,13 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	f := &exchangeRequest{TokenExchangeRequest: tr}
 	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubjectTokenClaims())
 	if err != nil {
-		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+		return x.answer(ctx, req, invalidToken(err, "subject_token"), oidc.ErrInvalidRequest())
 	}
 	f.subject = subject
 	if tr.GetExchangeActor() != "" {
 		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActorTokenClaims())
 		if err != nil {
-			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+			return x.answer(ctx, req, invalidToken(err, "actor_token"), oidc.ErrInvalidRequest())
 		}
 		f.actor = actor
 	}
@@ -124,8 +124,20 @@ func (t presentedToken) unsealed(claims map[string]any) map[string]any {
 	return claims
 }
 
-// errDeadToken refuses a token of a session that is over.
-var errDeadToken = &refusedError{reason: policy.ReasonRevoked, text: "the token belongs to a login session that is over or not known", over: true}
+// errDeadToken refuses a token that is not good, whose reason is not ours to
+// tell.
+var errDeadToken = &refusedError{text: "the token has expired, or its login session is over or not known", over: true}
+
+// invalidToken says in a refusal, as op does, which token it is about.
+func invalidToken(err error, which string) error {
+	var refused *refusedError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	about := *refused
+	about.text += "; " + which + " is invalid"
+	return &about
+}
 
 // exchanged looks a subject or actor token up. A token of no session comes back
 // as it is.

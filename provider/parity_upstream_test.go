@@ -36,7 +36,7 @@ var failsDecorated = map[string]string{
 const (
 	manyTokensOfOneCode = "it calls op.CreateAccessToken three times for one authorization request, which no client can do: " +
 		"a code that is redeemed again voids the refresh token that came of it before"
-	comparesText = "it compares the text of a JSON object: with sid in it, op writes the members in alphabetical order"
+	comparesText = "it compares the text of a JSON object up to its closing brace, in front of which sid is added"
 	noDeviceCode = "it calls op.CreateDeviceTokenResponse outside of any request, so that there is no device code"
 )
 

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"time"
@@ -126,14 +127,28 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if g := s.Grant(t.Grant); resp.AuthTime == 0 { // RFC 9470 section 6.2
 		resp.AuthTime = oidc.FromTime(g.Authenticated)
 	}
-	if resp.Claims == nil {
-		resp.Claims = map[string]any{}
-	}
-	resp.Claims["sid"] = s.ID
-	if s.ACR != "" {
-		resp.Claims["acr"] = s.ACR
+	// Spliced into the answer, as in a token response: with Claims op would
+	// write all members in another order.
+	req.extra = appendMember(nil, "sid", s.ID)
+	if _, has := resp.Claims["acr"]; s.ACR != "" && !has {
+		req.extra = appendMember(req.extra, "acr", s.ACR) // RFC 9470 section 6.2
 	}
 	return nil
+}
+
+// appendMember appends a member of a JSON object.
+func appendMember(b []byte, name, value string) []byte {
+	if b != nil {
+		b = append(b, ',')
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // a string always encodes
+	}
+	b = append(b, '"')
+	b = append(b, name...)
+	b = append(b, '"', ':')
+	return append(b, text...)
 }
 
 // SetUserinfoFromToken answers for the session as well as for the token.
