@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -207,11 +208,17 @@ func (s *Session) Validate() error {
 	if s.ID == "" {
 		return errors.New("the session has no ID")
 	}
-	e := encoder{b: make([]byte, 0, 1024)}
+	buffer := validated.Get().(*[]byte)
+	defer validated.Put(buffer)
+	e := encoder{b: (*buffer)[:0]}
 	e.session(s)
+	*buffer = e.b
 	_, err := e.bytes()
 	return err
 }
+
+// validated holds buffers for documents that are only checked and thrown away.
+var validated = sync.Pool{New: func() any { return new([]byte) }}
 
 // Policy returns what the policy needs to know of s.
 func (s *Session) Policy() policy.Session {

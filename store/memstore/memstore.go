@@ -373,7 +373,7 @@ func own(s store.Session, revision int64) (*store.Session, error) {
 	return &s, nil
 }
 
-func normalize(t *time.Time) { *t = t.UTC().Round(0) }
+func normalize(t *time.Time) { *t = t.UTC() } // which drops the monotonic reading
 
 // replaceable returns why next must not take the place of s.
 func replaceable(s, next *store.Session) error {
