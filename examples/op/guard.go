@@ -104,7 +104,8 @@ func (w *guardWriter) WriteHeader(status int) {
 	w.started, w.status = true, status
 	// A success after all, because somebody tried again, stays one. At
 	// introspection a success may be {"active":false}.
-	w.outage = w.call.outage != nil && (status >= 400 || status == http.StatusOK && w.path == introspectionPath)
+	w.outage = w.call.outage != nil && (status >= 400 || status == http.StatusOK && w.path == introspectionPath) ||
+		status == http.StatusServiceUnavailable && forPeople[w.path] // the hook's answer, for applications
 	page := strings.HasPrefix(w.Header().Get("Content-Type"), "text/html")
 	w.held = w.outage || status >= 400 && forPeople[w.path] && !page
 	if !w.held {

@@ -1,16 +1,22 @@
 package main
 
 import (
+	"database/sql"
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
 )
 
 func TestLogin(t *testing.T) {
@@ -478,4 +484,83 @@ func TestSweep(t *testing.T) {
 	require.Error(t, err)
 	_, err = st.kv.Get(t.Context(), "b")
 	require.NoError(t, err)
+}
+
+// A session that ended leaves nothing of what was issued in it.
+func TestEndRemovesRecords(t *testing.T) {
+	dir, args := folder(t)
+	s := start(t, args...)
+	b, _ := s.login(s.app("web"))
+	s.login(s.app("spa"))
+	kinds := func() map[string]int {
+		t.Helper()
+		count := map[string]int{}
+		for _, key := range keysIn(t, filepath.Join(dir, "op.db")) {
+			kind, _, _ := strings.Cut(key, "/")
+			count[kind+"/"]++
+		}
+		return count
+	}
+	require.Equal(t, map[string]int{kindCode: 2, kindAccess: 2, kindRefresh: 2, kindBrowser: 2}, kinds())
+	b.submit(b.get(s.issuer+"/"), nil)
+	require.Equal(t, map[string]int{kindCode: 1, kindAccess: 1, kindRefresh: 1, kindBrowser: 2}, kinds(), "the browser remembers why")
+}
+
+func keysIn(t *testing.T, path string) (keys []string) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+path+"?_pragma=busy_timeout(2000)")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	rows, err := db.QueryContext(t.Context(), `SELECT key FROM op_records`)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	for rows.Next() {
+		var key string
+		require.NoError(t, rows.Scan(&key))
+		keys = append(keys, key)
+	}
+	require.NoError(t, rows.Err())
+	return keys
+}
+
+// What the pages check first, the storage checks too: between the two somebody
+// else may have been faster.
+func TestStorageDecidesOnce(t *testing.T) {
+	clients, err := newClients(demoClients())
+	require.NoError(t, err)
+	st := &storage{kv: newMemoryRecords(), clients: clients}
+
+	r, err := st.CreateAuthRequest(t.Context(), &oidc.AuthRequest{ClientID: "web", RedirectURI: redirectURI, ResponseType: "code"}, "")
+	require.NoError(t, err)
+	require.NoError(t, st.signIn(t.Context(), r.GetID(), "alice", "browser/1"))
+	require.ErrorIs(t, st.signIn(t.Context(), r.GetID(), "root", "browser/2"), errSignedIn)
+	r, err = st.AuthRequestByID(t.Context(), r.GetID())
+	require.NoError(t, err)
+	require.Equal(t, "alice", r.GetSubject())
+
+	require.NoError(t, st.StoreDeviceAuthorization(t.Context(), "cli", "device", "AAAA-AAAA", time.Now().Add(time.Minute), nil))
+	require.ErrorIs(t, st.StoreDeviceAuthorization(t.Context(), "cli", "other", "aaaa aaaa", time.Now().Add(time.Minute), nil), op.ErrDuplicateUserCode)
+	key, _, err := st.deviceByUserCode(t.Context(), "AAAAAAAA")
+	require.NoError(t, err)
+	var secrets []string
+	for _, subject := range []string{"alice", "root"} {
+		secret, err := st.beginConfirm(t.Context(), key, subject)
+		require.NoError(t, err)
+		secrets = append(secrets, secret)
+	}
+	require.NoError(t, st.decideDevice(t.Context(), secrets[0], true))
+	require.ErrorIs(t, st.decideDevice(t.Context(), secrets[1], true), kv.ErrNotFound)
+	require.ErrorIs(t, st.decideDevice(t.Context(), secrets[1], false), kv.ErrNotFound)
+	for _, secret := range secrets {
+		_, err := st.kv.Get(t.Context(), keyOf(kindConfirm, secret))
+		require.ErrorIs(t, err, kv.ErrNotFound, "a confirmation is used up")
+	}
+	_, _, err = st.deviceByUserCode(t.Context(), "AAAA-AAAA")
+	require.ErrorIs(t, err, kv.ErrNotFound, "nothing is left to decide")
+
+	for _, id := range []string{"spa", "cli", "nobody", ""} {
+		require.Error(t, st.AuthorizeClientIDSecret(t.Context(), id, ""), "no secret is not the right secret: %q", id)
+	}
+	require.Error(t, st.AuthorizeClientIDSecret(t.Context(), "web", ""))
+	require.NoError(t, st.AuthorizeClientIDSecret(t.Context(), "web", webSecret))
 }

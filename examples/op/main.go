@@ -29,6 +29,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -256,7 +257,7 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 		op.WithCrypto(op.NewAES256GCMCrypto(config.CryptoKey, config.CryptoKeyId)),
 	}
 	p := &pages{issuer: issuer, storage: st, hook: hook, settings: settings, guesses: newGuesses(), log: log}
-	if p.secure = issuer[:6] == "https:"; !p.secure {
+	if p.secure = strings.HasPrefix(issuer, "https:"); !p.secure {
 		options = append(options, op.WithAllowInsecure()) // on loopback: see checkIssuer
 	}
 	if p.provider, err = op.NewProvider(config, hook.Storage(st), op.StaticIssuer(issuer), options...); err != nil {
