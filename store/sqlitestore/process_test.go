@@ -62,7 +62,7 @@ func child(what, path, arg string) error {
 	return errors.Join(children[what](ctx, s, arg), db.Close())
 }
 
-// A process is a child that is ready and waits for a line.
+// A process is a child. When it is ready it waits for a line.
 type process struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -82,11 +82,15 @@ func startChild(t *testing.T, what, path, arg string) *process {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	p := &process{cmd, in, bufio.NewReader(out)}
+	return &process{cmd, in, bufio.NewReader(out)}
+}
+
+// ready waits until it has opened the store.
+func (p *process) ready(t *testing.T) {
+	t.Helper()
 	line, err := p.out.ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "ready\n", line)
-	return p
 }
 
 func (p *process) release(t *testing.T) {
@@ -149,6 +153,10 @@ func TestProcessesShareTheCap(t *testing.T) {
 			var running []*process
 			for i := range processes {
 				running = append(running, startChild(t, "race", path, fmt.Sprintf("%s p%d", how, i)))
+			}
+			// They have created the tables at the same time.
+			for _, p := range running {
+				p.ready(t)
 			}
 			for _, p := range running {
 				p.release(t)
@@ -230,6 +238,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	settings := 0
 	for round := range 8 {
 		p := startChild(t, "write", path, fmt.Sprint(round))
+		p.ready(t)
 		p.release(t)
 		kill := rand.N(120)
 		for n := 0; ; n++ {

@@ -11,7 +11,8 @@
 //	sessions, err := sqlitestore.New(ctx, db)
 //
 // The tables' names begin with "curfew_"; the rest of the database is the
-// caller's.
+// caller's. The file holds no secret in the clear, but it tells who is signed in
+// and with what: keep it in a directory that nobody else can read.
 //
 // # Who may share it
 //
@@ -44,7 +45,9 @@
 //
 // Connections are dear, and database/sql closes all but two that are idle: set
 // the same limit for open and for idle ones. One connection is enough to be
-// correct; then reads wait for writes.
+// correct; then reads wait for writes, and whoever calls the store while it holds
+// that connection itself, in a transaction of its own, waits until the context
+// ends.
 package sqlitestore
 
 import (

@@ -43,6 +43,7 @@ func newStore(t testing.TB, db *sql.DB) *sqlitestore.Store {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) store.Store {
 		return newStore(t, openDB(t, filepath.Join(t.TempDir(), "s.db"), params))
 	})
@@ -50,6 +51,7 @@ func TestContract(t *testing.T) {
 
 // With one connection everything waits for everything, and nothing forever.
 func TestContractOneConnection(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) store.Store {
 		db := openDB(t, filepath.Join(t.TempDir(), "s.db"), params)
 		db.SetMaxOpenConns(1)
@@ -62,6 +64,7 @@ func TestContractOneConnection(t *testing.T) {
 // SQLite gives up at once when the database is busy, and a transaction that read
 // first has to begin again if it lost a race.
 func TestContractTwoHandles(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, func(t *testing.T) store.Store {
 		path := filepath.Join(t.TempDir(), "s.db")
 		return &alternating{stores: [2]store.Store{
