@@ -42,6 +42,10 @@ type request struct {
 	// live its limits as this request's client uses it.
 	session *store.Session
 	live    *usage
+	own     struct { // what they point to
+		session store.Session
+		usage   usage
+	}
 
 	// What the response needs.
 	unavailable  bool   // 503 instead of what op answers
@@ -70,8 +74,12 @@ func requestFrom(ctx context.Context) *request {
 // in the context. Without it no token is issued.
 func (h *Hook) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		req := &request{address: h.address(r), userAgent: r.UserAgent()}
-		rw := &responseWriter{ResponseWriter: w, req: req}
+		both := &struct {
+			req request
+			rw  responseWriter
+		}{req: request{address: h.address(r), userAgent: r.UserAgent()}}
+		req, rw := &both.req, &both.rw
+		rw.ResponseWriter, rw.req = w, req
 		if !h.cfg.NoExpirationMetadata && strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
 			// draft-ietf-oauth-refresh-token-expiration-03 section 8
 			req.extra = []byte(`"refresh_token_expiration_types_supported":["authorization","token_timeout"]`)
@@ -153,9 +161,11 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
+// Shared, and never changed: their capacity is their length.
+var cacheControl, pragma = []string{"no-store"}, []string{"no-cache"}
+
 func noStore(h http.Header) {
-	h.Set("Cache-Control", "no-store")
-	h.Set("Pragma", "no-cache")
+	h["Cache-Control"], h["Pragma"] = cacheControl, pragma
 }
 
 // finish writes a response that was held back.

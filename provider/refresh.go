@@ -34,7 +34,8 @@ const (
 
 // stands tells how a token stands.
 func (h *Hook) stands(g *store.Grant, t *refreshToken, now time.Time) standing {
-	hash := nonceHash(t.Nonce)
+	sum := nonceSum(t.Nonce)
+	hash := sum[:]
 	switch {
 	case t.Generation == g.Generation && subtle.ConstantTimeCompare(hash, g.NonceHash) == 1:
 		return current
@@ -218,17 +219,18 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the refresh token was not looked up")
 	}
 	a, err := c.rotate(ctx, req, tr, st)
+	if err == nil {
+		req.private = true
+		return a.Access, a.Refresh, a.Expires, nil
+	}
 	var own storageError
 	switch {
 	case errors.As(err, &own):
 		return "", "", time.Time{}, own.error
 	case errors.Is(err, errReplay):
 		return "", "", time.Time{}, c.answerRefused(ctx, req, &refusedRequest{err: err, replay: true, state: st, token: st.token})
-	case err != nil:
-		return "", "", time.Time{}, c.answer(ctx, req, err, oidc.ErrInvalidGrant())
 	}
-	req.private = true
-	return a.Access, a.Refresh, a.Expires, nil
+	return "", "", time.Time{}, c.answer(ctx, req, err, oidc.ErrInvalidGrant())
 }
 
 // answerRefused answers a request that was refused in the first call, and does
@@ -482,7 +484,7 @@ func (h *Hook) announceExpiry(req *request, now time.Time) {
 		return
 	}
 	w := req.live.window
-	var extra []byte
+	extra := make([]byte, 0, 80)
 	if !w.Idle.IsZero() {
 		timeout := w.Idle
 		if !w.End.IsZero() && w.End.Before(timeout) {
@@ -492,13 +494,15 @@ func (h *Hook) announceExpiry(req *request, now time.Time) {
 		extra = strconv.AppendInt(extra, seconds(timeout.Sub(now)), 10)
 	}
 	if !w.End.IsZero() {
-		if extra != nil {
+		if len(extra) > 0 {
 			extra = append(extra, ',')
 		}
 		extra = append(extra, `"authorization_expires_in":`...)
 		extra = strconv.AppendInt(extra, seconds(w.End.Sub(now)), 10)
 	}
-	req.extra = extra
+	if len(extra) > 0 {
+		req.extra = extra
+	}
 }
 
 func seconds(d time.Duration) int64 { return max(0, int64(d/time.Second)) }

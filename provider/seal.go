@@ -84,12 +84,14 @@ func derive(secret [32]byte, purpose string) []byte {
 
 func (r *keyring) seal(prefix string, plain []byte) string {
 	k := r.keys[0]
-	head := prefix + k.id
-	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	size := chacha20poly1305.NonceSizeX + len(plain) + chacha20poly1305.Overhead
+	// One buffer for the text and, behind it, for what it encodes.
+	end := len(prefix) + len(k.id) + 1 + base64.RawURLEncoding.EncodedLen(size)
+	buf := make([]byte, end+size)
+	text := append(append(buf[:0], prefix...), k.id...)
+	box := buf[end : end+chacha20poly1305.NonceSizeX]
 	rand.Read(box)
-	box = k.aead.Seal(box, box, plain, []byte(head))
-	text := make([]byte, 0, len(head)+1+base64.RawURLEncoding.EncodedLen(len(box)))
-	text = append(text, head...)
+	box = k.aead.Seal(box, box, plain, text)
 	text = append(text, '.')
 	return string(base64.RawURLEncoding.AppendEncode(text, box))
 }
@@ -172,7 +174,7 @@ func (r *keyring) openRefresh(text string, now time.Time) (refreshToken, error) 
 		return refreshToken{}, err
 	}
 	var t refreshToken
-	d := decoder{b: plain}
+	d := decoder{b: string(plain)}
 	d.version()
 	for _, s := range []*string{&t.Token, &t.SID, &t.Grant, &t.Client, &t.Subject.Issuer, &t.Subject.ID} {
 		*s = d.string()
@@ -213,7 +215,7 @@ func (r *keyring) openAccess(text string, now time.Time) (accessToken, error) {
 		return accessToken{}, err
 	}
 	var t accessToken
-	d := decoder{b: plain}
+	d := decoder{b: string(plain)}
 	d.version()
 	for _, s := range []*string{&t.ID, &t.SID, &t.Grant} {
 		*s = d.string()
@@ -239,7 +241,12 @@ type answer struct {
 // sealRepeat seals an answer under a key derived from the nonce of the token
 // that was presented for it: who reads the store cannot open it.
 func sealRepeat(nonce [16]byte, a answer) []byte {
-	b := make([]byte, 0, 512)
+	size := 64 + len(a.Refresh) + len(a.Token) + len(a.Access)
+	for _, s := range a.Scopes {
+		size += len(s) + 2
+	}
+	b := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+size+chacha20poly1305.Overhead)
+	rand.Read(b)
 	b = append(b, recordVersion)
 	for _, s := range []string{a.Refresh, a.Token, a.Access} {
 		b = appendString(b, s)
@@ -249,9 +256,8 @@ func sealRepeat(nonce [16]byte, a answer) []byte {
 	for _, s := range a.Scopes {
 		b = appendString(b, s)
 	}
-	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(b)+chacha20poly1305.Overhead)
-	rand.Read(box)
-	return repeatAEAD(nonce).Seal(box, box, b, []byte(repeatPrefix))
+	head := b[:chacha20poly1305.NonceSizeX] // the record is sealed in its place
+	return repeatAEAD(nonce).Seal(head, head, b[len(head):], []byte(repeatPrefix))
 }
 
 func openRepeat(nonce [16]byte, box []byte) (answer, error) {
@@ -263,7 +269,7 @@ func openRepeat(nonce [16]byte, box []byte) (answer, error) {
 		return answer{}, errBroken
 	}
 	var a answer
-	d := decoder{b: plain}
+	d := decoder{b: string(plain)}
 	d.version()
 	for _, s := range []*string{&a.Refresh, &a.Token, &a.Access} {
 		*s = d.string()
@@ -287,8 +293,15 @@ func repeatAEAD(nonce [16]byte) cipher.AEAD {
 
 // nonceHash is how a token's nonce appears in a store.
 func nonceHash(nonce [16]byte) []byte {
-	sum := sha256.Sum256(append([]byte("curfew 1 nonce "), nonce[:]...))
+	sum := nonceSum(nonce)
 	return sum[:]
+}
+
+func nonceSum(nonce [16]byte) [sha256.Size]byte {
+	const label = "curfew 1 nonce "
+	var b [len(label) + len(nonce)]byte
+	copy(b[copy(b[:], label):], nonce[:])
+	return sha256.Sum256(b[:])
 }
 
 func newNonce() (n [16]byte) {
@@ -311,7 +324,7 @@ func appendTime(b []byte, t time.Time) []byte {
 // A decoder reads a record. After a mistake it returns zero values, and done
 // reports false.
 type decoder struct {
-	b      []byte
+	b      string
 	failed bool
 }
 
@@ -321,10 +334,10 @@ func (d *decoder) version() {
 	}
 }
 
-func (d *decoder) bytes(n int) []byte {
+func (d *decoder) bytes(n int) string {
 	if d.failed || n < 0 || n > len(d.b) {
 		d.failed = true
-		return nil
+		return ""
 	}
 	v := d.b[:n]
 	d.b = d.b[n:]
@@ -332,7 +345,7 @@ func (d *decoder) bytes(n int) []byte {
 }
 
 func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
+	v, n := binary.Uvarint([]byte(d.b[:min(len(d.b), binary.MaxVarintLen64)]))
 	if d.failed || n <= 0 {
 		d.failed = true
 		return 0
@@ -350,7 +363,7 @@ func (d *decoder) length() int {
 	return int(v)
 }
 
-func (d *decoder) string() string { return string(d.bytes(d.length())) }
+func (d *decoder) string() string { return d.bytes(d.length()) }
 
 func (d *decoder) strings() []string {
 	n := d.length()
@@ -365,7 +378,7 @@ func (d *decoder) strings() []string {
 }
 
 func (d *decoder) time() time.Time {
-	v, n := binary.Varint(d.b)
+	v, n := binary.Varint([]byte(d.b[:min(len(d.b), binary.MaxVarintLen64)]))
 	if d.failed || n <= 0 {
 		d.failed = true
 		return time.Time{}

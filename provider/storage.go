@@ -200,8 +200,11 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 
 // belong records the session that a request belongs to.
 func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
-	req.session = &s
-	req.live = &usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
+	if req.session == nil {
+		req.session, req.live = &req.own.session, &req.own.usage
+	}
+	*req.session = s
+	*req.live = usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
 }
 
 // roomForToken refuses a login or a use that is so near its end that, less the
