@@ -39,6 +39,7 @@ func wrapClient(c op.Client, req *request, h *Hook) op.Client {
 // ClockSkew that op adds to it.
 func (c *sessionClient) IDTokenLifetime() time.Duration {
 	own := c.Client.IDTokenLifetime()
+	c.req.boundIDToken = true
 	if c.req.live == nil {
 		return own
 	}

@@ -86,15 +86,17 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	}
 
 	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated}
-	if subject.session.ID == "" || f.GetSubject() != subject.session.Subject.ID {
+	if who := subjectOf(ctx, f.GetSubject()); who != subject.session.Subject {
 		client, err := x.clientOf(ctx, req, f.GetClientID())
 		if err != nil {
 			return err
 		}
-		login := Login{Subject: subjectOf(ctx, f.GetSubject()), Client: client, Exchange: true}
-		id := newSID(login.Subject)
-		// Reserved: the tokens come in the next calls, or never.
-		s, r, err := x.h.admit(ctx, req, admission{login: login, reserve: true, sid: func(int) string { return id }})
+		// Named by the token, so that an exchange that is sent again finds its
+		// session. Reserved: the tokens come in the next calls, or never.
+		login := Login{Subject: who, Client: client, Exchange: true}
+		s, r, err := x.h.admit(ctx, req, admission{login: login, reserve: true, sid: func(n int) string {
+			return derivedSID(who, n, "exchange", string(tr.GetExchangeSubjectTokenType()), subject.token, f.GetClientID())
+		}})
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
@@ -144,25 +146,7 @@ func invalidToken(err error, which string) error {
 func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token string, claims map[string]any) (presentedToken, error) {
 	switch tokenType {
 	case oidc.RefreshTokenType:
-		t, err := c.h.ring.openRefresh(token, c.h.now())
-		if errors.Is(err, errForeign) {
-			return presentedToken{token: token}, nil
-		}
-		if err != nil {
-			return presentedToken{}, deadOr(err)
-		}
-		// It must be good for a refresh: not revoked, and not spent.
-		st := &refreshState{presented: token, token: t}
-		if st.session, err = c.h.get(ctx, t.SID); err != nil {
-			return presentedToken{}, deadOr(err)
-		}
-		if st.ruling, err = c.h.rules(ctx, st.session.Subject, false); err != nil {
-			return presentedToken{}, err
-		}
-		if err := c.judge(st); err != nil {
-			return presentedToken{}, err
-		}
-		return presentedToken{st.inner, st.session, st.ruling, st.session.Grant(t.Grant).Authenticated}, nil
+		return c.exchangedRefreshToken(ctx, req, token)
 
 	case oidc.IDTokenType:
 		sid, _ := claims["sid"].(string)
@@ -193,7 +177,64 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 	if !sealed {
 		return presentedToken{token: token}, nil
 	}
+	if s, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
+		return presentedToken{}, err
+	}
 	return presentedToken{t.ID, s, r, s.Grant(t.Grant).Authenticated}, nil
+}
+
+// exchangedRefreshToken looks a refresh token up that is exchanged for others:
+// it must be good for a refresh. op had it looked up already, by
+// TokenRequestByRefreshToken; for the actor of an exchange as well, before the
+// subject is asked for, and so one of two is looked up again.
+func (c *core) exchangedRefreshToken(ctx context.Context, req *request, token string) (presentedToken, error) {
+	if st := req.refresh; st == nil || st.presented != token {
+		if refused := req.refused; refused == nil || refused.state.presented != token {
+			if _, err := c.TokenRequestByRefreshToken(ctx, token); err != nil {
+				// Not one of ours: what the storage's verifier vouches for.
+				if _, sealed := c.h.ring.openRefresh(token, c.h.now()); errors.Is(sealed, errForeign) {
+					return presentedToken{token: token}, nil
+				}
+				return presentedToken{}, deadOr(err)
+			}
+		}
+	}
+	if refused := req.refused; refused != nil {
+		return presentedToken{}, deadOr(refused.err)
+	}
+	st := req.refresh
+	if err := c.adopt(ctx, st); err != nil {
+		return presentedToken{}, err
+	}
+	g := st.session.Grant(st.token.Grant)
+	if st.standing == current && st.token.Generation > 0 {
+		var err error
+		if st.session, err = c.seen(ctx, st.session, g.ID, g.Generation); err != nil {
+			return presentedToken{}, err
+		}
+	}
+	return presentedToken{st.inner, st.session, st.ruling, g.Authenticated}, nil
+}
+
+// seen records that a token of a generation was seen: the refresh that brought
+// it cannot have been lost.
+func (c *core) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
+	unseen := func(s *store.Session) bool {
+		g := s.Grant(grant)
+		return s.End == nil && g != nil && !g.Used && g.Generation == generation
+	}
+	if !unseen(&s) {
+		return s, nil
+	}
+	ctx, cancel := c.h.detach(ctx)
+	defer cancel()
+	return c.h.change(ctx, s, func(s *store.Session) error {
+		if !unseen(s) {
+			return errNoChange
+		}
+		s.Grant(grant).Used = true
+		return nil
+	})
 }
 
 // deadOr makes a refusal of what the token is to blame for, and leaves outages.
@@ -205,8 +246,19 @@ func deadOr(err error) error {
 }
 
 // CreateTokenExchangeRequest implements op.TokenExchangeStorage.
+//
+// op has a storage choose subject and token type in
+// ValidateTokenExchangeRequest; one that does it here is refused.
 func (x exchanger) CreateTokenExchangeRequest(ctx context.Context, tr op.TokenExchangeRequest) error {
-	return x.storage.CreateTokenExchangeRequest(ctx, x.forward(ctx, tr))
+	f := x.forward(ctx, tr)
+	subject, requested := f.GetSubject(), f.GetRequestedTokenType()
+	if err := x.storage.CreateTokenExchangeRequest(ctx, f); err != nil {
+		return err
+	}
+	if f.GetSubject() != subject || f.GetRequestedTokenType() != requested {
+		return oidc.ErrServerError().WithDescription("the subject or the token type of an exchange changed after it was validated")
+	}
+	return nil
 }
 
 // GetPrivateClaimsFromTokenExchangeRequest implements op.TokenExchangeStorage.

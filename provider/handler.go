@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
+	"mime"
 	"net"
 	"net/http"
 	"strconv"
@@ -34,13 +35,17 @@ type request struct {
 	deviceCode        string // hashed
 	redeemsCode       bool   // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
+	boundIDToken      bool // an ID token's life was asked of a wrapped client
 
-	refresh  *refreshState
+	refresh  *refreshState // of the last refresh token that was looked up
+	refused  *refusedRequest
 	exchange *exchangeState
+	unlock   func() // of the grant whose refresh token was looked up
 
 	// session is the session that the request turned out to belong to, and
 	// live its limits as this request's client uses it.
 	session *store.Session
+	ruling  ruling
 	live    *usage
 	own     struct { // what they point to
 		session store.Session
@@ -84,9 +89,18 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 			// draft-ietf-oauth-refresh-token-expiration-03 section 8
 			req.extra = []byte(`"refresh_token_expiration_types_supported":["authorization","token_timeout"]`)
 		}
+		defer req.release()
 		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
 		rw.finish()
 	})
+}
+
+// release lets the next refresh of the grant go on.
+func (req *request) release() {
+	if req.unlock != nil {
+		req.unlock()
+		req.unlock = nil
+	}
 }
 
 func (h *Hook) address(r *http.Request) string {
@@ -141,7 +155,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	switch {
 	case w.req.unavailable && !redirect,
 		w.req.unauthorized && status >= 400,
-		w.req.extra != nil && status == http.StatusOK:
+		w.req.extra != nil && status == http.StatusOK && isPlainJSON(w.Header()):
 		w.held, w.status = true, status
 		return
 	}
@@ -161,6 +175,13 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
+// isPlainJSON reports whether a member can be added to a body: not to a page, nor
+// to what something inside of the handler has compressed.
+func isPlainJSON(h http.Header) bool {
+	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && mediaType == "application/json" && h.Get("Content-Encoding") == ""
+}
+
 // Shared, and never changed: their capacity is their length.
 var cacheControl, pragma = []string{"no-store"}, []string{"no-cache"}
 
@@ -175,6 +196,10 @@ func (w *responseWriter) finish() {
 	}
 	h := w.Header()
 	body := w.body.Bytes()
+	h.Del("ETag") // of what op wrote
+	if w.req.unavailable || w.req.unauthorized {
+		h.Del("Content-Encoding")
+	}
 	switch {
 	case w.req.unavailable:
 		noStore(h)

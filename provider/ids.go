@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -57,10 +58,11 @@ func grantID(parts ...string) string {
 }
 
 // adoptedToken is the record of a refresh token from before the installation:
-// generation 0 of a grant and a session that are named by a MAC of it.
-func (k ringKey) adoptedToken(token string, subject store.Subject) refreshToken {
+// generation 0 of a grant and a session that are named by a MAC of it, under a
+// key that was made at the installation.
+func adoptedToken(key []byte, token string, subject store.Subject) refreshToken {
 	mac := func(purpose string) []byte {
-		m := hmac.New(sha256.New, k.mac[:])
+		m := hmac.New(sha256.New, key)
 		m.Write([]byte(purpose + "\x00" + token))
 		return m.Sum(nil)
 	}
@@ -107,40 +109,47 @@ func short(s string, max int) string {
 	return s[:max]
 }
 
-// A keyedMutex is a mutex for each key. The zero value is ready.
-type keyedMutex struct {
+// A keyedLock is a lock for each key. The zero value is ready.
+type keyedLock struct {
 	mu   sync.Mutex
-	held map[string]*waitedMutex
+	held map[string]*waitedLock
 }
 
-type waitedMutex struct {
-	sync.Mutex
+type waitedLock struct {
+	free  chan struct{} // holds a value while nobody has the lock
 	users int
 }
 
-// lock locks the key and reports whether it had to wait for somebody. unlock
-// must be called once.
-func (k *keyedMutex) lock(key string) (unlock func(), waited bool) {
+// lock locks the key. If the context ends first it returns the context's error.
+func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err error) {
 	k.mu.Lock()
 	if k.held == nil {
-		k.held = map[string]*waitedMutex{}
+		k.held = map[string]*waitedLock{}
 	}
-	m := k.held[key]
-	if m == nil {
-		m = &waitedMutex{}
-		k.held[key] = m
+	l := k.held[key]
+	if l == nil {
+		l = &waitedLock{free: make(chan struct{}, 1)}
+		l.free <- struct{}{}
+		k.held[key] = l
 	}
-	m.users++
-	waited = m.users > 1
+	l.users++
 	k.mu.Unlock()
 
-	m.Lock()
-	return func() {
-		m.Unlock()
+	leave := func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if m.users--; m.users == 0 {
+		if l.users--; l.users == 0 {
 			delete(k.held, key)
 		}
-	}, waited
+	}
+	select {
+	case <-l.free:
+		return func() {
+			l.free <- struct{}{}
+			leave()
+		}, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
 }

@@ -169,7 +169,7 @@ type Hook struct {
 	cfg      Config
 	ring     *keyring
 	settings *settingsCache
-	locks    keyedMutex // by grant: one refresh at a time in this process
+	locks    keyedLock // by grant: one refresh at a time in this process
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -58,28 +59,25 @@ type refreshState struct {
 	session   store.Session
 	ruling    ruling
 	standing  standing
-	inner     string // the storage's token to exchange
-	answer    answer // for a repeat
-	adopt     bool   // the token is from before the installation; session is not in the store yet
+	inner     string     // the storage's token to exchange
+	answer    answer     // for a repeat
+	adopt     *admission // the token is from before the installation, and its session not in the store yet
 }
 
 // A refusedRequest stands in for the storage's refresh request when there is a
 // refusal or an outage to answer. Its client is the presented token's, so that
 // op still tells another client nothing but invalid_grant.
 type refusedRequest struct {
-	token  refreshToken
-	client string
-	err    error // a *refusedError, or an outage
-	replay bool  // the session ends
-	state  *refreshState
+	state *refreshState
+	err   error // a *refusedError, or an outage
 }
 
 func (r *refusedRequest) GetAMR() []string          { return nil }
-func (r *refusedRequest) GetAudience() []string     { return []string{r.client} }
-func (r *refusedRequest) GetAuthTime() time.Time    { return r.token.Authenticated }
-func (r *refusedRequest) GetClientID() string       { return r.client }
-func (r *refusedRequest) GetScopes() []string       { return r.token.Scopes }
-func (r *refusedRequest) GetSubject() string        { return r.token.Subject.ID }
+func (r *refusedRequest) GetAudience() []string     { return []string{r.state.token.Client} }
+func (r *refusedRequest) GetAuthTime() time.Time    { return r.state.token.Authenticated }
+func (r *refusedRequest) GetClientID() string       { return r.state.token.Client }
+func (r *refusedRequest) GetScopes() []string       { return r.state.token.Scopes }
+func (r *refusedRequest) GetSubject() string        { return r.state.token.Subject.ID }
 func (r *refusedRequest) SetCurrentScopes([]string) {}
 
 var (
@@ -90,39 +88,68 @@ var (
 	errReplay       = &refusedError{reason: policy.ReasonReplay, text: endText(policy.ReasonReplay), over: true}
 )
 
+// errOvertaken is returned for a token that was good when the request first
+// looked, and was spent by others meanwhile. That is no evidence of theft: the
+// client is asked to come again, and its token judged anew.
+var errOvertaken = errors.New("the refresh token was exchanged by other requests meanwhile")
+
 // TokenRequestByRefreshToken reads; see above. It is called for token exchange
 // as well.
+//
+// From here to the end of the HTTP request the grant is locked in this process:
+// of requests that race for a token the storage sees one. A storage that takes
+// a token presented twice for stolen is spared it, as far as one process goes.
 func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string) (op.RefreshTokenRequest, error) {
+	st := &refreshState{presented: presented}
+	var err error
+	st.token, err = c.h.ring.openRefresh(presented, c.h.now())
 	req := requestFrom(ctx)
-	if req == nil {
-		return nil, noHandler()
+	if req == nil { // the second call says why
+		return &refusedRequest{state: st}, nil
 	}
-	token, err := c.h.ring.openRefresh(presented, c.h.now())
+	req.refresh, req.refused = nil, nil
 	switch {
 	case errors.Is(err, errForeign):
 		return c.adoptable(ctx, req, presented)
 	case errors.Is(err, errKeyAhead):
-		refused := &refusedRequest{err: err}
-		if req.client != nil {
-			refused.client = req.client.GetID()
-		}
-		return refused, nil
+		return nil, c.outage(ctx, req, err)
 	case err != nil:
 		return nil, err
+	case st.token.Subject != subjectOf(ctx, st.token.Subject.ID):
+		return nil, fmt.Errorf("%w: of another issuer", errBroken)
 	}
-	st := &refreshState{presented: presented, token: token}
-	st.session, err = c.h.get(ctx, token.SID)
-	if err != nil {
-		return c.refused(st, err), nil
+	if err := c.lock(ctx, req, st.token.SID+" "+st.token.Grant); err != nil {
+		return c.refused(req, st, err), nil
+	}
+	if st.session, err = c.h.get(ctx, st.token.SID); err != nil {
+		return c.refused(req, st, err), nil
 	}
 	return c.request(ctx, req, st)
 }
 
-func (c *core) refused(st *refreshState, err error) *refusedRequest {
+// lock locks a grant until the HTTP request ends. A request that has one lock
+// already, for the other token of an exchange, takes no second: two of them
+// could wait for each other.
+func (c *core) lock(ctx context.Context, req *request, key string) error {
+	if req.unlock != nil {
+		return nil
+	}
+	ctx, cancel := c.h.bounded(ctx)
+	defer cancel()
+	unlock, err := c.h.locks.lock(ctx, key)
+	if err != nil {
+		return fmt.Errorf("another refresh of the grant is under way: %w", err)
+	}
+	req.unlock = unlock
+	return nil
+}
+
+func (c *core) refused(req *request, st *refreshState, err error) *refusedRequest {
 	if errors.Is(err, store.ErrNotFound) {
 		err = errUnknownSession
 	}
-	return &refusedRequest{token: st.token, client: st.token.Client, err: err, state: st}
+	req.refused = &refusedRequest{state: st, err: err}
+	return req.refused
 }
 
 // request finds how the token stands and asks the storage for its request.
@@ -130,42 +157,58 @@ func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.
 	h := c.h
 	var err error
 	if st.ruling, err = h.rules(ctx, st.session.Subject, false); err != nil {
-		return c.refused(st, err), nil
+		return c.refused(req, st, err), nil
 	}
-	waited := 2 * time.Millisecond
-	deadline := time.Now().Add(loserPatience)
+	if err := c.judge(st); err != nil {
+		return c.refused(req, st, err), nil
+	}
 	for {
-		if err := c.judge(st); err != nil {
-			refused := c.refused(st, err)
-			refused.replay = errors.Is(err, errReplay)
-			return refused, nil
-		}
 		ir, err := c.Storage.TokenRequestByRefreshToken(ctx, st.inner)
 		if err == nil {
 			req.refresh = st
 			return ir, nil
 		}
 		// The storage refuses a token that is good by our book: it was
-		// revoked there, or another request is just exchanging it and has
-		// not told us yet.
-		if h.cfg.NoGrace || time.Now().After(deadline) {
-			return nil, err
-		}
-		if !pause(ctx, waited) {
-			return nil, err
-		}
-		waited = min(2*waited, 100*time.Millisecond)
-		s, getErr := h.get(ctx, st.session.ID)
+		// revoked there, or another process is just exchanging it and has
+		// not told us yet. The storage is not asked again before it has.
+		moved, getErr := c.awaitMove(ctx, st)
 		if getErr != nil {
-			return c.refused(st, getErr), nil
+			return c.refused(req, st, getErr), nil
 		}
-		st.session = s
+		if !moved {
+			return nil, err
+		}
+		if err := c.judgeAgain(st); err != nil {
+			return c.refused(req, st, err), nil
+		}
 	}
 }
 
-// loserPatience is for how long a request that lost the race for one refresh
-// token waits for the winner's answer.
-const loserPatience = 2 * time.Second
+// awaitMove waits for another process to write what it did with the grant, and
+// reports whether it has. A process that has exchanged a token at the storage
+// writes within the store's time-out, or not at all.
+func (c *core) awaitMove(ctx context.Context, st *refreshState) (moved bool, err error) {
+	h := c.h
+	if h.cfg.NoGrace || st.adopt != nil {
+		return false, nil
+	}
+	was := st.session.Grant(st.token.Grant)
+	deadline := time.Now().Add(h.cfg.StoreTimeout + time.Second)
+	for delay := 5 * time.Millisecond; time.Now().Before(deadline); delay = min(2*delay, 500*time.Millisecond) {
+		if !pause(ctx, delay) {
+			return false, ctx.Err()
+		}
+		s, err := h.get(ctx, st.session.ID)
+		if err != nil {
+			return false, err
+		}
+		if g := s.Grant(st.token.Grant); s.End != nil || g == nil || !sameGrant(g, was) {
+			st.session = s
+			return true, nil
+		}
+	}
+	return false, nil
+}
 
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -178,8 +221,17 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// judgeAgain judges a token that was good when the request first looked.
+func (c *core) judgeAgain(st *refreshState) error {
+	err := c.judge(st)
+	if errors.Is(err, errReplay) {
+		return errOvertaken
+	}
+	return err
+}
+
 // judge finds how the token stands to the session in st, and what to ask the
-// storage for. The error is a *refusedError.
+// storage for.
 func (c *core) judge(st *refreshState) error {
 	h := c.h
 	now := h.now()
@@ -201,7 +253,7 @@ func (c *core) judge(st *refreshState) error {
 	case repeated, lost:
 		var err error
 		if st.answer, err = openRepeat(st.token.Nonce, g.Repeat); err != nil {
-			return errReplay
+			return fmt.Errorf("the answer to repeat: %w", err)
 		}
 		st.inner = st.answer.Token
 	}
@@ -224,61 +276,45 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 		return a.Access, a.Refresh, a.Expires, nil
 	}
 	var own storageError
-	switch {
-	case errors.As(err, &own):
+	if errors.As(err, &own) {
 		return "", "", time.Time{}, own.error
-	case errors.Is(err, errReplay):
-		return "", "", time.Time{}, c.answerRefused(ctx, req, &refusedRequest{err: err, replay: true, state: st, token: st.token})
 	}
-	return "", "", time.Time{}, c.answer(ctx, req, err, oidc.ErrInvalidGrant())
+	return "", "", time.Time{}, c.answerRefused(ctx, req, &refusedRequest{state: st, err: err})
 }
 
-// answerRefused answers a request that was refused in the first call, and does
-// what the refusal calls for: it comes from the right client.
+// answerRefused answers a refusal, and does what it calls for: it comes from the
+// right client.
 func (c *core) answerRefused(ctx context.Context, req *request, refused *refusedRequest) error {
-	h := c.h
-	req.private = true
-	if st := refused.state; st != nil && st.session.End == nil && !st.adopt {
-		ctx, cancel := h.detach(ctx)
+	h, st := c.h, refused.state
+	if st.session.ID != "" && st.session.End == nil && st.adopt == nil {
+		wctx, cancel := h.detach(ctx)
 		defer cancel()
-		if refused.replay {
-			h.sessionEvent(ctx, EventReplay, &st.session, refused.token.Client)
+		if errors.Is(refused.err, errReplay) {
+			h.sessionEvent(ctx, EventReplay, &st.session, st.token.Client)
 			// The family and its session end: who copied the token cannot be
 			// told from who owns it (RFC 9700 section 4.14.2).
-			if _, _, err := h.end(ctx, st.session, st.ruling, policy.ReasonReplay, ""); err != nil {
+			if _, _, err := h.end(wctx, st.session, st.ruling, policy.ReasonReplay, ""); err != nil {
 				return c.outage(ctx, req, err)
 			}
-		} else if d := st.ruling.rules.Check(h.now(), st.session.Policy(), policy.Use{}); !d.Allow && d.Reason != "" {
+		} else if d := st.ruling.rules.Check(h.now(), st.session.Policy(), policy.Use{}); !d.Allow {
 			// Over, and nobody noticed before. That it cannot be written now
 			// does no harm: it stays over.
-			if st.session.ID != "" {
-				_, _, _ = h.end(ctx, st.session, st.ruling, d.Reason, "")
-			}
+			_, _, _ = h.end(wctx, st.session, st.ruling, d.Reason, "")
 		}
 	}
 	return c.answer(ctx, req, refused.err, oidc.ErrInvalidGrant())
 }
 
 // rotate exchanges the token. The storage goes first, our write follows; of
-// requests that race for one token one wins, and the others give its answer.
+// processes that race for one token one wins, and the others give its answer.
 func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (answer, error) {
 	h := c.h
-	unlock, waited := h.locks.lock(st.token.SID + " " + st.token.Grant)
-	defer unlock()
-	if waited && !st.adopt {
-		// Somebody else held the lock: what was read may be old.
-		s, err := h.get(ctx, st.session.ID)
-		if err != nil {
+	if st.adopt != nil {
+		if err := c.adopt(ctx, st); err != nil {
 			return answer{}, err
 		}
-		st.session = s
-		before := st.inner
-		if err := c.judge(st); err != nil {
-			return answer{}, err
-		}
-		if st.standing != repeated && st.inner != before {
-			// tr is the storage's request for another token.
-			return answer{}, errors.New("the refresh token changed while it was exchanged")
+		if st.inner != st.presented {
+			return answer{}, errOvertaken // tr is the storage's request for another token
 		}
 	}
 	if st.standing == repeated {
@@ -305,12 +341,15 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	if err != nil {
 		return c.lostRace(ctx, req, tr, st, storageError{err})
 	}
-	expires = c.bound(req, now, expires, skew)
+	if err := c.roomForToken(req, skew); err != nil { // the storage took its time
+		return answer{}, err
+	}
+	expires = c.bound(req, h.now(), expires, skew)
 
 	keep := h.cfg.KeepRefreshToken != nil && req.client != nil && token == st.inner && st.standing == current &&
 		h.cfg.KeepRefreshToken(ctx, req.client)
 	next := st.token
-	next.Token, next.Scopes = token, st.token.Scopes
+	next.Token = token
 	if !keep {
 		next.Generation = max(g.Generation, st.token.Generation) + 1
 		next.Nonce = newNonce()
@@ -340,11 +379,6 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	if st.adopt {
-		s := st.session
-		s.Grants = []store.Grant{rotated}
-		return c.commitAdopted(wctx, req, tr, st, a, s, use, now)
-	}
 	base := *st.session.Grant(rotated.ID)
 	change := func(s *store.Session) error {
 		g := s.Grant(rotated.ID)
@@ -357,6 +391,8 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 			return errNoChange // an earlier try of ours did take effect
 		case !sameGrant(g, &base):
 			return errMoved
+		case st.standing == lost && g.Used:
+			return errReplay // its successor turned up meanwhile
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
@@ -380,6 +416,9 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		if errors.Is(err, errMoved) {
 			return c.lostRace(ctx, req, tr, st, errMoved)
 		}
+		if errors.Is(err, store.ErrNotFound) {
+			return answer{}, errUnknownSession
+		}
 		// The store did not answer. The storage has moved on already, so
 		// it is worth trying again; whether the write took effect shows.
 		if !pause(wctx, delay) {
@@ -389,9 +428,11 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 			st.session = s
 		}
 	}
-	if a.Token == st.inner {
-		// The storage did not rotate: the client's token is still good, and
-		// better than one that the store does not know.
+	if a.Token == st.inner && !h.cfg.NoGrace && !h.cfg.NoLostResponse {
+		// The storage did not rotate: the client's token is still good, whether
+		// or not the write took effect, and better than one that the store may
+		// not know. Under the strict settings it would count as a replay if
+		// the write did.
 		return answer{}, err
 	}
 	// The storage rotated: the client's token is gone. It gets the new one; at
@@ -407,37 +448,31 @@ func sameGrant(a, b *store.Grant) bool {
 		subtle.ConstantTimeCompare(a.FromHash, b.FromHash) == 1
 }
 
-// lostRace waits for the answer of the request that won the race for the token,
+// lostRace waits for the answer of the process that won the race for the token,
 // and gives the same.
 func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (answer, error) {
-	h := c.h
-	deadline := time.Now().Add(loserPatience)
-	for delay := 2 * time.Millisecond; ; delay = min(2*delay, 100*time.Millisecond) {
-		s, err := h.get(ctx, st.session.ID)
-		switch {
-		case st.adopt && errors.Is(err, store.ErrNotFound): // the winner has not written yet
-		case err != nil:
+	if errors.Is(cause, errMoved) {
+		s, err := c.h.get(ctx, st.session.ID)
+		if err != nil {
 			return answer{}, err
-		default:
-			if st.adopt {
-				st.session, st.adopt = s, false
-			}
-			was := st.standing
-			st.session = s
-			if err := c.judge(st); err != nil {
-				return answer{}, err
-			}
-			if st.standing == repeated {
-				return c.repeat(ctx, req, tr, st)
-			}
-			if st.standing != was && st.standing != current && st.standing != ahead {
-				return answer{}, cause
-			}
 		}
-		if h.cfg.NoGrace || time.Now().After(deadline) || !pause(ctx, delay) {
+		st.session = s
+	} else {
+		moved, err := c.awaitMove(ctx, st)
+		if err != nil {
+			return answer{}, err
+		}
+		if !moved {
 			return answer{}, cause
 		}
 	}
+	if err := c.judgeAgain(st); err != nil {
+		return answer{}, err
+	}
+	if st.standing != repeated {
+		return answer{}, errOvertaken
+	}
+	return c.repeat(ctx, req, tr, st)
 }
 
 // repeat gives the answer again that the token got before.

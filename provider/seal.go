@@ -52,7 +52,6 @@ type keyring struct {
 type ringKey struct {
 	id   string
 	aead cipher.AEAD
-	mac  [32]byte // derived, for IDs of adopted tokens
 }
 
 func newKeyring(keys Keys, rollover time.Duration) (*keyring, error) {
@@ -70,7 +69,7 @@ func newKeyring(keys Keys, rollover time.Duration) (*keyring, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.keys = append(r.keys, ringKey{id: k.ID(), aead: aead, mac: [32]byte(derive(k.Secret, "adopt"))})
+		r.keys = append(r.keys, ringKey{id: k.ID(), aead: aead})
 	}
 	return r, nil
 }
@@ -105,13 +104,15 @@ func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
 	if !ok {
 		return nil, errBroken
 	}
+	// Strict: one token has one text, so that nobody can make a second one
+	// out of it.
+	box, err := decodeStrictly(body)
+	if err != nil || len(box) < chacha20poly1305.NonceSizeX+chacha20poly1305.Overhead {
+		return nil, errBroken
+	}
 	for _, k := range r.keys {
 		if k.id != id {
 			continue
-		}
-		box, err := decodeStrictly(body)
-		if err != nil || len(box) < chacha20poly1305.NonceSizeX {
-			return nil, errBroken
 		}
 		nonce, sealed := box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:]
 		plain, err := k.aead.Open(sealed[:0], nonce, sealed, []byte(prefix+id))

@@ -1,9 +1,13 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -50,7 +54,9 @@ func (c *core) answer(ctx context.Context, req *request, err error, refusal *oid
 // not a refusal: what the client holds stays good.
 func (c *core) outage(ctx context.Context, req *request, err error) *oidc.Error {
 	req.unavailable = true
-	c.h.event(ctx, Event{Type: EventUnavailable, Err: err})
+	if !errors.Is(err, context.Canceled) { // the client hung up: nothing to look at
+		c.h.event(ctx, Event{Type: EventUnavailable, Err: err})
+	}
 	return oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
 }
 
@@ -150,7 +156,8 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
 	a := admission{login: login, amr: ar.GetAMR(), acr: ar.GetACR()}
 	name := []string{"auth", ar.GetID()}
-	if c.h.cfg.SSOSession != nil {
+	// A native client does not join: each of its logins is its own.
+	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
 		if id := c.h.cfg.SSOSession(ctx, login); id != "" {
 			name, a.renews = []string{"sso", id}, true
 		}
@@ -203,7 +210,7 @@ func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 	if req.session == nil {
 		req.session, req.live = &req.own.session, &req.own.usage
 	}
-	*req.session = s
+	*req.session, req.ruling = s, r
 	*req.live = usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
 }
 
@@ -259,9 +266,16 @@ func sessionless(req *request, tr op.TokenRequest) bool {
 	return ok && jwt.Subject == jwt.Issuer
 }
 
+// maxScopes bounds the scopes that are kept with a grant, in bytes: op does not
+// filter those of a device grant.
+const maxScopes = 4096
+
 // create issues the first tokens of a login, or the tokens of an exchange.
 func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
 	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes()}
+	if n := len(strings.Join(i.scopes, " ")); n > maxScopes {
+		return "", "", time.Time{}, oidc.ErrInvalidScope().WithDescription("the scopes are %d bytes long, at most %d are allowed", n, maxScopes)
+	}
 	refusal := oidc.ErrInvalidGrant()
 	var s store.Session
 	var r ruling
@@ -271,7 +285,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 	case op.AuthRequest:
 		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
 		if req.admitted && req.finished.GetID() == t.GetID() {
-			s, r = *req.session, ruling{rules: req.live.rules}
+			s, r = *req.session, req.ruling
 		} else {
 			s, r, err = c.loginSession(ctx, req, t)
 		}
@@ -279,7 +293,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 	case op.TokenExchangeRequest:
 		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
 		x := req.exchange
-		if x == nil {
+		if x == nil || x.session.ID == "" {
 			return "", "", time.Time{}, oidc.ErrServerError().WithDescription("token exchange was not validated")
 		}
 		i.client, i.name, i.request = t.GetClientID(), []string{"exchange", newSID(x.session.Subject)}, x.forwarded
@@ -291,11 +305,13 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		s, r, err = c.admitDevice(ctx, req, t)
 		i.authenticated = t.GetAuthTime()
 	case *oidc.JWTTokenRequest:
+		// An assertion about a user: each is an authentication, and all of
+		// one service about one user are one session.
 		i.client, i.name = t.Issuer, []string{"jwt"}
-		id := newSID(subjectOf(ctx, t.Subject))
+		login := Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()}
 		s, r, err = c.h.admit(ctx, req, admission{
-			login: Login{Subject: subjectOf(ctx, t.Subject)},
-			sid:   func(int) string { return id },
+			login: login, renews: true, reserve: true,
+			sid: func(n int) string { return derivedSID(login.Subject, n, "jwt", t.Issuer) },
 		})
 	default:
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("unknown kind of token request")
@@ -332,10 +348,15 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 		return store.Session{}, ruling{}, err
 	}
 	login := Login{Subject: subjectOf(ctx, t.GetSubject()), Client: client, Device: true, AuthTime: t.GetAuthTime()}
-	return c.h.admit(ctx, req, admission{
-		login: login, amr: t.GetAMR(),
-		sid: func(n int) string { return derivedSID(login.Subject, n, "device", name) },
-	})
+	sid := func(n int) string { return derivedSID(login.Subject, n, "device", name) }
+	if !t.Expires.IsZero() && c.h.now().After(t.Expires.Add(c.h.cfg.CodeLifetime)) {
+		// op takes a device code that was approved for ever. Its session may
+		// have ended and be forgotten: no other one is made of it.
+		if _, err := c.h.get(ctx, sid(0)); errors.Is(err, store.ErrNotFound) {
+			return store.Session{}, ruling{}, oidc.ErrExpiredDeviceCode()
+		}
+	}
+	return c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), sid: sid})
 }
 
 // A storageError is an error of the embedded storage. It is passed on as it
@@ -384,8 +405,14 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	if err != nil {
 		return "", "", time.Time{}, storageError{err}
 	}
+	if err := c.roomForToken(req, skew); err != nil { // the storage took its time
+		return "", "", time.Time{}, err
+	}
 
-	g := store.Grant{ID: grantID("client", i.client), Client: i.client, Authenticated: i.authenticated, Rotated: now}
+	// A new family starts above every generation that one by its name, since
+	// dropped, can have come to: an old token is never ahead of it.
+	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
+	g.ID = grantID("client", i.client, strconv.FormatInt(i.authenticated.UnixMicro(), 10))
 	nonce := newNonce()
 	if i.refresh {
 		g.ID = grantID(i.name...)
@@ -402,13 +429,14 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			if !old.Revoked.IsZero() {
 				return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
 			}
-			if !i.refresh && s.ReservedUntil.IsZero() && old.Authenticated.Equal(g.Authenticated) {
+			if !i.refresh && s.ReservedUntil.IsZero() {
+				g.Generation = old.Generation
 				return errNoChange // an access token alone, once more
 			}
 			// The same code or device code again: its first answer was lost.
 			// A new generation voids what was in it.
 			if i.refresh {
-				g.Generation = old.Generation + 1
+				g.Generation = max(g.Generation, old.Generation+1)
 			}
 		}
 		putGrant(s, g, h.cfg.MaxGrants)
@@ -424,7 +452,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	}
 
 	req.belong(h, s, r, use)
-	expires = c.bound(req, now, expires, skew)
+	expires = c.bound(req, h.now(), expires, skew)
 	access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 	if i.refresh {
 		refresh = h.ring.sealRefresh(refreshToken{
@@ -448,30 +476,29 @@ func (c *core) usable(s *store.Session, r ruling, now time.Time, use policy.Use)
 	return nil
 }
 
-// putGrant enters a grant. With too many, one is dropped: the longest unused of
-// the same client, or else of all. A token of a dropped grant is refused as
-// revoked.
+// putGrant enters a grant. With too many, one is dropped: a revoked one, or the
+// longest unused of the same client, or else of all. A token of a dropped grant
+// is refused as revoked.
 func putGrant(s *store.Session, g store.Grant, max int) {
 	if old := s.Grant(g.ID); old != nil {
 		g.Unknown = old.Unknown
 		*old = g
 		return
 	}
-	for len(s.Grants) >= max {
-		drop := -1
-		for i := range s.Grants {
-			a := &s.Grants[i]
-			if drop < 0 {
-				drop = i
-				continue
-			}
-			b := &s.Grants[drop]
-			same, bestSame := a.Client == g.Client, b.Client == g.Client
-			if same != bestSame && same || same == bestSame && a.Rotated.Before(b.Rotated) {
-				drop = i
-			}
+	rank := func(g2 store.Grant) int {
+		switch {
+		case !g2.Revoked.IsZero():
+			return 0
+		case g2.Client == g.Client:
+			return 1
 		}
-		s.Grants = slices.Delete(s.Grants, drop, drop+1)
+		return 2
+	}
+	for len(s.Grants) >= max {
+		drop := slices.MinFunc(s.Grants, func(a, b store.Grant) int {
+			return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Rotated.Compare(b.Rotated))
+		})
+		s.Grants = slices.DeleteFunc(s.Grants, func(g store.Grant) bool { return g.ID == drop.ID })
 	}
 	s.Grants = append(s.Grants, g)
 }
@@ -495,6 +522,28 @@ func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) t
 		return end
 	}
 	return expires
+}
+
+// errRawClient is the answer to a provider that builds its authorization response
+// itself, with a client that does not come from the decorated storage: its ID
+// token would outlive the session and have no sid.
+var errRawClient = errors.New("curfew: the client of an authorization response must come from the decorated storage")
+
+// DeleteAuthRequest is the last call before tokens of an auth request leave op.
+func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
+	req := requestFrom(ctx)
+	if req == nil || req.boundIDToken {
+		return c.Storage.DeleteAuthRequest(ctx, id)
+	}
+	issued := req.session != nil
+	if !issued {
+		ar, err := c.Storage.AuthRequestByID(ctx, id)
+		issued = err == nil && ar.Done() && ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
+	}
+	if issued {
+		return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errRawClient)
+	}
+	return c.Storage.DeleteAuthRequest(ctx, id)
 }
 
 // ClientCredentials notes a request that has no user session.
@@ -554,6 +603,7 @@ func (c *core) sessionClaims(req *request, info *oidc.UserInfo, subject string, 
 	if req.session == nil {
 		return
 	}
+	info.Claims = maps.Clone(info.Claims) // the storage may use its map again
 	info.AppendClaims("sid", req.session.ID)
 	if end := req.live.window.End; !end.IsZero() {
 		info.AppendClaims("session_expiry", end.Unix())

@@ -41,13 +41,20 @@ func (c *core) open(ctx context.Context, id string) (t accessToken, s store.Sess
 		return t, s, r, true, err
 	}
 	g := s.Grant(t.Grant)
-	if s.End != nil || g == nil || !g.Revoked.IsZero() {
+	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject.Issuer != op.IssuerFromContext(ctx) {
 		return t, s, r, true, errInactive
 	}
 	if r, err = h.rules(ctx, s.Subject, false); err != nil {
 		return t, s, r, true, err
 	}
 	if !r.rules.Check(now, s.Policy(), policy.Use{Client: g.Client, Authenticated: g.Authenticated}).Allow {
+		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
+			// Nobody noticed before. That it cannot be written now does no
+			// harm: it stays over, unless the policy is widened first.
+			ctx, cancel := h.detach(ctx)
+			defer cancel()
+			_, _, _ = h.end(ctx, s, r, d.Reason, "")
+		}
 		return t, s, r, true, errInactive
 	}
 	return t, s, r, true, nil
@@ -207,6 +214,8 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	switch {
 	case err == nil:
 		return c.revokeGrant(ctx, req, t, clientID)
+	case errors.Is(err, errKeyAhead):
+		return c.outage(ctx, req, err)
 	case !errors.Is(err, errForeign):
 		return nil // not a token: RFC 7009 section 2.2
 	}
@@ -225,6 +234,9 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	}
 	if g := s.Grant(a.Grant); g != nil && g.Client != clientID {
 		return wrongClient()
+	}
+	if _, err := c.seen(ctx, s, a.Grant, a.Generation); err != nil {
+		return c.outage(ctx, req, err)
 	}
 	return c.Storage.RevokeToken(ctx, a.ID, userID, clientID)
 }
@@ -313,7 +325,7 @@ func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessio
 		}
 	}
 	last := true
-	if sid != "" {
+	if er.UserID != "" {
 		var err error
 		if last, err = c.logout(ctx, sid, er.UserID, er.ClientID); err != nil {
 			return "", c.outage(ctx, req, err)
@@ -333,14 +345,16 @@ func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last b
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(ctx, sid)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return false, err
-	}
 	subject := subjectOf(ctx, userID)
-	if err == nil && s.Subject == subject && s.End == nil {
-		if _, _, err := h.end(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID); err != nil {
+	if sid != "" { // a hint from before the installation has none
+		s, err := h.cfg.Store.Get(ctx, sid)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return false, err
+		}
+		if err == nil && s.Subject == subject && s.End == nil {
+			if _, _, err := h.end(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID); err != nil {
+				return false, err
+			}
 		}
 	}
 	for cursor := ""; ; {

@@ -8,8 +8,8 @@ import (
 )
 
 // ownResponse is the callback of a provider that builds the authorization
-// response itself: it reads its own storage, not the decorated one, and calls
-// none of op's callback.
+// response itself: it reads auth requests from its own storage, not the decorated
+// one, and calls none of op's callback.
 func ownResponse(provider *op.Provider, storage op.Storage) http.Handler {
 	interceptor := op.NewIssuerInterceptor(provider.IssuerFromRequest)
 	return interceptor.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -28,7 +28,7 @@ func ownResponse(provider *op.Provider, storage op.Storage) http.Handler {
 			http.Redirect(w, r, target, http.StatusFound)
 			return
 		}
-		client, err := storage.GetClientByClientID(ctx, ar.GetClientID())
+		client, err := provider.Storage().GetClientByClientID(ctx, ar.GetClientID())
 		if err != nil {
 			op.AuthRequestError(w, r, ar, err, provider)
 			return
