@@ -18,7 +18,8 @@ type admission struct {
 	login Login
 
 	// sid returns the session's ID. n counts the sessions before it that
-	// went by the same name and do not stand in its way; see passed.
+	// went by the same name and do not stand in its way; see passed. Each has
+	// another ID.
 	sid func(n int) string
 
 	// renews says that a newer authentication starts a new session under the
@@ -37,7 +38,7 @@ type admission struct {
 	grant *store.Grant // the first one, if there is one already
 }
 
-// A store that has so many sessions by one name is not searched further.
+// maxNamesakes bounds the search for the session of a code.
 const maxNamesakes = 100
 
 // passed reports whether an ended session by the same name does not stand in
@@ -59,31 +60,74 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	for n := range maxNamesakes {
-		s := h.newSession(ctx, req, a, r, a.sid(n))
-		tooOld, err := h.tooOld(ctx, s, r)
-		if err != nil {
-			return store.Session{}, r, err
-		}
-		if tooOld.Allow {
-			created, err := h.create(ctx, s, a, r)
-			if err == nil {
-				return created, r, nil
-			}
-			if !errors.Is(err, store.ErrExists) {
-				return store.Session{}, r, err
-			}
-		}
-		joined, err := h.join(ctx, a, r, s.ID)
-		if errors.Is(err, store.ErrNotFound) && !tooOld.Allow {
-			return store.Session{}, r, h.refuse(ctx, s, tooOld, true)
-		}
-		if err == nil && a.passed(&joined) {
-			continue
-		}
-		return joined, r, err
+	s := h.newSession(ctx, req, a, r, a.sid(0))
+	tooOld, err := h.tooOld(ctx, s, r)
+	if err != nil {
+		return store.Session{}, r, err
 	}
-	return store.Session{}, r, fmt.Errorf("more than %d sessions by one name", maxNamesakes)
+	var first store.Session // by the name, if it is over
+	for n := 0; ; {
+		got, err := h.createOrJoin(ctx, s, a, r, tooOld)
+		if err != nil {
+			return got, r, err
+		}
+		if !a.passed(&got) {
+			if n > 0 {
+				h.renewed(ctx, first, n, got.ID)
+			}
+			return got, r, nil
+		}
+		if n == 0 {
+			first = got
+		}
+		n = nextNamesake(n, &got)
+		s.ID = a.sid(n)
+	}
+}
+
+// createOrJoin makes the session s, or returns the one that has its ID.
+func (h *Hook) createOrJoin(ctx context.Context, s store.Session, a admission, r ruling, tooOld policy.Decision) (store.Session, error) {
+	if tooOld.Allow {
+		created, err := h.create(ctx, s, a, r)
+		if !errors.Is(err, store.ErrExists) {
+			return created, err
+		}
+	}
+	joined, err := h.join(ctx, a, r, s.ID)
+	if errors.Is(err, store.ErrNotFound) && !tooOld.Allow {
+		return store.Session{}, h.refuse(ctx, s, tooOld, true)
+	}
+	return joined, err
+}
+
+// nextNamesake returns the number of the session to look at after s, the n-th
+// by its name, which was passed. The first one tells of the latest, so that a
+// name costs the same after a thousand ends.
+func nextNamesake(n int, s *store.Session) int {
+	if n == 0 && s.End != nil {
+		return max(1, int(s.End.Renewals))
+	}
+	return n + 1
+}
+
+// renewed notes on the first session by a name that the n-th is its latest. If
+// it fails, the next login by the name has a longer way, and notes it then.
+func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest string) {
+	if first.End.Renewals >= uint64(n) {
+		return
+	}
+	_, _ = h.change(ctx, first, func(s *store.Session) error {
+		if s.End == nil || s.End.Renewals >= uint64(n) {
+			return errNoChange
+		}
+		end := *s.End
+		end.Latest, end.Renewals = latest, uint64(n)
+		s.End = &end
+		if !end.Owed {
+			s.Due = h.now().Add(h.cfg.Remember)
+		}
+		return nil
+	})
 }
 
 // newSession is the session that a login makes if it is admitted.
@@ -115,7 +159,10 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 // schedule sets when a sweep has to look at s next.
 func (h *Hook) schedule(s *store.Session, r ruling) {
 	if s.End != nil {
-		s.Due = s.End.At.Add(h.remember(s))
+		forget := s.End.At.Add(h.remember(s))
+		if s.End.Latest == "" || s.Due.Before(forget) {
+			s.Due = forget
+		}
 		if s.End.Owed {
 			s.Due = h.now().Add(announceEvery)
 		}
@@ -209,6 +256,11 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 	var refused *decidedError
 	switch {
 	case errors.As(err, &refused):
+		// The step does not see sessions that have ended. If there is one by
+		// this name, the login may yet join the one that came after it.
+		if _, err := h.cfg.Store.Get(ctx, s.ID); !errors.Is(err, store.ErrNotFound) {
+			return store.Session{}, cmp.Or(err, store.ErrExists)
+		}
 		return store.Session{}, h.refuse(ctx, s, refused.d, false)
 	case err != nil:
 		return store.Session{}, err

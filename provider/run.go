@@ -82,7 +82,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	}
 	now := h.now()
 	if s.End != nil && !now.Before(s.End.At.Add(h.remember(&s))) {
-		return h.cfg.Store.Delete(ctx, s.ID, s.Revision)
+		return h.forget(ctx, s)
 	}
 	ended, err := h.change(ctx, s, func(s *store.Session) error {
 		if s.End == nil {
@@ -98,6 +98,25 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 		h.announceEnd(ctx, r, ended)
 	}
 	return err
+}
+
+// forget deletes an ended session that was remembered for long enough. The first
+// of several by one name stays as long as the latest is there: a login finds
+// that by it.
+func (h *Hook) forget(ctx context.Context, s store.Session) error {
+	if s.End.Latest != "" {
+		_, err := h.cfg.Store.Get(ctx, s.End.Latest)
+		if err == nil {
+			_, err = h.change(ctx, s, func(s *store.Session) error {
+				s.Due = h.now().Add(h.cfg.Remember)
+				return nil
+			})
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	return h.cfg.Store.Delete(ctx, s.ID, s.Revision)
 }
 
 // converge applies an account's settings to its live sessions if that has not

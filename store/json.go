@@ -79,7 +79,7 @@ var (
 		"adopted", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
-	endNames      = []string{"at", "reason", "by", "owed"}
+	endNames      = []string{"at", "reason", "by", "owed", "latest", "renewals"}
 	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
 )
 
@@ -182,6 +182,8 @@ func (e *encoder) end(x *End) {
 	e.text("reason", string(x.Reason))
 	e.text("by", x.By)
 	e.bool("owed", x.Owed)
+	e.text("latest", x.Latest)
+	e.uint("renewals", x.Renewals)
 	e.unknown(x.Unknown, endNames)
 	e.b = append(e.b, '}')
 }
@@ -481,6 +483,10 @@ func (d *decoder) end(x *End) error {
 			x.By, err = d.text()
 		case "owed":
 			x.Owed, err = d.bool()
+		case "latest":
+			x.Latest, err = d.text()
+		case "renewals":
+			x.Renewals, err = d.uint(63)
 		default:
 			return false, nil
 		}

@@ -131,6 +131,12 @@ type End struct {
 	// written with the end, so that a crash in between loses no announcement.
 	Owed bool `json:"owed,omitempty"`
 
+	// Latest is the ID of the newest of the sessions that began under the
+	// same name since, and Renewals how many did: a name has its sessions one
+	// after the other. They are kept on the first session of a name only.
+	Latest   string `json:"latest,omitempty"`
+	Renewals uint64 `json:"renewals,omitempty"`
+
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 

@@ -1,0 +1,94 @@
+package provider_test
+
+import (
+	"context"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// ssoKnown is a provider with a single sign-on of its own, which the hook is
+// told of.
+func ssoKnown(p *provider.Config, o *optest.Config) {
+	inMemory(p, o)
+	o.Storage = optest.NewStorage()
+	o.Storage.SSO = true
+	p.SSOSession = func(_ context.Context, l provider.Login) string {
+		if l.AuthRequest == nil {
+			return ""
+		}
+		return optest.SSOSession(l.AuthRequest)
+	}
+}
+
+// A browser that keeps its sign-on cookie, in which the user is asked for the
+// password after every inactivity: a working day has several of them.
+func TestASSOSessionCanEndOftenAndStillSignIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 15*time.Minute, 3, policy.Refuse), ssoKnown)
+		b := s.Browser()
+		for n := range 130 { // six a day, for less than Remember
+			v := b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}})
+			require.NotEmpty(t, v.Code(), "sign-in %d: %s %s", n, v.Error(), v.Description())
+			ok(t, s.Code(optest.Web, v))
+			time.Sleep(4 * time.Hour)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+		}
+	})
+}
+
+// rawSID returns the sid of a reply's ID token without verifying it: it may
+// be over.
+func (s *setup) rawSID(t *testing.T, r optest.Reply) string {
+	t.Helper()
+	claims := &oidc.IDTokenClaims{}
+	_, err := oidc.ParseToken(r.IDToken(), claims)
+	require.NoError(t, err)
+	require.NotEmpty(t, claims.SessionID)
+	return claims.SessionID
+}
+
+// The sessions of one SSO session are found again however long ago the first
+// ones ended: their tombstones are forgotten.
+func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 0, 1, policy.Refuse), ssoKnown)
+		b := s.Browser()
+		login := func() optest.Reply {
+			return ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}})))
+		}
+		for range 3 {
+			login()
+			time.Sleep(25 * time.Hour)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+		}
+		sid := s.rawSID(t, login())
+		for range 80 { // signed in again each time before the limit
+			time.Sleep(20 * time.Hour)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+			require.Equal(t, sid, s.rawSID(t, login()))
+		}
+		require.Len(t, s.live(t, "alice"), 1)
+		time.Sleep(time.Minute)
+		require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
+		require.Equal(t, "login_required", b.Authorize(optest.Web, nil).Error(), "its authentication is older than the end")
+
+		// Nothing stays for ever.
+		for range 3 {
+			time.Sleep(32 * 24 * time.Hour)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+		}
+		left, _, err := s.store.List(t.Context(), store.Filter{}, "", 100)
+		require.NoError(t, err)
+		require.Empty(t, left)
+	})
+}
