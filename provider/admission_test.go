@@ -92,3 +92,36 @@ func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
 		require.Empty(t, left)
 	})
 }
+
+// What ends was there: an end without a beginning spoils every count.
+func TestAnEndThatIsReportedHadABeginning(t *testing.T) {
+	s := start(t, limits(0, 0, 1, policy.EndOldest), nil)
+	require.NotEmpty(t, s.Browser().Login(optest.Web, "alice", nil).Code()) // never redeemed
+	s.Login(optest.Web, "alice")
+	require.Len(t, s.seen(provider.EventStarted), 1)
+	require.Empty(t, s.seen(provider.EventEnded), "a reservation is no session")
+}
+
+// Config.AdoptUntil may be later than Remember reaches.
+func TestAnAdoptedTokenIsNotAdoptedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := optest.NewStorage()
+		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
+		token := bare.Login(optest.Web, "alice").RefreshToken()
+		time.Sleep(time.Minute)
+		s := start(t, limits(0, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemoryNonRotating(p, o)
+			o.Storage = storage
+			p.AdoptUntil = time.Now().Add(60 * 24 * time.Hour)
+		})
+		sid := s.rawSID(t, ok(t, s.Refresh(optest.Web, token)))
+		require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonAccountDisabled, "root"))
+		time.Sleep(32 * 24 * time.Hour)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, "invalid_grant", s.Refresh(optest.Web, token).Error())
+		time.Sleep(29 * 24 * time.Hour)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		_, err := s.store.Get(t.Context(), sid)
+		require.ErrorIs(t, err, store.ErrNotFound, "no token is adopted any more")
+	})
+}

@@ -173,8 +173,12 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 }
 
 // remember is how long an ended session is kept. A login that was never
-// completed is worth a day: until no code for it can turn up any more.
+// completed is worth a day: until no code for it can turn up any more. One that
+// was adopted is kept for as long as its token would be adopted again.
 func (h *Hook) remember(s *store.Session) time.Duration {
+	if s.Adopted {
+		return max(h.cfg.Remember, h.cfg.AdoptUntil.Sub(s.End.At))
+	}
 	if s.End.Reason == policy.ReasonAbandoned {
 		return min(24*time.Hour, h.cfg.Remember)
 	}

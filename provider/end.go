@@ -68,7 +68,7 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	}
 	s.End = &store.End{
 		At: at.UTC().Truncate(time.Microsecond), Reason: reason, By: by,
-		Owed: reason != policy.ReasonAbandoned, // which never was a session
+		Owed: s.ReservedUntil.IsZero(), // or it never began, and there is nobody to tell
 	}
 	for i := range s.Grants {
 		s.Grants[i].Repeat = nil // no answer is repeated any more
