@@ -529,6 +529,10 @@ func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) t
 // token would outlive the session and have no sid.
 var errRawClient = errors.New("curfew: the client of an authorization response must come from the decorated storage")
 
+// errRawRequest is the same for an auth request, where it is only answered by an
+// ID token: nobody can shorten that any more.
+var errRawRequest = errors.New("curfew: the auth request of an authorization response must come from the decorated storage")
+
 // DeleteAuthRequest is the last call before tokens of an auth request leave op.
 func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
 	req := requestFrom(ctx)
@@ -578,6 +582,12 @@ func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, 
 			}
 			if err := c.admitLogin(ctx, req, ar, client); err != nil {
 				return c.callbackError(ctx, req, err)
+			}
+			// op has asked for the ID token's life already, when nothing was
+			// known of a session.
+			_, end := req.live.rules.TokenEnd(c.h.now(), req.session.Policy(), req.live.use)
+			if !end.IsZero() && c.h.now().Add(client.IDTokenLifetime()+client.ClockSkew()).After(end) {
+				return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errRawRequest)
 			}
 		}
 	}
