@@ -51,7 +51,7 @@ fuzz: go ## Run each fuzz target for FUZZTIME (30s)
 		targets=$$(go test -list '^Fuzz' "$$package"); \
 		for target in $$(grep '^Fuzz' <<<"$$targets" || true); do \
 			found=$$((found + 1)); echo "fuzz $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$package"; \
 		done; \
 	done; \
 	if [[ $$found == 0 ]]; then echo "no fuzz target found"; exit 1; fi; \
