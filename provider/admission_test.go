@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"context"
+	"errors"
 	"net/url"
 	"testing"
 	"testing/synctest"
@@ -123,5 +124,77 @@ func TestAnAdoptedTokenIsNotAdoptedAgain(t *testing.T) {
 		require.NoError(t, s.hook.Sweep(t.Context()))
 		_, err := s.store.Get(t.Context(), sid)
 		require.ErrorIs(t, err, store.ErrNotFound, "no token is adopted any more")
+	})
+}
+
+// An end is one event, however often OnEnd has to be tried.
+func TestAnEndIsReportedOnceThoughOnEndFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.OnEnd = func(context.Context, store.Session) error { return errors.New("out of order") }
+		})
+		r := s.Login(optest.Web, "alice")
+		require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Web, r), policy.ReasonEndedByAdmin, "root"))
+		for range 60 {
+			time.Sleep(2 * time.Minute)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+		}
+		require.LessOrEqual(t, len(s.seen(provider.EventEnded)), 2)
+	})
+}
+
+// A session that a slow or hanging OnEnd has to hear of must not keep others
+// from signing in.
+func TestAHangingOnEndDoesNotKeepOthersOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, 0, 1, policy.EndOldest), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.OnEnd = func(ctx context.Context, _ store.Session) error {
+				select {
+				case <-ctx.Done():
+				case <-time.After(24 * time.Hour):
+				}
+				return ctx.Err()
+			}
+		})
+		s.Login(optest.Web, "alice")
+		began := time.Now()
+		s.Login(optest.Web, "alice")
+		require.Less(t, time.Since(began), time.Minute)
+	})
+}
+
+// OnEnd is tried again until it succeeds, less and less often.
+func TestOnEndIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken error
+		calls := 0
+		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.OnEnd = func(context.Context, store.Session) error {
+				calls++
+				return broken
+			}
+		})
+		broken = errors.New("out of order")
+		require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Web, s.Login(optest.Web, "alice")), policy.ReasonEndedByAdmin, "root"))
+		sweep := func(d time.Duration) {
+			for range d / (10 * time.Second) {
+				time.Sleep(10 * time.Second)
+				require.NoError(t, s.hook.Sweep(t.Context()))
+			}
+		}
+		sweep(5 * time.Minute)
+		require.Greater(t, calls, 2)
+		sweep(24 * time.Hour)
+		require.Greater(t, calls, 24)
+		require.Less(t, calls, 40)
+		broken = nil
+		sweep(time.Hour)
+		done := calls
+		sweep(3 * time.Hour)
+		require.Equal(t, done, calls)
+		require.Len(t, s.seen(provider.EventEnded), 1)
 	})
 }

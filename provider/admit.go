@@ -164,7 +164,7 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 			s.Due = forget
 		}
 		if s.End.Owed {
-			s.Due = h.now().Add(announceEvery)
+			s.Due = h.now().Add(h.announceIn(s.End))
 		}
 		return
 	}

@@ -76,33 +76,53 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	h.schedule(s, r)
 }
 
-// announceEvery is when a sweep announces an end that nobody announced, or
-// tries Config.OnEnd again: long enough for who ended the session to do it.
-const announceEvery = time.Minute
+// A sweep announces an end that nobody announced after announceEvery: long
+// enough for who ended the session to do it. It tries Config.OnEnd again less and
+// less often, in the end every announceAtMost.
+const (
+	announceEvery  = time.Minute
+	announceAtMost = time.Hour
+)
+
+// announceIn is how long after now an owed end is announced again.
+func (h *Hook) announceIn(e *store.End) time.Duration {
+	if !e.Reported {
+		return announceEvery
+	}
+	return min(max(announceEvery, h.now().Sub(e.At)), announceAtMost)
+}
 
 // announceEnd tells of an end that was written, and notes that it is done. If
 // that fails, or nobody comes to it because the process dies, a sweep does it:
-// each end is announced at least once.
+// each end is announced at least once. The event comes once for all tries of
+// OnEnd.
 func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) {
 	if s.End == nil || !s.End.Owed {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)
-	h.sessionEvent(ctx, EventEnded, &s, "")
+	if !s.End.Reported {
+		h.sessionEvent(ctx, EventEnded, &s, "")
+	}
+	owed := false
 	if h.cfg.OnEnd != nil {
-		if err := h.cfg.OnEnd(ctx, s.Clone()); err != nil {
+		// It has a deadline: logins and the sweep wait for it.
+		octx, cancel := h.detach(ctx)
+		err := h.cfg.OnEnd(octx, s.Clone())
+		cancel()
+		if err != nil {
 			h.event(ctx, Event{Type: EventOnEndFailed, Subject: s.Subject, SID: s.ID, Err: err})
-			return
+			owed = true
 		}
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	_, err := h.change(ctx, s, func(s *store.Session) error {
-		if s.End == nil || !s.End.Owed {
+		if s.End == nil || !s.End.Owed || owed && s.End.Reported {
 			return errNoChange
 		}
 		end := *s.End
-		end.Owed = false
+		end.Owed, end.Reported = owed, owed
 		s.End = &end
 		h.schedule(s, r)
 		return nil

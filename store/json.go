@@ -79,7 +79,7 @@ var (
 		"adopted", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
-	endNames      = []string{"at", "reason", "by", "owed", "latest", "renewals"}
+	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals"}
 	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
 )
 
@@ -182,6 +182,7 @@ func (e *encoder) end(x *End) {
 	e.text("reason", string(x.Reason))
 	e.text("by", x.By)
 	e.bool("owed", x.Owed)
+	e.bool("reported", x.Reported)
 	e.text("latest", x.Latest)
 	e.uint("renewals", x.Renewals)
 	e.unknown(x.Unknown, endNames)
@@ -483,6 +484,8 @@ func (d *decoder) end(x *End) error {
 			x.By, err = d.text()
 		case "owed":
 			x.Owed, err = d.bool()
+		case "reported":
+			x.Reported, err = d.bool()
 		case "latest":
 			x.Latest, err = d.text()
 		case "renewals":

@@ -131,6 +131,10 @@ type End struct {
 	// written with the end, so that a crash in between loses no announcement.
 	Owed bool `json:"owed,omitempty"`
 
+	// Reported is set when the end was reported as an event and is owed all
+	// the same: somebody else could not act on it yet.
+	Reported bool `json:"reported,omitempty"`
+
 	// Latest is the ID of the newest of the sessions that began under the
 	// same name since, and Renewals how many did: a name has its sessions one
 	// after the other. They are kept on the first session of a name only.
