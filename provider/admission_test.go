@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,5 +197,49 @@ func TestOnEndIsTriedAgain(t *testing.T) {
 		sweep(3 * time.Hour)
 		require.Equal(t, done, calls)
 		require.Len(t, s.seen(provider.EventEnded), 1)
+	})
+}
+
+// A directory that does not know a deleted user any more says so with an error.
+func goneFrom(gone *sync.Map) func(context.Context, store.Subject) ([]policy.Membership, error) {
+	return func(_ context.Context, subject store.Subject) ([]policy.Membership, error) {
+		if _, ok := gone.Load(subject.ID); ok {
+			return nil, errors.New("directory: no such user")
+		}
+		return []policy.Membership{{Account: "default"}}, nil
+	}
+}
+
+// One user whom the directory does not know any more must not hide all others
+// from an administrator.
+func TestAUserWhoIsGoneDoesNotHideTheOthers(t *testing.T) {
+	var gone sync.Map
+	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) { p.Membership = goneFrom(&gone) })
+	s.Login(optest.Web, "alice")
+	s.Login(optest.Web, "bob")
+	gone.Store(optest.SubjectOf("bob"), true)
+	page, _, err := s.hook.List(t.Context(), store.Filter{State: store.Unended}, "", 10)
+	require.NoError(t, err)
+	require.NotEmpty(t, page)
+}
+
+// The reason of a limit is the policy's to find: whoever calls for it was
+// overtaken by a use of the session, or is mistaken.
+func TestALiveSessionDoesNotEndForALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemory)
+		sid := s.sid(t, optest.Web, s.Login(optest.Web, "alice"))
+		for _, reason := range []policy.Reason{policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonAbandoned} {
+			require.ErrorContains(t, s.hook.End(t.Context(), sid, reason, "root"), string(reason))
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), reason, "root")
+			require.ErrorContains(t, err, string(reason))
+		}
+		require.Len(t, s.live(t, "alice"), 1)
+		require.Empty(t, s.seen(provider.EventEnded))
+		time.Sleep(2 * time.Hour)
+		require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonActiveLimit, "root"))
+		session, err := s.hook.Session(t.Context(), sid)
+		require.NoError(t, err)
+		require.Equal(t, policy.ReasonInactivity, session.End.Reason)
 	})
 }

@@ -132,7 +132,14 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) {
 	}
 }
 
-// end ends a session once, and reports whether it was this call that did.
+// ofLimit reports whether a reason is that of a limit that was reached: it is
+// for the policy to find, and ends no session that is live.
+func ofLimit(reason policy.Reason) bool {
+	return reason == policy.ReasonInactivity || reason == policy.ReasonActiveLimit || reason == policy.ReasonAbandoned
+}
+
+// end ends a session once, and reports whether it was this call that did. For
+// the reason of a limit it ends a session only if that is over.
 func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
 	var did bool
 	ended, err := h.change(ctx, s, func(s *store.Session) error {
@@ -144,6 +151,8 @@ func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 			// It was over before anybody ended it.
 			h.finish(s, r, d.At, d.Reason, "")
+		} else if ofLimit(reason) {
+			return errNoChange // a use came in time
 		} else {
 			h.finish(s, r, now, reason, by)
 		}
@@ -158,7 +167,8 @@ func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy
 
 // End ends one session, with who ended it. Ending a session that has ended
 // succeeds and changes nothing. If there is none the error wraps
-// [store.ErrNotFound].
+// [store.ErrNotFound]. A session that is live is not ended for the reason of a
+// limit (ReasonInactivity, ReasonActiveLimit, ReasonAbandoned): that is an error.
 func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -170,10 +180,18 @@ func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by str
 		return nil
 	}
 	r := h.rulesToEnd(ctx, s.Subject)
-	if _, _, err := h.end(ctx, s, r, reason, by); err != nil {
+	ended, _, err := h.end(ctx, s, r, reason, by)
+	if err == nil && ended.End == nil {
+		err = errLive(reason)
+	}
+	if err != nil {
 		return fmt.Errorf("end session %q: %w", sid, err)
 	}
 	return nil
+}
+
+func errLive(reason policy.Reason) error {
+	return fmt.Errorf("%q is the reason of a limit that was reached, and the session is live", reason)
 }
 
 // rulesToEnd returns the rules for a subject for an end that does not depend on
@@ -190,7 +208,8 @@ func (h *Hook) rulesToEnd(ctx context.Context, subject store.Subject) ruling {
 // many. Logins whose code was not redeemed yet end as well, uncounted. It is
 // one step with admission: a login that races it is either ended by it or
 // begins after it. Use it when a password is reset (ReasonCredentialChange) or
-// an account disabled (ReasonAccountDisabled).
+// an account disabled (ReasonAccountDisabled). The reason of a limit is an error
+// if a session is live, as for [Hook.End]; then none ends.
 func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -205,6 +224,8 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 			}
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				h.finish(&s, r, d.At, d.Reason, "")
+			} else if ofLimit(reason) {
+				return nil, errLive(reason)
 			} else {
 				h.finish(&s, r, now, reason, by)
 			}
@@ -258,7 +279,8 @@ func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc
 // List returns one page of sessions as they are now, and the cursor of the
 // next; see [store.Sessions]. Logins whose code was not redeemed are not among
 // them, and with [store.Unended] neither are sessions that are over: a page may
-// be short, only an empty cursor says that it is the last.
+// be short, only an empty cursor says that it is the last. A session whose rules
+// cannot be had, such as that of a user who was deleted, is returned as stored.
 func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	lctx, cancel := h.bounded(ctx)
 	defer cancel()
@@ -271,7 +293,9 @@ func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit in
 		if !s.ReservedUntil.IsZero() {
 			continue
 		}
-		if s, err = h.asOfNow(ctx, s); err != nil {
+		if now, err := h.asOfNow(ctx, s); err == nil {
+			s = now
+		} else if ctx.Err() != nil {
 			return nil, "", fmt.Errorf("list sessions: %w", err)
 		}
 		if s.End != nil && f.State == store.Unended {
