@@ -56,7 +56,9 @@ type Config struct {
 	// SSOSession returns the provider's own ID of the browser session that a
 	// login belongs to, for a provider with a single sign-on of its own: a
 	// second application then joins the session, and takes no new slot.
-	// Empty, or a nil function: each login is a session of its own.
+	// Empty, or a nil function: each login is a session of its own. It is
+	// asked at the callback and again when the code is redeemed, and must
+	// answer the same from l.AuthRequest. It is not asked for native clients.
 	SSOSession func(ctx context.Context, login Login) string
 
 	// KeepRefreshToken says for which clients refresh tokens must not rotate
