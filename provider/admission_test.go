@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,4 +243,55 @@ func TestALiveSessionDoesNotEndForALimit(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, policy.ReasonInactivity, session.End.Reason)
 	})
+}
+
+// Settings that cannot be read do not hold each request up for as long as they
+// time out, while the last ones are good; and logins wait for one reader.
+func TestSettingsThatTimeOutHoldOneRequestUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := false
+		var reads atomic.Int32
+		a := limits(24*time.Hour, 2*time.Hour, 0, 0)
+		s := start(t, a, func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.SettingsMaxAge = 0
+			p.Settings = settingsContextFunc(func(ctx context.Context) (policy.Account, error) {
+				reads.Add(1)
+				if hangs {
+					<-ctx.Done()
+				}
+				return a, ctx.Err()
+			})
+		})
+		r := s.Login(optest.Web, "alice")
+		time.Sleep(2 * time.Second)
+		hangs = true
+		reads.Store(0)
+		began := time.Now()
+		for range 100 {
+			require.Equal(t, true, s.Introspect(optest.Web, r.AccessToken()).JSON["active"])
+		}
+		require.Equal(t, 3*time.Second, time.Since(began), "the store's time, once")
+		require.Len(t, s.seen(provider.EventSettingsStale), 1)
+
+		began = time.Now()
+		errs := make([]string, 20)
+		parallel(len(errs), func(i int) { errs[i] = s.Browser().Login(optest.Web, "alice", nil).Error() })
+		for _, err := range errs {
+			require.Equal(t, "server_error", err, "a login needs fresh ones")
+		}
+		require.LessOrEqual(t, time.Since(began), 6*time.Second)
+		require.LessOrEqual(t, reads.Load(), int32(3))
+
+		hangs = false
+		s.Login(optest.Web, "alice")
+		time.Sleep(10 * time.Minute)
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+	})
+}
+
+type settingsContextFunc func(ctx context.Context) (policy.Account, error)
+
+func (f settingsContextFunc) Account(ctx context.Context, _ string) (policy.Account, error) {
+	return f(ctx)
 }

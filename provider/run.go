@@ -123,9 +123,9 @@ func (h *Hook) forget(ctx context.Context, s store.Session) error {
 // been done yet since they changed: the surplus over a lowered cap ends, and
 // sweeps are scheduled for the new deadlines.
 func (h *Hook) converge(ctx context.Context, account string) error {
-	a, stale, err := h.settings.get(ctx, account)
-	if err != nil || stale != nil {
-		return errors.Join(err, stale)
+	a, _, err := h.settings.get(ctx, account, true)
+	if err != nil {
+		return err
 	}
 	body, err := a.MarshalJSON()
 	if err != nil {

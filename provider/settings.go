@@ -68,50 +68,114 @@ type settingsCache struct {
 	timeout time.Duration
 
 	mu       sync.Mutex
-	accounts map[string]cachedAccount
+	accounts map[string]*cachedAccount
 }
 
+// A cachedAccount is what is known of an account. mu of the cache guards it.
 type cachedAccount struct {
+	reading chan struct{} // holds a value while somebody reads
+
 	account policy.Account
-	read    time.Time
+	read    time.Time // when reading it began; zero: it was never read
+
+	failure error     // of the last try, if it failed
+	failed  time.Time // when it did
 }
 
 // maxCachedAccounts bounds the memory; beyond it the cache starts anew.
 const maxCachedAccounts = 10_000
 
 func newSettingsCache(source SettingsSource, maxAge, timeout time.Duration) *settingsCache {
-	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]cachedAccount{}}
+	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]*cachedAccount{}}
+}
+
+// entry returns what is known of an account. The caller holds mu.
+func (c *settingsCache) entry(account string) *cachedAccount {
+	e := c.accounts[account]
+	if e == nil {
+		if len(c.accounts) >= maxCachedAccounts {
+			clear(c.accounts)
+		}
+		e = &cachedAccount{reading: make(chan struct{}, 1)}
+		c.accounts[account] = e
+	}
+	return e
 }
 
 // get returns the settings of an account. If they cannot be read and the last
-// ones are not too old, it returns those with stale set to the reason.
-func (c *settingsCache) get(ctx context.Context, account string) (a policy.Account, stale, err error) {
+// ones are not too old, it returns those, unless they must be fresh; stale is
+// then the reason, if this call found it.
+//
+// One caller at a time reads, and those who waited for it have its result. After
+// a failure the last settings are used for a while without another try: a source
+// that hangs must not hold each request up.
+func (c *settingsCache) get(ctx context.Context, account string, fresh bool) (a policy.Account, stale, err error) {
+	began := time.Now()
 	c.mu.Lock()
-	cached, ok := c.accounts[account]
+	e := c.entry(account)
+	if !e.read.IsZero() && time.Since(e.read) < c.maxAge {
+		defer c.mu.Unlock()
+		return e.account, nil, nil
+	}
+	lenient := !fresh && e.failure != nil && c.inGrace(e)
+	if lenient && time.Since(e.failed) < max(c.maxAge, time.Second) {
+		defer c.mu.Unlock()
+		return e.account, nil, nil
+	}
 	c.mu.Unlock()
-	if ok && time.Since(cached.read) < c.maxAge {
-		return cached.account, nil, nil
-	}
-	// The time before reading: what was read is at least as new.
-	read := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	a, err = c.source.Account(ctx, account)
-	if err != nil {
-		if ok && time.Since(cached.read) < settingsGrace {
-			return cached.account, err, nil
+
+	if lenient {
+		select {
+		case e.reading <- struct{}{}:
+		default: // somebody else finds out whether the source is back
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return e.account, nil, nil
 		}
-		return policy.Account{}, nil, err
+	} else {
+		select {
+		case e.reading <- struct{}{}:
+		case <-ctx.Done():
+			return policy.Account{}, nil, ctx.Err()
+		}
 	}
+	defer func() { <-e.reading }()
+
+	c.mu.Lock()
+	switch {
+	case !e.read.IsZero() && (e.read.After(began) || time.Since(e.read) < c.maxAge):
+		defer c.mu.Unlock()
+		return e.account, nil, nil
+	case e.failure != nil && e.failed.After(began):
+		defer c.mu.Unlock()
+		if !fresh && c.inGrace(e) {
+			return e.account, nil, nil
+		}
+		return policy.Account{}, nil, e.failure
+	}
+	c.mu.Unlock()
+
+	// The time before reading: what was read is at least as new. Others wait
+	// for it, so it does not end because this request does.
+	read := time.Now()
+	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+	defer cancel()
+	a, err = c.source.Account(rctx, account)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.accounts) >= maxCachedAccounts {
-		clear(c.accounts)
+	if err == nil {
+		e.account, e.read, e.failure = a, read, nil
+		return a, nil, nil
 	}
-	if cur, ok := c.accounts[account]; !ok || read.After(cur.read) {
-		c.accounts[account] = cachedAccount{a, read}
+	e.failure, e.failed = err, time.Now()
+	if !fresh && c.inGrace(e) {
+		return e.account, err, nil
 	}
-	return a, nil, nil
+	return policy.Account{}, nil, err
+}
+
+func (c *settingsCache) inGrace(e *cachedAccount) bool {
+	return !e.read.IsZero() && time.Since(e.read) < settingsGrace
 }
 
 // known returns the accounts in the cache.
@@ -119,8 +183,10 @@ func (c *settingsCache) known() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	list := make([]string, 0, len(c.accounts))
-	for account := range c.accounts {
-		list = append(list, account)
+	for account, e := range c.accounts {
+		if !e.read.IsZero() {
+			list = append(list, account)
+		}
 	}
 	return list
 }
@@ -149,10 +215,7 @@ func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ru
 	r := ruling{accounts: make([]string, 0, len(memberships))}
 	settings := policy.Settings{Accounts: make(map[string]policy.Account, len(memberships))}
 	for _, m := range memberships {
-		a, stale, err := h.settings.get(ctx, m.Account)
-		if err == nil && login {
-			err = stale
-		}
+		a, stale, err := h.settings.get(ctx, m.Account, login)
 		if err != nil {
 			return ruling{}, err
 		}
