@@ -3,6 +3,7 @@ package provider_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
 // ssoKnown is a provider with a single sign-on of its own, which the hook is
@@ -294,4 +297,133 @@ type settingsContextFunc func(ctx context.Context) (policy.Account, error)
 
 func (f settingsContextFunc) Account(ctx context.Context, _ string) (policy.Account, error) {
 	return f(ctx)
+}
+
+// Two processes on one store: one converges at once, the other has the old
+// settings for as long as its cache is allowed to.
+func TestASurplusAdmittedByACacheIsFoundLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sessions, storage := memstore.New(), optest.NewStorage()
+		keys := provider.Keys{provider.NewKey(time.Now())}
+		share := func(age time.Duration) func(p *provider.Config, o *optest.Config) {
+			return func(p *provider.Config, o *optest.Config) {
+				inMemory(p, o)
+				o.Storage, p.Store, p.Keys, p.Settings, p.SettingsMaxAge = storage, sessions, keys, nil, age
+			}
+		}
+		_, err := provider.SaveAccount(t.Context(), sessions, "default", limits(0, 0, 5, policy.EndOldest), 0, "root", "", time.Now())
+		require.NoError(t, err)
+		fresh, cached := start(t, policy.Account{}, share(-1)), start(t, policy.Account{}, share(time.Second))
+		for range 3 {
+			cached.Login(optest.Web, "alice")
+		}
+		_, err = provider.SaveAccount(t.Context(), sessions, "default", limits(0, 0, 1, policy.EndOldest), 1, "root", "", time.Now())
+		require.NoError(t, err)
+		require.NoError(t, fresh.hook.Sweep(t.Context()))
+		require.Len(t, fresh.live(t, "alice"), 1)
+		cached.Login(optest.Web, "alice") // within the cache's age: allowed for now
+		time.Sleep(time.Hour)             // but not for good
+		require.NoError(t, fresh.hook.Sweep(t.Context()))
+		require.NoError(t, cached.hook.Sweep(t.Context()))
+		require.Len(t, fresh.live(t, "alice"), 1)
+	})
+}
+
+func TestAUserWhoIsGoneDoesNotKeepTheOthersFromConverging(t *testing.T) {
+	var gone sync.Map
+	s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, _ *optest.Config) { p.Membership = goneFrom(&gone) })
+	for n := range 8 {
+		for range 2 {
+			s.Login(optest.Web, fmt.Sprint("user", n))
+		}
+	}
+	gone.Store(optest.SubjectOf("user0"), true)
+	s.set(limits(0, 0, 1, policy.EndOldest))
+	_ = s.hook.Sweep(t.Context())
+	for n := range 7 {
+		require.Len(t, s.live(t, fmt.Sprint("user", n+1)), 1, "user%d", n+1)
+	}
+}
+
+func TestASessionOfAUserWhoIsGoneIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone sync.Map
+		s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Membership = goneFrom(&gone)
+		})
+		r := s.Login(optest.Web, "alice")
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
+		require.NoError(t, err)
+		gone.Store(optest.SubjectOf("alice"), true)
+		time.Sleep(32 * 24 * time.Hour)
+		_ = s.hook.Sweep(t.Context())
+		_, err = s.store.Get(t.Context(), s.rawSID(t, r))
+		require.ErrorIs(t, err, store.ErrNotFound)
+	})
+}
+
+// Many sessions of users who are gone are due; those of others are still swept.
+func TestSessionsOfUsersWhoAreGoneDoNotStarveTheSweeper(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone sync.Map
+		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Membership = goneFrom(&gone)
+		})
+		template := s.Login(optest.Web, "alice")
+		session, err := s.store.Get(t.Context(), s.sid(t, optest.Web, template))
+		require.NoError(t, err)
+		gone.Store(optest.SubjectOf("bob"), true)
+		for n := range 700 {
+			other := session
+			other.ID, other.Subject, other.Due = fmt.Sprintf("00.%d", n), s.subject("bob"), time.Now().Add(time.Minute)
+			require.NoError(t, s.store.Create(t.Context(), other, 1000))
+		}
+		time.Sleep(2 * time.Hour)
+		for range 360 { // an hour of sweeps, every ten seconds
+			_ = s.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		ended := s.seen(provider.EventEnded)
+		require.NotEmpty(t, ended, "alice's session was over an hour ago")
+	})
+}
+
+// A process that has just started, or that only sweeps, has asked for no
+// settings yet.
+func TestAFreshProcessAppliesALoweredCap(t *testing.T) {
+	sessions := memstore.New()
+	s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
+	for range 3 {
+		s.Login(optest.Web, "alice")
+	}
+	sweeper, err := provider.New(provider.Config{
+		Store: sessions, Keys: provider.Keys{provider.NewKey(time.Now())}, Settings: s, SettingsMaxAge: -1,
+	})
+	require.NoError(t, err)
+	s.set(limits(0, 0, 1, policy.EndOldest))
+	require.NoError(t, sweeper.Sweep(t.Context()))
+	require.Len(t, s.live(t, "alice"), 1)
+}
+
+// The list is written by the first login of an account in a process; the logins
+// after it, and those that find it listed, cost no write more.
+func TestAnAccountIsListedOnce(t *testing.T) {
+	counting := faultstore.New(memstore.New())
+	share := func(p *provider.Config, _ *optest.Config) { p.Store = counting }
+	s := start(t, policy.Account{}, share)
+	counting.Script(faultstore.Always(faultstore.Before, "Document"))
+	s.Login(optest.Web, "alice") // is let in all the same
+	counting.Script(nil)
+	require.NoError(t, s.hook.Sweep(t.Context())) // enters what the login could not
+	for _, process := range []*setup{s, start(t, policy.Account{}, share)} {
+		for range 3 {
+			process.Login(optest.Web, "alice")
+		}
+	}
+	listed, err := counting.History(t.Context(), "accounts", 0, 10)
+	require.NoError(t, err)
+	require.Len(t, listed, 1)
+	require.JSONEq(t, `["default"]`, string(listed[0].Body))
 }

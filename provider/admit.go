@@ -75,6 +75,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 			if n > 0 {
 				h.renewed(ctx, first, n, got.ID)
 			}
+			h.enlist(ctx, got.Accounts)
 			return got, r, nil
 		}
 		if n == 0 {

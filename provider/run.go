@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -48,39 +51,98 @@ func (h *Hook) sweepFailed(ctx context.Context, err error) {
 
 // Sweep does once what [Hook.Run] does all the time.
 func (h *Hook) Sweep(ctx context.Context) error {
-	var errs []error
-	for _, account := range h.settings.known() {
-		if err := h.converge(ctx, account); err != nil {
-			errs = append(errs, err)
-		}
+	var errs failures
+	accounts, err := h.accounts(ctx, h.settings.known())
+	errs.add(err)
+	for _, account := range accounts {
+		errs.add(h.converge(ctx, account))
 	}
 	for {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
 		cancel()
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			errs.add(err)
+			return errs.join()
 		}
+		began := time.Now()
+		broken := false
 		for _, s := range batch {
-			if err := h.sweep(ctx, s); err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-				errs = append(errs, err)
+			if time.Since(began) > sweepLease/2 {
+				break // before others take the rest; it is due again soon
 			}
+			err := h.sweep(ctx, s)
+			if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			errs.add(err)
+			// One session whose rules cannot be had was put off; a store that
+			// does not answer is tried again by the next sweep.
+			var rules *rulesError
+			broken = broken || err != nil && !errors.As(err, &rules)
 		}
-		if len(batch) < sweepBatch || len(errs) > 0 {
-			return errors.Join(errs...)
+		if len(batch) < sweepBatch || broken || ctx.Err() != nil {
+			return errs.join()
 		}
 	}
 }
 
-// sweep looks at one session that is due.
+// failures collects errors, of which one look at many sessions may bring many
+// that are alike.
+type failures struct {
+	errs []error
+	more int
+}
+
+func (f *failures) add(err error) {
+	switch {
+	case err == nil:
+	case len(f.errs) < 10:
+		f.errs = append(f.errs, err)
+	default:
+		f.more++
+	}
+}
+
+func (f *failures) join() error {
+	err := errors.Join(f.errs...)
+	if f.more > 0 {
+		err = fmt.Errorf("%w\nand %d more", err, f.more)
+	}
+	return err
+}
+
+// A rulesError is why the rules for one subject cannot be had.
+type rulesError struct{ err error }
+
+func (e *rulesError) Error() string { return e.err.Error() }
+func (e *rulesError) Unwrap() error { return e.err }
+
+// sweepAgain is when a session whose rules cannot be had is looked at again. The
+// limits hold meanwhile.
+const sweepAgain = 10 * time.Minute
+
+// sweep looks at one session that is due. It asks for no rules where the session
+// has ended: its user may be gone.
 func (h *Hook) sweep(ctx context.Context, s store.Session) error {
+	now := h.now()
+	var r ruling
+	if s.End == nil {
+		var err error
+		if r, err = h.rules(ctx, s.Subject, false); err != nil {
+			ctx, cancel := h.detach(ctx)
+			defer cancel()
+			if _, putOff := h.change(ctx, s, func(s *store.Session) error {
+				s.Due = now.Add(sweepAgain)
+				return nil
+			}); putOff != nil {
+				return errors.Join(err, putOff)
+			}
+			return &rulesError{err}
+		}
+	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	r, err := h.rules(ctx, s.Subject, false)
-	if err != nil {
-		return err
-	}
-	now := h.now()
 	if s.End != nil && !now.Before(s.End.At.Add(h.remember(&s))) {
 		return h.forget(ctx, s)
 	}
@@ -119,9 +181,77 @@ func (h *Hook) forget(ctx context.Context, s store.Session) error {
 	return h.cfg.Store.Delete(ctx, s.ID, s.Revision)
 }
 
+// accountsKey is the key of the document that lists the accounts that sessions
+// belong to: a process that only sweeps, or that has just started, asked for the
+// settings of none yet.
+const accountsKey = "accounts"
+
+// accounts returns the accounts in the list, and those of also. What is missing
+// in the list is entered. With an error it returns what it knows.
+func (h *Hook) accounts(ctx context.Context, also []string) ([]string, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	for {
+		doc, err := h.cfg.Store.Document(ctx, accountsKey)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return also, fmt.Errorf("list of accounts: %w", err)
+		}
+		var listed []string
+		if err == nil {
+			if err := json.Unmarshal(doc.Body, &listed); err != nil {
+				return also, fmt.Errorf("list of accounts: %w", err)
+			}
+		}
+		all := slices.Concat(listed, also)
+		slices.Sort(all)
+		all = slices.Compact(all)
+		if len(all) == len(listed) {
+			h.settings.listed(all)
+			return all, nil
+		}
+		body, err := json.Marshal(all)
+		if err != nil {
+			return all, err
+		}
+		_, err = h.cfg.Store.PutDocument(ctx, store.Document{Key: accountsKey, Version: doc.Version, Body: body, At: h.now()})
+		if err == nil {
+			h.settings.listed(all)
+			return all, nil
+		}
+		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
+			return all, fmt.Errorf("list of accounts: %w", err)
+		}
+	}
+}
+
+// enlist enters the accounts of a session that began in the list, the first time
+// that this process meets them. If that fails, a later login or a sweep of this
+// process does it.
+func (h *Hook) enlist(ctx context.Context, accounts []string) {
+	if h.settings.unlisted(accounts) {
+		if _, err := h.accounts(context.WithoutCancel(ctx), accounts); err != nil {
+			h.settings.unavailable()
+		}
+	}
+}
+
+// A convergence is how far an account's settings were applied to the sessions
+// that were live when they changed.
+type convergence struct {
+	Settings []byte    `json:"settings"`         // their SHA-256
+	Seen     time.Time `json:"seen"`             // when a sweep first had them
+	Done     bool      `json:"done,omitempty"`   // a pass that began late enough came to its end
+	Failed   int       `json:"failed,omitempty"` // such passes that did not
+	Next     time.Time `json:"next"`             // when the next one is, if it is not done
+}
+
 // converge applies an account's settings to its live sessions if that has not
 // been done yet since they changed: the surplus over a lowered cap ends, and
 // sweeps are scheduled for the new deadlines.
+//
+// A first pass follows at once. Meanwhile a login may be admitted by the settings
+// before, by a process whose cache has them still. The pass that counts begins
+// when that is over.
 func (h *Hook) converge(ctx context.Context, account string) error {
 	a, _, err := h.settings.get(ctx, account, true)
 	if err != nil {
@@ -135,47 +265,78 @@ func (h *Hook) converge(ctx context.Context, account string) error {
 	key := "converged/" + account
 	dctx, cancel := h.bounded(ctx)
 	defer cancel()
-	done, err := h.cfg.Store.Document(dctx, key)
+	doc, err := h.cfg.Store.Document(dctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	if err == nil && bytes.Equal(done.Body, sum[:]) {
+	var c convergence
+	// What cannot be read is of another version: as if there were nothing.
+	known := err == nil && json.Unmarshal(doc.Body, &c) == nil && bytes.Equal(c.Settings, sum[:])
+	now := h.now()
+	if known && (c.Done || now.Before(c.Next)) {
 		return nil
 	}
-	if err := h.applyTo(ctx, account); err != nil {
+	put := func() error {
+		body, err := json.Marshal(c)
+		if err != nil {
+			return err
+		}
+		pctx, cancel := h.bounded(ctx)
+		defer cancel()
+		doc.Version, err = h.cfg.Store.PutDocument(pctx, store.Document{Key: key, Version: doc.Version, Body: body, At: now})
+		if errors.Is(err, store.ErrConflict) {
+			return nil // another process does the same
+		}
 		return err
 	}
-	pctx, cancel := h.bounded(ctx)
-	defer cancel()
-	_, err = h.cfg.Store.PutDocument(pctx, store.Document{Key: key, Version: done.Version, Body: sum[:], At: h.now()})
-	if errors.Is(err, store.ErrConflict) {
-		return nil // another process did the same
+	if !known {
+		c = convergence{Settings: sum[:], Seen: now, Next: now.Add(h.settingsLast())}
+		if err := put(); err != nil {
+			return err
+		}
+		return h.applyTo(ctx, account)
 	}
-	return err
+	err = h.applyTo(ctx, account)
+	if err == nil {
+		c.Done = true
+	} else {
+		// A user who is gone must not have all others looked at all the time.
+		c.Next = now.Add(min(time.Minute<<min(c.Failed, 6), time.Hour))
+		c.Failed++
+	}
+	return errors.Join(err, put())
+}
+
+// settingsLast is for how long after a change a login may still be admitted by
+// the settings before: they may be as old as the cache allows, then the other
+// settings of the user and the store take their time.
+func (h *Hook) settingsLast() time.Duration {
+	return max(h.cfg.SettingsMaxAge, time.Second) + 3*h.cfg.StoreTimeout
 }
 
 // applyTo applies the current settings to every subject with a live session in
-// the account.
+// the account, whatever becomes of the others.
 func (h *Hook) applyTo(ctx context.Context, account string) error {
+	var errs failures
 	seen := map[store.Subject]bool{}
 	for cursor := ""; ; {
 		lctx, cancel := h.bounded(ctx)
 		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, cursor, 500)
 		cancel()
 		if err != nil {
-			return err
+			errs.add(err)
+			return errs.join()
 		}
 		for _, s := range page {
 			if seen[s.Subject] {
 				continue
 			}
 			seen[s.Subject] = true
-			if err := h.applySubject(ctx, s.Subject); err != nil {
-				return err
-			}
+			errs.add(h.applySubject(ctx, s.Subject))
 		}
-		if next == "" {
-			return nil
+		if next == "" || ctx.Err() != nil {
+			errs.add(ctx.Err())
+			return errs.join()
 		}
 		cursor = next
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,6 +70,8 @@ type settingsCache struct {
 
 	mu       sync.Mutex
 	accounts map[string]*cachedAccount
+	inList   map[string]bool // the accounts that are known to be listed
+	unheard  time.Time       // when the list could not be had; zero: it could
 }
 
 // A cachedAccount is what is known of an account. mu of the cache guards it.
@@ -86,7 +89,7 @@ type cachedAccount struct {
 const maxCachedAccounts = 10_000
 
 func newSettingsCache(source SettingsSource, maxAge, timeout time.Duration) *settingsCache {
-	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]*cachedAccount{}}
+	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]*cachedAccount{}, inList: map[string]bool{}}
 }
 
 // entry returns what is known of an account. The caller holds mu.
@@ -189,6 +192,36 @@ func (c *settingsCache) known() []string {
 		}
 	}
 	return list
+}
+
+// listed notes that accounts are in the list that sweeps work from.
+func (c *settingsCache) listed(accounts []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unheard = time.Time{}
+	for _, account := range accounts {
+		c.inList[account] = true
+	}
+}
+
+// unlisted reports whether a login should have the accounts listed. After a
+// failure it should not for a while: a store that hangs would hold each login up.
+func (c *settingsCache) unlisted(accounts []string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.unheard.IsZero() && time.Since(c.unheard) < listAgain {
+		return false
+	}
+	return slices.ContainsFunc(accounts, func(account string) bool { return !c.inList[account] })
+}
+
+const listAgain = 10 * time.Second
+
+// unavailable notes that the list could not be had.
+func (c *settingsCache) unavailable() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unheard = time.Now()
 }
 
 // A ruling is the rules for one subject.
