@@ -427,3 +427,18 @@ func TestAnAccountIsListedOnce(t *testing.T) {
 	require.Len(t, listed, 1)
 	require.JSONEq(t, `["default"]`, string(listed[0].Body))
 }
+
+func TestABeginningIsReportedThoughTheAnswerOfTheStoreWasLost(t *testing.T) {
+	for name, concurrent := range map[string]int{"no cap": 0, "cap": 1} {
+		t.Run(name, func(t *testing.T) {
+			faulty := faultstore.New(memstore.New())
+			s := start(t, limits(0, 0, concurrent, policy.Refuse), func(p *provider.Config, _ *optest.Config) { p.Store = faulty })
+			started := s.DeviceStart(optest.Native)
+			s.DeviceApprove(started, "alice")
+			faulty.Script(faultstore.Once(faulty.Calls()+1, faultstore.After))
+			unavailable(t, s.DevicePoll(optest.Native, started))
+			ok(t, s.DevicePoll(optest.Native, started))
+			require.Len(t, s.seen(provider.EventStarted), 1)
+		})
+	}
+}

@@ -407,10 +407,19 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if joined.End != nil && !a.passed(&joined) {
 		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}
 	}
-	if s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero() {
+	confirmed := s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero()
+	if confirmed || joined.End == nil && a.unheardOf(&s, now.Add(-h.cfg.CodeLifetime)) {
 		return joined, h.started(ctx, &joined)
 	}
 	return joined, nil
+}
+
+// unheardOf reports whether s is a session that this same login made a moment ago
+// and that nobody has written since: the store's answer was lost, or what came
+// after it failed, and it may be that nobody was told of the beginning.
+func (a *admission) unheardOf(s *store.Session, since time.Time) bool {
+	return s.Revision == 1 && s.End == nil && s.ReservedUntil.IsZero() && s.LastActivity.After(since) &&
+		(a.login.AuthTime.IsZero() || !a.login.AuthTime.UTC().Truncate(time.Microsecond).After(s.Authenticated))
 }
 
 func (a *admission) clientID() string {
