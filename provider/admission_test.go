@@ -72,6 +72,9 @@ func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
 		login := func() optest.Reply {
 			return ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}})))
 		}
+		b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}}) // never redeemed
+		time.Sleep(2 * time.Minute)
+		require.NoError(t, s.hook.Sweep(t.Context()))
 		for range 3 {
 			login()
 			time.Sleep(25 * time.Hour)

@@ -38,9 +38,6 @@ type admission struct {
 	grant *store.Grant // the first one, if there is one already
 }
 
-// maxNamesakes bounds the search for the session of a code.
-const maxNamesakes = 100
-
 // passed reports whether an ended session by the same name does not stand in
 // the way of a new login.
 func (a *admission) passed(s *store.Session) bool {

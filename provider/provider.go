@@ -71,7 +71,10 @@ type Config struct {
 	RemoteAddress func(r *http.Request) string
 
 	// OnEnd is called after each end of a session, so that the provider can
-	// end what it keeps itself. An error is reported as an event.
+	// end what it keeps itself. Its context ends after StoreTimeout, and it
+	// must honour that. An error is reported as an event, and it is tried
+	// again, later each time, until it succeeds or Remember is over: it must
+	// bear to be called twice.
 	OnEnd func(ctx context.Context, s store.Session) error
 
 	// Events receives what happens. It must not block. Nil: nobody is told.

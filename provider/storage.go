@@ -175,7 +175,9 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	}
 	a := c.loginAdmission(ctx, ar, client)
 	abandoned := false
-	for n := range maxNamesakes {
+	ctx, cancel := c.h.bounded(ctx)
+	defer cancel()
+	for n := 0; ; {
 		s, err := c.h.get(ctx, a.sid(n))
 		if errors.Is(err, store.ErrNotFound) {
 			break
@@ -183,12 +185,12 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		if err != nil {
 			return store.Session{}, ruling{}, err
 		}
-		if a.passed(&s) {
-			abandoned = s.End.Reason == policy.ReasonAbandoned
-			continue
+		if !a.passed(&s) {
+			r, err := c.h.rules(ctx, s.Subject, false)
+			return s, r, err
 		}
-		r, err := c.h.rules(ctx, s.Subject, false)
-		return s, r, err
+		abandoned = s.End.Reason == policy.ReasonAbandoned
+		n = nextNamesake(n, &s)
 	}
 	if abandoned {
 		return store.Session{}, ruling{}, &refusedError{
