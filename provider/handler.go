@@ -196,7 +196,8 @@ func (w *responseWriter) finish() {
 	}
 	h := w.Header()
 	body := w.body.Bytes()
-	h.Del("ETag") // of what op wrote
+	var before [][]byte // what goes in front of body, if it is spliced
+	h.Del("ETag")       // of what op wrote
 	if w.req.unavailable || w.req.unauthorized {
 		h.Del("Content-Encoding")
 	}
@@ -219,16 +220,20 @@ func (w *responseWriter) finish() {
 		}
 		// Spliced, not decoded and encoded: nothing that op wrote changes.
 		if end := bytes.LastIndexByte(body, '}'); end > 0 {
-			spliced := make([]byte, 0, len(body)+len(w.req.extra)+1)
-			spliced = append(spliced, body[:end]...)
-			if !bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")) {
-				spliced = append(spliced, ',')
+			comma := []byte(",")
+			if bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")) {
+				comma = nil
 			}
-			spliced = append(spliced, w.req.extra...)
-			body = append(spliced, body[end:]...)
+			before, body = [][]byte{body[:end], comma, w.req.extra}, body[end:]
 		}
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	length := len(body)
+	for _, part := range before {
+		length += len(part)
+	}
+	h.Set("Content-Length", strconv.Itoa(length))
 	w.ResponseWriter.WriteHeader(w.status)
-	w.ResponseWriter.Write(body) // a client that went away is not an error here
+	for _, part := range append(before, body) {
+		w.ResponseWriter.Write(part) // a client that went away is not an error here
+	}
 }
