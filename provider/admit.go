@@ -33,9 +33,8 @@ type admission struct {
 	// not refused for the cap.
 	adopt bool
 
-	amr   []string
-	acr   string
-	grant *store.Grant // the first one, if there is one already
+	amr []string
+	acr string
 }
 
 // passed reports whether an ended session by the same name does not stand in
@@ -141,14 +140,10 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 		Started: started, Authenticated: started, LastActivity: now, ActivityClass: policy.Interactive,
 		AMR: a.amr, ACR: a.acr,
 		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
-		Adopted: a.adopt,
+		Adopted: a.adopt, Client: a.clientID(),
 	}
-	s.Client = a.clientID()
 	if a.reserve {
 		s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
-	}
-	if a.grant != nil {
-		s.Grants = []store.Grant{*a.grant}
 	}
 	h.schedule(&s, r)
 	return s

@@ -216,20 +216,22 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, token st
 	return presentedToken{st.inner, st.session, st.ruling, g.Authenticated}, nil
 }
 
+// unseen reports whether no token of the grant's current generation was seen yet.
+func unseen(s *store.Session, grant string, generation uint64) bool {
+	g := s.Grant(grant)
+	return s.End == nil && g != nil && !g.Used && g.Generation == generation
+}
+
 // seen records that a token of a generation was seen: the refresh that brought
 // it cannot have been lost.
 func (c *core) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
-	unseen := func(s *store.Session) bool {
-		g := s.Grant(grant)
-		return s.End == nil && g != nil && !g.Used && g.Generation == generation
-	}
-	if !unseen(&s) {
+	if !unseen(&s, grant, generation) {
 		return s, nil
 	}
 	ctx, cancel := c.h.detach(ctx)
 	defer cancel()
 	return c.h.change(ctx, s, func(s *store.Session) error {
-		if !unseen(s) {
+		if !unseen(s, grant, generation) {
 			return errNoChange
 		}
 		s.Grant(grant).Used = true

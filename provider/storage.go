@@ -552,7 +552,7 @@ func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
 	return c.Storage.DeleteAuthRequest(ctx, id)
 }
 
-// ClientCredentials notes a request that has no user session.
+// noteClientCredentials notes a request that has no user session.
 func (c *core) noteClientCredentials(ctx context.Context) {
 	if req := requestFrom(ctx); req != nil {
 		req.clientCredentials = true

@@ -73,7 +73,7 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t accessTok
 		}
 		p := s.Policy()
 		slides = r.rules.Slides(p, g.Client, class) && now.Sub(s.LastActivity) >= r.rules.TouchEvery(p, g.Client) && now.After(s.LastActivity)
-		seen = !g.Used && g.Generation == t.Generation
+		seen = unseen(s, t.Grant, t.Generation)
 		return slides, seen
 	}
 	if slides, seen := needs(&s); !slides && !seen {
@@ -296,7 +296,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	return c.Storage.RevokeToken(ctx, tokenID, userID, clientID)
 }
 
-// GetDeviceAuthorizatonState is only noted: the login is decided when its
+// noteDevice notes the device code that is polled: the login is decided when its
 // tokens are created. op tells the storage the device code here and nowhere
 // else.
 func (c *core) noteDevice(ctx context.Context, deviceCode string) {

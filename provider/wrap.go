@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
@@ -70,8 +69,6 @@ var _ interface {
 	op.JWTProfileTokenStorage
 	op.TokenExchangeTokensVerifierStorage
 } = (*core)(nil)
-
-var _ oidc.TokenType // see exchange.go
 
 // Storage decorates the storage of a provider. The result implements the
 // optional interfaces that change what a provider advertises if and only if s
