@@ -14,7 +14,7 @@ import (
 // detach gives a write its own time: a client that hangs up must not leave
 // half of a login behind.
 func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
+	return withTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
 }
 
 // get reads a session.
@@ -273,7 +273,7 @@ func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, err
 
 // bounded gives a step that waits for the store its time.
 func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, h.cfg.StoreTimeout)
+	return withTimeout(ctx, h.cfg.StoreTimeout)
 }
 
 // List returns one page of sessions as they are now, and the cursor of the
