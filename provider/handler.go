@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"mime"
 	"net"
 	"net/http"
@@ -56,6 +57,7 @@ type request struct {
 	unavailable  bool   // 503 instead of what op answers
 	unauthorized bool   // 401 instead of op's 403 (RFC 6750 section 3.1)
 	extra        []byte // members to add to the JSON object of a success
+	extraAfter   string // the member of the object to add them after; empty: the last
 	private      bool   // no-store (RFC 6749 section 5.1)
 }
 
@@ -189,6 +191,32 @@ func noStore(h http.Header) {
 	h["Cache-Control"], h["Pragma"] = cacheControl, pragma
 }
 
+// endOfMember returns where the value of a member of a JSON object ends, and 0 if
+// there is no such member.
+func endOfMember(object []byte, name string) int {
+	if name == "" {
+		return 0
+	}
+	d := json.NewDecoder(bytes.NewReader(object))
+	if _, err := d.Token(); err != nil { // the opening brace
+		return 0
+	}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return 0
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return 0
+		}
+		if key == name {
+			return int(d.InputOffset())
+		}
+	}
+	return 0
+}
+
 // finish writes a response that was held back.
 func (w *responseWriter) finish() {
 	if !w.held {
@@ -219,7 +247,9 @@ func (w *responseWriter) finish() {
 			noStore(h)
 		}
 		// Spliced, not decoded and encoded: nothing that op wrote changes.
-		if end := bytes.LastIndexByte(body, '}'); end > 0 {
+		if at := endOfMember(body, w.req.extraAfter); at > 0 {
+			before, body = [][]byte{body[:at], []byte(","), w.req.extra}, body[at:]
+		} else if end := bytes.LastIndexByte(body, '}'); end > 0 {
 			comma := []byte(",")
 			if bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")) {
 				comma = nil

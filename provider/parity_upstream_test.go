@@ -22,10 +22,8 @@ const opModule = "github.com/zitadel/oidc/v3"
 var failsDecorated = map[string]string{
 	"pkg/op TestRoutes":                                                 "see its parts",
 	"pkg/op TestRoutes/refresh_token":                                   manyTokensOfOneCode,
-	"pkg/op TestRoutes/introspection":                                   comparesText,
 	"pkg/op TestServerRoutes":                                           "see its parts",
 	"pkg/op TestServerRoutes/refresh_token":                             manyTokensOfOneCode,
-	"pkg/op TestServerRoutes/introspection":                             comparesText,
 	"pkg/op TestCreateDeviceTokenResponse":                              "see its parts",
 	"pkg/op TestCreateDeviceTokenResponse/access_token":                 noDeviceCode,
 	"pkg/op TestCreateDeviceTokenResponse/access_and_refresh_tokens":    noDeviceCode,
@@ -36,7 +34,6 @@ var failsDecorated = map[string]string{
 const (
 	manyTokensOfOneCode = "it calls op.CreateAccessToken three times for one authorization request, which no client can do: " +
 		"a code that is redeemed again voids the refresh token that came of it before"
-	comparesText = "it compares the text of a JSON object up to its closing brace, in front of which sid is added"
 	noDeviceCode = "it calls op.CreateDeviceTokenResponse outside of any request, so that there is no device code"
 )
 
@@ -164,7 +161,7 @@ func runOwnTests(t *testing.T, modfile string, env ...string) map[string]string 
 		"-mod=mod", "-modfile="+modfile,
 		opModule+"/pkg/op", opModule+"/pkg/client")
 	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), append([]string{"GOFLAGS=", "GOPROXY=off", "GOWORK=off"}, env...)...)
+	cmd.Env = append(os.Environ(), append([]string{"GOFLAGS=", "GOWORK=off"}, env...)...)
 	cmd.WaitDelay = time.Second
 	var problems bytes.Buffer
 	cmd.Stderr = &problems

@@ -135,8 +135,9 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 		resp.AuthTime = oidc.FromTime(g.Authenticated)
 	}
 	// Spliced into the answer, as in a token response: with Claims op would
-	// write all members in another order.
-	req.extra = appendMember(nil, "sid", s.ID)
+	// write all members in another order. They go between members that op's own
+	// clients and tests have never seen as one text.
+	req.extra, req.extraAfter = appendMember(nil, "sid", s.ID), "exp"
 	if _, has := resp.Claims["acr"]; s.ACR != "" && !has {
 		req.extra = appendMember(req.extra, "acr", s.ACR) // RFC 9470 section 6.2
 	}
