@@ -198,7 +198,7 @@ func endOfMember(object []byte, name string) int {
 		return 0
 	}
 	d := json.NewDecoder(bytes.NewReader(object))
-	if _, err := d.Token(); err != nil { // the opening brace
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
 		return 0
 	}
 	for d.More() {
