@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -13,19 +14,21 @@ import (
 type EventType string
 
 const (
-	EventStarted       EventType = "session_started"
-	EventRefused       EventType = "login_refused"        // by the policy
-	EventEnded         EventType = "session_ended"        // with its reason
-	EventReplay        EventType = "refresh_replay"       // a spent refresh token was presented
-	EventRepeatMoved   EventType = "repeat_elsewhere"     // a repeat inside the grace came from another address
-	EventRollback      EventType = "rollback_seen"        // the store forgot a rotation, or never got it
-	EventWriteLost     EventType = "write_lost"           // a rotation was answered though the store did not take it
-	EventWouldRefuse   EventType = "would_refuse"         // an observed policy would have refused a login or a use
-	EventWouldEnd      EventType = "would_end"            // an observed policy would have ended a session
-	EventOnEndFailed   EventType = "on_end_failed"        // Config.OnEnd returned an error
-	EventSweepFailed   EventType = "sweep_failed"         // Run could not do its work; it tries again
-	EventSettingsStale EventType = "settings_unavailable" // settings could not be read; the last known ones were used
-	EventUnavailable   EventType = "unavailable"          // a request was answered with 503, or a login refused, because the store or the settings did not answer
+	EventStarted        EventType = "session_started"
+	EventRefused        EventType = "login_refused"        // by the policy
+	EventEnded          EventType = "session_ended"        // with its reason
+	EventRefreshRefused EventType = "refresh_refused"      // with its reason: the session is over, or not known
+	EventReplay         EventType = "refresh_replay"       // a spent refresh token was presented
+	EventRepeat         EventType = "refresh_repeat"       // a refresh was repeated inside the grace and got the same answer
+	EventRepeatMoved    EventType = "repeat_elsewhere"     // a repeat inside the grace came from another address
+	EventRollback       EventType = "rollback_seen"        // the store forgot a rotation, or never got it
+	EventWriteLost      EventType = "write_lost"           // a rotation was answered though the store did not take it
+	EventWouldRefuse    EventType = "would_refuse"         // an observed policy would have refused a login or a use
+	EventWouldEnd       EventType = "would_end"            // an observed policy would have ended a session
+	EventOnEndFailed    EventType = "on_end_failed"        // Config.OnEnd returned an error
+	EventSweepFailed    EventType = "sweep_failed"         // Run could not do its work; it tries again
+	EventSettingsStale  EventType = "settings_unavailable" // settings could not be read; the last known ones were used
+	EventUnavailable    EventType = "unavailable"          // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
 // An Event is something that happened. It holds no token, code or cookie.
@@ -44,12 +47,14 @@ type Event struct {
 }
 
 // Audit returns a [Config.Events] function that logs each event as one record:
-// failures as errors, what an operator should look at as warnings, the rest as
-// information.
+// failures as errors, what an operator should look at as warnings, everyday
+// repeats for debugging, the rest as information.
 func Audit(l *slog.Logger) func(context.Context, Event) {
 	return func(ctx context.Context, e Event) {
 		level := slog.LevelInfo
 		switch e.Type {
+		case EventRepeat:
+			level = slog.LevelDebug
 		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale:
 			level = slog.LevelWarn
 		case EventOnEndFailed, EventSweepFailed, EventUnavailable:
@@ -71,6 +76,17 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 			attrs = append(attrs, slog.Any("error", e.Err))
 		}
 		l.LogAttrs(ctx, level, string(e.Type), attrs...)
+	}
+}
+
+// Tee returns a [Config.Events] function that calls each of the given ones, in
+// order. Those that are nil are left out.
+func Tee(handlers ...func(context.Context, Event)) func(context.Context, Event) {
+	handlers = slices.DeleteFunc(slices.Clone(handlers), func(h func(context.Context, Event)) bool { return h == nil })
+	return func(ctx context.Context, e Event) {
+		for _, handle := range handlers {
+			handle(ctx, e)
+		}
 	}
 }
 

@@ -302,6 +302,13 @@ func (c *core) answerRefused(ctx context.Context, req *request, refused *refused
 			_, _, _ = h.end(wctx, st.session, st.ruling, d.Reason, "")
 		}
 	}
+	var why *refusedError
+	if errors.As(refused.err, &why) {
+		h.event(ctx, Event{
+			Type: EventRefreshRefused, Subject: st.token.Subject, SID: st.token.SID, Client: st.token.Client,
+			Kind: st.session.Kind, Reason: why.reason,
+		})
+	}
 	return c.answer(ctx, req, refused.err, oidc.ErrInvalidGrant())
 }
 
@@ -492,6 +499,7 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 	if err := c.roomForToken(req, c.skew(req)); err != nil {
 		return answer{}, err
 	}
+	h.sessionEvent(ctx, EventRepeat, &st.session, g.Client)
 	h.announceExpiry(req, now)
 	a := st.answer
 	if !a.Expires.After(now) {

@@ -1,0 +1,76 @@
+package provider_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+)
+
+// Every repeat that is answered within the grace is an event, and no other
+// refresh is.
+func TestARepeatIsAnEvent(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	login := s.Login(optest.Web, "alice")
+	next := ok(t, s.Refresh(optest.Web, login.RefreshToken()))
+	require.Empty(t, s.seen(provider.EventRepeat))
+	for range 2 {
+		ok(t, s.Refresh(optest.Web, login.RefreshToken()))
+	}
+	ok(t, s.Refresh(optest.Web, next.RefreshToken()))
+	repeats := s.seen(provider.EventRepeat)
+	require.Len(t, repeats, 2)
+	require.Equal(t, s.subject("alice"), repeats[0].Subject)
+	require.Equal(t, s.sid(t, optest.Web, login), repeats[0].SID)
+	require.Equal(t, optest.Web, repeats[0].Client)
+	require.Empty(t, s.seen(provider.EventRefreshRefused))
+}
+
+// A refused refresh is an event with the reason that the application gets. What
+// comes from another client is not: it never got that far.
+func TestARefusedRefreshIsAnEvent(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	login := s.Login(optest.Web, "alice")
+	sid := s.sid(t, optest.Web, login)
+	require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
+	s.Refresh(optest.Web2, login.RefreshToken())
+	require.Empty(t, s.seen(provider.EventRefreshRefused))
+	refusedFor(t, s.Refresh(optest.Web, login.RefreshToken()), policy.ReasonEndedByAdmin)
+
+	session, err := s.store.Get(t.Context(), sid)
+	require.NoError(t, err)
+	require.NoError(t, s.store.Delete(t.Context(), sid, session.Revision))
+	refusedFor(t, s.Refresh(optest.Web, login.RefreshToken()), policy.ReasonUnknownSession)
+
+	refused := s.seen(provider.EventRefreshRefused)
+	require.Len(t, refused, 2)
+	for i, reason := range []policy.Reason{policy.ReasonEndedByAdmin, policy.ReasonUnknownSession} {
+		require.Equal(t, reason, refused[i].Reason)
+		require.Equal(t, s.subject("alice"), refused[i].Subject)
+		require.Equal(t, sid, refused[i].SID)
+		require.Equal(t, optest.Web, refused[i].Client)
+	}
+	require.Empty(t, s.seen(provider.EventRefused), "which is of logins")
+}
+
+func TestTee(t *testing.T) {
+	var order []string
+	note := func(name string) func(context.Context, provider.Event) {
+		return func(_ context.Context, e provider.Event) { order = append(order, name+" "+string(e.Type)) }
+	}
+	var log bytes.Buffer
+	handlers := []func(context.Context, provider.Event){note("one"), nil, provider.Audit(slog.New(slog.NewTextHandler(&log, nil))), note("two")}
+	tee := provider.Tee(handlers...)
+	handlers[0] = nil // the slice is not kept
+	tee(t.Context(), provider.Event{Type: provider.EventStarted})
+	require.Equal(t, []string{"one session_started", "two session_started"}, order)
+	require.Contains(t, log.String(), "msg=session_started")
+	provider.Tee()(t.Context(), provider.Event{}) // tells nobody
+}
