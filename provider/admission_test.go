@@ -380,7 +380,8 @@ func TestSessionsOfUsersWhoAreGoneDoNotStarveTheSweeper(t *testing.T) {
 		gone.Store(optest.SubjectOf("bob"), true)
 		for n := range 700 {
 			other := session
-			other.ID, other.Subject, other.Due = fmt.Sprintf("00.%d", n), s.subject("bob"), time.Now().Add(time.Minute)
+			bob := s.subject("bob")
+			other.ID, other.Subject, other.Due = fmt.Sprintf("%s.%d", store.Bucket(bob), n), bob, time.Now().Add(time.Minute)
 			require.NoError(t, s.store.Create(t.Context(), other, 1000))
 		}
 		time.Sleep(2 * time.Hour)

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -26,18 +25,11 @@ func digest(parts ...string) [32]byte {
 	return sha256.Sum256(b)
 }
 
-// Bucket returns the bucket of a subject: two hexadecimal digits, the start of
-// all its session IDs. A store can keep a subject in one place by it.
-func Bucket(subject store.Subject) string {
-	sum := digest("bucket", subject.Issuer, subject.ID)
-	return hex.EncodeToString(sum[:1])
-}
-
 // newSID makes the ID of a session that nothing else names.
 func newSID(subject store.Subject) string {
 	var b [18]byte
 	rand.Read(b[:])
-	return Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(b[:])
+	return store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // derivedSID makes the ID of a session from what stands for the login: an auth
@@ -48,7 +40,7 @@ func newSID(subject store.Subject) string {
 func derivedSID(subject store.Subject, n int, name ...string) string {
 	parts := append([]string{"sid", subject.Issuer, subject.ID, strconv.Itoa(n)}, name...)
 	sum := digest(parts...)
-	return Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(sum[:18])
+	return store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(sum[:18])
 }
 
 // grantID makes the ID of a grant from what made it.
@@ -67,7 +59,7 @@ func adoptedToken(key []byte, token string, subject store.Subject) refreshToken 
 		return m.Sum(nil)
 	}
 	t := refreshToken{Token: token, Subject: subject, Grant: base64.RawURLEncoding.EncodeToString(mac("grant")[:12])}
-	t.SID = Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(mac("sid")[:18])
+	t.SID = store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(mac("sid")[:18])
 	copy(t.Nonce[:], mac("nonce"))
 	return t
 }

@@ -64,7 +64,7 @@ func vectorOverHTTP(t *testing.T, v vectors.Vector) {
 	sids := map[string]string{}
 	for _, h := range login.Held {
 		p := h.Session(now)
-		sids[h.ID] = provider.Bucket(s.subject(v.Who.User)) + "." + h.ID
+		sids[h.ID] = store.Bucket(s.subject(v.Who.User)) + "." + h.ID
 		require.NoError(t, s.store.Create(t.Context(), store.Session{
 			Format: store.Format, ID: sids[h.ID], Subject: s.subject(v.Who.User), Kind: p.Kind, Client: p.Client,
 			Started: p.Started, Authenticated: p.Authenticated, LastActivity: p.LastActivity, ReservedUntil: p.ReservedUntil,

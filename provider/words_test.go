@@ -80,6 +80,6 @@ func TestSessionIDs(t *testing.T) {
 	require.Equal(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 0, "auth", "1"))
 	require.NotEqual(t, newSID(a), newSID(a))
 	require.Regexp(t, `^[0-9a-f]{2}\.[A-Za-z0-9_-]{24}$`, newSID(a))
-	require.Equal(t, Bucket(a), newSID(a)[:2])
-	require.Equal(t, Bucket(a), derivedSID(a, 5, "x")[:2])
+	require.Equal(t, store.Bucket(a), newSID(a)[:2])
+	require.Equal(t, store.Bucket(a), derivedSID(a, 5, "x")[:2])
 }

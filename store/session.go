@@ -3,8 +3,10 @@ package store
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,7 +34,8 @@ type Session struct {
 	Format int `json:"v"`
 
 	// ID is the "sid" of OpenID Connect Back-Channel Logout 1.0 section 2.1.
-	// It is published to applications, so holding it proves nothing.
+	// It is published to applications, so holding it proves nothing. It begins
+	// with the [Bucket] of the subject.
 	ID string `json:"sid"`
 
 	Subject  Subject     `json:"subject"`
@@ -213,10 +216,14 @@ func cloneUnknown(m map[string]json.RawMessage) map[string]json.RawMessage {
 
 // Validate returns why a store must refuse to write s, and nil if it need not.
 // A text that is not valid UTF-8 could not be told from another one once it was
-// written, and an empty ID could not be listed.
+// written, an empty ID could not be listed, and one that does not begin with the
+// [Bucket] of its subject could not be found.
 func (s *Session) Validate() error {
 	if s.ID == "" {
 		return errors.New("the session has no ID")
+	}
+	if bucket := Bucket(s.Subject); !strings.HasPrefix(s.ID, bucket) {
+		return fmt.Errorf("the ID of the session is %q and does not begin with %q, the bucket of its subject", s.ID, bucket)
 	}
 	buffer := validated.Get().(*[]byte)
 	defer validated.Put(buffer)

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -145,14 +146,31 @@ func TestSessionJSONRefusesToWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := s.MarshalJSON()
 			require.Error(t, err)
-			if s.ID == "" {
-				s.ID = "id"
-			}
-			require.Error(t, s.Validate())
+			s.ID = store.Bucket(s.Subject) + "id" + s.ID
+			err = s.Validate()
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "bucket")
 		})
 	}
 	s := store.Session{}
 	require.ErrorContains(t, s.Validate(), "no ID")
+}
+
+func TestIDsBeginWithTheBucket(t *testing.T) {
+	// The values never change: there are sessions under them.
+	for bucket, subject := range map[string]store.Subject{
+		"ff": {}, "e7": {Issuer: "https://login.example.com", ID: "user-1"}, "a3": {Issuer: "ä", ID: "\x00"},
+	} {
+		require.Equal(t, bucket, store.Bucket(subject))
+		for _, id := range []string{bucket, bucket + ".x", bucket + "\x00"} {
+			s := store.Session{ID: id, Subject: subject}
+			require.NoError(t, s.Validate())
+		}
+		for _, id := range []string{bucket[:1], "." + bucket, strings.ToUpper(bucket) + "x", "x"} {
+			s := store.Session{ID: id, Subject: subject}
+			require.EqualError(t, s.Validate(), fmt.Sprintf("the ID of the session is %q and does not begin with %q, the bucket of its subject", id, bucket))
+		}
+	}
 }
 
 func TestSessionJSONFormat(t *testing.T) {

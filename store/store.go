@@ -49,7 +49,8 @@ var (
 // all other names are compared and ordered byte by byte: upper and lower case,
 // trailing spaces, different normal forms of Unicode, and NUL make a difference.
 // A name that is not valid UTF-8 is not in the store: reading finds nothing, and
-// what [Session.Validate] or [Document.Validate] refuses is not written.
+// what [Session.Validate] or [Document.Validate] refuses is not written. The ID of
+// a session begins with the [Bucket] of its subject; a store may rely on it.
 // Arguments are not kept and returned values not used again: both are the
 // caller's to change.
 //

@@ -80,7 +80,7 @@ func fill(s store.Store, subject string, own, all int) error {
 		}
 		at := now.Add(-time.Duration(i) * time.Second / 50)
 		err := s.Create(context.Background(), store.Session{
-			Format: store.Format, ID: fmt.Sprintf("%s.filled-%d", provider.Bucket(id), i),
+			Format: store.Format, ID: fmt.Sprintf("%s.filled-%d", store.Bucket(id), i),
 			Subject: id, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web",
 			Started: at, Authenticated: at, LastActivity: at, Due: at.Add(2 * time.Hour),
 			Grants: []store.Grant{{ID: "filled", Client: "web", Authenticated: at, Rotated: at, NonceHash: make([]byte, 32)}},

@@ -27,24 +27,24 @@ var calls = []struct {
 	call   func(context.Context, store.Store) error
 	done   func(context.Context, store.Store) bool
 }{
-	{"Get", func(ctx context.Context, s store.Store) error { _, err := s.Get(ctx, "a"); return err }, nil},
+	{"Get", func(ctx context.Context, s store.Store) error { _, err := s.Get(ctx, sid("a")); return err }, nil},
 	{"Create", func(ctx context.Context, s store.Store) error {
 		one := sample.Typical()
-		one.ID = "b"
+		one.ID = sid("b")
 		return s.Create(ctx, one, 10)
 	}, has("b")},
 	{"Update", func(ctx context.Context, s store.Store) error {
 		one := sample.Typical()
-		one.ID, one.Revision = "a", 1
+		one.ID, one.Revision = sid("a"), 1
 		_, err := s.Update(ctx, one)
 		return err
 	}, func(ctx context.Context, s store.Store) bool {
-		one, err := s.Get(ctx, "a")
+		one, err := s.Get(ctx, sid("a"))
 		return err == nil && one.Revision == 2
 	}},
 	{"Admit", func(ctx context.Context, s store.Store) error {
 		one := sample.Typical()
-		one.ID = "c"
+		one.ID = sid("c")
 		return s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil })
 	}, has("c")},
 	{"List", func(ctx context.Context, s store.Store) error {
@@ -58,7 +58,7 @@ var calls = []struct {
 		list, err := s.Due(ctx, sample.Typical().Due, 0, 1)
 		return err == nil && len(list) == 0 // it is claimed
 	}},
-	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, "a", 1) },
+	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, sid("a"), 1) },
 		func(ctx context.Context, s store.Store) bool { return !has("a")(ctx, s) }},
 	{"Document", func(ctx context.Context, s store.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
 	{"PutDocument", func(ctx context.Context, s store.Store) error {
@@ -71,9 +71,12 @@ var calls = []struct {
 	{"History", func(ctx context.Context, s store.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
 }
 
+// sid returns the ID of the session of that name.
+func sid(name string) string { return store.Bucket(sample.Typical().Subject) + "." + name }
+
 func has(id string) func(context.Context, store.Store) bool {
 	return func(ctx context.Context, s store.Store) bool {
-		_, err := s.Get(ctx, id)
+		_, err := s.Get(ctx, sid(id))
 		return err == nil
 	}
 }
@@ -94,7 +97,7 @@ func TestFaults(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				inner := memstore.New()
 				one := sample.Typical()
-				one.ID = "a"
+				one.ID = sid("a")
 				require.NoError(t, inner.Create(t.Context(), one, 10))
 				_, err := inner.PutDocument(t.Context(), store.Document{Key: "k"})
 				require.NoError(t, err)
@@ -128,12 +131,12 @@ func TestScripts(t *testing.T) {
 	s := faultstore.New(memstore.New())
 	one := sample.Typical()
 	create := func(id string) error {
-		one.ID = id
+		one.ID = sid(id)
 		return s.Create(ctx, one, 10)
 	}
 	s.Script(faultstore.Always(faultstore.Before, "Create", "Delete"))
 	require.ErrorIs(t, create("a"), faultstore.ErrFault)
-	_, err := s.Get(ctx, "a")
+	_, err := s.Get(ctx, sid("a"))
 	require.ErrorIs(t, err, store.ErrNotFound, "the inner store's own errors come through")
 	require.ErrorIs(t, create("a"), faultstore.ErrFault)
 

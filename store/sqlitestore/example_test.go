@@ -44,7 +44,7 @@ func Example() {
 	}
 
 	alice := store.Subject{Issuer: "https://login.example.com", ID: "alice"}
-	login := store.Session{ID: "s1", Subject: alice, Client: "web", Started: time.Now()}
+	login := store.Session{ID: store.Bucket(alice) + ".s1", Subject: alice, Client: "web", Started: time.Now()}
 	err = sessions.Admit(ctx, alice, func(held []store.Session) ([]store.Session, error) {
 		if len(held) >= 3 {
 			return nil, fmt.Errorf("alice has %d sessions", len(held))
@@ -58,6 +58,6 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(len(page), page[0].ID, page[0].Client)
-	// Output: 1 s1 web
+	fmt.Println(len(page), page[0].ID == login.ID, page[0].Client)
+	// Output: 1 true web
 }

@@ -467,7 +467,7 @@ func diskFull(t *testing.T, s *sqlitestore.Store, db *sql.DB, setFull func(bool)
 			require.Less(t, i, 10000, "the disk does not fill up")
 			id := fmt.Sprintf("full-%d-%d", round, i)
 			if failed = s.Create(ctx, session(id, "bob"), 1<<30); failed == nil {
-				acknowledged = append(acknowledged, id)
+				acknowledged = append(acknowledged, session(id, "bob").ID)
 			}
 		}
 		require.ErrorContains(t, failed, "full")
@@ -480,7 +480,7 @@ func diskFull(t *testing.T, s *sqlitestore.Store, db *sql.DB, setFull func(bool)
 		require.ErrorContains(t, err, "full")
 		require.NotErrorIs(t, err, store.ErrConflict)
 
-		one, err := s.Get(ctx, "before3")
+		one, err := s.Get(ctx, session("before3", "alice").ID)
 		require.NoError(t, err)
 		page, _, err := s.List(ctx, store.Filter{Account: "default"}, "", 10)
 		require.NoError(t, err)
@@ -492,7 +492,7 @@ func diskFull(t *testing.T, s *sqlitestore.Store, db *sql.DB, setFull func(bool)
 		require.NoError(t, s.Create(ctx, session(fmt.Sprint("after", round), "bob"), 1<<30))
 		_, err = s.Update(ctx, one)
 		require.NoError(t, err)
-		_, err = s.Get(ctx, "big")
+		_, err = s.Get(ctx, big.ID)
 		require.ErrorIs(t, err, store.ErrNotFound)
 		for _, id := range acknowledged {
 			_, err := s.Get(ctx, id)

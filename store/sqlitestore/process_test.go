@@ -317,7 +317,7 @@ func TestMisfitsAreNoticed(t *testing.T) {
 	for _, damage := range []string{
 		`DELETE FROM curfew_terms WHERE term = 'kind:browser'`,
 		`UPDATE curfew_terms SET ended = 1`,
-		`INSERT INTO curfew_terms VALUES ('account:other', 0, 'a')`,
+		`INSERT INTO curfew_terms SELECT 'account:other', 0, id FROM curfew_sessions`,
 		`UPDATE curfew_sessions SET ended = 1`,
 		`UPDATE curfew_sessions SET subject = 'bob'`,
 		`UPDATE curfew_sessions SET id = 'b'`,

@@ -289,9 +289,8 @@ type row struct {
 }
 
 func newRow(s *store.Session) (row, error) {
-	// This is s.Validate, without encoding it twice.
-	if s.ID == "" {
-		return row{}, refuse("the session has no ID")
+	if err := s.Validate(); err != nil {
+		return row{}, &refusal{err}
 	}
 	document, err := s.MarshalJSON()
 	if err != nil {

@@ -113,9 +113,11 @@ func (a *alternating) History(ctx context.Context, key string, before int64, lim
 	return a.next().History(ctx, key, before, limit)
 }
 
-func session(id, subject string) store.Session {
+// session returns a session of that name.
+func session(name, subject string) store.Session {
 	s := sample.Typical()
-	s.ID, s.Subject.ID = id, subject
+	s.Subject.ID = subject
+	s.ID = store.Bucket(s.Subject) + "." + name
 	return s
 }
 
@@ -242,7 +244,7 @@ func TestLockedByAnother(t *testing.T) {
 
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			one, err := s.Get(ctx, "a")
+			one, err := s.Get(ctx, session("a", "alice").ID)
 			require.NoError(t, err)
 			_, err = s.Update(ctx, one)
 			require.ErrorIs(t, err, context.DeadlineExceeded)

@@ -38,7 +38,7 @@ func TestStatements(t *testing.T) {
 	for _, id := range []string{"a", "b", "c"} {
 		require.NoError(t, s.Create(t.Context(), session(id, "alice"), 100))
 	}
-	one, err := s.Get(t.Context(), "a")
+	one, err := s.Get(t.Context(), session("a", "alice").ID)
 	require.NoError(t, err)
 
 	for _, c := range []struct {
@@ -47,7 +47,7 @@ func TestStatements(t *testing.T) {
 		want []string
 	}{
 		{"refresh", func(ctx context.Context) error {
-			got, err := s.Get(ctx, "a")
+			got, err := s.Get(ctx, one.ID)
 			if err != nil {
 				return err
 			}

@@ -22,9 +22,9 @@ var contextTests = []contractTest{
 		late, cancelLate := context.WithDeadline(f.ctx, at)
 		defer cancelLate()
 		for want, ctx := range map[error]context.Context{context.Canceled: canceled, context.DeadlineExceeded: late} {
-			_, err := f.s.Get(ctx, "a")
+			_, err := f.s.Get(ctx, sid("a"))
 			require.ErrorIs(f, err, want)
-			_, err = f.s.Get(ctx, "none")
+			_, err = f.s.Get(ctx, sid("none"))
 			require.ErrorIs(f, err, want)
 			require.NotErrorIs(f, err, store.ErrNotFound)
 			require.ErrorIs(f, f.s.Create(ctx, session("b", alice), many), want)
@@ -41,7 +41,7 @@ var contextTests = []contractTest{
 			require.ErrorIs(f, err, want)
 			_, err = f.s.Due(ctx, at, time.Hour, 10)
 			require.ErrorIs(f, err, want)
-			require.ErrorIs(f, f.s.Delete(ctx, "a", s.Revision), want)
+			require.ErrorIs(f, f.s.Delete(ctx, sid("a"), s.Revision), want)
 			_, err = f.s.Document(ctx, "k")
 			require.ErrorIs(f, err, want)
 			_, err = f.s.PutDocument(ctx, store.Document{Key: "k", Version: 1})
@@ -75,7 +75,7 @@ var contextTests = []contractTest{
 		<-entered
 
 		calls := map[string]func(ctx context.Context) error{
-			"Get":    func(ctx context.Context) error { _, err := f.s.Get(ctx, "a"); return err },
+			"Get":    func(ctx context.Context) error { _, err := f.s.Get(ctx, sid("a")); return err },
 			"Create": func(ctx context.Context) error { return f.s.Create(ctx, session("created", alice), many) },
 			"Update": func(ctx context.Context) error {
 				s := spare[0]
@@ -95,7 +95,7 @@ var contextTests = []contractTest{
 			},
 			"List":        func(ctx context.Context) error { _, _, err := f.s.List(ctx, store.Filter{}, "", 10); return err },
 			"Due":         func(ctx context.Context) error { _, err := f.s.Due(ctx, at, time.Minute, 10); return err },
-			"Delete":      func(ctx context.Context) error { return f.s.Delete(ctx, "c", spare[1].Revision) },
+			"Delete":      func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
 			"Document":    func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
 			"PutDocument": func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
 		}
@@ -133,7 +133,7 @@ var contextTests = []contractTest{
 			name, id string
 			subject  store.Subject
 		}{{"Admit", "admitted", alice}, {"AdmitOther", "other", bob}} {
-			_, err := f.s.Get(f.ctx, c.id)
+			_, err := f.s.Get(f.ctx, sid(c.id))
 			if failed[c.name] != nil {
 				require.ErrorIs(f, failed[c.name], store.ErrConflict, c.name)
 				require.ErrorIs(f, err, store.ErrNotFound, "the step did not take place")
@@ -183,7 +183,7 @@ var contextTests = []contractTest{
 		require.ErrorIs(f, err, store.ErrConflict)
 		require.ErrorIs(f, err, context.DeadlineExceeded)
 		require.Nil(f, got.End)
-		_, err = f.s.Get(f.ctx, "b")
+		_, err = f.s.Get(f.ctx, sid("b"))
 		require.ErrorIs(f, err, store.ErrNotFound)
 	}},
 }

@@ -17,7 +17,7 @@ func (f *fixture) due(now time.Time, lease time.Duration, limit int) []string {
 	f.Helper()
 	list, err := f.s.Due(f.ctx, now, lease, limit)
 	require.NoError(f, err)
-	return ids(list)
+	return namesOf(list)
 }
 
 // dueSession returns a session of alice that is due at the given time.

@@ -16,7 +16,7 @@ import (
 // version knows yet.
 func full() store.Session {
 	s := sample.Full()
-	s.ID, s.Subject = "full", alice
+	s.ID, s.Subject = sid("full"), alice
 	return s
 }
 
@@ -145,7 +145,7 @@ var keptTests = []contractTest{
 			next := now[0].Clone()
 			next.UserAgent = "admitted"
 			other := want.Clone()
-			other.ID = "other"
+			other.ID = sid("other")
 			given = []store.Session{next, other}
 			return given, nil
 		}))
@@ -175,7 +175,7 @@ var keptTests = []contractTest{
 		for i, name := range names {
 			require.Equal(f, fmt.Sprint(i), f.get(name).UserAgent, "%q", name)
 		}
-		require.ElementsMatch(f, names, ids(f.list(store.Filter{}, 7)))
+		require.ElementsMatch(f, names, namesOf(f.list(store.Filter{}, 7)))
 		require.IsIncreasing(f, ids(f.list(store.Filter{}, 7)), "in the order of the bytes")
 		require.IsIncreasing(f, ids(f.held(alice)))
 		for i, name := range names {
@@ -183,7 +183,7 @@ var keptTests = []contractTest{
 			if i%2 == 0 {
 				f.update(ended(s, policy.ReasonLogout))
 			} else {
-				require.NoError(f, f.s.Delete(f.ctx, name, s.Revision))
+				require.NoError(f, f.s.Delete(f.ctx, sid(name), s.Revision))
 			}
 		}
 		require.Empty(f, f.held(alice))
@@ -197,16 +197,16 @@ var keptTests = []contractTest{
 		// Neither do issuer and name run into one another.
 		f.create(session("x1", store.Subject{Issuer: "ab", ID: "c"}), session("x2", store.Subject{Issuer: "a", ID: "bc"}),
 			session("x3", store.Subject{ID: "abc"}), session("x4", store.Subject{Issuer: "abc"}))
-		require.Equal(f, []string{"x1"}, ids(f.held(store.Subject{Issuer: "ab", ID: "c"})))
-		require.Equal(f, []string{"x3"}, ids(f.list(store.Filter{Subject: store.Subject{ID: "abc"}}, 10)))
+		require.Equal(f, []string{"x1"}, namesOf(f.held(store.Subject{Issuer: "ab", ID: "c"})))
+		require.Equal(f, []string{"x3"}, namesOf(f.list(store.Filter{Subject: store.Subject{ID: "abc"}}, 10)))
 		for i, name := range names {
 			subject := store.Subject{Issuer: "i", ID: name}
 			want := []string{fmt.Sprintf("s%d", i)}
 			if name == "i" {
 				want = []string{fmt.Sprintf("i%d", i), want[0]}
 			}
-			require.Equal(f, want, ids(f.list(store.Filter{Subject: subject}, 10)), "%q", name)
-			require.Equal(f, want, ids(f.held(subject)), "%q", name)
+			require.Equal(f, want, namesOf(f.list(store.Filter{Subject: subject}, 10)), "%q", name)
+			require.Equal(f, want, namesOf(f.held(subject)), "%q", name)
 		}
 	}},
 	{"FilterNames", func(f *fixture) {
@@ -218,9 +218,9 @@ var keptTests = []contractTest{
 		}
 		for i, name := range names {
 			want := []string{fmt.Sprintf("%03d", i)}
-			require.Equal(f, want, ids(f.list(store.Filter{Account: name}, 10)), "account %q", name)
-			require.Equal(f, want, ids(f.list(store.Filter{Client: name}, 10)), "client %q", name)
-			require.Equal(f, want, ids(f.list(store.Filter{Kind: policy.Kind(name)}, 10)), "kind %q", name)
+			require.Equal(f, want, namesOf(f.list(store.Filter{Account: name}, 10)), "account %q", name)
+			require.Equal(f, want, namesOf(f.list(store.Filter{Client: name}, 10)), "client %q", name)
+			require.Equal(f, want, namesOf(f.list(store.Filter{Kind: policy.Kind(name)}, 10)), "kind %q", name)
 		}
 		for _, filter := range []store.Filter{{Account: "\xff"}, {Client: "a\xff"}, {Kind: "\xff"}, {Subject: store.Subject{Issuer: "\xff"}}} {
 			require.Empty(f, f.list(filter, 10))

@@ -29,8 +29,8 @@ var listTests = []contractTest{
 			f.refused(err)
 		}
 		for _, limit := range []int{1, 2, 3, 1 << 40} {
-			require.Equal(f, []string{"a", "b"}, ids(f.list(store.Filter{}, limit)))
-			require.Equal(f, []string{"a", "b"}, ids(f.list(store.Filter{Subject: alice}, limit)))
+			require.Equal(f, []string{"a", "b"}, namesOf(f.list(store.Filter{}, limit)))
+			require.Equal(f, []string{"a", "b"}, namesOf(f.list(store.Filter{Subject: alice}, limit)))
 		}
 	}},
 	{"Filters", func(f *fixture) {
@@ -81,7 +81,7 @@ var listTests = []contractTest{
 		s.Accounts, s.Client, s.Grants = []string{"one", "two"}, "web", []store.Grant{{ID: "1", Client: "cli"}}
 		s = f.createOne(s)
 		f.create(session("b", alice))
-		found := func(filter store.Filter) bool { return slices.Contains(ids(f.list(filter, 10)), "a") }
+		found := func(filter store.Filter) bool { return slices.Contains(namesOf(f.list(filter, 10)), "a") }
 		require.True(f, found(store.Filter{Account: "two"}))
 		require.True(f, found(store.Filter{Client: "cli"}))
 
@@ -113,17 +113,19 @@ var listTests = []contractTest{
 		require.False(f, found(store.Filter{Client: "spa"}))
 		require.True(f, found(store.Filter{Client: "web", State: store.Ended}))
 	}},
-	{"StableCursorAll", stableCursor(store.Filter{})},
-	{"StableCursorUnended", stableCursor(store.Filter{State: store.Unended})},
-	{"StableCursorSubject", stableCursor(store.Filter{Subject: alice, State: store.Unended})},
-	{"StableCursorAccount", stableCursor(store.Filter{Account: "default"})},
-	{"StableCursorClient", stableCursor(store.Filter{Client: "web", State: store.Unended})},
+	{"StableCursorAll", stableCursor(store.Filter{}, onlyAlice)},
+	{"StableCursorUnended", stableCursor(store.Filter{State: store.Unended}, onlyAlice)},
+	{"StableCursorSubject", stableCursor(store.Filter{Subject: alice, State: store.Unended}, onlyAlice)},
+	{"StableCursorAccount", stableCursor(store.Filter{Account: "default"}, onlyAlice)},
+	{"StableCursorClient", stableCursor(store.Filter{Client: "web", State: store.Unended}, onlyAlice)},
+	{"StableCursorAllBuckets", stableCursor(store.Filter{}, user)},
+	{"StableCursorAccountBuckets", stableCursor(store.Filter{Account: "default", State: store.Unended}, user)},
 	{"StableUnderRace", func(f *fixture) {
 		var stable []string
 		for i := range 60 {
-			id := fmt.Sprintf("%03d-stable", i*16)
-			stable = append(stable, id)
-			f.create(session(id, alice))
+			s := session(fmt.Sprintf("%03d-stable", i*16), alice)
+			stable = append(stable, s.ID)
+			f.create(s)
 		}
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
@@ -139,7 +141,7 @@ var listTests = []contractTest{
 					if !assert.NoError(f, f.s.Create(f.ctx, session(id, alice), many*many)) {
 						return
 					}
-					s, err := f.s.Get(f.ctx, id)
+					s, err := f.s.Get(f.ctx, sid(id))
 					if !assert.NoError(f, err) {
 						return
 					}
@@ -164,13 +166,20 @@ var listTests = []contractTest{
 	}},
 }
 
-// stableCursor lists page by page and writes between the pages.
-func stableCursor(filter store.Filter) func(*fixture) {
+// onlyAlice is the subject of each of the sessions that are listed.
+func onlyAlice(int) store.Subject { return alice }
+
+// stableCursor lists page by page the sessions of subjects, of which it makes
+// some, and writes between the pages.
+func stableCursor(filter store.Filter, subject func(i int) store.Subject) func(*fixture) {
 	return func(f *fixture) {
 		const n = 40
+		var stored []store.Session
 		for i := range n {
-			f.create(session(fmt.Sprintf("%02d", i), alice))
+			stored = append(stored, session(fmt.Sprintf("%02d", i), subject(i)))
 		}
+		slices.SortFunc(stored, func(a, b store.Session) int { return strings.Compare(a.ID, b.ID) })
+		f.create(stored...)
 		var seen []string
 		gone := map[string]bool{}
 		cursor := ""
@@ -187,20 +196,21 @@ func stableCursor(filter store.Filter) func(*fixture) {
 			}
 			// One begins before the cursor and one after it; one ends
 			// that was seen, and one that was not; one is removed.
-			f.create(session(fmt.Sprintf("00-%d", round), alice), session(fmt.Sprintf("99-%d", round), alice))
+			before, after := stored[0].Subject, stored[n-1].Subject
+			f.create(session(fmt.Sprintf("00-%d", round), before), session(fmt.Sprintf("99-%d", round), after))
 			for _, i := range []int{round, n - 1 - 2*round} {
-				id := fmt.Sprintf("%02d", i)
+				id := stored[i].ID
 				gone[id] = true
-				f.update(ended(f.get(id), policy.ReasonLogout))
+				f.update(ended(f.read(id), policy.ReasonLogout))
 			}
-			id := fmt.Sprintf("%02d", n-2-2*round)
+			id := stored[n-2-2*round].ID
 			gone[id] = true
-			require.NoError(f, f.s.Delete(f.ctx, id, f.get(id).Revision))
+			require.NoError(f, f.s.Delete(f.ctx, id, f.read(id).Revision))
 		}
 		require.IsIncreasing(f, seen, "in order, none twice")
-		for i := range n {
-			if id := fmt.Sprintf("%02d", i); !gone[id] {
-				require.Contains(f, seen, id)
+		for _, s := range stored {
+			if !gone[s.ID] {
+				require.Contains(f, seen, s.ID)
 			}
 		}
 	}

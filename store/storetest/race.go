@@ -224,7 +224,7 @@ var raceTests = []contractTest{
 			id := []string{"a", "b"}[i%2]
 			for n := 0; n < each; {
 				if i < refreshers {
-					s, err := f.s.Get(f.ctx, id)
+					s, err := f.s.Get(f.ctx, sid(id))
 					if !assert.NoError(f, err) {
 						return
 					}
@@ -313,7 +313,7 @@ var raceTests = []contractTest{
 					return
 				}
 				for {
-					s, err := f.s.Get(f.ctx, id)
+					s, err := f.s.Get(f.ctx, sid(id))
 					if !assert.NoError(f, err) {
 						return
 					}
@@ -332,7 +332,7 @@ var raceTests = []contractTest{
 		var lost atomic.Int32
 		together(8, func(int) {
 			for n := 0; n < each; {
-				s, err := f.s.Get(f.ctx, "a")
+				s, err := f.s.Get(f.ctx, sid("a"))
 				if !assert.NoError(f, err) {
 					return
 				}

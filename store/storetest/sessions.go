@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +15,8 @@ import (
 
 var getTests = []contractTest{
 	{"NotFound", func(f *fixture) {
-		for _, id := range []string{"", "none", "\xff", "none\x00"} {
+		f.create(session("a", alice))
+		for _, id := range []string{"", "none", "\xff", "none\x00", "a", "3", sid(""), sid("none"), sid("\xff"), sid("a\x00"), strings.ToUpper(sid("a"))} {
 			_, err := f.s.Get(f.ctx, id)
 			require.ErrorIs(f, err, store.ErrNotFound, "%q", id)
 		}
@@ -57,7 +59,7 @@ var createTests = []contractTest{
 		require.NoError(f, f.s.Create(f.ctx, session("b", alice), 2))
 		require.ErrorIs(f, f.s.Create(f.ctx, session("c", alice), 2), store.ErrFull)
 		require.ErrorIs(f, f.s.Create(f.ctx, session("c", alice), 1), store.ErrFull)
-		_, err := f.s.Get(f.ctx, "c")
+		_, err := f.s.Get(f.ctx, sid("c"))
 		require.ErrorIs(f, err, store.ErrNotFound)
 
 		require.NoError(f, f.s.Create(f.ctx, session("d", bob), 1), "others do not count")
@@ -77,6 +79,13 @@ var createTests = []contractTest{
 // invalid are sessions that no store may write.
 func invalid() []store.Session {
 	noID := session("", alice)
+	noID.ID = ""
+	noBucket := session("a", alice)
+	noBucket.ID = "a"
+	otherBucket := session("a", alice)
+	otherBucket.ID = "00a"
+	otherSubject := session("a", alice)
+	otherSubject.Subject.ID = "carol"
 	badID := session("a\xff", alice)
 	badSubject := session("a", store.Subject{Issuer: alice.Issuer, ID: "\xed\xa0\x80"})
 	badAccount := session("a", alice)
@@ -87,7 +96,7 @@ func invalid() []store.Session {
 	newer.Format = store.Format + 1
 	tooLate := session("a", alice)
 	tooLate.Due = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
-	return []store.Session{noID, badID, badSubject, badAccount, badClient, newer, tooLate}
+	return []store.Session{noID, noBucket, otherBucket, otherSubject, badID, badSubject, badAccount, badClient, newer, tooLate}
 }
 
 var updateTests = []contractTest{
@@ -257,7 +266,7 @@ var admitTests = []contractTest{
 			require.NoError(f, f.s.Create(f.ctx, session(id, alice), n))
 		}
 		slices.Sort(want)
-		require.Equal(f, want, ids(f.held(alice)))
+		require.Equal(f, want, namesOf(f.held(alice)))
 		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
 			for i := range held {
 				held[i] = ended(held[i], policy.ReasonPolicyChange)
@@ -273,19 +282,21 @@ var deleteTests = []contractTest{
 	{"CompareAndSwap", func(f *fixture) {
 		s := f.createOne(session("a", alice))
 		for _, r := range []int64{0, -1, s.Revision + 1} {
-			require.ErrorIs(f, f.s.Delete(f.ctx, "a", r), store.ErrConflict)
+			require.ErrorIs(f, f.s.Delete(f.ctx, sid("a"), r), store.ErrConflict)
 		}
 		require.Equal(f, s, f.get("a"))
-		require.NoError(f, f.s.Delete(f.ctx, "a", s.Revision))
-		_, err := f.s.Get(f.ctx, "a")
+		require.NoError(f, f.s.Delete(f.ctx, sid("a"), s.Revision))
+		_, err := f.s.Get(f.ctx, sid("a"))
 		require.ErrorIs(f, err, store.ErrNotFound)
 		_, err = f.s.Update(f.ctx, s)
 		require.ErrorIs(f, err, store.ErrNotFound)
 	}},
 	{"NotThere", func(f *fixture) {
-		for _, id := range []string{"", "none", "\xff"} {
+		f.create(session("a", alice))
+		for _, id := range []string{"", "none", "\xff", "a", "3", sid(""), sid("none"), sid("\xff")} {
 			require.NoError(f, f.s.Delete(f.ctx, id, 1))
 		}
+		f.get("a")
 	}},
 	{"NothingIsLeft", func(f *fixture) {
 		s := session("a", alice)
@@ -293,8 +304,8 @@ var deleteTests = []contractTest{
 		s = f.createOne(s)
 		other := f.createOne(session("b", alice))
 		over := f.update(ended(f.createOne(session("c", alice)), policy.ReasonLogout))
-		require.NoError(f, f.s.Delete(f.ctx, "a", s.Revision))
-		require.NoError(f, f.s.Delete(f.ctx, "c", over.Revision))
+		require.NoError(f, f.s.Delete(f.ctx, sid("a"), s.Revision))
+		require.NoError(f, f.s.Delete(f.ctx, sid("c"), over.Revision))
 		for _, filter := range []store.Filter{{}, {Subject: alice}, {Account: "default"}, {Client: "web"}, {Kind: policy.Browser}, {State: store.Unended}} {
 			require.Equal(f, []store.Session{other}, f.list(filter, 10))
 		}

@@ -13,6 +13,7 @@ package storetest
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"List", listTests},
 		{"Due", dueTests},
 		{"Delete", deleteTests},
+		{"Buckets", bucketTests},
 		{"Documents", documentTests},
 		{"Context", contextTests},
 		{"Race", raceTests},
@@ -70,18 +72,22 @@ type fixture struct {
 // stores do not read a clock.
 var at = time.Date(2019, 3, 1, 12, 0, 0, 123456000, time.UTC)
 
+// They share one bucket, so that an ID may be of the one or of the other.
 var (
 	alice = store.Subject{Issuer: "https://login.example.com", ID: "alice"}
-	bob   = store.Subject{Issuer: "https://login.example.com", ID: "bob"}
+	bob   = store.Subject{Issuer: "https://login.example.com", ID: "bob175"}
 )
 
 // many is a cap that is not reached.
 const many = 1000
 
-// session returns a small session.
-func session(id string, subject store.Subject) store.Session {
+// sid returns the ID of the session of that name of alice or bob.
+func sid(name string) string { return store.Bucket(alice) + name }
+
+// session returns a small session. Its ID is the name after the bucket.
+func session(name string, subject store.Subject) store.Session {
 	return store.Session{
-		Format: store.Format, ID: id, Subject: subject, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web",
+		Format: store.Format, ID: store.Bucket(subject) + name, Subject: subject, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web",
 		Started: at, Authenticated: at, LastActivity: at,
 		Grants: []store.Grant{{ID: "g", Client: "web", Authenticated: at}},
 	}
@@ -99,7 +105,7 @@ func (f *fixture) create(list ...store.Session) []store.Session {
 	var stored []store.Session
 	for _, s := range list {
 		require.NoError(f, f.s.Create(f.ctx, s, many))
-		stored = append(stored, f.get(s.ID))
+		stored = append(stored, f.read(s.ID))
 	}
 	return stored
 }
@@ -109,7 +115,14 @@ func (f *fixture) createOne(s store.Session) store.Session {
 	return f.create(s)[0]
 }
 
-func (f *fixture) get(id string) store.Session {
+// get returns the session of that name of alice or bob.
+func (f *fixture) get(name string) store.Session {
+	f.Helper()
+	return f.read(sid(name))
+}
+
+// read returns the session with that ID.
+func (f *fixture) read(id string) store.Session {
 	f.Helper()
 	s, err := f.s.Get(f.ctx, id)
 	require.NoError(f, err)
@@ -153,9 +166,18 @@ func (f *fixture) list(filter store.Filter, limit int) []store.Session {
 }
 
 func ids(list []store.Session) []string {
-	names := make([]string, len(list))
+	ids := make([]string, len(list))
 	for i, s := range list {
-		names[i] = s.ID
+		ids[i] = s.ID
+	}
+	return ids
+}
+
+// namesOf returns the IDs without their buckets.
+func namesOf(list []store.Session) []string {
+	names := ids(list)
+	for i, s := range list {
+		names[i] = strings.TrimPrefix(s.ID, store.Bucket(s.Subject))
 	}
 	return names
 }

@@ -94,7 +94,7 @@ func Typical() store.Session {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
 	hash := bytes.Repeat([]byte{7}, 32)
 	return store.Session{
-		Format: store.Format, ID: "a1b2.c3d4e5f6a7b8c9d0e1f2a3b4c5d6", Subject: store.Subject{Issuer: "https://login.example.com", ID: "3f2a8c1e-0000-4000-8000-123456789abc"},
+		Format: store.Format, ID: "c7.a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6", Subject: store.Subject{Issuer: "https://login.example.com", ID: "3f2a8c1e-0000-4000-8000-123456789abc"},
 		Accounts: []string{"default"}, Kind: "browser", Client: "web",
 		Started: at, Authenticated: at, LastActivity: at, AMR: []string{"pwd", "otp"}, ACR: "urn:mace:incommon:iap:silver",
 		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash,
