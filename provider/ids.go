@@ -134,12 +134,18 @@ func (k *keyedLock) lock(ctx context.Context, key string) (unlock func(), err er
 			delete(k.held, key)
 		}
 	}
+	unlock = func() {
+		l.free <- struct{}{}
+		leave()
+	}
+	select {
+	case <-l.free: // most of the time; see withTimeout
+		return unlock, nil
+	default:
+	}
 	select {
 	case <-l.free:
-		return func() {
-			l.free <- struct{}{}
-			leave()
-		}, nil
+		return unlock, nil
 	case <-ctx.Done():
 		leave()
 		return nil, ctx.Err()
