@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -26,8 +27,10 @@ type admission struct {
 	// same name: the name is the provider's own session, not a request.
 	renews bool
 
-	// reserve holds the slot for the code's lifetime only.
+	// reserve holds the slot for the code's lifetime only. The code is known
+	// by the hash of its auth request's ID; nil: there is none.
 	reserve bool
+	code    []byte
 
 	// adopt admits a session from before the installation: it counts, and is
 	// not refused for the cap.
@@ -37,10 +40,48 @@ type admission struct {
 	acr string
 }
 
+// maxCodes bounds how many codes a session remembers, and codeRemembered how long it
+// does after they are late: as long as an abandoned login is.
+const (
+	maxCodes       = 16
+	codeRemembered = 24 * time.Hour
+)
+
+// late reports whether the login's code has outlived its time. Nothing makes
+// that longer: not a callback that is loaded again, nor a session that was there
+// before.
+func (a *admission) late(s *store.Session, now time.Time) bool {
+	i := a.codeIn(s)
+	return i >= 0 && !now.Before(s.Codes[i].Until)
+}
+
+func (a *admission) codeIn(s *store.Session) int {
+	if a.code == nil {
+		return -1
+	}
+	return slices.IndexFunc(s.Codes, func(c store.Code) bool { return bytes.Equal(c.Hash, a.code) })
+}
+
+// reserveIn enters the login's code in a session, unless it is there, and returns
+// until when it is good.
+func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Duration) time.Time {
+	if i := a.codeIn(s); i >= 0 {
+		return s.Codes[i].Until
+	}
+	until := now.Add(lifetime)
+	if a.code == nil {
+		return until
+	}
+	codes := slices.DeleteFunc(slices.Clone(s.Codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
+	codes = append(codes, store.Code{Hash: a.code, Until: until})
+	s.Codes = codes[max(0, len(codes)-maxCodes):]
+	return until
+}
+
 // passed reports whether an ended session by the same name does not stand in
 // the way of a new login.
-func (a *admission) passed(s *store.Session) bool {
-	if s.End == nil {
+func (a *admission) passed(s *store.Session, now time.Time) bool {
+	if s.End == nil || a.late(s, now) {
 		return false
 	}
 	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
@@ -67,7 +108,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		if err != nil {
 			return got, r, err
 		}
-		if !a.passed(&got) {
+		if !a.passed(&got, h.now()) {
 			if n > 0 {
 				h.renewed(ctx, first, n, got.ID)
 			}
@@ -143,7 +184,7 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 		Adopted: a.adopt, Client: a.clientID(),
 	}
 	if a.reserve {
-		s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
+		s.ReservedUntil = a.reserveIn(&s, now, h.cfg.CodeLifetime)
 	}
 	h.schedule(&s, r)
 	return s
@@ -371,6 +412,9 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			h.finish(s, r, d.At, d.Reason, "")
 			return nil
 		}
+		if a.late(s, now) {
+			return lateCode()
+		}
 		// Without new credentials a request may have been answered behind the
 		// user's back (prompt=none): op does not tell. It counts as that.
 		class := policy.Silent
@@ -380,12 +424,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			class = policy.Interactive
 		}
 		h.slide(s, r, a.clientID(), now, class)
-		switch {
-		case s.ReservedUntil.IsZero():
-		case a.reserve:
-			s.ReservedUntil = now.Add(h.cfg.CodeLifetime)
-		default:
+		if !a.reserve {
 			s.ReservedUntil = time.Time{}
+		} else if until := a.reserveIn(s, now, h.cfg.CodeLifetime); !s.ReservedUntil.IsZero() && until.After(s.ReservedUntil) {
+			s.ReservedUntil = until
 		}
 		h.schedule(s, r)
 		return nil
@@ -396,7 +438,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.End == nil && joined.End != nil {
 		h.announceEnd(ctx, r, joined)
 	}
-	if joined.End != nil && !a.passed(&joined) {
+	if joined.End != nil && !a.passed(&joined, now) {
 		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}
 	}
 	confirmed := s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero()
@@ -404,6 +446,13 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		return joined, h.started(ctx, &joined)
 	}
 	return joined, nil
+}
+
+// lateCode is the answer to a login whose code was not redeemed in its time.
+func lateCode() error {
+	return &refusedError{
+		reason: policy.ReasonAbandoned, text: refusalText(policy.Decision{Reason: policy.ReasonAbandoned}), over: true,
+	}
 }
 
 // unheardOf reports whether s is a session that this same login made a moment ago

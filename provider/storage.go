@@ -155,6 +155,10 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.Client) admission {
 	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
 	a := admission{login: login, amr: ar.GetAMR(), acr: ar.GetACR()}
+	if ar.GetResponseType() == oidc.ResponseTypeCode {
+		sum := digest("code", ar.GetID())
+		a.code = sum[:16]
+	}
 	name := []string{"auth", ar.GetID()}
 	// A native client does not join: each of its logins is its own.
 	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
@@ -185,7 +189,10 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		if err != nil {
 			return store.Session{}, ruling{}, err
 		}
-		if !a.passed(&s) {
+		if !a.passed(&s, c.h.now()) {
+			if s.End == nil && a.late(&s, c.h.now()) {
+				return store.Session{}, ruling{}, lateCode()
+			}
 			r, err := c.h.rules(ctx, s.Subject, false)
 			return s, r, err
 		}
@@ -193,9 +200,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		n = nextNamesake(n, &s)
 	}
 	if abandoned {
-		return store.Session{}, ruling{}, &refusedError{
-			reason: policy.ReasonAbandoned, text: refusalText(policy.Decision{Reason: policy.ReasonAbandoned}), over: true,
-		}
+		return store.Session{}, ruling{}, lateCode()
 	}
 	return c.h.admit(ctx, req, a)
 }

@@ -62,6 +62,16 @@ func (x End) MarshalJSON() ([]byte, error) {
 func (x *End) UnmarshalJSON(data []byte) error { return unmarshal(data, x, (*decoder).end) }
 
 // MarshalJSON works as that of [Session].
+func (x Code) MarshalJSON() ([]byte, error) {
+	var e encoder
+	e.code(&x)
+	return e.bytes()
+}
+
+// UnmarshalJSON works as that of [Session].
+func (x *Code) UnmarshalJSON(data []byte) error { return unmarshal(data, x, (*decoder).code) }
+
+// MarshalJSON works as that of [Session].
 func (x Delivery) MarshalJSON() ([]byte, error) {
 	var e encoder
 	e.delivery(&x)
@@ -75,10 +85,11 @@ func (x *Delivery) UnmarshalJSON(data []byte) error { return unmarshal(data, x, 
 var (
 	sessionNames = []string{"v", "sid", "subject", "accounts", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
-		"client_names", "user_agent", "address", "browser_hash", "reserved_until",
+		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
 		"adopted", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
+	codeNames     = []string{"hash", "until"}
 	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals"}
 	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
 )
@@ -130,6 +141,15 @@ func (e *encoder) session(s *Session) {
 	e.text("address", s.Address)
 	e.base64("browser_hash", s.BrowserHash)
 	e.time("reserved_until", s.ReservedUntil)
+	if len(s.Codes) > 0 {
+		e.name("codes")
+		e.b = append(e.b, '[')
+		for i := range s.Codes {
+			e.comma('[')
+			e.code(&s.Codes[i])
+		}
+		e.b = append(e.b, ']')
+	}
 	e.bool("adopted", s.Adopted)
 	if len(s.Grants) > 0 {
 		e.name("grants")
@@ -173,6 +193,14 @@ func (e *encoder) grant(g *Grant) {
 	e.base64("address", g.Address)
 	e.time("revoked", g.Revoked)
 	e.unknown(g.Unknown, grantNames)
+	e.b = append(e.b, '}')
+}
+
+func (e *encoder) code(x *Code) {
+	e.b = append(e.b, '{')
+	e.base64("hash", x.Hash)
+	e.time("until", x.Until)
+	e.unknown(x.Unknown, codeNames)
 	e.b = append(e.b, '}')
 }
 
@@ -391,6 +419,8 @@ func (d *decoder) session(s *Session) error {
 			s.BrowserHash, err = d.base64()
 		case "reserved_until":
 			s.ReservedUntil, err = d.time()
+		case "codes":
+			s.Codes, err = array(d, (*decoder).code)
 		case "adopted":
 			s.Adopted, err = d.bool()
 		case "grants":
@@ -490,6 +520,20 @@ func (d *decoder) end(x *End) error {
 			x.Latest, err = d.text()
 		case "renewals":
 			x.Renewals, err = d.uint(63)
+		default:
+			return false, nil
+		}
+		return true, err
+	})
+}
+
+func (d *decoder) code(x *Code) error {
+	return d.object(&x.Unknown, func(name string) (known bool, err error) {
+		switch name {
+		case "hash":
+			x.Hash, err = d.base64()
+		case "until":
+			x.Until, err = d.time()
 		default:
 			return false, nil
 		}

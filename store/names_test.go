@@ -14,7 +14,7 @@ func TestMemberNames(t *testing.T) {
 		v    any
 		want []string
 	}{
-		{Session{}, sessionNames}, {Grant{}, grantNames}, {End{}, endNames}, {Delivery{}, deliveryNames},
+		{Session{}, sessionNames}, {Grant{}, grantNames}, {Code{}, codeNames}, {End{}, endNames}, {Delivery{}, deliveryNames},
 	} {
 		var names []string
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(c.v)) {

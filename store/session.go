@@ -65,6 +65,10 @@ type Session struct {
 	// redeemed: the session holds its slot until then and has no token yet.
 	ReservedUntil time.Time `json:"reserved_until,omitzero"`
 
+	// Codes are the latest logins by authorization code that this session was
+	// made for or joined by, and how long the code of each is good.
+	Codes []Code `json:"codes,omitempty"`
+
 	// Adopted is whether it was made from a refresh token from before the
 	// installation.
 	Adopted bool `json:"adopted,omitempty"`
@@ -124,6 +128,14 @@ type Grant struct {
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
+// A Code is the authorization code of one login (RFC 6749 section 4.1.2).
+type Code struct {
+	Hash  []byte    `json:"hash,omitempty"` // of what names the login
+	Until time.Time `json:"until,omitzero"` // it is late from then on
+
+	Unknown map[string]json.RawMessage `json:"-"`
+}
+
 // An End is how a session ended.
 type End struct {
 	At     time.Time     `json:"at,omitzero"`
@@ -167,12 +179,20 @@ func (s Session) Clone() Session {
 	s.ClientNames, _ = carve(texts, s.ClientNames)
 
 	n := len(s.BrowserHash)
+	for i := range s.Codes {
+		n += len(s.Codes[i].Hash)
+	}
 	for i := range s.Grants {
 		g := &s.Grants[i]
 		n += len(g.NonceHash) + len(g.FromHash) + len(g.Repeat) + len(g.Address)
 	}
 	bytes := make([]byte, 0, n)
 	s.BrowserHash, bytes = carve(bytes, s.BrowserHash)
+	s.Codes = slices.Clone(s.Codes)
+	for i := range s.Codes {
+		s.Codes[i].Hash, bytes = carve(bytes, s.Codes[i].Hash)
+		s.Codes[i].Unknown = cloneUnknown(s.Codes[i].Unknown)
+	}
 	s.Grants = slices.Clone(s.Grants)
 	for i := range s.Grants {
 		g := &s.Grants[i]

@@ -58,6 +58,7 @@ func asTagged(t testing.TB, s store.Session) map[string]any {
 	type (
 		plainSession  store.Session
 		plainGrant    store.Grant
+		plainCode     store.Code
 		plainEnd      store.End
 		plainDelivery store.Delivery
 	)
@@ -79,6 +80,13 @@ func asTagged(t testing.TB, s store.Session) map[string]any {
 			list = append(list, with(plainGrant(g), g.Unknown))
 		}
 		m["grants"] = list
+	}
+	if len(s.Codes) > 0 {
+		var list []any
+		for _, c := range s.Codes {
+			list = append(list, with(plainCode(c), c.Unknown))
+		}
+		m["codes"] = list
 	}
 	if s.End != nil {
 		m["end"] = with(plainEnd(*s.End), s.End.Unknown)
@@ -104,9 +112,9 @@ func TestSessionJSONZero(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `{"v":1,"sid":"","subject":{"iss":"","sub":""}}`, string(data))
 
-	data, err = json.Marshal([]any{store.Grant{}, store.End{}, store.Delivery{}})
+	data, err = json.Marshal([]any{store.Grant{}, store.Code{}, store.End{}, store.Delivery{}})
 	require.NoError(t, err)
-	require.Equal(t, `[{"id":""},{},{}]`, string(data))
+	require.Equal(t, `[{"id":""},{},{},{}]`, string(data))
 }
 
 func TestSessionJSONTimes(t *testing.T) {

@@ -363,6 +363,9 @@ func own(s store.Session, revision int64) (*store.Session, error) {
 		normalize(&s.Grants[i].Rotated)
 		normalize(&s.Grants[i].Revoked)
 	}
+	for i := range s.Codes {
+		normalize(&s.Codes[i].Until)
+	}
 	if s.End != nil {
 		normalize(&s.End.At)
 	}
