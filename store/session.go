@@ -247,7 +247,7 @@ func (s *Session) Validate() error {
 	}
 	buffer := validated.Get().(*[]byte)
 	defer validated.Put(buffer)
-	e := encoder{b: (*buffer)[:0]}
+	e := encoder{b: (*buffer)[:0], checking: true}
 	e.session(s)
 	*buffer = e.b
 	_, err := e.bytes()
