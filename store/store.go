@@ -129,6 +129,24 @@ type Sessions interface {
 	// If it is not, the error wraps ErrConflict. Deleting what is not there
 	// succeeds.
 	Delete(ctx context.Context, id string, revision int64) error
+
+	// Stats counts what is kept, for monitoring. It loads no document, but it
+	// may take time in proportion to the number of sessions: nothing that a
+	// user waits for asks for it.
+	Stats(ctx context.Context) (Stats, error)
+}
+
+// Stats is what a store keeps. The three are exact for what was committed when
+// the store was asked, each for itself: writes in between may show in one and not
+// yet in another.
+type Stats struct {
+	Unended int // sessions that have not ended
+	Ended   int // sessions that have
+
+	// NextDue is the earliest Due time of all sessions, claimed or not; the
+	// NextDue is the earliest Due time of all sessions, claimed or not, to the
+	// microsecond. The zero time: none is set.
+	NextDue time.Time
 }
 
 // Documents keeps small named documents with their history: settings, and what

@@ -210,6 +210,18 @@ func (f *Store) Delete(ctx context.Context, id string, revision int64) error {
 	return f.do(ctx, "Delete", func() error { return f.inner.Delete(ctx, id, revision) })
 }
 
+// Stats implements [store.Sessions].
+func (f *Store) Stats(ctx context.Context) (stats store.Stats, err error) {
+	err = f.do(ctx, "Stats", func() (err error) {
+		stats, err = f.inner.Stats(ctx)
+		return err
+	})
+	if err != nil {
+		return store.Stats{}, err
+	}
+	return stats, nil
+}
+
 // Document implements [store.Documents].
 func (f *Store) Document(ctx context.Context, key string) (d store.Document, err error) {
 	err = f.do(ctx, "Document", func() (err error) {

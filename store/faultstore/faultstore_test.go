@@ -60,6 +60,7 @@ var calls = []struct {
 	}},
 	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, sid("a"), 1) },
 		func(ctx context.Context, s store.Store) bool { return !has("a")(ctx, s) }},
+	{"Stats", func(ctx context.Context, s store.Store) error { _, err := s.Stats(ctx); return err }, nil},
 	{"Document", func(ctx context.Context, s store.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
 	{"PutDocument", func(ctx context.Context, s store.Store) error {
 		_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 1})

@@ -4,7 +4,7 @@
 // the process ends all sessions are gone, and every user signs in again. It is
 // for tests, and for a provider of one process that can live with that.
 //
-// Get, Create and Update take the same time whatever the number of sessions;
+// Get, Create, Update and Stats take the same time whatever the number of sessions;
 // Due and List of a subject take time in proportion to what they return. List by
 // anything else walks over all sessions, in steps that do not hold others up.
 package memstore
@@ -27,6 +27,7 @@ type Store struct {
 	subjects  map[store.Subject]*subject
 	byID      ordered[*entry] // all sessions
 	byDue     ordered[*entry] // those with a Due time
+	unended   int             // how many of them have not ended
 	writes    uint64          // counts the writes of sessions
 	documents map[string][]store.Document
 }
@@ -347,6 +348,21 @@ func (m *Store) Delete(ctx context.Context, id string, revision int64) error {
 	return nil
 }
 
+// Stats implements [store.Sessions].
+func (m *Store) Stats(ctx context.Context) (store.Stats, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Stats{}, fmt.Errorf("stats: %w", err)
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	stats := store.Stats{Unended: m.unended, Ended: len(m.sessions) - m.unended}
+	for first := range m.byDue.all() {
+		stats.NextDue = first.session.Due
+		break
+	}
+	return stats, nil
+}
+
 // own returns the store's own copy of s, as a store that writes it down would
 // return it: times in UTC and without a monotonic clock reading.
 func own(s store.Session, revision int64) (*store.Session, error) {
@@ -412,11 +428,13 @@ func (m *Store) put(s *store.Session) {
 	m.writes++
 	sub.changed = m.writes
 	sub.all[s.ID] = e
+	m.unended -= len(sub.unended)
 	if s.End == nil {
 		sub.unended[s.ID] = e
 	} else {
 		delete(sub.unended, s.ID)
 	}
+	m.unended += len(sub.unended)
 }
 
 // remove removes a session. The lock is held for writing.
@@ -431,7 +449,9 @@ func (m *Store) remove(e *entry) {
 	m.writes++
 	sub.changed = m.writes
 	delete(sub.all, s.ID)
+	m.unended -= len(sub.unended)
 	delete(sub.unended, s.ID)
+	m.unended += len(sub.unended)
 	if len(sub.all) == 0 {
 		delete(m.subjects, s.Subject)
 	}

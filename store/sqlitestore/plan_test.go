@@ -25,7 +25,7 @@ func TestNoQueryScans(t *testing.T) {
 	queries := map[string]string{
 		"get": getSQL, "count": countSQL, "held": heldSQL, "insert": insertSQL, "update": updateSQL, "state": stateSQL,
 		"rewrite": rewriteSQL, "remove": removeSQL, "addTerm": addTermSQL, "removeTerm": removeTermSQL,
-		"anyDue": anyDueSQL, "due": dueSQL, "claim": claimSQL,
+		"anyDue": anyDueSQL, "due": dueSQL, "claim": claimSQL, "stats": statsSQL,
 		"document": documentSQL, "currentVersion": currentVersionSQL, "insertVersion": insertVersionSQL, "history": historySQL,
 	}
 	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {

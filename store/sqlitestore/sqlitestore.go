@@ -76,7 +76,7 @@ type Store struct {
 	durability string
 
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
-	addTerm, removeTerm, anyDue, due, claim                    *sql.Stmt
+	addTerm, removeTerm, anyDue, due, claim, stats             *sql.Stmt
 	document, currentVersion, insertVersion, documentHistories *sql.Stmt
 }
 
@@ -102,6 +102,10 @@ const (
 	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 LIMIT 1`
 	dueSQL    = `SELECT revision, document FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 ORDER BY due, id LIMIT ?2`
 	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
+
+	// One statement, which sees one moment. Each part walks along an index.
+	statsSQL = `SELECT (SELECT count(*) FROM curfew_sessions WHERE ended = 0), (SELECT count(*) FROM curfew_sessions WHERE ended = 1),
+		(SELECT min(due) FROM curfew_sessions WHERE due IS NOT NULL)`
 
 	documentSQL       = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 ORDER BY version DESC LIMIT 1`
 	currentVersionSQL = `SELECT coalesce(max(version), 0) FROM curfew_documents WHERE key = ?1`
@@ -132,7 +136,7 @@ func (s *Store) open(ctx context.Context) error {
 	for stmt, query := range map[**sql.Stmt]string{
 		&s.get: getSQL, &s.count: countSQL, &s.held: heldSQL, &s.insert: insertSQL, &s.update: updateSQL,
 		&s.state: stateSQL, &s.rewrite: rewriteSQL, &s.remove: removeSQL, &s.addTerm: addTermSQL, &s.removeTerm: removeTermSQL,
-		&s.anyDue: anyDueSQL, &s.due: dueSQL, &s.claim: claimSQL,
+		&s.anyDue: anyDueSQL, &s.due: dueSQL, &s.claim: claimSQL, &s.stats: statsSQL,
 		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
 	} {
 		err := again(ctx, func() (err error) {
@@ -636,6 +640,20 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
 	}
 	return due, nil
+}
+
+// Stats implements [store.Sessions]. It counts the entries of an index.
+func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
+	var stats store.Stats
+	var due sql.NullInt64
+	err := again(ctx, func() error { return s.stats.QueryRowContext(ctx).Scan(&stats.Unended, &stats.Ended, &due) })
+	if err != nil {
+		return store.Stats{}, fmt.Errorf("stats: %w", fault(ctx, err))
+	}
+	if due.Valid {
+		stats.NextDue = time.UnixMicro(due.Int64).UTC()
+	}
+	return stats, nil
 }
 
 // sessions reads the rows of a query for revision and document.

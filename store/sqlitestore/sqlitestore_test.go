@@ -103,6 +103,9 @@ func (a *alternating) Due(ctx context.Context, now time.Time, lease time.Duratio
 func (a *alternating) Delete(ctx context.Context, id string, revision int64) error {
 	return a.next().Delete(ctx, id, revision)
 }
+func (a *alternating) Stats(ctx context.Context) (store.Stats, error) {
+	return a.next().Stats(ctx)
+}
 func (a *alternating) Document(ctx context.Context, key string) (store.Document, error) {
 	return a.next().Document(ctx, key)
 }

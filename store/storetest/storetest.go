@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"List", listTests},
 		{"Due", dueTests},
 		{"Delete", deleteTests},
+		{"Stats", statsTests},
 		{"Buckets", bucketTests},
 		{"Documents", documentTests},
 		{"Context", contextTests},
