@@ -143,7 +143,6 @@ type Stats struct {
 	Unended int // sessions that have not ended
 	Ended   int // sessions that have
 
-	// NextDue is the earliest Due time of all sessions, claimed or not; the
 	// NextDue is the earliest Due time of all sessions, claimed or not, to the
 	// microsecond. The zero time: none is set.
 	NextDue time.Time
