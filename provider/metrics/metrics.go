@@ -1,0 +1,347 @@
+// Package metrics tells Prometheus how a provider's login sessions fare.
+//
+// Three lines switch it on: one makes it, one registers it, and the hook's
+// configuration names it twice.
+//
+//	m := metrics.New(metrics.Config{})
+//	prometheus.MustRegister(m)
+//	hook, err := provider.New(provider.Config{
+//		Store:  m.Store(sessions),
+//		Events: provider.Tee(m.Event, provider.Audit(logger)),
+//		...
+//	})
+//
+// # Metrics
+//
+// No label ever holds a subject, the ID of a session or of a client, or anything
+// else that a user or an application chose: the values are the ones below, and
+// "other" for those that this package does not know.
+//
+//	Metric                                  Type       Labels              Meaning
+//	curfew_sessions                         gauge      state               sessions in the store
+//	curfew_sweep_lag_seconds                gauge                          how overdue the most overdue session is
+//	curfew_stats_errors_total               counter                        times the store could not be asked for the two above
+//	curfew_admissions_total                 counter    kind                sessions that began
+//	curfew_refusals_total                   counter    reason              logins that the policy refused
+//	curfew_ends_total                       counter    reason              sessions that ended
+//	curfew_refresh_refusals_total           counter    reason              refreshes refused because the session is over or not known
+//	curfew_refresh_replays_total            counter                        spent refresh tokens that were presented
+//	curfew_refresh_repeats_total            counter                        refreshes within the grace that got the same answer again
+//	curfew_refresh_repeats_elsewhere_total  counter                        repeats within the grace from another address
+//	curfew_rollbacks_total                  counter                        refresh tokens newer than the store knew
+//	curfew_writes_lost_total                counter                        rotations answered though the store did not take them
+//	curfew_observed_refusals_total          counter    reason              refusals that an observed policy would have made
+//	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
+//	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
+//	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
+//	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
+//	curfew_sweep_failures_total             counter                        sweeps that could not do their work
+//	curfew_store_duration_seconds           histogram  operation, outcome  how long calls of the store took
+//	curfew_store_errors_total               counter    operation           calls that the store did not answer: outcome timeout or error
+//
+// Labels:
+//
+//   - state: unended and ended. Unended are the live sessions, the logins whose
+//     code was not redeemed yet, and what is over but was not swept yet. Ended are
+//     those whose reason is still remembered.
+//   - kind: browser, cli, automation, other.
+//   - reason: inactivity, active_limit, concurrency, logout, ended_by_user,
+//     ended_by_admin, policy_change, replay, revoked, account_disabled,
+//     credential_change, unknown_session, abandoned, other.
+//   - operation: get, create, update, admit, list, due, delete, stats, document,
+//     put_document, history.
+//   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
+//     which are answers; canceled (the caller gave up); timeout, error.
+//
+// Counters and the histogram are of one process: add them up. The gauges are of
+// the store: all processes that share it say the same, so take the maximum. They
+// are read when metrics are collected, no older than [Config.StatsMaxAge]; while
+// the store cannot be asked they are absent. The lag is 0 while nothing is
+// overdue, and up to [provider.Config.SweepEvery] is normal. An end is counted at
+// least once: again, if the process that noticed it died before it could write
+// that it had told.
+//
+// # Several hooks
+//
+// A Metrics is of one hook. Of several in one process each has its own, told
+// apart by a label:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"hook": "staff"}, registry).MustRegister(m)
+//
+// Without it registering the second one fails with
+// [prometheus.AlreadyRegisteredError].
+package metrics
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/curfew-oidc/curfew/internal/outcome"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Config configures [New]. The zero Config is good.
+type Config struct {
+	// StatsMaxAge is how old the gauges may be: the store is asked for them at
+	// most that often, however many collect them. Zero means 5 s; a negative
+	// value asks each time.
+	StatsMaxAge time.Duration
+
+	// StatsTimeout bounds the question. Zero, or a negative value, means 2 s:
+	// less than Prometheus waits for all metrics, which is 10 s unless it is
+	// told otherwise.
+	StatsTimeout time.Duration
+
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Metrics is a [prometheus.Collector] of one hook. It is made by [New], and safe
+// for concurrent use.
+type Metrics struct {
+	cfg Config
+
+	admissions, refusals, ends, refreshRefusals     vector
+	observedRefusals, observedEnds                  vector
+	replays, repeats, repeatsElsewhere              prometheus.Counter
+	rollbacks, writesLost                           prometheus.Counter
+	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
+	storeDuration                                   *prometheus.HistogramVec
+	storeErrors                                     *prometheus.CounterVec
+	sessions, sweepLag                              *prometheus.Desc
+
+	collectors []prometheus.Collector // all but the gauges
+
+	mu    sync.Mutex
+	store store.Store // to ask for the gauges; nil: none yet
+	last  reading
+}
+
+// A reading is what the store said of its sessions.
+type reading struct {
+	at    time.Time
+	stats store.Stats
+	err   error
+}
+
+// New returns metrics that count nothing yet.
+func New(cfg Config) *Metrics {
+	if cfg.StatsMaxAge == 0 {
+		cfg.StatsMaxAge = 5 * time.Second
+	}
+	if cfg.StatsTimeout <= 0 {
+		cfg.StatsTimeout = 2 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	m := &Metrics{cfg: cfg}
+
+	m.sessions = prometheus.NewDesc("curfew_sessions", "Sessions in the store, by whether they have ended.", []string{"state"}, nil)
+	m.sweepLag = prometheus.NewDesc("curfew_sweep_lag_seconds", "How overdue the most overdue session in the store is; 0 if none is.", nil, nil)
+	m.stats = m.counter("curfew_stats_errors_total", "Times the store could not be asked for the number of its sessions.")
+
+	m.admissions = m.vector("curfew_admissions_total", "Sessions that began.", "kind", kinds)
+	m.refusals = m.vector("curfew_refusals_total", "Logins that the policy refused.", "reason", reasons)
+	m.ends = m.vector("curfew_ends_total", "Sessions that ended.", "reason", reasons)
+
+	m.refreshRefusals = m.vector("curfew_refresh_refusals_total", "Refreshes refused because the session is over or not known.", "reason", reasons)
+	m.replays = m.counter("curfew_refresh_replays_total", "Spent refresh tokens that were presented; their sessions end.")
+	m.repeats = m.counter("curfew_refresh_repeats_total", "Refreshes within the grace that got the same answer again.")
+	m.repeatsElsewhere = m.counter("curfew_refresh_repeats_elsewhere_total", "Refreshes repeated within the grace from another address.")
+	m.rollbacks = m.counter("curfew_rollbacks_total", "Refresh tokens newer than the store knew: it lost a write.")
+	m.writesLost = m.counter("curfew_writes_lost_total", "Rotations of a refresh token that were answered though the store did not take them.")
+
+	m.observedRefusals = m.vector("curfew_observed_refusals_total", "Refusals that an observed policy would have made.", "reason", reasons)
+	m.observedEnds = m.vector("curfew_observed_ends_total", "Ends that an observed policy would have made.", "reason", reasons)
+
+	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
+	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
+	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
+	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that could not do their work; it is tried again.")
+
+	m.storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "curfew_store_duration_seconds",
+		Help: "How long calls of the store took, by operation and outcome.",
+		// From a read in memory to beyond the time that the hook gives a call.
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+	}, []string{"operation", "outcome"})
+	m.storeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "curfew_store_errors_total", Help: "Calls that the store did not answer, by operation.",
+	}, []string{"operation"})
+	for _, operation := range operations {
+		m.storeErrors.WithLabelValues(operation)
+	}
+	m.collectors = append(m.collectors, m.storeDuration, m.storeErrors)
+	return m
+}
+
+func (m *Metrics) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	m.collectors = append(m.collectors, c)
+	return c
+}
+
+// other is the value of a label that is not known.
+const other = "other"
+
+var (
+	kinds = []string{string(policy.Browser), string(policy.CLI), string(policy.Automation)}
+
+	reasons = func() (list []string) {
+		for _, reason := range []policy.Reason{
+			policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
+			policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
+			policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange,
+			policy.ReasonUnknownSession, policy.ReasonAbandoned,
+		} {
+			list = append(list, string(reason))
+		}
+		return list
+	}()
+)
+
+// A vector counts by one label, whose values are known beforehand.
+type vector struct {
+	*prometheus.CounterVec
+	known []string
+}
+
+// vector returns a counter that shows each known value from the beginning: an
+// alert on a rate needs the zero before the first one.
+func (m *Metrics) vector(name, help, label string, known []string) vector {
+	v := vector{prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}), known}
+	for _, value := range known {
+		v.WithLabelValues(value)
+	}
+	v.WithLabelValues(other)
+	m.collectors = append(m.collectors, v)
+	return v
+}
+
+func (v vector) inc(value string) {
+	if !slices.Contains(v.known, value) {
+		value = other
+	}
+	v.WithLabelValues(value).Inc()
+}
+
+// Event counts an event: it is a [provider.Config] Events function. It does not
+// block.
+func (m *Metrics) Event(_ context.Context, e provider.Event) {
+	switch e.Type {
+	case provider.EventStarted:
+		m.admissions.inc(string(e.Kind))
+	case provider.EventRefused:
+		m.refusals.inc(string(e.Reason))
+	case provider.EventEnded:
+		m.ends.inc(string(e.Reason))
+	case provider.EventRefreshRefused:
+		m.refreshRefusals.inc(string(e.Reason))
+	case provider.EventReplay:
+		m.replays.Inc()
+	case provider.EventRepeat:
+		m.repeats.Inc()
+	case provider.EventRepeatMoved:
+		m.repeatsElsewhere.Inc()
+	case provider.EventRollback:
+		m.rollbacks.Inc()
+	case provider.EventWriteLost:
+		m.writesLost.Inc()
+	case provider.EventWouldRefuse:
+		m.observedRefusals.inc(string(e.Reason))
+	case provider.EventWouldEnd:
+		m.observedEnds.inc(string(e.Reason))
+	case provider.EventUnavailable:
+		m.unavailable.Inc()
+	case provider.EventSettingsStale:
+		m.settingsStale.Inc()
+	case provider.EventOnEndFailed:
+		m.onEnd.Inc()
+	case provider.EventSweepFailed:
+		m.sweep.Inc()
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (m *Metrics) Describe(descs chan<- *prometheus.Desc) {
+	descs <- m.sessions
+	descs <- m.sweepLag
+	for _, c := range m.collectors {
+		c.Describe(descs)
+	}
+}
+
+// Collect implements [prometheus.Collector]. It asks the store that [Metrics.Store]
+// was given, if there is one.
+func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
+	if r, ok := m.read(); ok && r.err == nil {
+		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+			metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+		}
+		gauge(m.sessions, float64(r.stats.Unended), "unended")
+		gauge(m.sessions, float64(r.stats.Ended), "ended")
+		lag := time.Duration(0)
+		if !r.stats.NextDue.IsZero() {
+			lag = max(0, r.at.Sub(r.stats.NextDue))
+		}
+		gauge(m.sweepLag, lag.Seconds())
+	}
+	for _, c := range m.collectors {
+		c.Collect(metrics)
+	}
+}
+
+// read returns what the store says of its sessions, or said a moment ago. Those
+// who ask at once wait for one answer, and one that failed is as good for all.
+func (m *Metrics) read() (r reading, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.store == nil {
+		return reading{}, false
+	}
+	now := m.cfg.Now()
+	if age := now.Sub(m.last.at); !m.last.at.IsZero() && age >= 0 && age < m.cfg.StatsMaxAge {
+		return m.last, true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.StatsTimeout)
+	defer cancel()
+	m.last = reading{at: now}
+	if m.last.stats, m.last.err = m.store.Stats(ctx); m.last.err != nil {
+		m.stats.Inc()
+	}
+	return m.last, true
+}
+
+// The values of the label operation.
+const (
+	opGet         = "get"
+	opCreate      = "create"
+	opUpdate      = "update"
+	opAdmit       = "admit"
+	opList        = "list"
+	opDue         = "due"
+	opDelete      = "delete"
+	opStats       = "stats"
+	opDocument    = "document"
+	opPutDocument = "put_document"
+	opHistory     = "history"
+)
+
+var operations = []string{
+	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory,
+}
+
+// called notes a call of the store.
+func (m *Metrics) called(operation string, began time.Time, how string) {
+	m.storeDuration.WithLabelValues(operation, how).Observe(m.cfg.Now().Sub(began).Seconds())
+	if outcome.Outage(how) {
+		m.storeErrors.WithLabelValues(operation).Inc()
+	}
+}

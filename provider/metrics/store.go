@@ -1,0 +1,108 @@
+package metrics
+
+import (
+	"context"
+	"time"
+
+	"github.com/curfew-oidc/curfew/internal/outcome"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Store returns s, measured: each call is one call of s, and its duration and
+// outcome are counted. From then on s is also what is asked for the gauges, so
+// it is called once; of several stores the last one is asked. Of nil it is nil.
+func (m *Metrics) Store(s store.Store) store.Store {
+	if s == nil {
+		return nil
+	}
+	measured := &measuredStore{inner: s, m: m}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.store, m.last = measured, reading{}
+	return measured
+}
+
+// A measuredStore measures another one. It embeds nothing, so that no method is
+// forgotten.
+type measuredStore struct {
+	inner store.Store
+	m     *Metrics
+}
+
+func (s *measuredStore) Get(ctx context.Context, id string) (store.Session, error) {
+	began := s.m.cfg.Now()
+	session, err := s.inner.Get(ctx, id)
+	s.m.called(opGet, began, outcome.Of(err))
+	return session, err
+}
+
+func (s *measuredStore) Create(ctx context.Context, session store.Session, max int) error {
+	began := s.m.cfg.Now()
+	err := s.inner.Create(ctx, session, max)
+	s.m.called(opCreate, began, outcome.Of(err))
+	return err
+}
+
+func (s *measuredStore) Update(ctx context.Context, session store.Session) (int64, error) {
+	began := s.m.cfg.Now()
+	revision, err := s.inner.Update(ctx, session)
+	s.m.called(opUpdate, began, outcome.Of(err))
+	return revision, err
+}
+
+func (s *measuredStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+	began := s.m.cfg.Now()
+	var step outcome.Step
+	err := s.inner.Admit(ctx, subject, step.Watch(decide))
+	s.m.called(opAdmit, began, step.Of(err))
+	return err
+}
+
+func (s *measuredStore) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	began := s.m.cfg.Now()
+	page, next, err := s.inner.List(ctx, f, cursor, limit)
+	s.m.called(opList, began, outcome.Of(err))
+	return page, next, err
+}
+
+func (s *measuredStore) Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]store.Session, error) {
+	began := s.m.cfg.Now()
+	due, err := s.inner.Due(ctx, now, lease, limit)
+	s.m.called(opDue, began, outcome.Of(err))
+	return due, err
+}
+
+func (s *measuredStore) Delete(ctx context.Context, id string, revision int64) error {
+	began := s.m.cfg.Now()
+	err := s.inner.Delete(ctx, id, revision)
+	s.m.called(opDelete, began, outcome.Of(err))
+	return err
+}
+
+func (s *measuredStore) Stats(ctx context.Context) (store.Stats, error) {
+	began := s.m.cfg.Now()
+	stats, err := s.inner.Stats(ctx)
+	s.m.called(opStats, began, outcome.Of(err))
+	return stats, err
+}
+
+func (s *measuredStore) Document(ctx context.Context, key string) (store.Document, error) {
+	began := s.m.cfg.Now()
+	d, err := s.inner.Document(ctx, key)
+	s.m.called(opDocument, began, outcome.Of(err))
+	return d, err
+}
+
+func (s *measuredStore) PutDocument(ctx context.Context, d store.Document) (int64, error) {
+	began := s.m.cfg.Now()
+	version, err := s.inner.PutDocument(ctx, d)
+	s.m.called(opPutDocument, began, outcome.Of(err))
+	return version, err
+}
+
+func (s *measuredStore) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
+	began := s.m.cfg.Now()
+	list, err := s.inner.History(ctx, key, before, limit)
+	s.m.called(opHistory, began, outcome.Of(err))
+	return list, err
+}
