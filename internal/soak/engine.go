@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// An engine is a database that the processes share, and which tells afterwards
+// what was committed to it, in the order in which it was.
+type engine interface {
+	name() string
+
+	// url is what the flag -store of examples/op says.
+	url() string
+
+	// open returns the store in it, for who has to write past the processes.
+	open(ctx context.Context) (store.Store, func() error, error)
+
+	// record begins the history. The tables are there already.
+	record(ctx context.Context) error
+
+	// history returns what was committed since record. All writers have
+	// finished.
+	history(ctx context.Context) ([]commit, error)
+
+	close() error
+}
+
+// engineNames are the engines that newEngine knows.
+var engineNames = []string{"SQLite"}
+
+// newEngine returns an empty engine. dir is for its files.
+func newEngine(_ context.Context, name, dir string) (engine, error) {
+	switch name {
+	case "SQLite":
+		return newSQLite(dir), nil
+	}
+	return nil, fmt.Errorf("unknown engine %q", name)
+}

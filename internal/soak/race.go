@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+const (
+	places    = 4 // processes of a fleet
+	limit     = 3 // the cap
+	allLogins = 256
+	workers   = 32
+
+	// visitors is how many come and go at once in a mixed race: more than the
+	// cap, and few enough that some stay to refresh.
+	visitors = 6
+
+	// idle is how long a command line may go unused. The browsers of the
+	// tests never go unused for too long.
+	idle = 2 * time.Second
+)
+
+// modes are what may happen to a login at the cap. Each round has a user for
+// each of them.
+var modes = []policy.AtLimit{policy.Refuse, policy.EndOldest, policy.EndIdlest, policy.Ask}
+
+// A world is one database and the processes on it.
+type world struct {
+	engine engine
+	fleet  *fleet
+	dir    string
+	args   []string
+	cap    int // what the history is held against
+}
+
+// people writes the files that all processes of a fleet share, and returns the
+// flags for them. For each mode there are the users plain-<mode> and
+// mixed-<mode>, and for refuse so many more as asked, user-0 and so on.
+func people(dir string, more int) ([]string, error) {
+	// The lowest cost: this is not about bcrypt.
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	if err != nil {
+		return nil, err
+	}
+	var users, scopes strings.Builder
+	add := func(name string, mode policy.AtLimit) {
+		fmt.Fprintf(&users, "- {username: %s, sub: %s, password_hash: %q}\n", name, name, hash)
+		fmt.Fprintf(&scopes, "      %s: {concurrent: %d, at_limit: %s}\n", name, limit, mode)
+	}
+	for _, mode := range modes {
+		add("plain-"+mode.String(), mode)
+		add("mixed-"+mode.String(), mode)
+	}
+	for i := range more {
+		add(fmt.Sprintf("user-%d", i), policy.Refuse)
+	}
+	files := []struct{ flag, name, content string }{
+		{"-users", "users.yaml", users.String()},
+		{"-clients", "clients.json", fmt.Sprintf(`[
+{"client_id": %q, "client_secret": %q, "type": "web", "redirect_uris": [%q], "grant_types": ["authorization_code", "refresh_token"]},
+{"client_id": %q, "type": "native", "redirect_uris": [%q], "grant_types": ["authorization_code", "refresh_token"]}]`,
+			web, webSecret, redirectURIs[web], cli, redirectURIs[cli])},
+		{"-settings", "settings.yaml", settings(limit, scopes.String())},
+	}
+	args := []string{"-floor", "1s", "-signing-alg", "ES256", "-keys", dir + "/keys.json"}
+	for _, f := range files {
+		path, err := put(dir, f.name, f.content)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, f.flag, path)
+	}
+	return args, nil
+}
+
+func settings(concurrent int, users string) string {
+	return fmt.Sprintf("accounts:\n  default:\n    active: 24h\n    concurrent: %d\n    kinds:\n      cli: {inactivity: %s}\n    users:\n%s",
+		concurrent, idle, users)
+}
+
+// newWorld starts a fleet on an empty database, and its history.
+func newWorld(ctx context.Context, e engine, dir string, programs []string, more int) (*world, error) {
+	args, err := people(dir, more)
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, "-store", e.url())
+	f, err := startFleet(dir, programs, args...)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{engine: e, fleet: f, dir: dir, args: args, cap: limit}
+	if err := e.record(ctx); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	return w, nil
+}
+
+// same is the same program so many times.
+func same(program string) []string {
+	programs := make([]string, places)
+	for i := range programs {
+		programs[i] = program
+	}
+	return programs
+}
+
+// replay reads the history until now and follows it.
+func (w *world) replay(ctx context.Context) (*replay, error) {
+	history, err := w.engine.history(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := newReplay(w.cap)
+	return r, r.run(history)
+}
+
+// An outcome is what became of the logins of one race.
+type outcome struct {
+	logins, admitted, refused, evicted, refreshes, ends int
+}
+
+// A tally counts by many goroutines.
+type tally struct{ admitted, refused, evicted, refreshes, ends, lost atomic.Int64 }
+
+func (t *tally) outcome(logins int) outcome {
+	return outcome{logins, int(t.admitted.Load()), int(t.refused.Load()), int(t.evicted.Load()), int(t.refreshes.Load()), int(t.ends.Load())}
+}
+
+// each runs do for 0 to n-1 in so many goroutines, and returns the first error.
+func each(ctx context.Context, n, workers int, do func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, workers) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				if err := do(ctx, i); err != nil {
+					cancel(fmt.Errorf("login %d: %w", i, err))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// hasReason reports whether a client was told why it was refused.
+func hasReason(err error, reason policy.Reason) bool {
+	var r *refusal
+	return errors.As(err, &r) && strings.HasPrefix(r.description, string(reason))
+}
+
+// plain is the race as such: many logins of one user have entered their password,
+// and all come for their code at once, each at another process than before.
+func (w *world) plain(ctx context.Context, mode policy.AtLimit, logins int) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	user := "plain-" + mode.String()
+	list := make([]*login, logins)
+	err := each(ctx, logins, workers, func(ctx context.Context, i int) error {
+		list[i] = w.fleet.newLogin(i, web, user)
+		return list[i].signIn(ctx)
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	var t tally
+	err = each(ctx, logins, 2*workers, func(ctx context.Context, i int) error {
+		return w.redeem(ctx, list[i], &t)
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	return w.settled(ctx, user, list, &t)
+}
+
+// settled proves that exactly as many as the cap allows are left: by the clients,
+// whose tokens work or are refused for the cap, and by the history.
+func (w *world) settled(ctx context.Context, user string, list []*login, t *tally) (outcome, error) {
+	var working atomic.Int64
+	err := each(ctx, len(list), workers, func(ctx context.Context, i int) error {
+		if list[i].refreshToken == "" {
+			return nil
+		}
+		err := list[i].refresh(ctx)
+		switch {
+		case err == nil:
+			working.Add(1)
+			t.refreshes.Add(1)
+		case hasReason(err, policy.ReasonConcurrency):
+			t.evicted.Add(1)
+		default:
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	r, err := w.replay(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	if n := len(r.live(user, time.Now(), idle)); n != w.cap || working.Load() != int64(w.cap) {
+		return outcome{}, fmt.Errorf("at the end %d sessions of %s are live, and %d clients have a token that works: want %d", n, user, working.Load(), w.cap)
+	}
+	o := t.outcome(len(list))
+	if o.admitted+o.refused != o.logins || o.admitted-o.evicted != w.cap {
+		return outcome{}, fmt.Errorf("the logins do not add up: %+v", o)
+	}
+	return o, nil
+}
+
+// mixed is the race amid everything else: those who get in refresh, and then
+// leave, by signing out, by revoking their token, or by being forgotten until a
+// sweep finds them. So there is room again and again. When all have left,
+// browsers come until the cap is reached.
+func (w *world) mixed(ctx context.Context, mode policy.AtLimit, logins int) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	user := "mixed-" + mode.String()
+	var t tally
+	err := each(ctx, logins, visitors, func(ctx context.Context, i int) error {
+		return w.visit(ctx, w.fleet.newLogin(i, []string{web, cli}[i%2], user), i, &t)
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := w.until(ctx, func(r *replay) bool { return len(r.live(user, time.Now(), idle)) == 0 }); err != nil {
+		return outcome{}, fmt.Errorf("not all have left: %w", err)
+	}
+
+	last := make([]*login, 2*limit)
+	var end tally
+	err = each(ctx, len(last), len(last), func(ctx context.Context, i int) error {
+		last[i] = w.fleet.newLogin(i, web, user)
+		return w.enter(ctx, last[i], &end)
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	final, err := w.settled(ctx, user, last, &end)
+	o := t.outcome(logins)
+	o.logins += final.logins
+	o.admitted += final.admitted
+	o.refused += final.refused
+	o.evicted += final.evicted
+	o.refreshes += final.refreshes
+	return o, err
+}
+
+// enter signs in and gets tokens. A login that the cap refuses or ends is
+// counted; it has no token then.
+func (w *world) enter(ctx context.Context, l *login, t *tally) error {
+	if err := l.signIn(ctx); err != nil {
+		return err
+	}
+	return w.redeem(ctx, l, t)
+}
+
+// redeem is the second half of enter.
+func (w *world) redeem(ctx context.Context, l *login, t *tally) error {
+	code, err := l.callback(ctx)
+	switch {
+	case hasReason(err, policy.ReasonConcurrency):
+		t.refused.Add(1)
+		return nil
+	case err != nil:
+		return err
+	}
+	t.admitted.Add(1)
+	err = l.redeem(ctx, code)
+	if hasReason(err, policy.ReasonConcurrency) {
+		t.evicted.Add(1)
+		return nil
+	}
+	return err
+}
+
+// visit enters, refreshes twice and leaves.
+func (w *world) visit(ctx context.Context, l *login, i int, t *tally) error {
+	if err := w.enter(ctx, l, t); err != nil || l.refreshToken == "" {
+		return err
+	}
+	for range 2 {
+		err := l.refresh(ctx)
+		switch {
+		case hasReason(err, policy.ReasonConcurrency):
+			t.evicted.Add(1)
+			return nil
+		case l.client == cli && hasReason(err, policy.ReasonInactivity):
+			return nil // the machine was too busy to refresh in time
+		case err != nil:
+			return err
+		}
+		t.refreshes.Add(1)
+	}
+	if l.client == cli && i%4 == 1 {
+		return nil // forgotten
+	}
+	t.ends.Add(1)
+	if l.client == cli {
+		return l.revoke(ctx)
+	}
+	return l.signOut(ctx)
+}
+
+// until waits until the history is as it has to be.
+func (w *world) until(ctx context.Context, holds func(*replay) bool) error {
+	for {
+		r, err := w.replay(ctx)
+		if err != nil || holds(r) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// swept waits until sweeps have ended all that is over, and returns the history.
+func (w *world) swept(ctx context.Context) (*replay, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	var last *replay
+	err := w.until(ctx, func(r *replay) bool {
+		last = r
+		for _, s := range r.sessions {
+			if s.End == nil && s.Kind == policy.CLI {
+				return false
+			}
+		}
+		return r.swept > 0
+	})
+	if err != nil {
+		return nil, fmt.Errorf("nothing was swept: %w", err)
+	}
+	return last, nil
+}
