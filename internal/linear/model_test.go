@@ -91,9 +91,10 @@ const (
 
 // An answer is what a call returned.
 type answer struct {
-	outcome outcome
-	seen    []version // of get and the lists; of a login what its step was given last
-	looked  bool      // of a login: its step was run
+	outcome  outcome
+	revision int64     // of refresh and end: the new one
+	seen     []version // of get and the lists; of a login what its step was given last
+	looked   bool      // of a login: its step was run
 }
 
 // model is a store of one subject. What a call does depends on the state alone,
@@ -111,7 +112,7 @@ var model = porcupine.Model{
 			// An admission that gave up: it changed nothing, and what it saw
 			// was overtaken.
 			return true, now
-		case a.outcome != want.outcome || want.looked != a.looked || !slices.Equal(a.seen, want.seen):
+		case a.outcome != want.outcome || a.revision != want.revision || a.looked != want.looked || !slices.Equal(a.seen, want.seen):
 			return false, now
 		}
 		return true, next
@@ -154,7 +155,7 @@ func (s state) step(c call) (state, answer) {
 		}
 		next := c.write
 		next.revision, next.tag = old.revision+1, c.number
-		return s.with(next), answer{outcome: done}
+		return s.with(next), answer{outcome: done, revision: next.revision}
 	case get:
 		if !known {
 			return s, answer{outcome: notFound}
