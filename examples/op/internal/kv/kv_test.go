@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
 
 // Every store passes the same tests. It is opened twice, as by two processes.
 func TestStores(t *testing.T) {
-	for name, open := range map[string]func(t *testing.T) (one, two Store){
+	stores := map[string]func(t *testing.T) (one, two Store){
 		"memory": func(*testing.T) (one, two Store) {
 			s := NewMemory()
 			return s, s
@@ -54,7 +54,14 @@ func TestStores(t *testing.T) {
 			url := enginetest.PostgresURL(t)
 			return openPostgres(t, url, "serializable"), openPostgres(t, url, "serializable")
 		},
-	} {
+	}
+	for name, options := range redisServers {
+		stores[name] = func(t *testing.T) (one, two Store) {
+			o := options(t)
+			return openRedis(t, o), openRedis(t, o)
+		}
+	}
+	for name, open := range stores {
 		for _, test := range []struct {
 			name string
 			run  func(t *testing.T, one, two Store)
@@ -382,6 +389,36 @@ func TestPostgresMigration(t *testing.T) {
 	require.NoError(t, err)
 	_, err = NewPostgres(t.Context(), pools[0])
 	require.ErrorContains(t, err, "made by a newer program")
+}
+
+// Two that remove the same records may wait for each other: PostgreSQL ends one
+// of the two, and it is tried again.
+func TestPostgresDeadlock(t *testing.T) {
+	s := openPostgres(t, enginetest.PostgresURL(t), "")
+	for _, key := range []string{"a", "b"} {
+		require.NoError(t, s.Put(t.Context(), Record{Key: key, Group: "g", Expires: at}))
+	}
+	tx, err := s.pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), `SET LOCAL deadlock_timeout = '1min'`) // the other one notices first
+	require.NoError(t, err)
+	const lock = `SELECT 1 FROM curfew_op_records WHERE key = $1 FOR UPDATE`
+	_, err = tx.Exec(t.Context(), lock, []byte("b"))
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- s.DeleteGroup(context.Background(), "g") }()
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := s.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting)
+		return err == nil && waiting == 1
+	}, time.Minute, 5*time.Millisecond)
+	_, err = tx.Exec(t.Context(), lock, []byte("a"))
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-done)
+	_, err = s.Get(t.Context(), "a")
+	require.ErrorIs(t, err, ErrNotFound)
 }
 
 // No statement looks through the whole table.
