@@ -26,6 +26,7 @@ type config struct {
 	floor         time.Duration
 	settings      string
 	checkSettings bool
+	metrics       string // empty: none
 
 	// The default files are in the state folder, which is made for them. A
 	// folder that was asked for is not: where it is missing is probably not
@@ -61,6 +62,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	f.DurationVar(&c.floor, "floor", 15*time.Minute, "lowest duration that a setting may have")
 	f.StringVar(&c.settings, "settings", "", "`file` with the settings, in YAML, read again on SIGHUP (default: they are in the store)")
 	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")
+	f.StringVar(&c.metrics, "metrics", "", "`address` to serve Prometheus metrics on, at /metrics, such as 127.0.0.1:9464 (default: none)")
 	f.Usage = func() {
 		fmt.Fprintln(stderr, "op is an OpenID provider whose logins end when the policy says so.\n"+
 			"Each flag may be given as an environment variable too: -signing-alg as CURFEW_SIGNING_ALG.")
@@ -100,6 +102,11 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	host, _, err := net.SplitHostPort(c.listen)
 	if err != nil {
 		return c, &usageError{"listen", err}
+	}
+	if c.metrics != "" {
+		if _, _, err := net.SplitHostPort(c.metrics); err != nil {
+			return c, &usageError{"metrics", err}
+		}
 	}
 	if c.issuer == "" && !isLoopback(host) {
 		return c, &usageError{"issuer", fmt.Errorf("it is needed where -listen (%s) is not a loopback address", c.listen)}

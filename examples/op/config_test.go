@@ -64,6 +64,8 @@ func TestBadFlags(t *testing.T) {
 		{args: []string{"-clients", filepath.Join(dir, "missing")}, want: "-clients"},
 		{args: []string{"-settings", filepath.Join(dir, "missing")}, want: "-settings"},
 		{args: []string{"-check-settings"}, want: "-settings"},
+		{args: []string{"-metrics", "9464"}, want: "-metrics"},
+		{args: []string{"-metrics", "127.0.0.1:-1"}, want: "-metrics"},
 		{args: []string{"-keys", dir}, want: "-keys"},
 		{args: []string{"-keys", filepath.Join(users, "under-a-file")}, want: "-keys"},
 	} {

@@ -8,6 +8,8 @@
 //
 //	main.go      start and end
 //	config.go    flags
+//	database.go  where everything is kept
+//	health.go    for who watches over the process, with metrics.go
 //	keys.go      the keys file, and what the store remembers of it
 //	users.go     the users file, passwords
 //	clients.go   the clients file
@@ -16,6 +18,8 @@
 //	pages.go     what people see
 //	guard.go     headers and errors of all responses
 //	throttle.go  against guessing
+//	strict.go    JSON without surprises
+//	demo.go      what is there without files
 package main
 
 import (
@@ -118,8 +122,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if issuer == "" {
 		issuer = "http://" + listener.Addr().String()
 	}
+	events := provider.Audit(log)
+	if c.metrics != "" {
+		m, err := serveMetrics(ctx, c.metrics, log)
+		if err != nil {
+			return &usageError{"metrics", err}
+		}
+		defer m.close()
+		db.sessions, events = m.Store(db.sessions), provider.Tee(m.Event, events)
+	}
 	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
-	server, hook, err := newServer(issuer, st, db, settings, log)
+	server, hook, err := newServer(issuer, st, db, settings, events, log)
 	if err != nil {
 		return err
 	}
@@ -148,6 +161,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 	})
 
+	health := &health{ready: readiness(st, db, settings), log: log}
+	server.Handler = health.handler(server.Handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	log.Info("started", "issuer", issuer, "listen", listener.Addr().String(), "store", c.store, "keys", c.keys)
@@ -159,6 +174,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	case <-ctx.Done():
 	}
+	health.ending.Store(true)
 	log.Info("ending: requests that have begun are answered")
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -231,10 +247,10 @@ func sweep(ctx context.Context, st *storage, log *slog.Logger) {
 const maxBody = 64 << 10
 
 // newServer puts the provider together.
-func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, log *slog.Logger) (*http.Server, *provider.Hook, error) {
+func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
 	hook, err := provider.New(provider.Config{
 		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
-		Membership: st.users.membership, OnEnd: st.ended, Events: provider.Audit(log),
+		Membership: st.users.membership, OnEnd: st.ended, Events: events,
 	})
 	if err != nil {
 		return nil, nil, err

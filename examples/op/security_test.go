@@ -21,6 +21,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
@@ -353,7 +354,7 @@ func TestOutage(t *testing.T) {
 	require.NoError(t, err)
 	s := &server{t: t, issuer: "http://" + listener.Addr().String()}
 	st := &storage{kv: records, users: us, clients: clients, keys: keys}
-	srv, _, err := newServer(s.issuer, st, db, storedSettings{db.sessions}, testLog(t))
+	srv, _, err := newServer(s.issuer, st, db, storedSettings{db.sessions}, provider.Audit(testLog(t)), testLog(t))
 	require.NoError(t, err)
 	go func() { _ = srv.Serve(listener) }() // ends with Close
 	t.Cleanup(func() { require.NoError(t, srv.Close()) })

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/curfew-oidc/curfew/provider"
+)
+
+// A health answers who watches over the process: a supervisor, which starts it
+// again if it is not up, and a balancer, which sends nobody to where the
+// database cannot be reached. These are two questions: to start again a process
+// that waits for its database helps nobody.
+type health struct {
+	// ready returns nil if a login could be made now.
+	ready func(ctx context.Context) error
+	log   *slog.Logger
+
+	ending atomic.Bool // requests that have begun are answered, and then it ends
+
+	mu    sync.Mutex
+	asked time.Time
+	last  error
+}
+
+const (
+	// readyTimeout is for an answer of the store that is still worth sending
+	// somebody here. A balancer gives up after a few seconds.
+	readyTimeout = time.Second
+
+	// readyFor is how long an answer holds, so that nobody puts load on the
+	// database by asking.
+	readyFor = time.Second
+)
+
+// handler answers GET /healthz and /readyz, and leaves the rest to next.
+func (h *health) handler(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		h.answer(w, http.StatusOK, "up")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case h.ending.Load():
+			h.answer(w, http.StatusServiceUnavailable, "ending")
+		case h.check(r.Context()) != nil: // which is for the log: anybody may ask
+			h.answer(w, http.StatusServiceUnavailable, "the database cannot be reached")
+		default:
+			h.answer(w, http.StatusOK, "ready")
+		}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (h *health) answer(w http.ResponseWriter, status int, text string) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if status == http.StatusServiceUnavailable {
+		header.Set("Retry-After", strconv.Itoa(retryAfter))
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n")) // who asked may have gone
+}
+
+// check asks the store, for all who want to know at the same time.
+func (h *health) check(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.asked.IsZero() && time.Since(h.asked) < readyFor {
+		return h.last
+	}
+	// It is not only for who asked first, and may have gone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readyTimeout)
+	defer cancel()
+	err := h.ready(ctx)
+	switch {
+	case err != nil && h.last == nil:
+		h.log.Error("not ready", "error", err)
+	case err == nil && h.last != nil:
+		h.log.Info("ready again")
+	}
+	h.asked, h.last = time.Now(), err
+	return err
+}
+
+// readiness asks for one record, the memory of the keys (gone if somebody
+// emptied the store, and with it the settings), and the settings.
+func readiness(st *storage, db *database, settings provider.SettingsSource) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		if err := st.Health(ctx); err != nil {
+			return fmt.Errorf("records: %w", err)
+		}
+		if _, err := db.sessions.Document(ctx, ringDocument); err != nil {
+			return fmt.Errorf("sessions: %w", err)
+		}
+		if _, err := settings.Account(ctx, "default"); err != nil {
+			return fmt.Errorf("settings: %w", err)
+		}
+		return nil
+	}
+}
