@@ -44,6 +44,13 @@ lint: go staticcheck ## Check format, vet, staticcheck and go.mod
 bench: go ## Measure what the hook costs, and fail if it is more than promised
 	go run ./internal/bench -write docs/benchmarks.md
 
+# How many rounds make soak does.
+SOAK_ROUNDS ?= 20
+
+.PHONY: soak
+soak: go ## Race for the cap SOAK_ROUNDS times (20), and write the figures down
+	go run ./internal/soak -rounds $(SOAK_ROUNDS) -write docs/benchmarks.md
+
 .PHONY: fuzz
 fuzz: go ## Run each fuzz target for FUZZTIME (30s)
 	@found=0; packages=$$(go list ./...); \

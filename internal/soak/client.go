@@ -40,6 +40,8 @@ type login struct {
 	verifier string
 
 	refreshToken, idToken string
+
+	refused bool // for the cap
 }
 
 func (f *fleet) newLogin(n int, client, username string) *login {

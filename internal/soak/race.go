@@ -224,15 +224,21 @@ func (w *world) settled(ctx context.Context, user string, list []*login, t *tall
 
 // mixed is the race amid everything else: those who get in refresh, and then
 // leave, by signing out, by revoking their token, or by being forgotten until a
-// sweep finds them. So there is room again and again. When all have left,
-// browsers come until the cap is reached.
+// sweep finds them. So there is room again and again, and who was refused tries
+// again until it is let in. When all have left, browsers come until the cap is
+// reached.
 func (w *world) mixed(ctx context.Context, mode policy.AtLimit, logins int) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
 	user := "mixed-" + mode.String()
 	var t tally
 	err := each(ctx, logins, visitors, func(ctx context.Context, i int) error {
-		return w.visit(ctx, w.fleet.newLogin(i, []string{web, cli}[i%2], user), i, &t)
+		for {
+			l := w.fleet.newLogin(i, []string{web, cli}[i%2], user)
+			if err := w.visit(ctx, l, i, &t); err != nil || !l.refused {
+				return err
+			}
+		}
 	})
 	if err != nil {
 		return outcome{}, err
@@ -251,7 +257,7 @@ func (w *world) mixed(ctx context.Context, mode policy.AtLimit, logins int) (out
 		return outcome{}, err
 	}
 	final, err := w.settled(ctx, user, last, &end)
-	o := t.outcome(logins)
+	o := t.outcome(int(t.admitted.Load() + t.refused.Load()))
 	o.logins += final.logins
 	o.admitted += final.admitted
 	o.refused += final.refused
@@ -275,6 +281,7 @@ func (w *world) redeem(ctx context.Context, l *login, t *tally) error {
 	switch {
 	case hasReason(err, policy.ReasonConcurrency):
 		t.refused.Add(1)
+		l.refused = true
 		return nil
 	case err != nil:
 		return err
@@ -306,8 +313,8 @@ func (w *world) visit(ctx context.Context, l *login, i int, t *tally) error {
 		}
 		t.refreshes.Add(1)
 	}
-	if l.client == cli && i%4 == 1 {
-		return nil // forgotten
+	if i%12 == 1 {
+		return nil // a command line, forgotten
 	}
 	t.ends.Add(1)
 	if l.client == cli {
