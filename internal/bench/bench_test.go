@@ -52,6 +52,42 @@ func each(b *testing.B, run func(*testing.B, *server)) {
 	}
 }
 
+// BenchmarkStore is for profiles: what a refresh asks of a store, and the same of
+// the engine's driver alone.
+func BenchmarkStore(b *testing.B) {
+	for _, engine := range engineNames {
+		b.Run(engine, func(b *testing.B) {
+			r, err := newRig(b.Context(), engine, b.TempDir())
+			require.NoError(b, err)
+			b.Cleanup(func() { require.NoError(b, r.close()) })
+			like := typicalSession(b)
+			stores, bares, _, err := besides(b.Context(), r, like, 1)
+			require.NoError(b, err)
+			for name, steps := range map[string][]func() (time.Duration, error){"store": stores, "bare": bares} {
+				if len(steps) == 0 {
+					continue // there is no driver
+				}
+				b.Run(name, func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						_, err := steps[0]()
+						require.NoError(b, err)
+					}
+				})
+			}
+		})
+	}
+}
+
+func typicalSession(t testing.TB) store.Session {
+	t.Helper()
+	key, err := newSigningKey(jose.ES256)
+	require.NoError(t, err)
+	like, err := typical(key)
+	require.NoError(t, err)
+	return like
+}
+
 func opened(t testing.TB, engine string) store.Store {
 	t.Helper()
 	s, closeStore, err := open(engine, filepath.Join(t.TempDir(), "sessions.db"))
@@ -162,7 +198,7 @@ func TestMissedBars(t *testing.T) {
 			admission: pairing{a: us(100), b: us(3000), added: us(2900)},
 		}
 	}
-	require.Empty(t, good().missed())
+	require.Empty(t, missed(good().bars()))
 	require.NotContains(t, good().String(), "missed")
 
 	for name, spoil := range map[string]func(*report){
@@ -182,7 +218,7 @@ func TestMissedBars(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := good()
 			spoil(r)
-			require.NotEmpty(t, r.missed())
+			require.NotEmpty(t, missed(r.bars()))
 			require.Contains(t, r.String(), "**missed**")
 		})
 	}
@@ -211,18 +247,32 @@ func TestPairStopsAtAnError(t *testing.T) {
 
 func TestReplaceBlock(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "doc.md")
+	begin, end := markers("hook")
+	otherBegin, otherEnd := markers("stores")
 	for name, old := range map[string]string{
-		"no marker": "text\n", "no end": "a\n" + blockBegin, "in the wrong order": blockEnd + blockBegin,
+		"no marker": "text\n", "no end": "a\n" + begin, "in the wrong order": end + begin, "of another part": otherBegin + otherEnd,
 	} {
 		require.NoError(t, os.WriteFile(file, []byte(old), 0o600))
-		require.Error(t, replaceBlock(file, "new\n"), name)
+		require.Error(t, replaceBlock(file, "hook", "new\n"), name)
 		kept, err := os.ReadFile(file)
 		require.NoError(t, err)
 		require.Equal(t, old, string(kept), name)
 	}
-	require.NoError(t, os.WriteFile(file, []byte("head\n"+blockBegin+"old\n"+blockEnd+"tail\n"), 0o600))
-	require.NoError(t, replaceBlock(file, "new\n"))
+	other := otherBegin + "other\n" + otherEnd
+	require.NoError(t, os.WriteFile(file, []byte("head\n"+begin+"old\n"+end+other+"tail\n"), 0o600))
+	require.NoError(t, replaceBlock(file, "hook", "new\n"))
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
-	require.Equal(t, "head\n"+blockBegin+"new\n"+blockEnd+"tail\n", string(got))
+	require.Equal(t, "head\n"+begin+"new\n"+end+other+"tail\n", string(got))
+}
+
+// The document has a place for what each part writes.
+func TestTheDocumentHasAllBlocks(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/benchmarks.md")
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "doc.md")
+	require.NoError(t, os.WriteFile(file, doc, 0o600))
+	for _, p := range parts {
+		require.NoError(t, replaceBlock(file, p.name, "new\n"))
+	}
 }

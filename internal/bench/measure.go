@@ -49,9 +49,14 @@ type pairing struct {
 	added []time.Duration // the median of b minus a in each run
 }
 
-// pair runs two flows in turn: step by step, so that what disturbs the machine
-// disturbs both, and each goes first half of the time.
+// pair runs two flows in turn.
 func pair(a, b flow, runs, steps int) (pairing, error) {
+	return alternate(a.timed, b.timed, runs, steps)
+}
+
+// alternate takes two kinds of timed steps in turn: step by step, so that what
+// disturbs the machine disturbs both, and each goes first half of the time.
+func alternate(a, b func() (time.Duration, error), runs, steps int) (pairing, error) {
 	var p pairing
 	for range runs {
 		var as, bs, added []time.Duration
@@ -60,11 +65,11 @@ func pair(a, b flow, runs, steps int) (pairing, error) {
 			var ta, tb time.Duration
 			var errA, errB error
 			if i%2 == 0 {
-				ta, errA = a.timed()
-				tb, errB = b.timed()
+				ta, errA = a()
+				tb, errB = b()
 			} else {
-				tb, errB = b.timed()
-				ta, errA = a.timed()
+				tb, errB = b()
+				ta, errA = a()
 			}
 			if errA != nil || errB != nil {
 				return pairing{}, fmt.Errorf("step %d: %v, %v", i, errA, errB)
@@ -89,7 +94,16 @@ func allocations(f flow, steps int) (cost, error) {
 	return cost{median(allocs), median(bytes)}, nil
 }
 
-func median[T ~int64 | ~uint64](list []T) T {
+// percentile returns the value that p of 100 are not above.
+func percentile(list []time.Duration, p int) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[max(0, (len(sorted)*p+99)/100-1)]
+}
+
+func median[T ~int64 | ~uint64 | ~float64](list []T) T {
 	sorted := slices.Sorted(slices.Values(list))
 	n := len(sorted)
 	if n == 0 {

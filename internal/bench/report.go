@@ -84,15 +84,27 @@ func (r *report) bars() []bar {
 		admission <= maxAdmission && admission > 0})
 }
 
-// missed returns the bars that were missed.
-func (r *report) missed() []string {
+// missed returns the bars of a list that were missed.
+func missed(bars []bar) []string {
 	var missed []string
-	for _, b := range r.bars() {
+	for _, b := range bars {
 		if !b.met {
 			missed = append(missed, fmt.Sprintf("%s: %s, allowed %s", b.what, b.measured, b.allowed))
 		}
 	}
 	return missed
+}
+
+// writeBars writes a list of bars as a table.
+func writeBars(b *strings.Builder, bars []bar) {
+	b.WriteString("\n| bar | measured | allowed | |\n|---|---|---|---|\n")
+	for _, bar := range bars {
+		verdict := "met"
+		if !bar.met {
+			verdict = "**missed**"
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", bar.what, bar.measured, bar.allowed, verdict)
+	}
 }
 
 // String returns the report in Markdown.
@@ -107,14 +119,7 @@ func (r *report) String() string {
 			micro(median(p.a)), micro(median(p.b)), micro(median(p.added)), micro(slices.Min(p.added)), micro(slices.Max(p.added)),
 			l.bare.allocs, l.hook.allocs, float64(l.bare.bytes)/1000, float64(l.hook.bytes)/1000)
 	}
-	b.WriteString("\n| bar | measured | allowed | |\n|---|---|---|---|\n")
-	for _, bar := range r.bars() {
-		verdict := "met"
-		if !bar.met {
-			verdict = "**missed**"
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", bar.what, bar.measured, bar.allowed, verdict)
-	}
+	writeBars(&b, r.bars())
 	return b.String()
 }
 
@@ -132,6 +137,13 @@ type machine struct {
 	cores                 int
 	sync                  time.Duration
 	at                    time.Time
+}
+
+// addEngine names the version of an engine that was measured.
+func (m *machine) addEngine(name, version string) {
+	if version != "" {
+		m.versions += ", " + name + " " + version
+	}
 }
 
 func (m machine) String() string {
@@ -192,24 +204,27 @@ func syncTime(dir string) (time.Duration, error) {
 	return median(took), nil
 }
 
-const (
-	blockBegin = "<!-- written by make bench: begin -->\n"
-	blockEnd   = "<!-- written by make bench: end -->\n"
-)
+// markers return the lines that what is written by a part is between.
+func markers(part string) (begin, end string) {
+	line := "<!-- written by make bench, " + part + ": "
+	return line + "begin -->\n", line + "end -->\n"
+}
 
-// replaceBlock replaces what is between the markers in a file.
-func replaceBlock(file, text string) error {
+// replaceBlock replaces what is between a part's markers in a file. The rest of
+// it, the blocks of other parts included, stays as it is.
+func replaceBlock(file, part, text string) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	head, rest, ok := bytes.Cut(old, []byte(blockBegin))
+	begin, end := markers(part)
+	head, rest, ok := bytes.Cut(old, []byte(begin))
 	if !ok {
-		return fmt.Errorf("%s: no marker %q", file, blockBegin)
+		return fmt.Errorf("%s: no marker %q", file, begin)
 	}
-	_, tail, ok := bytes.Cut(rest, []byte(blockEnd))
+	_, tail, ok := bytes.Cut(rest, []byte(end))
 	if !ok {
-		return fmt.Errorf("%s: no marker %q", file, blockEnd)
+		return fmt.Errorf("%s: no marker %q", file, end)
 	}
-	return os.WriteFile(file, slices.Concat(head, []byte(blockBegin), []byte(text), []byte(blockEnd), tail), 0o644)
+	return os.WriteFile(file, slices.Concat(head, []byte(begin), []byte(text), []byte(end), tail), 0o644)
 }

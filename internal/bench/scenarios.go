@@ -22,6 +22,8 @@ const (
 	maxAllocs    = 80
 	maxGrowth    = 1.25 // of refresh and login, from few to many sessions
 	maxAdmission = 3 * time.Millisecond
+	maxSlower    = 1.3 // times the bare driver: what a refresh asks of the store
+	minShare     = 0.7 // of the bare driver's throughput, with many clients
 	admissionCap = 100
 	fewSessions  = 10
 )
@@ -34,7 +36,13 @@ var limits = policy.Limits{
 }
 
 // A size is how much is measured.
-type size struct{ runs, steps, sessions int }
+type size struct {
+	runs, steps int
+	sessions    int           // of a large account, in memory
+	window      time.Duration // how long clients run at the same time
+	many        int           // sessions of an engine that has many
+	sweep       int           // how many of them are swept
+}
 
 // newHook returns a hook on a store whose settings are read from the store, as
 // by default.
