@@ -228,9 +228,12 @@ func TestSkewedClocksAndCodes(t *testing.T) {
 // sweeps.
 func TestSkewedClocksAndSweeps(t *testing.T) {
 	bothWays(t, limits(time.Hour, 0, 0, 0), nil, func(t *testing.T, first, second *setup, firstIsFast bool) {
+		began := time.Now()
 		first.Login(optest.Web, "alice")
 		time.Sleep(2 * time.Hour)
-		require.NoError(t, second.hook.Sweep(t.Context())) // the settings were seen, and converged
+		require.NoError(t, second.hook.Sweep(t.Context()))
+		require.NoError(t, first.hook.Sweep(t.Context()))
+		require.Equal(t, began.Add(time.Hour).UTC(), second.ended(t, "alice").At.UTC())
 		require.Len(t, append(first.seen(provider.EventEnded), second.seen(provider.EventEnded)...), 1)
 	})
 	bothWays(t, limits(time.Hour, 0, 0, 0), nil, func(t *testing.T, first, second *setup, firstIsFast bool) {
