@@ -28,7 +28,7 @@ run: go ## Start an OpenID provider whose logins end when the policy says so
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.
 .PHONY: test
-test: lint compiler ## Check the code and run all tests, with the race detector
+test: lint compiler engines ## Check the code and run all tests, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout 14m ./...
 
 .PHONY: lint
@@ -41,14 +41,14 @@ lint: go staticcheck ## Check format, vet, staticcheck and go.mod
 	cd internal/tools && go mod tidy -diff
 
 .PHONY: bench
-bench: go ## Measure what the hook costs, and fail if it is more than promised
+bench: go engines ## Measure what the hook costs, and fail if it is more than promised
 	go run ./internal/bench -write docs/benchmarks.md
 
 # How many rounds make soak does.
 SOAK_ROUNDS ?= 20
 
 .PHONY: soak
-soak: go ## Race for the cap SOAK_ROUNDS times (20), and write the figures down
+soak: go engines ## Race for the cap SOAK_ROUNDS times (20), and write the figures down
 	go run ./internal/soak -rounds $(SOAK_ROUNDS) -write docs/benchmarks.md
 
 .PHONY: fuzz
@@ -83,6 +83,23 @@ compiler: go
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc libc6-dev </dev/null; \
 	fi; \
 	compiles || { echo "a C compiler is missing, which the race detector needs: as root, run apt-get install gcc libc6-dev"; exit 1; }
+
+# Tests and benchmarks start database servers of their own from these packages.
+# The packages' own servers are not wanted: RUNLEVEL=1 keeps them from starting.
+.PHONY: engines
+engines:
+	@missing() { \
+		command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || printf ' postgresql'; \
+		command -v redis-server >/dev/null || printf ' redis-server'; \
+	}; \
+	packages=$$(missing); \
+	if [[ -n $$packages && $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
+		echo "installing$$packages, which tests start servers from"; \
+		apt-get update -qq; \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages </dev/null; \
+		packages=$$(missing); \
+	fi; \
+	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }
 
 # Built at each use, which takes no time if nothing changed: one that an older Go
 # built cannot read the code of a newer one.
