@@ -1,0 +1,71 @@
+// Package redisstore keeps login sessions in Redis: a single server, a primary
+// that sentinels watch, or a cluster.
+//
+// It takes the caller's client of github.com/redis/go-redis/v9:
+//
+//	client := redis.NewUniversalClient(&redis.UniversalOptions{
+//		Addrs:                 []string{"redis.internal:6379"},
+//		ContextTimeoutEnabled: true, // required: deadlines of contexts count
+//	})
+//	sessions, err := redisstore.New(ctx, client)
+//
+// Redis 6.2 or later will do; 7.0 is what it is tested with. All keys begin with
+// "curfew:", and none of them expires. They hold no secret in the clear, but they
+// tell who is signed in and with what.
+//
+// The client must read from primaries; [New] refuses one that is set up not to,
+// as far as a go-redis client tells. A client that notices the end of a context
+// only by its deadline, as go-redis does, notices a cancellation when its own
+// ReadTimeout is over. The user needs the commands GET, SET, SETNX, SETRANGE,
+// DEL, INCR, HGET, HSET, HLEN, HMGET, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
+// EVAL, EVALSHA and INFO, on keys that begin with "curfew:".
+//
+// # What it costs
+//
+// A session is one value, read by one GET. Get, Create and Update are one round
+// trip each, Update two where it changes what the session is found by: accounts,
+// kind, or clients. Admit is one round trip that reads the subject's unended
+// sessions and one that writes, and again if it lost a race. Scripts only compare
+// what is stored with what was read, and write. All sessions of a subject are in
+// one slot of a cluster. Due and Stats ask all 256 buckets, in one round trip to
+// each server.
+//
+// # Durability
+//
+// A write is acknowledged when the server has it, which says nothing of disks and
+// other servers:
+//
+//   - appendonly yes, appendfsync always: what was acknowledged survives the death
+//     of the server and, if its disk tells the truth, the loss of power. An end
+//     that was acknowledged does not come undone.
+//   - appendfsync everysec, which is Redis's default: the death of the process
+//     loses nothing, the loss of power or of the machine up to about two seconds.
+//   - Without the append-only file, all since the last snapshot is lost, or
+//     everything.
+//   - Fail-over to a replica, in a cluster or by sentinels, loses what the replica
+//     had not received, whatever appendfsync says: Redis replicates after it has
+//     acknowledged. It is mostly less than a second, but while a primary is cut
+//     off from the sentinels it acknowledges writes that will be lost.
+//     min-replicas-to-write with min-replicas-max-lag bounds for how long; nothing
+//     makes it none. Whoever must not lose an end uses one server with appendfsync
+//     always, or PostgreSQL.
+//
+// After such a loss the store is as it was some time ago. A login since then is
+// not known: its tokens are refused as unknown_session. A refresh since then shows
+// as a token of a generation above the stored one: it is taken if the provider's
+// own storage still takes it, and reported as a rollback. An end since then has
+// not happened: the session is live again, with the limits that it had, until they
+// end it or somebody does once more; and of two logins at a cap the one that was
+// lost does not count. Revocations since then are undone in the same way.
+//
+// maxmemory-policy must not be one of allkeys-*, which would evict sessions; New
+// refuses that. When memory is full, writes then fail, and reads and Delete go on.
+//
+// # Failures
+//
+// Reads are tried again as the client is set up to. A write is sent once, except
+// where the server says that it was not executed: a connection that breaks after
+// it was sent leaves it unknown whether it took effect, and the error says so by
+// being none of those of package store. A second one, sent by the client itself,
+// would find what the first one wrote and take it for another's.
+package redisstore

@@ -1,0 +1,165 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// pageSize is how many sessions one page looks at, however long it may be.
+const pageSize = 1000
+
+// List implements [store.Sessions]. It looks at no more than limit sessions, and
+// not at more than 1,000, so a page may be short.
+func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	if limit < 1 {
+		return nil, "", fmt.Errorf("list sessions: limit is %d, at least 1 is required", limit)
+	}
+	page, next, err := s.list(ctx, f, cursor, min(limit, pageSize))
+	if err != nil {
+		return nil, "", fmt.Errorf("list sessions: %w", err)
+	}
+	return page, next, nil
+}
+
+func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, "", err
+	}
+	var in []string // the buckets that may have some, in order
+	if f.Subject != (store.Subject{}) {
+		in = []string{store.Bucket(f.Subject)}
+	} else {
+		for n := range buckets {
+			in = append(in, bucketName(n))
+		}
+	}
+	in = slices.DeleteFunc(in, func(bucket string) bool { return len(cursor) >= 2 && bucket < cursor[:2] })
+
+	// Where there are many sessions the first bucket has enough of them, and
+	// where there are few one has to look into many.
+	var ids []string
+	for n := 2; len(in) > 0 && len(ids) <= limit; n *= 4 {
+		some := in[:min(n, len(in))]
+		in = in[len(some):]
+		found, err := s.candidates(ctx, f, some, cursor, limit+1-len(ids))
+		if err != nil {
+			return nil, "", err
+		}
+		ids = append(ids, found...)
+	}
+	next := ""
+	if len(ids) > limit {
+		ids = ids[:limit]
+		next = ids[limit-1]
+	}
+	sessions, err := s.load(ctx, ids)
+	if err != nil {
+		return nil, "", err
+	}
+	// An index that was read a moment ago says nothing of the other filters,
+	// nor of now.
+	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
+}
+
+// candidates returns IDs after the cursor, in order and at least limit if there
+// are so many, among which all sessions of the buckets are that match.
+func (s *Store) candidates(ctx context.Context, f store.Filter, in []string, cursor string, limit int) ([]string, error) {
+	after := "-"
+	if cursor != "" {
+		after = "(" + cursor
+	}
+	parts := []bool{false, true}
+	switch f.State {
+	case store.Unended:
+		parts = parts[:1]
+	case store.Ended:
+		parts = parts[1:]
+	}
+	found := filterTerms(f)
+	calls := make([]call, len(in))
+	for i, bucket := range in {
+		var keys []string
+		for _, term := range found {
+			for _, ended := range parts {
+				keys = append(keys, indexKey(bucket, ended, term))
+			}
+		}
+		calls[i] = call{candidates, keys, []any{len(parts), after, strconv.Itoa(limit)}}
+	}
+	results, err := s.run(ctx, calls...)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, result := range results {
+		part := texts(result)
+		slices.Sort(part)
+		ids = append(ids, part[:min(limit, len(part))]...)
+	}
+	return ids, nil
+}
+
+// filterTerms returns the terms by each of which what matches is found.
+func filterTerms(f store.Filter) []string {
+	var list []string
+	if f.Subject != (store.Subject{}) {
+		list = append(list, subjectTerm(f.Subject))
+	}
+	for letter, name := range map[string]string{accountTerm: f.Account, clientTerm: f.Client, kindTerm: string(f.Kind)} {
+		if name != "" {
+			list = append(list, letter+name)
+		}
+	}
+	if list == nil {
+		return []string{""}
+	}
+	return list
+}
+
+// load returns the sessions with these IDs that are still there.
+func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	pipe := s.client.Pipeline()
+	records := make([]*redis.StringCmd, len(ids))
+	for i, id := range ids {
+		records[i] = pipe.Get(ctx, sessionKey(id))
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	sessions := make([]store.Session, 0, len(ids))
+	for i, cmd := range records {
+		record, err := cmd.Result()
+		if err == redis.Nil {
+			continue
+		}
+		if err != nil {
+			return nil, fault(ctx, err)
+		}
+		one, _, err := parseRecord(record)
+		if err != nil {
+			return nil, fmt.Errorf("session %q: %w", ids[i], err)
+		}
+		sessions = append(sessions, one)
+	}
+	return sessions, nil
+}
+
+func matches(s *store.Session, f store.Filter) bool {
+	switch {
+	case f.Subject != (store.Subject{}) && s.Subject != f.Subject,
+		f.Account != "" && !slices.Contains(s.Accounts, f.Account),
+		f.Kind != "" && s.Kind != f.Kind,
+		f.State == store.Unended && s.End != nil,
+		f.State == store.Ended && s.End == nil:
+		return false
+	}
+	return f.Client == "" || s.Client == f.Client ||
+		slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Client == f.Client })
+}

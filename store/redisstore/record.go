@@ -1,0 +1,216 @@
+package redisstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// The keys of a bucket begin with "curfew:{2f}:" and go on with
+//
+//	s:ID        the session, a record
+//	i:0:TERM    IDs of the unended sessions that are found by a term
+//	i:1:TERM    IDs of the ended ones
+//	q:due       time and ID of the sessions that are due some time, but for those
+//	q:claims    that are claimed: until when, time, and ID,
+//	q:claimed   and time and ID
+//	g           how many unended sessions were removed
+//
+// The i and q are sorted sets in which all scores are equal: the order is that
+// of the bytes. A term is "" for all, or a letter, ':' and a name.
+const keyPrefix = "curfew:"
+
+func bucketPrefix(bucket string) string { return keyPrefix + "{" + bucket + "}:" }
+
+func sessionKey(id string) string { return bucketPrefix(id[:2]) + "s:" + id }
+
+func indexKey(bucket string, ended bool, term string) string {
+	return bucketPrefix(bucket) + "i:" + string(endedByte(ended)) + ":" + term
+}
+
+func queueKeys(bucket string) []string {
+	p := bucketPrefix(bucket)
+	return []string{p + "q:due", p + "q:claims", p + "q:claimed"}
+}
+
+func generationKey(bucket string) string { return bucketPrefix(bucket) + "g" }
+
+const buckets = 256
+
+func bucketName(n int) string { return fmt.Sprintf("%02x", n) }
+
+// inBucket reports whether an ID begins with a bucket: one that does not is not
+// in the store.
+func inBucket(id string) bool {
+	return len(id) >= 2 && isDigit(id[0]) && isDigit(id[1])
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
+
+// A record is
+//
+//	claimed until  8 bytes, 0: it is not
+//	revision       8 bytes
+//	ended          '0' or '1'
+//	due            8 bytes, 0: never
+//	terms          their length in 4 bytes, and each after its length
+//	document
+//
+// The head of a record is from the revision to the terms.
+const (
+	claimSize    = 8
+	revisionSize = 8
+	timeSize     = 8
+	termsAt      = claimSize + revisionSize + 1 + timeSize
+)
+
+// A head is what a record says without its document.
+type head struct {
+	raw      string
+	revision int64
+	ended    bool
+	terms    []string
+}
+
+var errRecord = errors.New("the record is damaged")
+
+// parseHead parses a head, and returns how long it is.
+func parseHead(b string) (h head, n int, err error) {
+	const fixed = termsAt - claimSize + 4
+	if len(b) < fixed {
+		return head{}, 0, errRecord
+	}
+	n = fixed + int(binary.BigEndian.Uint32([]byte(b[fixed-4:fixed])))
+	if n > len(b) {
+		return head{}, 0, errRecord
+	}
+	h.raw = b[:n]
+	h.revision = int64(binary.BigEndian.Uint64([]byte(b[:revisionSize])))
+	h.ended = b[revisionSize] == '1'
+	for rest := []byte(b[fixed:n]); len(rest) > 0; {
+		size, used := binary.Uvarint(rest)
+		if used <= 0 || size > uint64(len(rest)-used) {
+			return head{}, 0, errRecord
+		}
+		h.terms = append(h.terms, string(rest[used:used+int(size)]))
+		rest = rest[used+int(size):]
+	}
+	return h, n, nil
+}
+
+// parseRecord parses a record.
+func parseRecord(record string) (store.Session, head, error) {
+	if len(record) < claimSize {
+		return store.Session{}, head{}, errRecord
+	}
+	h, n, err := parseHead(record[claimSize:])
+	if err != nil {
+		return store.Session{}, head{}, err
+	}
+	var s store.Session
+	if err := s.UnmarshalJSON([]byte(record[claimSize+n:])); err != nil {
+		return store.Session{}, head{}, err
+	}
+	s.Revision = h.revision
+	return s, h, nil
+}
+
+// A row is a session as it is written.
+type row struct {
+	id, bucket string
+	ended      bool
+	terms      []string
+	termBytes  []byte // with their length
+	record     []byte
+}
+
+func newRow(s *store.Session, revision int64) (row, error) {
+	if err := s.Validate(); err != nil {
+		return row{}, err
+	}
+	document, err := s.MarshalJSON()
+	if err != nil {
+		return row{}, err
+	}
+	r := row{id: s.ID, bucket: s.ID[:2], ended: s.End != nil, terms: terms(s)}
+	var encoded []byte
+	for _, term := range r.terms {
+		encoded = binary.AppendUvarint(encoded, uint64(len(term)))
+		encoded = append(encoded, term...)
+	}
+	r.termBytes = append(binary.BigEndian.AppendUint32(nil, uint32(len(encoded))), encoded...)
+
+	b := make([]byte, claimSize, termsAt+len(r.termBytes)+len(document))
+	b = binary.BigEndian.AppendUint64(b, uint64(revision))
+	b = append(b, endedByte(r.ended))
+	if s.Due.IsZero() {
+		b = append(b, make([]byte, timeSize)...)
+	} else {
+		b = append(b, sortable(s.Due)...)
+	}
+	b = append(b, r.termBytes...)
+	r.record = append(b, document...)
+	return r, nil
+}
+
+func endedByte(ended bool) byte {
+	if ended {
+		return '1'
+	}
+	return '0'
+}
+
+// sortable returns a time, to the microsecond, as bytes in the order of time.
+func sortable(t time.Time) string {
+	return string(binary.BigEndian.AppendUint64(nil, uint64(t.UnixMicro())^1<<63))
+}
+
+func fromSortable(b string) time.Time {
+	return time.UnixMicro(int64(binary.BigEndian.Uint64([]byte(b)) ^ 1<<63)).UTC()
+}
+
+// The letters of terms.
+const (
+	accountTerm = "a:"
+	clientTerm  = "c:"
+	kindTerm    = "k:"
+)
+
+// terms returns what a session is found by, each once. The first one is its
+// subject.
+func terms(s *store.Session) []string {
+	list := make([]string, 0, 8)
+	add := func(letter, name string) {
+		if name != "" {
+			list = append(list, letter+name)
+		}
+	}
+	for _, account := range s.Accounts {
+		add(accountTerm, account)
+	}
+	add(clientTerm, s.Client)
+	for i := range s.Grants {
+		add(clientTerm, s.Grants[i].Client)
+	}
+	add(kindTerm, string(s.Kind))
+	slices.Sort(list)
+	return append([]string{subjectTerm(s.Subject)}, slices.Compact(list)...)
+}
+
+func subjectTerm(subject store.Subject) string {
+	b := binary.AppendUvarint([]byte("u:"), uint64(len(subject.Issuer)))
+	return string(b) + subject.Issuer + subject.ID
+}
+
+// indexes returns the keys of the indexes that a session is in.
+func indexes(bucket string, ended bool, terms []string) []string {
+	keys := []string{indexKey(bucket, ended, "")}
+	for _, term := range terms {
+		keys = append(keys, indexKey(bucket, ended, term))
+	}
+	return keys
+}

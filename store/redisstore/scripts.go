@@ -1,0 +1,374 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A script is atomic in Redis. It compares what is stored with what was read, and
+// writes if it is the same; it knows nothing else. All keys are declared where it
+// writes, so that a cluster that is moving them refuses it before it begins.
+type script struct {
+	source, sha string
+	writes      bool
+}
+
+func newScript(writes bool, source string) *script {
+	source = strings.TrimSpace(source)
+	sum := sha1.Sum([]byte(source))
+	return &script{source, hex.EncodeToString(sum[:]), writes}
+}
+
+// The positions in a record are those of record.go, counted from one.
+var (
+	// update replaces a session that stays in the indexes that it is in, or that
+	// ends and moves to those of the ended. It returns 1; 0 if there is none;
+	// and the stored head if that is not what it must be.
+	update = newScript(true, `
+-- KEYS: the session, due, claims, claimed; of one that has ended also pairs of indexes: of the unended, of the ended
+-- ARGV: ID, revision, terms, record
+local none = '\0\0\0\0\0\0\0\0'
+local old = redis.call('GET', KEYS[1])
+if not old then
+	return 0
+end
+local id, record = ARGV[1], ARGV[4]
+local was, is = string.sub(old, 17, 17), string.sub(record, 17, 17)
+if string.sub(old, 9, 16) ~= ARGV[2] or string.sub(old, 26, 25 + #ARGV[3]) ~= ARGV[3] or (was == '1' and is == '0') then
+	return string.sub(old, 9, 29 + struct.unpack('>I4', old, 26))
+end
+local claim, before, after = string.sub(old, 1, 8), string.sub(old, 18, 25), string.sub(record, 18, 25)
+if claim ~= none then
+	redis.call('ZREM', KEYS[3], claim .. before .. id)
+	redis.call('ZREM', KEYS[4], before .. id)
+end
+if before ~= after and before ~= none then
+	redis.call('ZREM', KEYS[2], before .. id)
+end
+if after ~= none then
+	redis.call('ZADD', KEYS[2], 0, after .. id)
+end
+if was ~= is then
+	for i = 5, #KEYS, 2 do
+		redis.call('ZREM', KEYS[i], id)
+		redis.call('ZADD', KEYS[i + 1], 0, id)
+	end
+end
+redis.call('SET', KEYS[1], record)
+return 1
+`)
+
+	// write adds, replaces and removes sessions of one subject, all or nothing.
+	// It returns "" or what is in the way.
+	write = newScript(true, `
+-- KEYS: due, claims, claimed, generation, the subject's unended, n sessions, indexes
+-- ARGV: generation or '', exact number of unended or '', maximum or '', n,
+--   n times: ID, expected head ('': it is not there), record ('': remove it, '=': leave it),
+--   then: number of an index in KEYS, '+' or '-', ID
+local none = '\0\0\0\0\0\0\0\0'
+local n = tonumber(ARGV[4])
+if ARGV[1] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then
+	return 'changed'
+end
+local old = {}
+for i = 1, n do
+	local expected = ARGV[3 * i + 3]
+	old[i] = redis.call('GET', KEYS[5 + i])
+	if expected ~= '' and (not old[i] or string.sub(old[i], 9, 8 + #expected) ~= expected) then
+		return 'changed'
+	end
+end
+if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[5]) ~= tonumber(ARGV[2]) then
+	return 'changed'
+end
+for i = 1, n do
+	if ARGV[3 * i + 3] == '' and old[i] then
+		return 'exists'
+	end
+end
+if ARGV[3] ~= '' and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[3]) then
+	return 'full'
+end
+for i = 1, n do
+	local id, record = ARGV[3 * i + 2], ARGV[3 * i + 4]
+	if old[i] and record ~= '=' then
+		local claim, due = string.sub(old[i], 1, 8), string.sub(old[i], 18, 25)
+		if claim ~= none then
+			redis.call('ZREM', KEYS[2], claim .. due .. id)
+			redis.call('ZREM', KEYS[3], due .. id)
+		end
+		if due ~= none then
+			redis.call('ZREM', KEYS[1], due .. id)
+		end
+	end
+	if record == '' then
+		redis.call('DEL', KEYS[5 + i])
+		if string.sub(old[i], 17, 17) == '0' then
+			redis.call('INCR', KEYS[4])
+		end
+	elseif record ~= '=' then
+		redis.call('SET', KEYS[5 + i], record)
+		local due = string.sub(record, 18, 25)
+		if due ~= none then
+			redis.call('ZADD', KEYS[1], 0, due .. id)
+		end
+	end
+end
+for i = 3 * n + 5, #ARGV, 3 do
+	if ARGV[i + 1] == '+' then
+		redis.call('ZADD', KEYS[tonumber(ARGV[i])], 0, ARGV[i + 2])
+	else
+		redis.call('ZREM', KEYS[tonumber(ARGV[i])], ARGV[i + 2])
+	end
+end
+return ''
+`)
+
+	// held returns the generation of the bucket and the records of a subject's
+	// unended sessions, in order of ID. Their keys cannot be declared; it only
+	// reads.
+	held = newScript(false, `
+-- KEYS: the subject's unended, generation
+-- ARGV: what the keys of sessions begin with
+local found = {redis.call('GET', KEYS[2]) or '0'}
+for i, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+	found[i + 1] = redis.call('GET', ARGV[1] .. id) or ''
+end
+return found
+`)
+
+	// candidates returns IDs from the smallest of some indexes, each of which may
+	// be in several parts.
+	candidates = newScript(false, `
+-- KEYS: indexes
+-- ARGV: parts of each, after which ID, how many of each part
+local parts = tonumber(ARGV[1])
+local best, least
+for i = 1, #KEYS, parts do
+	local n = 0
+	for j = i, i + parts - 1 do
+		n = n + redis.call('ZCARD', KEYS[j])
+	end
+	if not least or n < least then
+		best, least = i, n
+	end
+end
+local found = {}
+for j = best, best + parts - 1 do
+	for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[j], ARGV[2], '+', 'LIMIT', 0, ARGV[3])) do
+		found[#found + 1] = id
+	end
+end
+return found
+`)
+
+	// peek returns what is due and not claimed, the most overdue first, after it
+	// has put back what was claimed for too long.
+	peek = newScript(true, `
+-- KEYS: due, claims, claimed
+-- ARGV: what is after now, how many, how many to put back
+for _, claim in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[3])) do
+	local item = string.sub(claim, 9)
+	redis.call('ZREM', KEYS[2], claim)
+	redis.call('ZREM', KEYS[3], item)
+	redis.call('ZADD', KEYS[1], 0, item)
+end
+return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
+`)
+
+	// claim claims those of some sessions that are due as they were and that
+	// nobody else has claimed, and returns their records, and '' for the others.
+	claim = newScript(true, `
+-- KEYS: due, claims, claimed, the sessions
+-- ARGV: now, until when or '', of each session its time and ID
+local none = '\0\0\0\0\0\0\0\0'
+local function after(a, b)
+	local a1, a2 = struct.unpack('>I4I4', a)
+	local b1, b2 = struct.unpack('>I4I4', b)
+	return a1 > b1 or (a1 == b1 and a2 > b2)
+end
+local found = {}
+for i = 4, #KEYS do
+	local item, record = ARGV[i - 1], redis.call('GET', KEYS[i])
+	found[i - 3] = ''
+	if not record or string.sub(record, 18, 25) ~= string.sub(item, 1, 8) then
+		redis.call('ZREM', KEYS[1], item)
+	else
+		local claim = string.sub(record, 1, 8)
+		if after(claim, ARGV[1]) then
+			-- Somebody was faster, or a clock was stepped back after it was put back.
+			redis.call('ZREM', KEYS[1], item)
+			redis.call('ZADD', KEYS[2], 0, claim .. item)
+			redis.call('ZADD', KEYS[3], 0, item)
+		else
+			found[i - 3] = record
+			if ARGV[2] ~= '' then
+				if claim ~= none then
+					redis.call('ZREM', KEYS[2], claim .. item)
+				end
+				redis.call('SETRANGE', KEYS[i], 0, ARGV[2])
+				redis.call('ZREM', KEYS[1], item)
+				redis.call('ZADD', KEYS[2], 0, ARGV[2] .. item)
+				redis.call('ZADD', KEYS[3], 0, item)
+			end
+		end
+	end
+end
+return found
+`)
+
+	// count returns the numbers of unended and of ended sessions, and what is due
+	// first, of the unclaimed and of the claimed.
+	count = newScript(false, `
+-- KEYS: the unended, the ended, due, claimed
+return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
+	redis.call('ZRANGE', KEYS[3], 0, 0)[1] or '', redis.call('ZRANGE', KEYS[4], 0, 0)[1] or ''}
+`)
+
+	// current returns the newest version of a document.
+	current = newScript(false, `
+-- KEYS: the document
+return redis.call('HGET', KEYS[1], redis.call('HLEN', KEYS[1]))
+`)
+
+	// put adds a version of a document and returns "", or returns which one is the
+	// newest.
+	put = newScript(true, `
+-- KEYS: the document
+-- ARGV: the version before, the new version, what it says
+local version = redis.call('HLEN', KEYS[1])
+if version ~= tonumber(ARGV[1]) then
+	return version
+end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+return ''
+`)
+)
+
+// A call is one call of a script.
+type call struct {
+	script *script
+	keys   []string
+	args   []any
+}
+
+// once is a command that the client must not send again by itself: the second
+// one would find what the first one wrote, and take it for somebody else's.
+type once struct{ *redis.Cmd }
+
+func (once) NoRetry() bool { return true }
+
+func (c call) command(ctx context.Context, inFull bool) (cmd redis.Cmder, result *redis.Cmd) {
+	args := make([]any, 0, 3+len(c.keys)+len(c.args))
+	if inFull {
+		args = append(args, "eval", c.script.source)
+	} else {
+		args = append(args, "evalsha", c.script.sha)
+	}
+	args = append(args, len(c.keys))
+	for _, key := range c.keys {
+		args = append(args, key)
+	}
+	result = redis.NewCmd(ctx, append(args, c.args...)...)
+	if c.script.writes {
+		return once{result}, result
+	}
+	return result, result
+}
+
+// run makes calls in one round trip (to each server of a cluster) and returns
+// what they return. Those that were not executed, because the server does not
+// have the script or cannot run it at the moment, it makes again.
+func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
+	results := make([]any, len(calls))
+	pending := make([]int, len(calls))
+	for i := range calls {
+		pending[i] = i
+	}
+	inFull := false
+	for pause := time.Millisecond; len(pending) > 0; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		cmds := make([]redis.Cmder, len(pending))
+		made := make([]*redis.Cmd, len(pending))
+		for i, n := range pending {
+			cmds[i], made[i] = calls[n].command(ctx, inFull)
+		}
+		if len(cmds) == 1 {
+			_ = s.client.Process(ctx, cmds[0])
+		} else {
+			pipe := s.client.Pipeline()
+			for _, cmd := range cmds {
+				_ = pipe.Process(ctx, cmd)
+			}
+			_, _ = pipe.Exec(ctx) // each command has its own error
+		}
+		var again []int
+		wait := false
+		for i, n := range pending {
+			result, err := made[i].Result()
+			switch {
+			case err == nil || errors.Is(err, redis.Nil):
+				results[n] = result
+			case redis.HasErrorPrefix(err, "NOSCRIPT"):
+				again, inFull = append(again, n), true
+			case unexecuted(err):
+				again, wait = append(again, n), true
+			default:
+				return nil, fault(ctx, err)
+			}
+		}
+		pending = again
+		if wait {
+			if err := sleep(ctx, pause/2+rand.N(pause)); err != nil {
+				return nil, err
+			}
+			pause = min(2*pause, 50*time.Millisecond)
+		}
+	}
+	return results, nil
+}
+
+// unexecuted reports whether the server says that a command must be made again:
+// keys are being moved to another server of the cluster, or somebody's script
+// runs for long.
+func unexecuted(err error) bool {
+	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "BUSY ") ||
+		strings.Contains(err.Error(), "attempted to access a non local key")
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// fault returns err as the context's error if the context ended, whatever the
+// client made of that. The connection's deadline is the context's, and may pass
+// a moment before the context notices.
+func fault(ctx context.Context, err error) error {
+	end := ctx.Err()
+	var timeout net.Error
+	if deadline, ok := ctx.Deadline(); end == nil && ok && errors.As(err, &timeout) && timeout.Timeout() && time.Until(deadline) <= 0 {
+		end = context.DeadlineExceeded
+	}
+	if end == nil || errors.Is(err, end) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", end, err)
+}
