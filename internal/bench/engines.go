@@ -43,7 +43,11 @@ type bare interface {
 }
 
 // engineNames are the engines, as the tables call them.
-var engineNames = []string{"memory", "SQLite"}
+var engineNames = []string{"memory", "SQLite", "Redis"}
+
+// connections is how many connections to a server a rig may use: one for each
+// of the most clients.
+const connections = manyClients
 
 // newRig starts an engine; dir is where files go.
 func newRig(ctx context.Context, name, dir string) (*rig, error) {
@@ -54,6 +58,8 @@ func newRig(ctx context.Context, name, dir string) (*rig, error) {
 		r = newMemoryRig()
 	case "SQLite":
 		r, err = newSQLiteRig(dir)
+	case "Redis":
+		r, err = newRedisRig(ctx)
 	default:
 		err = errors.New("there is no such engine")
 	}
