@@ -1,0 +1,119 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+const (
+	historySQL = `SELECT version, body, at, by, message FROM curfew_documents
+		WHERE key = $1::bytea AND version < $2::bigint ORDER BY version DESC LIMIT $3::bigint`
+
+	putSQL = `WITH current AS MATERIALIZED (
+			SELECT coalesce((SELECT version FROM curfew_documents WHERE key = $1::bytea ORDER BY version DESC LIMIT 1), 0) AS version),
+		added AS (
+			INSERT INTO curfew_documents (key, version, body, at, by, message)
+			SELECT $1::bytea, $2::bigint + 1, $3::bytea, $4::text, $5::bytea, $6::bytea FROM current WHERE version = $2::bigint
+			ON CONFLICT (key, version) DO NOTHING RETURNING 1)
+		SELECT version, (SELECT count(*) FROM added) = 1 FROM current`
+)
+
+// Document implements [store.Documents].
+func (s *Store) Document(ctx context.Context, key string) (store.Document, error) {
+	list, err := s.versions(ctx, key, math.MaxInt64, 1)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("document %q: %w", key, store.ErrNotFound)
+	}
+	if err != nil {
+		return store.Document{}, fmt.Errorf("get document: %w", err)
+	}
+	return list[0], nil
+}
+
+// versions returns versions of a document older than before, newest first.
+func (s *Store) versions(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
+	var list []store.Document
+	err := s.do(ctx, func(c *pgx.Conn) error {
+		list = nil
+		rows, err := c.Query(ctx, historySQL, []byte(key), before, int64(limit))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			d := store.Document{Key: key}
+			var at string
+			var by, message []byte
+			if err := rows.Scan(&d.Version, &d.Body, &at, &by, &message); err != nil {
+				return err
+			}
+			d.By, d.Message = string(by), string(message)
+			if at != "" {
+				if d.At, err = time.Parse(time.RFC3339Nano, at); err != nil {
+					return refuse("document %q, version %d: %w", key, d.Version, err)
+				}
+			}
+			list = append(list, d)
+		}
+		return rows.Err()
+	})
+	return list, fault(ctx, err)
+}
+
+// PutDocument implements [store.Documents].
+func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error) {
+	if err := d.Validate(); err != nil {
+		return 0, fmt.Errorf("put document: %w", err)
+	}
+	if len(d.Key) > maxName {
+		return 0, fmt.Errorf("put document: its key has %d bytes, at most %d are possible", len(d.Key), maxName)
+	}
+	at := ""
+	if !d.At.IsZero() {
+		at = d.At.UTC().Format(time.RFC3339Nano)
+	}
+	body := d.Body
+	if body == nil {
+		body = []byte{}
+	}
+	err := s.do(ctx, func(c *pgx.Conn) error {
+		var is int64
+		var added bool
+		err := c.QueryRow(ctx, putSQL, []byte(d.Key), d.Version, body, at, []byte(d.By), []byte(d.Message)).Scan(&is, &added)
+		switch {
+		case err != nil:
+			return sent(err)
+		case added:
+			return nil
+		case is != d.Version:
+			return refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
+		default:
+			return refuse("document %q: %w: another version %d was written at the same time", d.Key, store.ErrConflict, is+1)
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("put document: %w", fault(ctx, err))
+	}
+	return d.Version + 1, nil
+}
+
+// History implements [store.Documents].
+func (s *Store) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
+	if limit < 1 {
+		return nil, fmt.Errorf("document history: limit is %d, at least 1 is required", limit)
+	}
+	if before <= 0 {
+		before = math.MaxInt64
+	}
+	list, err := s.versions(ctx, key, before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("document history: %w", err)
+	}
+	return list, nil
+}

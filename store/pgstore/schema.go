@@ -1,0 +1,85 @@
+package pgstore
+
+import (
+	"context"
+	"embed"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// The files are numbered from 1 and never changed once they were released: each
+// takes the schema from the version before it to its own.
+//
+//go:embed schema/*.sql
+var schemaFiles embed.FS
+
+// schemaVersion is the number of the last file.
+const schemaVersion = 1
+
+const (
+	// The first number of all advisory locks of this package: "Curf".
+	lockClass = 0x43757266
+	// The lock of who changes the schema is of another kind, one number.
+	schemaLock = lockClass<<32 | 0x6577
+)
+
+// migrate brings the schema to schemaVersion. A schema that is there already is
+// only read: a role that may not create tables will do then.
+func (s *Store) migrate(ctx context.Context) error {
+	return s.do(ctx, func(c *pgx.Conn) error {
+		var there bool
+		if err := c.QueryRow(ctx, `SELECT to_regclass('curfew_schema') IS NOT NULL`).Scan(&there); err != nil {
+			return err
+		}
+		if there {
+			version, err := readVersion(ctx, c)
+			if err != nil || version == schemaVersion {
+				return err
+			}
+		}
+		return create(ctx, c)
+	})
+}
+
+func readVersion(ctx context.Context, c *pgx.Conn) (version int, err error) {
+	err = c.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM curfew_schema`).Scan(&version)
+	if err == nil && version > schemaVersion {
+		err = refuse("the database has schema version %d, made by a newer version of Curfew; this one knows up to %d", version, schemaVersion)
+	}
+	return version, err
+}
+
+// create changes the schema, all or nothing. A lock keeps several processes from
+// doing so at once.
+func create(ctx context.Context, c *pgx.Conn) error {
+	for _, statement := range []string{
+		beginSQL,
+		fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, schemaLock),
+		`CREATE TABLE IF NOT EXISTS curfew_schema (version integer NOT NULL)`,
+	} {
+		if _, err := c.Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	version, err := readVersion(ctx, c)
+	if err != nil {
+		return err
+	}
+	for version < schemaVersion {
+		version++
+		statements, err := schemaFiles.ReadFile(fmt.Sprintf("schema/%d.sql", version))
+		if err != nil {
+			return err
+		}
+		// Several statements at once are for the simple protocol.
+		if _, err := c.PgConn().Exec(ctx, string(statements)).ReadAll(); err != nil {
+			return fmt.Errorf("schema version %d: %w", version, err)
+		}
+		if _, err := c.Exec(ctx, fmt.Sprintf(`INSERT INTO curfew_schema (version) VALUES (%d)`, version)); err != nil {
+			return err
+		}
+	}
+	_, err = c.Exec(ctx, `COMMIT`)
+	return err
+}
