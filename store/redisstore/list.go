@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -31,13 +32,12 @@ func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit i
 	if err := ctx.Err(); err != nil {
 		return nil, "", err
 	}
-	var in []string // the buckets that may have some, in order
 	if f.Subject != (store.Subject{}) {
-		in = []string{store.Bucket(f.Subject)}
-	} else {
-		for n := range buckets {
-			in = append(in, bucketName(n))
-		}
+		return s.listSubject(ctx, f, cursor, limit)
+	}
+	var in []string // the buckets that may have some, in order
+	for n := range buckets {
+		in = append(in, bucketName(n))
 	}
 	in = slices.DeleteFunc(in, func(bucket string) bool { return len(cursor) >= 2 && bucket < cursor[:2] })
 
@@ -67,6 +67,49 @@ func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit i
 	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
 }
 
+// listSubject reads a page of one subject's sessions at one moment: they are all
+// in one bucket.
+func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	bucket, after := store.Bucket(f.Subject), "-"
+	if cursor != "" {
+		after = "(" + cursor
+	}
+	var keys []string
+	for _, ended := range partsOf(f.State) {
+		keys = append(keys, indexKey(bucket, ended, subjectTerm(f.Subject)))
+	}
+	results, err := s.run(ctx, call{page, keys, []any{after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:"}})
+	if err != nil {
+		return nil, "", err
+	}
+	var sessions []store.Session
+	for _, record := range texts(results[0]) {
+		one, _, err := parseRecord(record)
+		if err != nil {
+			return nil, "", fmt.Errorf("a session of the subject: %w", err)
+		}
+		sessions = append(sessions, one)
+	}
+	slices.SortFunc(sessions, func(a, b store.Session) int { return strings.Compare(a.ID, b.ID) })
+	next := ""
+	if len(sessions) > limit {
+		sessions = sessions[:limit]
+		next = sessions[limit-1].ID
+	}
+	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
+}
+
+// partsOf returns the parts of an index that hold what is in the state.
+func partsOf(state store.State) []bool {
+	switch state {
+	case store.Unended:
+		return []bool{false}
+	case store.Ended:
+		return []bool{true}
+	}
+	return []bool{false, true}
+}
+
 // candidates returns IDs after the cursor, in order and at least limit if there
 // are so many, among which all sessions of the buckets are that match.
 func (s *Store) candidates(ctx context.Context, f store.Filter, in []string, cursor string, limit int) ([]string, error) {
@@ -74,13 +117,7 @@ func (s *Store) candidates(ctx context.Context, f store.Filter, in []string, cur
 	if cursor != "" {
 		after = "(" + cursor
 	}
-	parts := []bool{false, true}
-	switch f.State {
-	case store.Unended:
-		parts = parts[:1]
-	case store.Ended:
-		parts = parts[1:]
-	}
+	parts := partsOf(f.State)
 	found := filterTerms(f)
 	calls := make([]call, len(in))
 	for i, bucket := range in {

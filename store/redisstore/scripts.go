@@ -171,6 +171,20 @@ end
 return found
 `)
 
+	// page returns the records of a subject's sessions after an ID, all read at one
+	// moment: a session that takes the place of another is on it, or the other is.
+	page = newScript(false, `
+-- KEYS: the subject's indexes
+-- ARGV: after which ID, how many of each, what the keys of sessions begin with
+local found = {}
+for i = 1, #KEYS do
+	for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[i], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
+		found[#found + 1] = redis.call('GET', ARGV[3] .. id) or ''
+	end
+end
+return found
+`)
+
 	// peek returns what is due and not claimed, the most overdue first, after it
 	// has put back what was claimed for too long.
 	peek = newScript(true, `
