@@ -19,6 +19,9 @@ const module = "github.com/curfew-oidc/curfew"
 const (
 	op    = "github.com/zitadel/oidc/v3"
 	yaml3 = "go.yaml.in/yaml/v3"
+
+	prometheus = "github.com/prometheus"
+	otel       = "go.opentelemetry.io/otel"
 )
 
 // drivers are modules that talk to a database.
@@ -60,6 +63,23 @@ var rules = []struct {
 	{
 		pkg: "provider", only: true, not: drivers,
 		why: "the embedder picks the store, and links no other database",
+	},
+	{
+		pkg: "provider", only: true, not: []string{prometheus},
+		why: "who does not switch metrics on links no client of Prometheus",
+	},
+	{
+		pkg: "provider/metrics", not: slices.Concat(drivers, testOnly),
+		why: "it measures whatever store it is given, in production",
+	},
+	{pkg: "store", not: []string{prometheus}, why: "metrics are of the provider: provider/metrics measures any store"},
+	{
+		pkg: "store/tracestore", not: slices.Concat(drivers, testOnly, []string{otel + "/sdk"}),
+		why: "which spans are kept, and where they go, is the embedder's choice: the API alone makes them",
+	},
+	{
+		pkg: "store", only: true, not: []string{otel},
+		why: "who does not trace links no OpenTelemetry",
 	},
 	{
 		pkg: "provider", not: []string{module + "/middleware"},
@@ -124,6 +144,8 @@ func TestRulesFindSomething(t *testing.T) {
 	require.Contains(t, deps[module+"/policy/policyyaml"], yaml3)
 	require.Contains(t, deps[module+"/store"], module+"/policy")
 	require.True(t, slices.ContainsFunc(deps[module+"/provider"], func(dep string) bool { return below(dep, op) }))
+	require.True(t, slices.ContainsFunc(deps[module+"/provider/metrics"], func(dep string) bool { return below(dep, prometheus) }))
+	require.Contains(t, deps[module+"/store/tracestore"], otel+"/trace")
 	require.False(t, below("github.com/lib/pqx", "github.com/lib/pq"))
 }
 
