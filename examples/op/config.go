@@ -18,7 +18,7 @@ import (
 type config struct {
 	listen        string
 	issuer        string // empty: from the address that is listened on
-	store         string
+	store         storeURL
 	keys          string
 	signingAlg    jose.SignatureAlgorithm // empty: not asked for
 	users         string
@@ -49,12 +49,17 @@ func (e *usageError) Unwrap() error { return e.err }
 func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
 	state, stateErr := stateFolder(getenv)
 	var c config
-	var alg string
+	var alg, spec string
 	f := flag.NewFlagSet("op", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&c.listen, "listen", "127.0.0.1:9998", "`address` to listen on; port 0 takes a free one")
 	f.StringVar(&c.issuer, "issuer", "", "`URL` of this provider: https, or http on loopback (default http:// and the address)")
-	f.StringVar(&c.store, "store", "sqlite:"+filepath.Join(state, "op.db"), "where sessions and tokens are: memory, or sqlite:`PATH`")
+	f.StringVar(&spec, "store", "sqlite:"+filepath.Join(state, "op.db"), "where sessions and tokens are, a `URL`: memory; sqlite:PATH;\n"+
+		"postgres://[USER:PASSWORD@]HOST[:PORT]/DATABASE, as libpq takes it;\n"+
+		"redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER], or rediss:// with TLS;\n"+
+		"redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PRIMARY[/NUMBER];\n"+
+		"redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT.\n"+
+		"Give one with a password as CURFEW_STORE: everybody on the machine sees flags")
 	f.StringVar(&c.keys, "keys", filepath.Join(state, "keys.json"), "`file` with the keys, mode 0600; made at the first start")
 	f.StringVar(&alg, "signing-alg", "", "what a new keys file is for: RS256 or ES256 (default RS256)")
 	f.StringVar(&c.users, "users", "", "`file` with the users, in YAML (default: two demo users)")
@@ -88,7 +93,10 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		return c, &quietError{err} // the flag package has said it already
 	}
 	if f.NArg() > 0 {
-		return c, fmt.Errorf("%w: %q", errArguments, f.Arg(0))
+		if arg := f.Arg(0); !strings.Contains(arg, "//") { // a URL may have a password
+			return c, fmt.Errorf("%w: %q", errArguments, arg)
+		}
+		return c, errArguments
 	}
 
 	switch c.signingAlg = jose.SignatureAlgorithm(alg); c.signingAlg {
@@ -122,9 +130,8 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 			return c, &usageError{name, errors.New("it is needed where others can get at the provider: everybody knows the demo passwords and secrets")}
 		}
 	}
-	path, isSQLite := strings.CutPrefix(c.store, "sqlite:")
-	if c.store != "memory" && (!isSQLite || path == "") {
-		return c, &usageError{"store", fmt.Errorf("%q is not memory or sqlite:PATH", c.store)}
+	if c.store, err = parseStore(spec); err != nil {
+		return c, &usageError{"store", err}
 	}
 	if c.checkSettings && c.settings == "" {
 		return c, &usageError{"check-settings", errors.New("it checks the file of -settings")}

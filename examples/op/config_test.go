@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -46,7 +47,6 @@ func TestBadFlags(t *testing.T) {
 		{args: []string{"-issuer", "https://u@login.example.com"}, want: "more than a scheme"},
 		{args: []string{"-issuer", "https://login.example.com", "-clients", clients, "-users", ""}, want: "-users: it is needed where others"},
 		{args: []string{"-issuer", "https://login.example.com", "-users", users}, want: "-clients: it is needed where others"},
-		{args: []string{"-store", "postgres://x"}, want: "-store"},
 		{args: []string{"-store", "sqlite:"}, want: "-store"},
 		{args: []string{"-store", ""}, want: "-store"},
 		{args: []string{"-store", "sqlite:" + dir}, want: "-store"},
@@ -298,11 +298,30 @@ func TestStoredSettings(t *testing.T) {
 }
 
 func TestKeysFile(t *testing.T) {
+	eachDocuments(t, testKeysFile)
+}
+
+// eachDocuments runs a test with each store in which the memory of the keys may
+// be.
+func eachDocuments(t *testing.T, test func(t *testing.T, docs store.Documents)) {
+	t.Run("memory", func(t *testing.T) { test(t, memstore.New()) })
+	for name, newStore := range sharedStores {
+		t.Run(name, func(t *testing.T) {
+			at, err := parseStore(newStore(t))
+			require.NoError(t, err)
+			db, err := openDatabase(t.Context(), at)
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, db.close()) })
+			test(t, db.sessions)
+		})
+	}
+}
+
+func testKeysFile(t *testing.T, docs store.Documents) {
 	ctx := context.Background()
 	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keys.json")
-	docs := memstore.New()
 
 	made, err := openKeys(ctx, path, "", docs, now)
 	require.NoError(t, err)
@@ -411,9 +430,10 @@ func TestKeysFile(t *testing.T) {
 }
 
 // Processes that start at the same time agree on one file.
-func TestKeysFileRace(t *testing.T) {
+func TestKeysFileRace(t *testing.T) { eachDocuments(t, testKeysFileRace) }
+
+func testKeysFileRace(t *testing.T, docs store.Documents) {
 	path := filepath.Join(t.TempDir(), "keys.json")
-	docs := memstore.New()
 	type result struct {
 		id  string
 		err error

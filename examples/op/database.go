@@ -4,16 +4,22 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/ncruces/go-sqlite3/driver"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
+	"github.com/curfew-oidc/curfew/store/pgstore"
+	"github.com/curfew-oidc/curfew/store/redisstore"
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
 
@@ -25,12 +31,39 @@ type database struct {
 	close    func() error
 }
 
-func openDatabase(ctx context.Context, spec string) (_ *database, err error) {
-	path, ok := strings.CutPrefix(spec, "sqlite:")
-	if !ok {
-		return &database{memstore.New(), kv.NewMemory(), func() error { return nil }}, nil
+// startTimeout is how long the database may take to answer at the start, and
+// another process to bring its tables up to date.
+const startTimeout = 10 * time.Second
+
+func openDatabase(ctx context.Context, at storeURL) (*database, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	open := openMemory
+	switch {
+	case at.sqlite != "":
+		open = openSQLite
+	case at.postgres != nil:
+		open = openPostgres
+	case at.redis != nil:
+		open = openRedis
 	}
-	if path, err = filepath.Abs(path); err != nil {
+	db, err := open(ctx, at)
+	if err != nil {
+		if at.remote() && ctx.Err() != nil {
+			err = fmt.Errorf("no answer within %s: %w", startTimeout, err)
+		}
+		return nil, fmt.Errorf("%s: %w", at.where, err)
+	}
+	return db, nil
+}
+
+func openMemory(context.Context, storeURL) (*database, error) {
+	return &database{memstore.New(), kv.NewMemory(), func() error { return nil }}, nil
+}
+
+func openSQLite(ctx context.Context, at storeURL) (*database, error) {
+	path, err := filepath.Abs(at.sqlite)
+	if err != nil {
 		return nil, err
 	}
 	// Made here, so that nobody else can read it; SQLite gives the files beside
@@ -60,4 +93,78 @@ func openDatabase(ctx context.Context, spec string) (_ *database, err error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &database{sessions, records, db.Close}, nil
+}
+
+func openPostgres(ctx context.Context, at storeURL) (*database, error) {
+	pool, err := pgxpool.NewWithConfig(ctx, at.postgres)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := pgstore.New(ctx, pool)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	records, err := kv.NewPostgres(ctx, pool)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &database{sessions, timely{records}, func() error {
+		pool.Close()
+		return nil
+	}}, nil
+}
+
+func openRedis(ctx context.Context, at storeURL) (*database, error) {
+	client := redis.NewUniversalClient(at.redis)
+	sessions, err := redisstore.New(ctx, client)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return &database{sessions, timely{kv.NewRedis(client)}, client.Close}, nil
+}
+
+// redisLog is where the Redis client says what it notices, such as a fail-over.
+// What fails is said by those who asked.
+type redisLog struct{}
+
+func init() { redis.SetLogger(redisLog{}) }
+
+func (redisLog) Printf(ctx context.Context, format string, args ...any) {
+	slog.InfoContext(ctx, "Redis client: "+fmt.Sprintf(format, args...))
+}
+
+// timely is records over a network, which may swallow a question. The hook gives
+// each step of its own a time; this does it for the provider's.
+type timely struct{ kv.Store }
+
+func (s timely) Get(ctx context.Context, key string) (kv.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.Store.Get(ctx, key)
+}
+
+func (s timely) Put(ctx context.Context, r kv.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.Store.Put(ctx, r)
+}
+
+func (s timely) Delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.Store.Delete(ctx, key)
+}
+
+func (s timely) DeleteGroup(ctx context.Context, group string) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.Store.DeleteGroup(ctx, group)
+}
+
+func (s timely) Sweep(ctx context.Context, now time.Time, limit int) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return s.Store.Sweep(ctx, now, limit)
 }

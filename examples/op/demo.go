@@ -70,10 +70,10 @@ ISSUER/ shows who is signed in, until when, and why not any more.
 // greet writes the start message.
 func greet(w io.Writer, issuer string, c config) error {
 	message := fmt.Sprintf("The OpenID provider %s is ready.\n", issuer)
-	if c.store == "memory" {
+	if c.store.memory() {
 		message += "Everything is in memory, and gone when it ends.\n"
 	} else {
-		message += "It keeps sessions and tokens in " + strings.TrimPrefix(c.store, "sqlite:") + ".\n"
+		message += "It keeps sessions and tokens in " + strings.TrimPrefix(c.store.where, "sqlite:") + ".\n"
 	}
 	if c.users == "" {
 		message += demoUsersMessage

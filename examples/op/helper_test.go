@@ -25,6 +25,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
 )
 
 // The test binary is the program too, for tests that need a process.
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(enginetest.Main(m))
 }
 
 // A syncBuffer is written by a server and read by a test.

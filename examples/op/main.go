@@ -8,7 +8,7 @@
 //
 //	main.go      start and end
 //	config.go    flags
-//	database.go  where everything is kept
+//	storeurl.go  where everything is kept, with database.go
 //	health.go    for who watches over the process, with metrics.go
 //	keys.go      the keys file, and what the store remembers of it
 //	users.go     the users file, passwords
@@ -98,7 +98,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 	}
 	db, err := openDatabase(ctx, c.store)
-	if err != nil {
+	switch {
+	case err != nil && c.store.remote():
+		return fmt.Errorf("-store: %w", err) // it may be up again when this program is started again
+	case err != nil:
 		return &usageError{"store", err}
 	}
 	defer func() { err = errors.Join(err, db.close()) }()
@@ -165,7 +168,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	server.Handler = health.handler(server.Handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	log.Info("started", "issuer", issuer, "listen", listener.Addr().String(), "store", c.store, "keys", c.keys)
+	log.Info("started", "issuer", issuer, "listen", listener.Addr().String(), "store", c.store.where, "keys", c.keys)
 	if err := greet(stdout, issuer, c); err != nil {
 		return errors.Join(err, server.Close())
 	}

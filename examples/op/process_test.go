@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,6 +19,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
 )
 
 // restart ends a server and starts it again where it was, as the address is part
@@ -29,7 +35,15 @@ func restart(s *server, args []string) *server {
 // Whatever the moment, a restart loses nothing: before the password, before the
 // callback, before the code is redeemed, between refreshes, in a device grant.
 func TestRestart(t *testing.T) {
-	_, args := folder(t)
+	for name, newStore := range sharedStores {
+		t.Run(name, func(t *testing.T) {
+			_, args := folder(t)
+			testRestart(t, append(args, "-store", newStore(t)))
+		})
+	}
+}
+
+func testRestart(t *testing.T, args []string) {
 	s := start(t, args...)
 	for _, client := range []string{"web", "spa"} {
 		a := s.app(client)
@@ -85,78 +99,268 @@ func TestRestart(t *testing.T) {
 	require.Equal(t, http.StatusOK, s.poll(code).status)
 }
 
-// Two processes share a file: each step of a login and of its life is made at
-// the other one. They are one provider, so they have one issuer.
-func TestTwoInstances(t *testing.T) {
-	_, args := folder(t)
-	args = append(args, "-issuer", "http://localhost:9998")
-	one, two := start(t, args...), start(t, args...)
-	at := func(s *server) string {
-		_, rest, ok := strings.Cut(s.stderr.String(), " listen=")
+// sharedStores are the stores that several processes can share: for each, what
+// -store says for a new one.
+var sharedStores = map[string]func(t *testing.T) string{
+	"sqlite":   func(t *testing.T) string { return "sqlite:" + filepath.Join(t.TempDir(), "op.db") },
+	"postgres": func(t *testing.T) string { return enginetest.PostgresURL(t) },
+	"redis":    func(t *testing.T) string { return enginetest.Redis(t).URL() },
+	"sentinel": func(t *testing.T) string { return enginetest.RedisSentinel(t).URL() },
+	"cluster":  func(t *testing.T) string { return enginetest.RedisCluster(t).URL() },
+}
+
+// passwordOf returns the password in a store's URL; empty if it has none.
+func passwordOf(t *testing.T, spec string) string {
+	t.Helper()
+	if strings.HasPrefix(spec, "sqlite:") {
+		return ""
+	}
+	parts, err := splitURL(spec)
+	require.NoError(t, err)
+	require.NotEmpty(t, parts.password)
+	return parts.password
+}
+
+const balancer = "http://localhost:9998"
+
+// startFleet starts processes that are one provider, with one issuer: the
+// address of a balancer that there is not. Each of them is asked at its own.
+func startFleet(t *testing.T, n int, args ...string) (fleet []*process) {
+	t.Helper()
+	for range n {
+		p := startProcess(t, append(args, "-issuer", balancer)...)
+		_, rest, ok := strings.Cut(p.stderr.String(), " listen=")
 		require.True(t, ok)
 		address, _, _ := strings.Cut(rest, " ")
-		return "http://" + address
+		p.issuer = "http://" + address
+		fleet = append(fleet, p)
 	}
-	addresses := []string{at(one), at(two)}
-	one.issuer, two.issuer = addresses[0], addresses[1]
+	return fleet
+}
 
-	// As behind a balancer that sends each request to the other one.
-	var turn atomic.Int64
+// balanced returns a browser each of whose requests goes to the next process.
+func balanced(t *testing.T, fleet []*process, turn *atomic.Int64) *browser {
 	b := newBrowser(t)
 	b.client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-		if r.URL.Host == "localhost:9998" {
+		if "http://"+r.URL.Host == balancer {
 			r = r.Clone(r.Context())
-			r.URL.Host = strings.TrimPrefix(addresses[turn.Add(1)%2], "http://")
+			r.URL.Host = strings.TrimPrefix(fleet[turn.Add(1)%int64(len(fleet))].issuer, "http://")
 		}
 		return http.DefaultTransport.RoundTrip(r)
 	})
-	verifier := oauth2.GenerateVerifier()
-	config := oauth2.Config{ClientID: "web", RedirectURL: redirectURI, Scopes: scopes, Endpoint: oauth2.Endpoint{AuthURL: "http://localhost:9998/authorize"}}
-	p := b.signIn(b.get(config.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))), "alice", alicePassword)
-	require.NotEmpty(t, p.params.Get("code"), "%d %s", p.status, p.body)
-	require.GreaterOrEqual(t, turn.Load(), int64(4))
-	r := two.api("/oauth/token", "web", webSecret, url.Values{
-		"grant_type": {"authorization_code"}, "code": {p.params.Get("code")}, "redirect_uri": {redirectURI}, "code_verifier": {verifier},
-	})
-	require.Equal(t, http.StatusOK, r.status, r.body)
-	for i := range 4 {
-		s := []*server{one, two}[i%2]
-		require.Equal(t, http.StatusOK, s.userinfo(r.json["access_token"].(string)).status)
-		r = s.api("/oauth/token", "web", webSecret, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {r.json["refresh_token"].(string)}})
-		require.Equal(t, http.StatusOK, r.status, r.body)
-	}
+	return b
+}
 
-	// The cap of the demo settings is one cap, however many come at once.
-	var wg sync.WaitGroup
-	outcomes := make(chan string, 64)
-	for range cap(outcomes) {
-		wg.Go(func() {
-			other := newBrowser(t)
-			other.client.Transport = b.client.Transport
-			page, err := other.tryLogin(config.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier)))
-			switch {
-			case err != nil:
-				outcomes <- err.Error()
-			case page.params.Has("code"):
-				outcomes <- "code"
-			default:
-				outcomes <- page.params.Get("error") + " " + page.params.Get("error_description")
+// Processes share a store: each step of a login and of its life is made at
+// another one.
+func TestSeveralInstances(t *testing.T) {
+	for name, newStore := range sharedStores {
+		t.Run(name, func(t *testing.T) {
+			_, args := folder(t)
+			spec := newStore(t)
+			fleet := startFleet(t, 3, append(args, "-store", spec)...)
+			var turn atomic.Int64
+			b := balanced(t, fleet, &turn)
+			verifier := oauth2.GenerateVerifier()
+			config := oauth2.Config{ClientID: "web", RedirectURL: redirectURI, Scopes: scopes, Endpoint: oauth2.Endpoint{AuthURL: balancer + "/authorize"}}
+			address := config.AuthCodeURL("s", oauth2.S256ChallengeOption(verifier))
+			p := b.signIn(b.get(address), "alice", alicePassword)
+			require.NotEmpty(t, p.params.Get("code"), "%d %s", p.status, p.body)
+			require.GreaterOrEqual(t, turn.Load(), int64(4))
+			r := fleet[turn.Add(1)%3].api("/oauth/token", "web", webSecret, url.Values{
+				"grant_type": {"authorization_code"}, "code": {p.params.Get("code")}, "redirect_uri": {redirectURI}, "code_verifier": {verifier},
+			})
+			require.Equal(t, http.StatusOK, r.status, r.body)
+			for range 6 {
+				s := fleet[turn.Add(1)%3]
+				require.Equal(t, http.StatusOK, s.userinfo(r.json["access_token"].(string)).status)
+				s = fleet[turn.Add(1)%3]
+				r = s.api("/oauth/token", "web", webSecret, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {r.json["refresh_token"].(string)}})
+				require.Equal(t, http.StatusOK, r.status, r.body)
+			}
+
+			// A device shows a code of one process, and asks another one.
+			device := fleet[0].api("/device_authorization", "cli", "", url.Values{"scope": {"openid profile offline_access"}})
+			require.Equal(t, http.StatusOK, device.status, device.body)
+			code := device.json["device_code"].(string)
+			require.Equal(t, "authorization_pending", fleet[1].poll(code).json["error"])
+			p = b.submit(b.signIn(b.submit(b.get(device.json["verification_uri_complete"].(string)), nil), "alice", alicePassword), nil)
+			require.Contains(t, p.body, "Your device is connected")
+			d := fleet[2].poll(code)
+			require.Equal(t, http.StatusOK, d.status, d.body)
+			require.Equal(t, http.StatusOK, fleet[0].introspect(d.json["access_token"].(string)).status)
+
+			// The cap of the demo settings is one cap, however many come at once.
+			var wg sync.WaitGroup
+			outcomes := make(chan string, 64)
+			for range cap(outcomes) {
+				wg.Go(func() {
+					page, err := balanced(t, fleet, &turn).tryLogin(address)
+					switch {
+					case err != nil:
+						outcomes <- err.Error()
+					case page.params.Has("code"):
+						outcomes <- "code"
+					default:
+						outcomes <- page.params.Get("error") + " " + page.params.Get("error_description")
+					}
+				})
+			}
+			wg.Wait()
+			close(outcomes)
+			count := map[string]int{}
+			for o := range outcomes {
+				o, _, _ = strings.Cut(o, ";")
+				count[o]++
+			}
+			require.Equal(t, map[string]int{"code": 1, "access_denied concurrency: used=3 max=3": 63}, count)
+
+			p = b.submit(b.get(balancer+"/"), nil)
+			require.Contains(t, p.body, "You signed out.")
+			for _, s := range fleet {
+				require.Equal(t, http.StatusUnauthorized, s.userinfo(r.json["access_token"].(string)).status)
+				require.Equal(t, http.StatusOK, s.userinfo(d.json["access_token"].(string)).status)
+				if password := passwordOf(t, spec); password != "" {
+					require.NotContains(t, s.stdout.String()+s.stderr.String(), password)
+				}
 			}
 		})
 	}
-	wg.Wait()
-	close(outcomes)
-	count := map[string]int{}
-	for o := range outcomes {
-		o, _, _ = strings.Cut(o, ";")
-		count[o]++
-	}
-	require.Equal(t, map[string]int{"code": 2, "access_denied concurrency: used=3 max=3": 62}, count)
+}
 
-	p = b.submit(b.get("http://localhost:9998/"), nil)
-	require.Contains(t, p.body, "You signed out.")
-	for _, s := range []*server{one, two} {
-		require.Equal(t, http.StatusUnauthorized, s.userinfo(r.json["access_token"].(string)).status)
+// The engine stops and comes back, while the provider runs: nobody is signed out,
+// and it goes on by itself.
+func TestEngineOutage(t *testing.T) {
+	for name, start := range map[string]func() (stoppable, error){
+		"postgres": func() (stoppable, error) { return engine.NewPostgres() },
+		"redis":    func() (stoppable, error) { return engine.NewRedis() },
+		"cluster":  func() (stoppable, error) { return engine.NewRedisCluster() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, err := start()
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, server.Close()) })
+			testEngineOutage(t, server)
+		})
+	}
+}
+
+type stoppable interface {
+	URL() string
+	Stop() error
+	Start() error
+	Close() error
+}
+
+func testEngineOutage(t *testing.T, engine stoppable) {
+	_, args := folder(t)
+	s := startProcess(t, append(args, "-store", engine.URL())...)
+	a := s.app("web")
+	b, token := s.login(a)
+	waiting := newBrowser(t)
+	login := waiting.get(a.url())
+	code := newBrowser(t)
+	redeemable := code.signIn(code.get(a.url()), "alice", alicePassword).params.Get("code")
+	device := s.api("/device_authorization", "cli", "", url.Values{"scope": {"openid profile offline_access"}}).json["device_code"].(string)
+	refresh := func() reply {
+		return s.api("/oauth/token", "web", webSecret, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {token.RefreshToken}})
+	}
+	redeem := func() reply {
+		return s.api("/oauth/token", "web", webSecret, url.Values{
+			"grant_type": {"authorization_code"}, "code": {redeemable}, "redirect_uri": {redirectURI}, "code_verifier": {a.verifier},
+		})
+	}
+	health := func(path string) page { return newBrowser(t).get(s.issuer + path) }
+	require.Equal(t, http.StatusOK, health("/readyz").status)
+
+	require.NoError(t, engine.Stop())
+	for name, r := range map[string]reply{
+		"refresh": refresh(), "code": redeem(), "device": s.poll(device),
+		"userinfo": s.userinfo(token.AccessToken), "introspection": s.introspect(token.AccessToken),
+	} {
+		require.Equal(t, http.StatusServiceUnavailable, r.status, "%s: %s", name, r.body)
+		require.Equal(t, "server_error", r.json["error"], name)
+		require.NotEmpty(t, r.header.Get("Retry-After"), name)
+	}
+	for name, p := range map[string]page{
+		"home": b.get(s.issuer + "/"), "login": waiting.get(login.url.String()), "sign in": waiting.signIn(login, "alice", alicePassword),
+		"sign out": b.post(s.issuer+"/signout", nil), "device": waiting.post(s.issuer+"/device", url.Values{"user_code": {"BBBB-BBBB"}}),
+		"callback": waiting.get(s.issuer + "/authorize/callback?id=x"),
+	} {
+		require.Equal(t, http.StatusServiceUnavailable, p.status, name)
+		require.Contains(t, p.body, "Nothing is lost", name)
+		require.NotEmpty(t, p.header.Get("Retry-After"), name)
+	}
+	eventually(t, func() bool { return health("/readyz").status == http.StatusServiceUnavailable })
+	require.NotEmpty(t, health("/readyz").header.Get("Retry-After"))
+	require.Equal(t, http.StatusOK, health("/healthz").status)
+
+	require.NoError(t, engine.Start())
+	eventually(t, func() bool { return health("/readyz").status == http.StatusOK })
+	// A connection that broke may be noticed by the next one who uses it.
+	ok := func(call func() reply) reply {
+		t.Helper()
+		var r reply
+		eventually(t, func() bool {
+			r = call()
+			return r.status != http.StatusServiceUnavailable
+		})
+		return r
+	}
+	r := ok(refresh)
+	require.Equal(t, http.StatusOK, r.status, "with the token of before: %s", r.body)
+	require.Equal(t, http.StatusOK, ok(func() reply { return s.userinfo(r.json["access_token"].(string)) }).status)
+	require.Equal(t, http.StatusOK, ok(redeem).status)
+	require.Equal(t, "authorization_pending", ok(func() reply { return s.poll(device) }).json["error"])
+	require.NotEmpty(t, waiting.signIn(waiting.get(login.url.String()), "alice", alicePassword).params.Get("code"))
+	require.Contains(t, b.get(s.issuer+"/").body, "You are signed in as alice")
+
+	said := s.stdout.String() + s.stderr.String()
+	require.Contains(t, said, "the store could not answer")
+	require.Contains(t, said, "ready again")
+	require.NotContains(t, said, passwordOf(t, engine.URL()))
+}
+
+// A server that does not answer, or does not let us in, ends the start: with a
+// message that names the flag and the server, and not the password.
+func TestStoreDoesNotAnswer(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, silent.Close()) })
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	specs := map[string]string{
+		strings.Replace(enginetest.PostgresURL(t), passwordOf(t, enginetest.PostgresURL(t)), "hunter2", 1): "password authentication failed",
+		strings.Replace(enginetest.Redis(t).URL(), enginetest.Redis(t).Password(), "hunter2", 1):           "WRONGPASS",
+	}
+	for _, listener := range []net.Listener{silent, closed} {
+		for _, form := range []string{
+			"postgres://u:hunter2@%s/op?sslmode=disable", "redis://:hunter2@%s", "redis+sentinel://:hunter2@%s/mymaster", "redis+cluster://:hunter2@%s",
+		} {
+			specs[fmt.Sprintf(form, listener.Addr())] = listener.Addr().String()
+		}
+	}
+	_, args := folder(t)
+	type result struct {
+		spec, want, said string
+		code             int
+	}
+	results := make(chan result)
+	for spec, want := range specs {
+		go func() {
+			stdout, stderr := &syncBuffer{}, &syncBuffer{}
+			code := exitCode(run(context.Background(), append(args, "-store", spec), noEnv, stdout, stderr), stderr)
+			results <- result{spec, want, stdout.String() + stderr.String(), code}
+		}()
+	}
+	for range specs {
+		r := <-results
+		scheme, _, _ := strings.Cut(r.spec, "://")
+		require.Equal(t, 1, r.code, "the operator's flags are right: %s", r.said)
+		require.Contains(t, r.said, "op: -store: "+scheme+"://127.0.0.1:", r.spec)
+		require.Contains(t, r.said, r.want)
+		require.NotContains(t, r.said, "hunter2")
 	}
 }
 

@@ -79,6 +79,8 @@ type storedSettings struct{ docs store.Documents }
 
 // Account implements provider.SettingsSource.
 func (s storedSettings) Account(ctx context.Context, account string) (policy.Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	a, _, err := provider.LoadAccount(ctx, s.docs, account)
 	return a, err
 }

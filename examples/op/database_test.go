@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+var errInTime = errors.New("it has an end")
+
+// A deadlines store answers errInTime to whoever will not wait for longer than
+// storeTimeout.
+type deadlines struct{ store.Documents }
+
+func inTime(ctx context.Context) error {
+	deadline, ok := ctx.Deadline()
+	if ok && time.Until(deadline) <= storeTimeout {
+		return errInTime
+	}
+	return errors.New("it may wait for ever")
+}
+
+func (deadlines) Get(ctx context.Context, _ string) (kv.Record, error) {
+	return kv.Record{}, inTime(ctx)
+}
+func (deadlines) Put(ctx context.Context, _ kv.Record) error                 { return inTime(ctx) }
+func (deadlines) Delete(ctx context.Context, _ string) error                 { return inTime(ctx) }
+func (deadlines) DeleteGroup(ctx context.Context, _ string) error            { return inTime(ctx) }
+func (deadlines) Sweep(ctx context.Context, _ time.Time, _ int) (int, error) { return 0, inTime(ctx) }
+func (deadlines) Document(ctx context.Context, _ string) (store.Document, error) {
+	return store.Document{}, inTime(ctx)
+}
+
+// A network that swallows what is sent holds nobody up for ever.
+func TestStoreTimeout(t *testing.T) {
+	ctx, s := t.Context(), timely{deadlines{}}
+	_, err := s.Get(ctx, "")
+	require.ErrorIs(t, err, errInTime)
+	require.ErrorIs(t, s.Put(ctx, kv.Record{}), errInTime)
+	require.ErrorIs(t, s.Delete(ctx, ""), errInTime)
+	require.ErrorIs(t, s.DeleteGroup(ctx, ""), errInTime)
+	_, err = s.Sweep(ctx, time.Time{}, 1)
+	require.ErrorIs(t, err, errInTime)
+	_, err = storedSettings{deadlines{}}.Account(ctx, "")
+	require.ErrorIs(t, err, errInTime)
+
+	for _, name := range []string{"postgres", "redis"} {
+		at, err := parseStore(sharedStores[name](t))
+		require.NoError(t, err)
+		db, err := openDatabase(ctx, at)
+		require.NoError(t, err)
+		require.IsType(t, timely{}, db.records, at.where)
+		require.NoError(t, db.close())
+	}
+}
