@@ -43,7 +43,7 @@ type bare interface {
 }
 
 // engineNames are the engines, as the tables call them.
-var engineNames = []string{"memory", "SQLite", "Redis"}
+var engineNames = []string{"memory", "SQLite", "PostgreSQL", "Redis"}
 
 // connections is how many connections to a server a rig may use: one for each
 // of the most clients.
@@ -58,6 +58,8 @@ func newRig(ctx context.Context, name, dir string) (*rig, error) {
 		r = newMemoryRig()
 	case "SQLite":
 		r, err = newSQLiteRig(dir)
+	case "PostgreSQL":
+		r, err = newPostgresRig(ctx)
 	case "Redis":
 		r, err = newRedisRig(ctx)
 	default:

@@ -126,8 +126,9 @@ func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[sto
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	// A cache of 1 GiB and no syncing, on this connection and until the end.
-	if _, err := conn.ExecContext(ctx, `PRAGMA cache_size = -1048576`); err != nil {
+	// A large cache (the driver's memory ends at 256 MiB) and no syncing, on this
+	// connection and until the end.
+	if _, err := conn.ExecContext(ctx, `PRAGMA cache_size = -131072`); err != nil {
 		return err
 	}
 	if _, err := conn.ExecContext(ctx, `PRAGMA synchronous = OFF`); err != nil {
@@ -136,7 +137,7 @@ func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[sto
 	var tx *sql.Tx
 	var insert, addTerm *sql.Stmt
 	var like string
-	var terms []string
+	var terms, indexes []string
 	for one := range all {
 		if tx == nil {
 			if err := s.Create(ctx, one, 1); err != nil {
@@ -147,6 +148,19 @@ func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[sto
 				return err
 			}
 			defer tx.Rollback() // does nothing after the commit
+			// An index is made in one go after the rows.
+			if indexes, err = column(tx.QueryContext(ctx, `SELECT sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'curfew_sessions' AND sql IS NOT NULL`)); err != nil {
+				return err
+			}
+			names, err := column(tx.QueryContext(ctx, `SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'curfew_sessions' AND sql IS NOT NULL`))
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				if _, err := tx.ExecContext(ctx, `DROP INDEX `+name); err != nil {
+					return err
+				}
+			}
 			insert, err = tx.PrepareContext(ctx, `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, claimed, document)
 				SELECT ?1, revision, issuer, ?2, ended, terms, ?3, claimed, ?4 FROM curfew_sessions WHERE id = ?5`)
 			if err != nil {
@@ -176,6 +190,11 @@ func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[sto
 	}
 	if tx == nil {
 		return errors.New("no sessions to load")
+	}
+	for _, index := range indexes {
+		if _, err := tx.ExecContext(ctx, index); err != nil {
+			return err
+		}
 	}
 	if err := tx.Commit(); err != nil {
 		return err
