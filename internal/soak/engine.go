@@ -29,13 +29,17 @@ type engine interface {
 }
 
 // engineNames are the engines that newEngine knows.
-var engineNames = []string{"SQLite"}
+var engineNames = []string{"SQLite", "PostgreSQL", "Redis"}
 
 // newEngine returns an empty engine. dir is for its files.
-func newEngine(_ context.Context, name, dir string) (engine, error) {
+func newEngine(ctx context.Context, name, dir string) (engine, error) {
 	switch name {
 	case "SQLite":
 		return newSQLite(dir), nil
+	case "PostgreSQL":
+		return newPostgres(ctx)
+	case "Redis":
+		return newRedis()
 	}
 	return nil, fmt.Errorf("unknown engine %q", name)
 }
