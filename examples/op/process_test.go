@@ -129,10 +129,12 @@ func startFleet(t *testing.T, n int, args ...string) (fleet []*process) {
 	t.Helper()
 	for range n {
 		p := startProcess(t, append(args, "-issuer", balancer)...)
-		_, rest, ok := strings.Cut(p.stderr.String(), " listen=")
-		require.True(t, ok)
-		address, _, _ := strings.Cut(rest, " ")
-		p.issuer = "http://" + address
+		eventually(t, func() bool {
+			_, rest, _ := strings.Cut(p.stderr.String(), " listen=")
+			address, _, ok := strings.Cut(rest, " ")
+			p.issuer = "http://" + address
+			return ok
+		})
 		fleet = append(fleet, p)
 	}
 	return fleet
@@ -315,6 +317,8 @@ func testEngineOutage(t *testing.T, engine stoppable) {
 	require.NotEmpty(t, waiting.signIn(waiting.get(login.url.String()), "alice", alicePassword).params.Get("code"))
 	require.Contains(t, b.get(s.issuer+"/").body, "You are signed in as alice")
 
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, s.end())
 	said := s.stdout.String() + s.stderr.String()
 	require.Contains(t, said, "the store could not answer")
 	require.Contains(t, said, "ready again")
