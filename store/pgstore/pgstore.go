@@ -244,11 +244,12 @@ func (e *unknownOutcome) Error() string {
 func (e *unknownOutcome) Unwrap() error { return e.err }
 
 // sent returns the error of a write that commits: an answer of the server's that
-// it failed is one, while it goes on.
+// it failed is one, while it goes on. That pgconn.SafeToRetry says that nothing
+// was sent is none: of a batch whose connection broke it says so, too.
 func sent(err error) error {
 	var answer *pgconn.PgError
 	var refused *refusal
-	if err == nil || pgconn.SafeToRetry(err) || errors.As(err, &refused) || errors.As(err, &answer) && !shutdown(answer) {
+	if err == nil || errors.As(err, &refused) || errors.As(err, &answer) && !shutdown(answer) {
 		return err
 	}
 	return &unknownOutcome{err}

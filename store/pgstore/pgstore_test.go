@@ -3,16 +3,21 @@ package pgstore_test
 import (
 	"context"
 	"fmt"
-	"os"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/pgstore"
@@ -74,11 +79,11 @@ func TestContract(t *testing.T) {
 
 // unlucky sets a pool up as unluckily as can be: as is needed behind some
 // connection poolers, with a default isolation in which a transaction sees
-// nothing of what was committed while it waited, and with one connection less
-// than is comfortable.
-func unlucky(isolation string, mode pgx.QueryExecMode) func(*pgxpool.Config) {
+// nothing of what was committed while it waited, and with few connections: with
+// one everything waits for everything, and nothing forever.
+func unlucky(isolation string, mode pgx.QueryExecMode, conns int32) func(*pgxpool.Config) {
 	return func(c *pgxpool.Config) {
-		c.MaxConns = 3
+		c.MaxConns = conns
 		c.ConnConfig.DefaultQueryExecMode = mode
 		c.ConnConfig.RuntimeParams["default_transaction_isolation"] = isolation
 		c.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
@@ -94,18 +99,9 @@ func TestContractTwoPools(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
 		schema := inSchema(t, url)
 		return &alternating{Store: newStore(t, openPool(t, url, schema)), stores: [2]store.Store{
-			newStore(t, openPool(t, url, schema, unlucky("serializable", pgx.QueryExecModeSimpleProtocol))),
-			newStore(t, openPool(t, url, schema, unlucky("repeatable read", pgx.QueryExecModeExec))),
+			newStore(t, openPool(t, url, schema, unlucky("serializable", pgx.QueryExecModeSimpleProtocol, 3))),
+			newStore(t, openPool(t, url, schema, unlucky("repeatable read", pgx.QueryExecModeExec, 1))),
 		}}
-	})
-}
-
-// With one connection everything waits for everything, and nothing forever.
-func TestContractOneConnection(t *testing.T) {
-	t.Parallel()
-	url := enginetest.PostgresURL(t)
-	storetest.Run(t, func(t *testing.T) store.Store {
-		return newStore(t, openPool(t, url, inSchema(t, url), func(c *pgxpool.Config) { c.MaxConns = 1 }))
 	})
 }
 
@@ -150,4 +146,208 @@ func (a *alternating) History(ctx context.Context, key string, before int64, lim
 	return a.next().History(ctx, key, before, limit)
 }
 
-func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
+func TestNewerSchema(t *testing.T) {
+	ctx := t.Context()
+	pool := openPool(t, enginetest.PostgresURL(t))
+	newStore(t, pool)
+	newStore(t, pool) // nothing to do
+	_, err := pool.Exec(ctx, `INSERT INTO curfew_schema (version) VALUES (99)`)
+	require.NoError(t, err)
+	_, err = pgstore.New(ctx, pool)
+	require.ErrorContains(t, err, "schema version 99, made by a newer version of Curfew; this one knows up to 1")
+}
+
+// The database is the caller's: the store keeps to its own tables, and once they
+// are there it needs no right but to use them.
+func TestSharesTheDatabase(t *testing.T) {
+	ctx := t.Context()
+	url := enginetest.PostgresURL(t)
+	owner := openPool(t, url)
+	_, err := owner.Exec(ctx, `CREATE TABLE sessions (id int)`)
+	require.NoError(t, err)
+	newStore(t, owner)
+	role := fmt.Sprintf("user%d", schemas.Add(1))
+	for _, query := range []string{
+		`CREATE ROLE ` + role,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_schema TO ` + role,
+	} {
+		_, err := owner.Exec(ctx, query)
+		require.NoError(t, err)
+	}
+	s := newStore(t, openPool(t, url, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role }))
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 1))
+	one.Revision = 1
+	one.End = &store.End{At: one.Started, Reason: policy.ReasonLogout}
+	_, err = s.Update(ctx, one)
+	require.NoError(t, err)
+	require.NoError(t, s.Delete(ctx, one.ID, 2))
+
+	rows, err := owner.Query(ctx, `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname <> 'sessions'`)
+	require.NoError(t, err)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		require.True(t, strings.HasPrefix(name, "curfew_"), name)
+	}
+	requireSound(t, owner)
+}
+
+// requireSound requires that what sessions are found by is what is in them.
+func requireSound(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	require.Zero(t, misfits(t, pool), "rows do not fit together")
+}
+
+func misfits(t *testing.T, pool *pgxpool.Pool) (n int) {
+	t.Helper()
+	require.NoError(t, pool.QueryRow(t.Context(), `
+		WITH has AS (SELECT unnest(terms) AS term, ended, id FROM curfew_sessions),
+			s AS (SELECT *, convert_from(document, 'UTF8')::jsonb AS doc FROM curfew_sessions)
+		SELECT (SELECT count(*) FROM (SELECT * FROM has EXCEPT SELECT * FROM curfew_terms) x)
+			+ (SELECT count(*) FROM (SELECT * FROM curfew_terms EXCEPT SELECT * FROM has) x)
+			+ (SELECT count(*) FROM s WHERE id <> convert_to(doc ->> 'sid', 'UTF8') OR ended <> (doc ? 'end'))`).Scan(&n))
+	return n
+}
+
+func TestMisfitsAreNoticed(t *testing.T) {
+	url := enginetest.PostgresURL(t)
+	for _, damage := range []string{
+		`DELETE FROM curfew_terms WHERE term = 'k:browser'`,
+		`UPDATE curfew_terms SET ended = true`,
+		`INSERT INTO curfew_terms SELECT 'a:other', false, id FROM curfew_sessions`,
+		`UPDATE curfew_sessions SET ended = true`,
+		`UPDATE curfew_sessions SET id = 'b'`,
+	} {
+		pool := openPool(t, url, inSchema(t, url))
+		require.NoError(t, newStore(t, pool).Create(t.Context(), session("a", "alice"), 1))
+		requireSound(t, pool)
+		_, err := pool.Exec(t.Context(), damage)
+		require.NoError(t, err)
+		require.Positive(t, misfits(t, pool), damage)
+	}
+}
+
+// Names compare byte by byte in a database in which text does not.
+func TestOddCollation(t *testing.T) {
+	ctx := t.Context()
+	admin := openPool(t, enginetest.Postgres(t).URL())
+	name := fmt.Sprintf("odd%d", schemas.Add(1))
+	_, err := admin.Exec(ctx, `CREATE DATABASE `+name+` TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE-u-ks-level1'`)
+	require.NoError(t, err)
+	u, err := url.Parse(enginetest.Postgres(t).URL())
+	require.NoError(t, err)
+	u.Path = "/" + name
+	pool := openPool(t, u.String())
+	var before bool
+	require.NoError(t, pool.QueryRow(ctx, `SELECT 'a'::text < 'B'::text`).Scan(&before))
+	require.True(t, before, "text compares as people do")
+
+	s := newStore(t, pool)
+	var want []string
+	for i, name := range []string{"a", "A", "B", "\u00e9", "e\u0301", "a ", "a\x00", "\x00", "z", "\u00e5"} {
+		one := session(name, "alice")
+		one.Kind = policy.Kind(name)
+		require.NoError(t, s.Create(ctx, one, 100), "%q is taken for another", name)
+		want = append(want, one.ID)
+		got, _, err := s.List(ctx, store.Filter{Kind: policy.Kind(name)}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, got, 1)
+		require.Equal(t, one.ID, got[0].ID)
+		require.NoError(t, s.Create(ctx, session("x", name), 1), "the subject %q is taken for another", name)
+		_, err = s.PutDocument(ctx, store.Document{Key: name, By: name, Message: fmt.Sprint(i)})
+		require.NoError(t, err)
+		d, err := s.Document(ctx, name)
+		require.NoError(t, err)
+		require.Equal(t, []string{name, fmt.Sprint(i)}, []string{d.By, d.Message})
+	}
+	slices.Sort(want)
+	list, _, err := s.List(ctx, store.Filter{Subject: session("", "alice").Subject}, "", 100)
+	require.NoError(t, err)
+	var got []string
+	for _, one := range list {
+		got = append(got, one.ID)
+	}
+	require.Equal(t, want, got)
+}
+
+// Names longer than what an index holds are found, or refused in words.
+func TestLongNames(t *testing.T) {
+	ctx := t.Context()
+	s := newStore(t, openPool(t, enginetest.PostgresURL(t)))
+	long := strings.Repeat("long ", 10_000)
+	a, b := session("a", long+"a"), session("b", long+"b")
+	a.Accounts, b.Accounts = []string{long + "1"}, []string{long + "2"}
+	for _, one := range []store.Session{a, b} {
+		require.NoError(t, s.Create(ctx, one, 1))
+		one.Revision = 1
+		for _, f := range []store.Filter{{Subject: one.Subject}, {Account: one.Accounts[0]}} {
+			list, _, err := s.List(ctx, f, "", 10)
+			require.NoError(t, err)
+			require.Equal(t, []store.Session{one}, list)
+		}
+	}
+	c := session(long, "carol")
+	require.ErrorContains(t, s.Create(ctx, c, 1), "at most 1024 are possible")
+	_, err := s.Get(ctx, c.ID)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	_, err = s.PutDocument(ctx, store.Document{Key: long})
+	require.ErrorContains(t, err, "at most 1024 are possible")
+}
+
+// Sweepers with pools of their own do each item once per lease, and what one of
+// them had claimed when it died is taken over after it.
+func TestSweepersShare(t *testing.T) {
+	ctx := t.Context()
+	url := enginetest.PostgresURL(t)
+	s := newStore(t, openPool(t, url))
+	const items = 300
+	for i := range items {
+		require.NoError(t, s.Create(ctx, session(fmt.Sprint(i), fmt.Sprintf("user%d", i)), 1))
+	}
+	now := session("", "").Due.Add(time.Hour)
+
+	pool := openPool(t, url)
+	dead, err := newStore(t, pool).Due(ctx, now, time.Minute, 40)
+	require.NoError(t, err)
+	require.Len(t, dead, 40)
+	pool.Close() // and does nothing about them
+
+	sweep := func(now time.Time) map[string]int {
+		var mu sync.Mutex
+		swept := map[string]int{}
+		var wg sync.WaitGroup
+		for range 4 {
+			sweeper := newStore(t, openPool(t, url))
+			wg.Go(func() {
+				for {
+					list, err := sweeper.Due(ctx, now, time.Minute, 17)
+					if !assert.NoError(t, err) || len(list) == 0 {
+						return
+					}
+					mu.Lock()
+					for _, one := range list {
+						swept[one.ID]++
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		for id, n := range swept {
+			require.Equal(t, 1, n, id)
+		}
+		return swept
+	}
+	swept := sweep(now.Add(time.Minute - time.Microsecond))
+	require.Len(t, swept, items-40, "all but the dead one's")
+	for _, one := range dead {
+		require.NotContains(t, swept, one.ID)
+	}
+	swept = sweep(now.Add(time.Minute))
+	require.Len(t, swept, 40)
+	for _, one := range dead {
+		require.Contains(t, swept, one.ID)
+	}
+}

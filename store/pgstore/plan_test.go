@@ -26,17 +26,16 @@ var fill = []string{
 	`ALTER TABLE curfew_sessions DROP CONSTRAINT curfew_sessions_pkey`,
 	`ALTER TABLE curfew_terms DROP CONSTRAINT curfew_terms_pkey`,
 	`DROP INDEX curfew_sessions_due`,
-	`CREATE FUNCTION pg_temp.name(prefix text, n bigint) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT convert_to(prefix || n, 'UTF8') $$`,
 	fmt.Sprintf(`INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
 		SELECT decode(md5(i::text), 'hex'), 1, i %% 4 = 0,
-			ARRAY['*'::bytea, pg_temp.name('a:acct', i %% 100), 'a:all'::bytea, pg_temp.name('c:client', i %% 5), 'k:browser'::bytea, pg_temp.name('s:', i %% 300000)],
+			ARRAY['*'::bytea, ('a:acct' || i %% 100)::bytea, 'a:all'::bytea, ('c:client' || i %% 5)::bytea, 'k:browser'::bytea, ('s:' || i %% 300000)::bytea],
 			i, decode(repeat('00', 100), 'hex')
 		FROM generate_series(1, %d) i`, million),
 	`INSERT INTO curfew_terms (term, ended, id) SELECT unnest(terms), ended, id FROM curfew_sessions`,
 	`ALTER TABLE curfew_sessions ADD PRIMARY KEY (id)`,
 	`ALTER TABLE curfew_terms ADD PRIMARY KEY (term, ended, id)`,
 	`CREATE INDEX curfew_sessions_due ON curfew_sessions (due, id) WHERE due IS NOT NULL`,
-	`INSERT INTO curfew_documents SELECT pg_temp.name('d', i), 1, '', '', '', '' FROM generate_series(1, 100000) i`,
+	`INSERT INTO curfew_documents SELECT ('d' || i)::bytea, 1, '', '', '', '' FROM generate_series(1, 100000) i`,
 }
 
 // A statement is one of the store's, with arguments for the sessions of fill.

@@ -1,14 +1,18 @@
 package pgstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -196,5 +200,40 @@ type receivingConn struct {
 func (c *receivingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.received.n += n
+	return n, err
+}
+
+// losing makes the first connection that sends a text break when the answer to it
+// comes.
+func losing(text string) func(*pgxpool.Config) {
+	var once sync.Once
+	return func(c *pgxpool.Config) {
+		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // sends the text each time
+		c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return &losingConn{Conn: c, text: []byte(text), once: &once}, err
+		}
+	}
+}
+
+type losingConn struct {
+	net.Conn
+	text []byte
+	once *sync.Once
+	lose atomic.Bool
+}
+
+func (c *losingConn) Write(b []byte) (int, error) {
+	if bytes.Contains(b, c.text) {
+		c.once.Do(func() { c.lose.Store(true) })
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *losingConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.lose.Load() && n > 0 {
+		return 0, errors.Join(io.ErrUnexpectedEOF, c.Close())
+	}
 	return n, err
 }
