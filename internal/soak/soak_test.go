@@ -42,14 +42,17 @@ func TestMain(m *testing.M) {
 // eachEngine runs a test on each engine, empty.
 func eachEngine(t *testing.T, test func(t *testing.T, e engine, dir string)) {
 	for _, name := range engineNames {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			e, err := newEngine(t.Context(), name, dir)
-			require.NoError(t, err)
-			t.Cleanup(func() { require.NoError(t, e.close()) })
-			test(t, e, dir)
-		})
+		t.Run(name, func(t *testing.T) { onEngine(t, name, test) })
 	}
+}
+
+// onEngine runs a test on one engine, empty.
+func onEngine(t *testing.T, name string, test func(t *testing.T, e engine, dir string)) {
+	dir := t.TempDir()
+	e, err := newEngine(t.Context(), name, dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.close()) })
+	test(t, e, dir)
 }
 
 // startWorld starts a world with one program everywhere.
