@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
@@ -440,4 +441,49 @@ func TestAnswerLost(t *testing.T) {
 		return nil, nil
 	}))
 	require.Equal(t, 1, runs)
+}
+
+// Create waits for a step of another process that counts the same sessions, and
+// who gave up waiting has created nothing.
+func TestCreateWaitsForAnother(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	url := enginetest.PostgresURL(t)
+	s, other := newStore(t, openPool(t, url)), newStore(t, openPool(t, url))
+	entered, release := make(chan struct{}), make(chan struct{})
+	admitted := make(chan error, 1)
+	go func() {
+		one := session("admitted", "alice")
+		admitted <- other.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+			close(entered)
+			<-release
+			return []store.Session{one}, nil
+		})
+	}()
+	<-entered
+	admin := openPool(t, url)
+	for i, end := range []func(giveUp context.CancelFunc){func(giveUp context.CancelFunc) { giveUp() }, func(context.CancelFunc) { close(release) }} {
+		ctx, giveUp := context.WithCancel(ctx)
+		created := make(chan error, 1)
+		go func() { created <- s.Create(ctx, session(fmt.Sprint(i), "alice"), 1) }()
+		require.Eventually(t, func() bool {
+			var waiting bool
+			err := admin.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+				WHERE d.datname = current_database() AND locktype = 'advisory' AND NOT granted)`).Scan(&waiting)
+			return assert.NoError(t, err) && waiting
+		}, 30*time.Second, 5*time.Millisecond, "it does not wait")
+		end(giveUp)
+		err := <-created
+		if i == 0 {
+			require.ErrorIs(t, err, context.Canceled)
+		} else {
+			require.ErrorIs(t, err, store.ErrFull)
+		}
+		giveUp()
+	}
+	require.NoError(t, <-admitted)
+	list, _, err := s.List(ctx, store.Filter{}, "", 10)
+	require.NoError(t, err)
+	require.Len(t, list, 1)
+	require.Equal(t, session("admitted", "alice").ID, list[0].ID)
 }
