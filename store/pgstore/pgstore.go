@@ -46,8 +46,12 @@
 // sees what was committed before it began, hence all that was written before the
 // lock was taken. All other writes are one statement, which heeds the revision.
 // Admit writes only if what it read and replaces has not changed, and otherwise
-// runs again. No lock is waited for with a commit on its way, so that a call whose
-// context ended while it waited has changed nothing.
+// runs again. The advisory lock is never waited for with a commit on its way, so
+// that a call whose context ended while it waited for it has changed nothing.
+//
+// A process that vanishes from the network within a step keeps the lock until the
+// server notices, and until then its subject, and no other, cannot log in: set
+// idle_in_transaction_session_timeout to a few seconds, and tcp_keepalives_idle.
 //
 // # Failure
 //

@@ -18,17 +18,19 @@ import (
 
 const million = 1_000_000
 
-// fill adds a million sessions of 300,000 subjects, in 100 accounts, and of
-// account "all", with 5 clients. A quarter have ended and half are due at time
-// 500,000. Their documents, which no query looks at, are small: that makes walking
-// over the table look cheap to the planner.
+// fill adds a million sessions of 300,000 subjects, in one account, with 5
+// clients. A quarter have ended and half are due at time 500,000. Their
+// documents, which no query looks at, are small: that makes walking over the table
+// look cheap to the planner. Tables that are emptied and filled in one transaction need no WAL.
 var fill = []string{
+	`BEGIN`,
+	`TRUNCATE curfew_sessions, curfew_terms`,
 	`ALTER TABLE curfew_sessions DROP CONSTRAINT curfew_sessions_pkey`,
 	`ALTER TABLE curfew_terms DROP CONSTRAINT curfew_terms_pkey`,
 	`DROP INDEX curfew_sessions_due`,
 	fmt.Sprintf(`INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
 		SELECT decode(md5(i::text), 'hex'), 1, i %% 4 = 0,
-			ARRAY['*'::bytea, ('a:acct' || i %% 100)::bytea, 'a:all'::bytea, ('c:client' || i %% 5)::bytea, 'k:browser'::bytea, ('s:' || i %% 300000)::bytea],
+			ARRAY['*'::bytea, 'a:all'::bytea, ('c:client' || i %% 5)::bytea, 'k:browser'::bytea, ('s:' || i %% 300000)::bytea],
 			i, decode(repeat('00', 100), 'hex')
 		FROM generate_series(1, %d) i`, million),
 	`INSERT INTO curfew_terms (term, ended, id) SELECT unnest(terms), ended, id FROM curfew_sessions`,
@@ -36,6 +38,7 @@ var fill = []string{
 	`ALTER TABLE curfew_terms ADD PRIMARY KEY (term, ended, id)`,
 	`CREATE INDEX curfew_sessions_due ON curfew_sessions (due, id) WHERE due IS NOT NULL`,
 	`INSERT INTO curfew_documents SELECT ('d' || i)::bytea, 1, '', '', '', '' FROM generate_series(1, 100000) i`,
+	`COMMIT`,
 }
 
 // A statement is one of the store's, with arguments for the sessions of fill.
@@ -66,7 +69,7 @@ func statements() map[string]statement {
 		"put":            {putSQL, []any{[]byte("d7"), int64(1), doc, "", none, none}, 50},
 	}
 	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
-		for _, account := range []string{"", "all", "acct7"} {
+		for _, account := range []string{"", "all", "none"} {
 			for _, kind := range []policy.Kind{"", policy.Browser} {
 				for _, client := range []string{"", "client3"} {
 					for _, state := range []store.State{store.Any, store.Unended, store.Ended} {
