@@ -155,8 +155,12 @@ const (
 
 	// OFFSET 0 keeps the planner from turning the look-up of each row by its key
 	// into a walk over the whole table, here and below.
+	//
+	// What a step saw stays until it is committed: an end or a removal that others
+	// see before the step is one that the step has seen.
 	heldSQL = `SELECT s.revision, s.document
-		FROM curfew_terms t, LATERAL (SELECT revision, document FROM curfew_sessions x WHERE x.id = t.id OFFSET 0) s
+		FROM curfew_terms t, LATERAL (
+			SELECT revision, document FROM curfew_sessions x WHERE x.id = t.id AND NOT x.ended OFFSET 0 FOR NO KEY UPDATE) s
 		WHERE t.term = $1::bytea AND t.ended = false ORDER BY t.id`
 
 	// $6 is the subject's term, $7 the cap, $8 whether the lock is held anyway.
@@ -687,13 +691,19 @@ func writeDecided(ctx context.Context, c *pgx.Conn, subject store.Subject, held 
 // Delete implements [store.Sessions].
 func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 	err := s.do(ctx, func(c *pgx.Conn) error {
-		var gone bool
-		var is int64
-		err := c.QueryRow(ctx, removeSQL, []byte(id), revision).Scan(&gone, &is)
-		if err == nil && !gone && is != 0 {
-			return conflict(id, is, revision)
+		for {
+			var gone bool
+			var is int64
+			err := c.QueryRow(ctx, removeSQL, []byte(id), revision).Scan(&gone, &is)
+			switch {
+			case err != nil || gone || is == 0:
+				return sent(err)
+			case is != revision:
+				return conflict(id, is, revision)
+			}
+			// It was as it had to be when the statement began, and changed while
+			// that waited for who changed it.
 		}
-		return sent(err)
 	})
 	if err != nil {
 		return fmt.Errorf("delete session: %w", fault(ctx, err))
