@@ -11,6 +11,9 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 # Tools are built here, at the versions of internal/tools/go.mod.
 BIN := .bin
 
+# What needs more than users of the library should have to load is a module of its own.
+MODULES := internal/browser
+
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
 
@@ -28,8 +31,9 @@ run: go ## Start an OpenID provider whose logins end when the policy says so
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.
 .PHONY: test
-test: lint compiler engines ## Check the code and run all tests, with the race detector
+test: lint compiler engines chromium ## Check the code and run all tests, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout 14m ./...
+	cd internal/browser && CGO_ENABLED=1 go test -race -count=1 -timeout 10m ./...
 
 .PHONY: lint
 lint: go staticcheck ## Check format, vet, staticcheck and go.mod
@@ -39,6 +43,7 @@ lint: go staticcheck ## Check format, vet, staticcheck and go.mod
 	$(BIN)/staticcheck ./...
 	go mod tidy -diff
 	cd internal/tools && go mod tidy -diff
+	@set -x; for module in $(MODULES); do (cd $$module; go vet ./...; $(CURDIR)/$(BIN)/staticcheck ./...; go mod tidy -diff); done
 
 .PHONY: bench
 bench: go engines ## Measure what the hook costs, and fail if it is more than promised
@@ -97,6 +102,19 @@ engines:
 		echo "installing$$packages, which tests start servers from"; \
 		apt-get update -qq; \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages </dev/null; \
+		packages=$$(missing); \
+	fi; \
+	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }
+
+# Tests of what people see drive a browser.
+.PHONY: chromium
+chromium:
+	@missing() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || printf ' chromium'; }; \
+	packages=$$(missing); \
+	if [[ -n $$packages && $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
+		echo "installing$$packages, which tests of pages drive"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages fonts-dejavu-core </dev/null; \
 		packages=$$(missing); \
 	fi; \
 	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }
