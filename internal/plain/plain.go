@@ -1,0 +1,137 @@
+// Package plain says what is known of a login session in words that its user
+// recognises: the browser, how long ago, roughly where from. The pages of
+// package provider and of what is built on it share it.
+//
+// What it is given was sent by anybody. It is bounded, and what is not
+// recognised comes out as nothing rather than as a guess; but a user agent is a
+// claim, and pages must escape what they show.
+package plain
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// maxUserAgent is how much of a User-Agent is looked at, in bytes.
+const maxUserAgent = 512
+
+// browsers are looked for in this order: each later one also appears in the
+// User-Agent of an earlier one.
+var browsers = []struct{ product, name string }{
+	{"Edg/", "Edge"}, {"EdgA/", "Edge"}, {"EdgiOS/", "Edge"},
+	{"OPR/", "Opera"}, {"OPiOS/", "Opera"}, {"OPT/", "Opera"},
+	{"SamsungBrowser/", "Samsung Internet"}, {"Vivaldi/", "Vivaldi"}, {"YaBrowser/", "Yandex Browser"},
+	{"FxiOS/", "Firefox"}, {"Firefox/", "Firefox"},
+	{"CriOS/", "Chrome"}, {"HeadlessChrome/", "Chrome"}, {"Chrome/", "Chrome"}, {"Chromium/", "Chromium"},
+	{"Safari/", "Safari"},
+}
+
+// systems are looked for in this order, in the comment in parentheses.
+var systems = []struct{ token, name string }{
+	{"iPhone", "iPhone"}, {"iPad", "iPad"}, {"Android", "Android"}, {"CrOS", "ChromeOS"},
+	{"Windows", "Windows"}, {"Macintosh", "Mac"}, {"Linux", "Linux"}, {"FreeBSD", "FreeBSD"}, {"OpenBSD", "OpenBSD"},
+}
+
+// UserAgent names the program of an HTTP User-Agent (RFC 9110 section 10.1.5):
+// "Firefox on Linux", "Chrome on Android", or the first product of one that is no
+// browser, such as "curl". It is empty for what it does not know.
+func UserAgent(ua string) string {
+	ua = ua[:min(len(ua), maxUserAgent)]
+	if !strings.HasPrefix(ua, "Mozilla/") {
+		return product(ua)
+	}
+	_, comment, _ := strings.Cut(ua, "(")
+	comment, products, _ := strings.Cut(comment, ")")
+	var browser, system string
+	for _, b := range browsers {
+		if strings.Contains(products, " "+b.product) {
+			browser = b.name
+			break
+		}
+	}
+	for _, s := range systems {
+		if strings.Contains(comment, s.token) {
+			system = s.name
+			break
+		}
+	}
+	switch {
+	case browser == "":
+		return "" // what calls itself Mozilla and is none of these says nothing
+	case system == "":
+		return browser
+	}
+	return browser + " on " + system
+}
+
+// product returns the name of the first product, if it looks like one.
+func product(ua string) string {
+	name, _, _ := strings.Cut(ua, " ")
+	name, _, _ = strings.Cut(name, "/")
+	if len(name) > 32 {
+		return ""
+	}
+	letters := 0
+	for _, r := range name {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z':
+			letters++
+		case r >= '0' && r <= '9', r == '-', r == '_', r == '.':
+		default:
+			return ""
+		}
+	}
+	if letters < 2 {
+		return ""
+	}
+	return name
+}
+
+// Network says roughly where an address is, of which only the network is known:
+// "192.0.2.x" for 192.0.2.0/24. It is empty for what is no network.
+func Network(prefix string) string {
+	p, err := netip.ParsePrefix(prefix)
+	if err != nil {
+		return ""
+	}
+	if p.Addr().Is4() && p.Bits() == 24 {
+		return strings.TrimSuffix(p.Addr().String(), ".0") + ".x"
+	}
+	return p.String()
+}
+
+// Ago says how long ago something was: "3 hours ago".
+func Ago(d time.Duration) string {
+	if d < time.Minute {
+		return "just now"
+	}
+	return largest(d) + " ago"
+}
+
+// In says how long it is until something happens: "in 3 hours".
+func In(d time.Duration) string {
+	if d < time.Minute {
+		return "in less than a minute"
+	}
+	return "in " + largest(d)
+}
+
+// largest writes a duration in its largest unit, rounded down.
+func largest(d time.Duration) string {
+	n, unit := d/time.Minute, "minute"
+	switch {
+	case d >= 48*time.Hour:
+		n, unit = d/(24*time.Hour), "day"
+	case d >= time.Hour:
+		n, unit = d/time.Hour, "hour"
+	}
+	if n != 1 {
+		unit += "s"
+	}
+	return fmt.Sprintf("%d %s", n, unit)
+}
+
+// Date writes a point in time for people, to the minute, in UTC.
+func Date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }

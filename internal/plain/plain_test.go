@@ -1,0 +1,78 @@
+package plain
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestUserAgent(t *testing.T) {
+	for ua, want := range map[string]string{
+		"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0":                                                                     "Firefox on Linux",
+		"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36":                            "Chrome on Windows",
+		"Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 Edg/140.0.0.0":              "Edge on Windows",
+		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.4 Safari/605.1.15":                      "Safari on Mac",
+		"Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36 OPR/125.0.0.0":        "Opera on Mac",
+		"Mozilla/5.0 (iPhone; CPU iPhone OS 18_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.4 Mobile/15E148 Safari/604.1":    "Safari on iPhone",
+		"Mozilla/5.0 (iPad; CPU OS 18_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/140.0.0.0 Mobile/15E148 Safari/604.1":          "Chrome on iPad",
+		"Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36":                            "Chrome on Android",
+		"Mozilla/5.0 (Linux; Android 14; SM-S911B) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/27.0 Chrome/125.0.0.0 Mobile Safari/537.36": "Samsung Internet on Android",
+		"Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0":                                                                       "Firefox on Android",
+		"Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36":                             "Chrome on ChromeOS",
+		"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/156.0.0.0 Safari/537.36":                              "Chrome on Linux",
+		"Mozilla/5.0 (Haiku) Gecko/1 Firefox/140.0": "Firefox",
+		"curl/8.5.0":         "curl",
+		"Go-http-client/1.1": "Go-http-client",
+		"gh version 2.1":     "gh",
+		"":                   "",
+		"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)": "",
+		"Mozilla/5.0":                     "",
+		"Mozilla/5.0 (Firefox/1; Windows": "", // inside the comment is no product
+		"<script>alert(1)</script>/1":     "",
+		"Your bank: call 0123":            "Your", // one word at most
+		"7":                               "",
+		"-/1":                             "",
+		"\xff\xfe/1":                      "",
+		strings.Repeat("a", 33) + "/1":    "",
+		"Mozilla/5.0 (" + strings.Repeat("(", 1_000_00): "",
+	} {
+		require.Equal(t, want, UserAgent(ua), "%.80s", ua)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	for prefix, want := range map[string]string{
+		"192.0.2.0/24":    "192.0.2.x",
+		"10.0.0.0/24":     "10.0.0.x",
+		"2001:db8:1::/48": "2001:db8:1::/48",
+		"192.0.2.7":       "",
+		"":                "",
+		"<b>":             "",
+	} {
+		require.Equal(t, want, Network(prefix), prefix)
+	}
+}
+
+func TestWordsForTimes(t *testing.T) {
+	for _, c := range []struct {
+		d       time.Duration
+		ago, in string
+	}{
+		{-time.Hour, "just now", "in less than a minute"},
+		{0, "just now", "in less than a minute"},
+		{time.Minute - 1, "just now", "in less than a minute"},
+		{time.Minute, "1 minute ago", "in 1 minute"},
+		{59 * time.Minute, "59 minutes ago", "in 59 minutes"},
+		{time.Hour, "1 hour ago", "in 1 hour"},
+		{3*time.Hour + 59*time.Minute, "3 hours ago", "in 3 hours"},
+		{47 * time.Hour, "47 hours ago", "in 47 hours"},
+		{48 * time.Hour, "2 days ago", "in 2 days"},
+		{720 * time.Hour, "30 days ago", "in 30 days"},
+	} {
+		require.Equal(t, c.ago, Ago(c.d), c.d)
+		require.Equal(t, c.in, In(c.d), c.d)
+	}
+	require.Equal(t, "3 March 2026, 08:05 UTC", Date(time.Date(2026, 3, 3, 10, 5, 59, 0, time.FixedZone("", 7200))))
+}
