@@ -12,6 +12,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/providertest"
@@ -142,4 +143,18 @@ func _(settings policy.Settings, memberships []policy.Membership, now time.Time,
 	rules.TokenEnd(now, session, use) // how long may a token live?
 	rules.Surplus(now, held)          // what does a changed policy end?
 	rules.Explain(kind, client)       // why?
+}
+
+func _(mux *http.ServeMux, secret string, list, refund http.Handler) error {
+	api, err := middleware.NewResource(middleware.ResourceConfig{
+		Issuer:        "https://login.example.com",
+		Audience:      "orders",
+		Introspection: &middleware.ResourceIntrospection{ClientID: "orders", ClientSecret: secret},
+	})
+	if err != nil {
+		return err
+	}
+	mux.Handle("GET /orders", api.Handler(list, middleware.ResourceScopes("orders")))
+	mux.Handle("POST /refunds", api.Handler(refund, middleware.ResourceScopes("refunds"), middleware.ResourceMaxAge(5*time.Minute)))
+	return nil
 }

@@ -1,0 +1,356 @@
+package middleware
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"golang.org/x/oauth2"
+)
+
+// ResourceConfig configures [NewResource]. Issuer is required, and either
+// Introspection or Audience.
+type ResourceConfig struct {
+	// Issuer is the provider whose access tokens are taken, exactly as its
+	// discovery document says it. It has to be https, or http on loopback.
+	Issuer string
+
+	// Audience is the name of this API in the aud of access tokens. A token
+	// that does not name it is refused, so that a token for one API opens no
+	// other (RFC 9068 section 4). It may be empty only with Introspection:
+	// then which tokens this API may take is left to the provider.
+	Audience string
+
+	// Introspection asks the provider about each token (RFC 7662). A session
+	// that ended is then noticed within CacheFor. Nil: tokens are JWTs
+	// (RFC 9068) and verified here, and one that was issued is good until it
+	// expires, whatever happened to its session.
+	Introspection *ResourceIntrospection
+
+	// CacheFor is for how long the answer that a token is active may be used
+	// again, and so how long a token may outlive its session; never beyond
+	// the exp of the token. That a token is not active is remembered for a
+	// sixth of it. Zero: 30 seconds. Negative: the provider is asked each time.
+	CacheFor time.Duration
+
+	// CacheSize is how many answers are kept. Zero: 10000.
+	CacheSize int
+
+	// AcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
+	// type at all, instead of "at+jwt". The access tokens of zitadel/oidc's op
+	// (v3.51.17) are such. What then tells them from ID tokens and logout tokens
+	// of the same provider is only that they have jti and client_id and none of
+	// the claims of those: prefer Introspection there.
+	AcceptPlainJWT bool
+
+	// Algorithms are the signature algorithms of JWTs that are taken. Nil: all
+	// asymmetric ones of RFC 7518, and EdDSA. Symmetric ones and "none" cannot
+	// be allowed.
+	Algorithms []jose.SignatureAlgorithm
+
+	// Leeway is how far the clock of the provider may be ahead of ours, for
+	// nbf, iat and auth_time. Nothing lengthens the life of a token: exp is
+	// taken at its word. Zero: 30 seconds. Negative: none.
+	Leeway time.Duration
+
+	// Realm is in each challenge (RFC 9110 section 11.5). Empty: "api".
+	Realm string
+
+	// Timeout bounds each request to the provider. Zero: 5 seconds.
+	Timeout time.Duration
+
+	// HTTPClient makes the requests to the provider. No redirect is followed.
+	// Nil: one of its own with Go's default transport.
+	HTTPClient *http.Client
+
+	// Refused writes the response for a request that is refused; its header has
+	// the challenge already. Nil: a small JSON object.
+	Refused func(http.ResponseWriter, *http.Request, *ResourceError)
+
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+// ResourceIntrospection is how an API authenticates at the introspection
+// endpoint, whose address is taken from discovery.
+type ResourceIntrospection struct {
+	ClientID     string
+	ClientSecret string
+
+	// AuthStyle is oauth2.AuthStyleInHeader (client_secret_basic) or
+	// oauth2.AuthStyleInParams (client_secret_post). Zero: in the header.
+	AuthStyle oauth2.AuthStyle
+}
+
+// The defaults of [ResourceConfig].
+const (
+	resourceCacheFor  = 30 * time.Second
+	resourceCacheSize = 10_000
+	resourceLeeway    = 30 * time.Second
+	resourceTimeout   = 5 * time.Second
+)
+
+// resourceMaxToken bounds an access token. JWTs of directories with many groups
+// come to some kilobytes; what is longer than that is no token.
+const resourceMaxToken = 16 << 10
+
+// resourceAlgorithms are asymmetric: with a symmetric one, the public key that
+// everybody can get would sign (RFC 8725 section 2.1).
+var resourceAlgorithms = []jose.SignatureAlgorithm{
+	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
+	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
+}
+
+// A Resource is the resource server's side of OAuth: it checks the access tokens
+// that an API is called with. It may be used by any number of goroutines.
+//
+//	api, err := middleware.NewResource(middleware.ResourceConfig{
+//		Issuer:        "https://login.example.com",
+//		Introspection: &middleware.ResourceIntrospection{ClientID: "orders", ClientSecret: secret},
+//	})
+//	mux.Handle("GET /orders", api.Handler(list, middleware.ResourceScopes("orders")))
+//	mux.Handle("POST /refunds", api.Handler(refund, middleware.ResourceMaxAge(5*time.Minute)))
+//
+// Answers are those of RFC 6750 section 3 and RFC 9470 section 3. While the
+// provider cannot be asked, the answer is 503 with Retry-After: no verdict on the
+// token, which works again afterwards.
+type Resource struct {
+	cfg      ResourceConfig
+	provider *resourceProvider
+	verify   func(ctx context.Context, token string) (ResourceToken, error)
+}
+
+// NewResource checks the configuration. It does not ask the provider: that is
+// done at the first request, and again until it answers.
+func NewResource(cfg ResourceConfig) (*Resource, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	r := &Resource{cfg: cfg, provider: newResourceProvider(&cfg)}
+	if cfg.Introspection != nil {
+		r.verify = newResourceIntrospector(&r.cfg, r.provider).verify
+	} else {
+		r.verify = newResourceVerifier(&r.cfg, r.provider).verify
+	}
+	return r, nil
+}
+
+// complete checks the fields and sets their defaults.
+func (cfg *ResourceConfig) complete() error {
+	if err := checkResourceIssuer(cfg.Issuer); err != nil {
+		return fmt.Errorf("middleware: ResourceConfig.Issuer: %w", err)
+	}
+	if in := cfg.Introspection; in != nil {
+		switch {
+		case in.ClientID == "" || in.ClientSecret == "":
+			return errors.New("middleware: ResourceConfig.Introspection: ClientID and ClientSecret are needed, as RFC 7662 section 2.1 wants the caller authenticated")
+		case in.AuthStyle > oauth2.AuthStyleInHeader || in.AuthStyle < 0:
+			return errors.New("middleware: ResourceConfig.Introspection.AuthStyle: unknown")
+		}
+		copied := *in
+		cfg.Introspection = &copied
+	} else if cfg.Audience == "" {
+		return errors.New("middleware: ResourceConfig.Audience: it is needed without Introspection, or a token for any other API would do")
+	}
+	for _, alg := range cfg.Algorithms {
+		if !slices.Contains(resourceAlgorithms, alg) {
+			return fmt.Errorf("middleware: ResourceConfig.Algorithms: %q is not an asymmetric signature algorithm", alg)
+		}
+	}
+	if cfg.Algorithms = slices.Clone(cfg.Algorithms); len(cfg.Algorithms) == 0 {
+		cfg.Algorithms = resourceAlgorithms
+	}
+	for _, d := range []struct {
+		field     *time.Duration
+		byDefault time.Duration
+	}{{&cfg.CacheFor, resourceCacheFor}, {&cfg.Leeway, resourceLeeway}} {
+		if *d.field == 0 {
+			*d.field = d.byDefault
+		}
+		*d.field = max(0, *d.field)
+	}
+	if cfg.CacheSize < 0 || cfg.Timeout < 0 {
+		return errors.New("middleware: ResourceConfig.CacheSize, Timeout: neither may be negative")
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = resourceCacheSize
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = resourceTimeout
+	}
+	if cfg.Realm == "" {
+		cfg.Realm = "api"
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Refused == nil {
+		cfg.Refused = writeResourceError
+	}
+	client := http.Client{}
+	if cfg.HTTPClient != nil {
+		client = *cfg.HTTPClient
+	}
+	// A redirect would carry tokens and our secret to wherever it points.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	cfg.HTTPClient = &client
+	return nil
+}
+
+// checkResourceIssuer allows what can be an issuer (OpenID Connect Discovery 1.0
+// section 3): without TLS whoever is on the way says which tokens are good.
+func checkResourceIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Opaque != "" || u.User != nil || strings.ContainsAny(issuer, "?#"):
+		return fmt.Errorf("%q is not a URL such as https://login.example.com", issuer)
+	case u.Scheme != "https" && (u.Scheme != "http" || !resourceLoopback(u.Hostname())):
+		return fmt.Errorf("%q is not https, nor http on loopback", issuer)
+	}
+	return nil
+}
+
+// resourceLoopback reports whether nothing but this machine answers to the host.
+func resourceLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// A ResourceToken is what an access token says, once it has been checked.
+type ResourceToken struct {
+	Issuer  string
+	Subject string // with Issuer: who; for a client without a user often its ID. May be empty after introspection
+
+	// SID is the login session that the token belongs to; empty if the provider
+	// does not say.
+	SID string
+
+	ClientID string
+	Audience []string
+	Scopes   []string
+
+	// AuthTime is when the user entered credentials; zero if the provider does
+	// not say. ACR and AMR are how.
+	AuthTime time.Time
+	ACR      string
+	AMR      []string
+
+	Expires time.Time // zero if introspection did not say
+
+	raw []byte // all claims, as JSON
+}
+
+// HasScope reports whether the token has a scope.
+func (t ResourceToken) HasScope(scope string) bool { return slices.Contains(t.Scopes, scope) }
+
+// Claims decodes all claims of the JWT, or members of the answer to the
+// introspection, into v.
+func (t ResourceToken) Claims(v any) error { return json.Unmarshal(t.raw, v) }
+
+type resourceKey struct{}
+
+// ResourceFrom returns the token that [Resource.Handler] let through, and false
+// where it did not run.
+func ResourceFrom(ctx context.Context) (ResourceToken, bool) {
+	t, ok := ctx.Value(resourceKey{}).(ResourceToken)
+	return t, ok
+}
+
+// ResourceSubject returns the subject of the token, empty if there is none.
+func ResourceSubject(ctx context.Context) string {
+	t, _ := ResourceFrom(ctx)
+	return t.Subject
+}
+
+// ResourceSID returns the login session of the token, empty if it is not known.
+func ResourceSID(ctx context.Context) string {
+	t, _ := ResourceFrom(ctx)
+	return t.SID
+}
+
+// Handler passes requests with a good access token that satisfies the rules to
+// next, which finds the token with [ResourceFrom], and answers the others.
+func (r *Resource) Handler(next http.Handler, rules ...ResourceRule) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		t, err := r.Check(req, rules...)
+		if err != nil {
+			var refused *ResourceError
+			if !errors.As(err, &refused) {
+				refused = &ResourceError{Status: http.StatusServiceUnavailable, Err: err}
+			}
+			refused.header(w.Header())
+			r.cfg.Refused(w, req, refused)
+			return
+		}
+		next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), resourceKey{}, t)))
+	})
+}
+
+// Check decides about one request and writes nothing. An error is always a
+// [*ResourceError], and never contains the token.
+func (r *Resource) Check(req *http.Request, rules ...ResourceRule) (ResourceToken, error) {
+	var needs resourceNeeds
+	for _, rule := range rules {
+		rule(&needs)
+	}
+	token, err := resourceBearer(req)
+	if err == nil {
+		var t ResourceToken
+		if t, err = r.verify(req.Context(), token); err == nil {
+			if err = needs.check(t, r.cfg.Now(), r.cfg.Leeway); err == nil {
+				return t, nil
+			}
+		}
+	}
+	return ResourceToken{}, r.refusal(err, needs)
+}
+
+// Why a request is refused, for the challenge.
+var (
+	errResourceNone        = errors.New("there is no access token in the Authorization header")
+	errResourceRequest     = errors.New("the Authorization header is malformed")
+	errResourceInvalid     = errors.New("the access token is not good")
+	errResourceUnavailable = errors.New("the provider could not be asked")
+)
+
+// resourceBearer returns the access token of a request. The query and the body
+// are not looked at: RFC 9700 section 4.3.2 forbids the first, and the second
+// would be read under the handler's feet.
+func resourceBearer(req *http.Request) (string, error) {
+	values := req.Header.Values("Authorization")
+	switch len(values) {
+	case 0:
+		return "", errResourceNone
+	case 1:
+	default:
+		return "", fmt.Errorf("%w: it is there %d times", errResourceRequest, len(values))
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", fmt.Errorf("%w: it has another scheme", errResourceNone)
+	}
+	token = strings.TrimLeft(token, " ")
+	switch {
+	case len(token) > resourceMaxToken:
+		return "", fmt.Errorf("%w: it is longer than %d bytes", errResourceInvalid, resourceMaxToken)
+	case !isResourceToken68(token):
+		return "", fmt.Errorf("%w: no b64token follows", errResourceRequest)
+	}
+	return token, nil
+}
+
+// isResourceToken68 reports whether a text is a b64token of RFC 6750 section 2.1.
+func isResourceToken68(s string) bool {
+	s = strings.TrimRight(s, "=")
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-._~+/", c)
+	})
+}

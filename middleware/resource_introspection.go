@@ -1,0 +1,274 @@
+package middleware
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	// Unlike encoding/json it takes no member twice, and none that is spelled
+	// like another one but for its case.
+	"github.com/go-jose/go-jose/v4/json"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"golang.org/x/oauth2"
+)
+
+// A resourceIntrospector asks the provider about tokens (RFC 7662).
+type resourceIntrospector struct {
+	cfg      *ResourceConfig
+	provider *resourceProvider
+	flight   resourceFlight[resourceAnswer]
+	slots    chan struct{} // one for each request under way
+
+	// Apart, so that a flood of bad tokens pushes out no good one.
+	active, inactive *resourceCache
+}
+
+// A resourceAnswer is what is known of a token.
+type resourceAnswer struct {
+	token    ResourceToken
+	inactive error // why it is not good; nil if it is
+}
+
+// resourceInFlight is how many requests an API makes to the provider at once. What
+// comes beyond waits, so that a flood of tokens does not reach the provider as one.
+const resourceInFlight = 64
+
+func newResourceIntrospector(cfg *ResourceConfig, p *resourceProvider) *resourceIntrospector {
+	return &resourceIntrospector{
+		cfg: cfg, provider: p, slots: make(chan struct{}, resourceInFlight),
+		active: newResourceCache(cfg.CacheSize), inactive: newResourceCache(cfg.CacheSize),
+	}
+}
+
+// resourceNegative is the part of CacheFor for which a token stays refused: it
+// guards against repetition, and a token that was refused by mistake is not
+// refused for long.
+const resourceNegative = 6
+
+func (in *resourceIntrospector) verify(ctx context.Context, token string) (ResourceToken, error) {
+	key := sha256.Sum256([]byte(token))
+	now := in.cfg.Now()
+	a, ok := in.active.get(key, now)
+	if !ok {
+		a, ok = in.inactive.get(key, now)
+	}
+	if !ok {
+		var err error
+		a, err = in.flight.do(ctx, string(key[:]), in.cfg.Timeout, func(ctx context.Context) (resourceAnswer, error) {
+			return in.ask(ctx, token, key)
+		})
+		if err != nil {
+			return ResourceToken{}, err
+		}
+	}
+	if a.inactive == nil && !a.token.Expires.IsZero() && !in.cfg.Now().Before(a.token.Expires) {
+		a.inactive = fmt.Errorf("%w: it has expired", errResourceInvalid)
+	}
+	if a.inactive != nil {
+		return ResourceToken{}, a.inactive
+	}
+	return a.token.clone(), nil
+}
+
+// ask asks the provider, and remembers the answer.
+func (in *resourceIntrospector) ask(ctx context.Context, token string, key [sha256.Size]byte) (resourceAnswer, error) {
+	select {
+	case in.slots <- struct{}{}:
+		defer func() { <-in.slots }()
+	case <-ctx.Done():
+		return resourceAnswer{}, fmt.Errorf("%w: too many requests to it are under way: %w", errResourceUnavailable, ctx.Err())
+	}
+	asked := in.cfg.Now() // what is told holds from here, not from when it arrives
+	body, err := in.request(ctx, token)
+	if err != nil {
+		return resourceAnswer{}, err
+	}
+	t, err := in.cfg.introspected(body, asked)
+	switch {
+	case errors.Is(err, errResourceInvalid):
+		a := resourceAnswer{inactive: err}
+		in.inactive.put(key, a, asked.Add(in.cfg.CacheFor/resourceNegative), asked)
+		return a, nil
+	case err != nil:
+		return resourceAnswer{}, err
+	}
+	until := asked.Add(in.cfg.CacheFor)
+	if !t.Expires.IsZero() && t.Expires.Before(until) {
+		until = t.Expires
+	}
+	a := resourceAnswer{token: t}
+	in.active.put(key, a, until, asked)
+	return a, nil
+}
+
+func (in *resourceIntrospector) request(ctx context.Context, token string) ([]byte, error) {
+	endpoints, err := in.provider.endpoints(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if endpoints.Introspection == "" {
+		return nil, fmt.Errorf("%w: its discovery document has no introspection_endpoint", errResourceUnavailable)
+	}
+	client := in.cfg.Introspection
+	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
+	if client.AuthStyle == oauth2.AuthStyleInParams {
+		form.Set("client_id", client.ClientID)
+		form.Set("client_secret", client.ClientSecret)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoints.Introspection, strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errResourceUnavailable, err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", "application/json")
+	if client.AuthStyle != oauth2.AuthStyleInParams {
+		// Encoded first: RFC 6749 section 2.3.1.
+		req.SetBasicAuth(url.QueryEscape(client.ClientID), url.QueryEscape(client.ClientSecret))
+	}
+	return in.provider.do(req)
+}
+
+// introspected reads an answer (RFC 7662 section 2.2).
+func (cfg *ResourceConfig) introspected(body []byte, now time.Time) (ResourceToken, error) {
+	var a struct {
+		Active *bool `json:"active"`
+		resourceClaims
+	}
+	if err := json.Unmarshal(body, &a); err != nil || a.Active == nil {
+		return ResourceToken{}, fmt.Errorf("%w: its answer to the introspection is not one of RFC 7662", errResourceUnavailable)
+	}
+	refuse := func(why string) (ResourceToken, error) {
+		return ResourceToken{}, fmt.Errorf("%w: %s", errResourceInvalid, why)
+	}
+	switch {
+	case !*a.Active:
+		return refuse("the provider says that it is not active")
+	case a.TokenType != "" && !strings.EqualFold(a.TokenType, "Bearer"):
+		return refuse("it is no bearer token") // a refresh token, or one that is bound to a key
+	case a.Issuer != "" && a.Issuer != cfg.Issuer:
+		return refuse("it is of another issuer")
+	case cfg.Audience != "" && !a.Audience.Contains(cfg.Audience):
+		return refuse("it is not for this API")
+	}
+	if err := a.times(now, cfg.Leeway); err != nil {
+		return ResourceToken{}, err
+	}
+	a.Issuer = cfg.Issuer
+	return a.token(body), nil
+}
+
+// resourceClaims are of a JWT access token (RFC 9068 section 2.2) and of an answer
+// to an introspection (RFC 7662 section 2.2, RFC 9470 section 6).
+type resourceClaims struct {
+	Issuer    string           `json:"iss"`
+	Subject   string           `json:"sub"`
+	Audience  jwt.Audience     `json:"aud"`
+	Expires   *jwt.NumericDate `json:"exp"`
+	NotBefore *jwt.NumericDate `json:"nbf"`
+	IssuedAt  *jwt.NumericDate `json:"iat"`
+	ID        string           `json:"jti"`
+	ClientID  string           `json:"client_id"`
+	Scope     string           `json:"scope"`
+	SID       string           `json:"sid"`
+	AuthTime  *jwt.NumericDate `json:"auth_time"`
+	ACR       string           `json:"acr"`
+	AMR       []string         `json:"amr"`
+	TokenType string           `json:"token_type"`
+
+	// Confirmation says that who presents the token must prove that they hold a
+	// key (RFC 7800), which is not checked here.
+	Confirmation json.RawMessage `json:"cnf"`
+}
+
+// times checks what is there of exp, nbf and iat, and refuses a token that is bound
+// to a key: as a bearer token it would be good in a thief's hands too.
+func (c *resourceClaims) times(now time.Time, leeway time.Duration) error {
+	switch {
+	case c.Expires != nil && !now.Before(c.Expires.Time()):
+		return fmt.Errorf("%w: it has expired", errResourceInvalid)
+	case c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()):
+		return fmt.Errorf("%w: it is not valid yet", errResourceInvalid)
+	case c.IssuedAt != nil && now.Add(leeway).Before(c.IssuedAt.Time()):
+		return fmt.Errorf("%w: it was issued in the future", errResourceInvalid)
+	case len(c.Confirmation) > 0 && string(c.Confirmation) != "null":
+		return fmt.Errorf("%w: it is bound to a key, and presented as a bearer token", errResourceInvalid)
+	}
+	return nil
+}
+
+func (c *resourceClaims) token(raw []byte) ResourceToken {
+	t := ResourceToken{
+		Issuer: c.Issuer, Subject: c.Subject, SID: c.SID, ClientID: c.ClientID,
+		Audience: c.Audience, Scopes: strings.Fields(c.Scope), ACR: c.ACR, AMR: c.AMR, raw: raw,
+	}
+	if c.AuthTime != nil {
+		t.AuthTime = c.AuthTime.Time()
+	}
+	if c.Expires != nil {
+		t.Expires = c.Expires.Time()
+	}
+	return t
+}
+
+// A resourceCache keeps answers under the hash of the token, at most size of them:
+// the one that was used longest ago goes first.
+type resourceCache struct {
+	size int
+
+	mu      sync.Mutex
+	entries map[[sha256.Size]byte]*list.Element
+	order   *list.List // of *resourceEntry, last used first
+}
+
+type resourceEntry struct {
+	key    [sha256.Size]byte
+	answer resourceAnswer
+	until  time.Time
+}
+
+func newResourceCache(size int) *resourceCache {
+	return &resourceCache{size: size, entries: map[[sha256.Size]byte]*list.Element{}, order: list.New()}
+}
+
+func (c *resourceCache) get(key [sha256.Size]byte, now time.Time) (resourceAnswer, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[key]
+	if e == nil {
+		return resourceAnswer{}, false
+	}
+	entry := e.Value.(*resourceEntry)
+	if !now.Before(entry.until) {
+		c.remove(e)
+		return resourceAnswer{}, false
+	}
+	c.order.MoveToFront(e)
+	return entry.answer, true
+}
+
+func (c *resourceCache) put(key [sha256.Size]byte, a resourceAnswer, until, now time.Time) {
+	if !now.Before(until) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries[key]; e != nil {
+		c.remove(e)
+	}
+	c.entries[key] = c.order.PushFront(&resourceEntry{key, a, until})
+	for len(c.entries) > c.size {
+		c.remove(c.order.Back())
+	}
+}
+
+func (c *resourceCache) remove(e *list.Element) {
+	delete(c.entries, e.Value.(*resourceEntry).key)
+	c.order.Remove(e)
+}
