@@ -167,10 +167,11 @@ type Documents interface {
 	History(ctx context.Context, key string, before int64, limit int) ([]Document, error)
 }
 
-// A Store is both.
+// A Store is all of them.
 type Store interface {
 	Sessions
 	Documents
+	Counts
 }
 
 // A Document is one version of a named document.

@@ -252,7 +252,8 @@ func refreshingSeveral(key signingKey, hook *provider.Hook, sessions int) (flow,
 // activity. The settings are not read from the store, nor is what to do when they
 // change.
 func (c *crowd) sweep(r *rig, n size) error {
-	part := &partStore{Sessions: r.store, Documents: memstore.New(), left: n.sweep}
+	own := memstore.New()
+	part := &partStore{Sessions: r.store, Documents: own, Counts: own, left: n.sweep}
 	hook, err := provider.New(provider.Config{
 		Store: part, Keys: provider.Keys{provider.NewKey(time.Now())},
 		Now:      func() time.Time { return time.Now().Add(3 * time.Hour) },
@@ -273,6 +274,7 @@ func (c *crowd) sweep(r *rig, n size) error {
 type partStore struct {
 	store.Sessions
 	store.Documents
+	store.Counts
 	left int
 }
 

@@ -49,7 +49,7 @@
 //     ended_by_admin, policy_change, replay, revoked, account_disabled,
 //     credential_change, unknown_session, abandoned, other.
 //   - operation: get, create, update, admit, list, due, delete, stats, document,
-//     put_document, history.
+//     put_document, history, add_counts, read_counts, drop_counts, count_unended.
 //   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
 //     which are answers; canceled (the caller gave up); timeout, error.
 //
@@ -332,10 +332,16 @@ const (
 	opDocument    = "document"
 	opPutDocument = "put_document"
 	opHistory     = "history"
+
+	opAddCounts    = "add_counts"
+	opReadCounts   = "read_counts"
+	opDropCounts   = "drop_counts"
+	opCountUnended = "count_unended"
 )
 
 var operations = []string{
 	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory,
+	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 
 // called notes a call of the store.

@@ -106,3 +106,31 @@ func (s *measuredStore) History(ctx context.Context, key string, before int64, l
 	s.m.called(opHistory, began, outcome.Of(err))
 	return list, err
 }
+
+func (s *measuredStore) AddCounts(ctx context.Context, counts []store.Count) error {
+	began := s.m.cfg.Now()
+	err := s.inner.AddCounts(ctx, counts)
+	s.m.called(opAddCounts, began, outcome.Of(err))
+	return err
+}
+
+func (s *measuredStore) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	began := s.m.cfg.Now()
+	list, err := s.inner.ReadCounts(ctx, account, from, to)
+	s.m.called(opReadCounts, began, outcome.Of(err))
+	return list, err
+}
+
+func (s *measuredStore) DropCounts(ctx context.Context, account string, before time.Time) error {
+	began := s.m.cfg.Now()
+	err := s.inner.DropCounts(ctx, account, before)
+	s.m.called(opDropCounts, began, outcome.Of(err))
+	return err
+}
+
+func (s *measuredStore) CountUnended(ctx context.Context, account string) (int, error) {
+	began := s.m.cfg.Now()
+	n, err := s.inner.CountUnended(ctx, account)
+	s.m.called(opCountUnended, began, outcome.Of(err))
+	return n, err
+}

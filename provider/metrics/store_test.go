@@ -87,6 +87,15 @@ func TestCallsAreCounted(t *testing.T) {
 		{"document not_found", func(ctx context.Context) error { _, err := s.Document(ctx, "k"); return err }},
 		{"put_document ok", func(ctx context.Context) error { _, err := s.PutDocument(ctx, store.Document{Key: "k"}); return err }},
 		{"history ok", func(ctx context.Context) error { _, err := s.History(ctx, "k", 0, 1); return err }},
+		{"add_counts ok", func(ctx context.Context) error {
+			return s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}})
+		}},
+		{"read_counts ok", func(ctx context.Context) error {
+			_, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(1, 0))
+			return err
+		}},
+		{"drop_counts ok", func(ctx context.Context) error { return s.DropCounts(ctx, "a", time.Unix(0, 0)) }},
+		{"count_unended ok", func(ctx context.Context) error { _, err := s.CountUnended(ctx, "a"); return err }},
 		{"update ok", func(ctx context.Context) error {
 			next := alice
 			next.Revision = 1
@@ -136,7 +145,7 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 	slices.Sort(operations)
 	operations = slices.Compact(operations)
-	require.Len(t, operations, 11)
+	require.Len(t, operations, 15)
 	for _, operation := range operations {
 		require.EqualValues(t, want[operation+" error"]+want[operation+" timeout"], got[`curfew_store_errors_total{operation="`+operation+`"}`], operation)
 	}

@@ -257,3 +257,37 @@ func (f *Store) History(ctx context.Context, key string, before int64, limit int
 	}
 	return list, nil
 }
+
+// AddCounts implements [store.Counts].
+func (f *Store) AddCounts(ctx context.Context, counts []store.Count) error {
+	return f.do(ctx, "AddCounts", func() error { return f.inner.AddCounts(ctx, counts) })
+}
+
+// ReadCounts implements [store.Counts].
+func (f *Store) ReadCounts(ctx context.Context, account string, from, to time.Time) (list []store.Count, err error) {
+	err = f.do(ctx, "ReadCounts", func() (err error) {
+		list, err = f.inner.ReadCounts(ctx, account, from, to)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// DropCounts implements [store.Counts].
+func (f *Store) DropCounts(ctx context.Context, account string, before time.Time) error {
+	return f.do(ctx, "DropCounts", func() error { return f.inner.DropCounts(ctx, account, before) })
+}
+
+// CountUnended implements [store.Counts].
+func (f *Store) CountUnended(ctx context.Context, account string) (n int, err error) {
+	err = f.do(ctx, "CountUnended", func() (err error) {
+		n, err = f.inner.CountUnended(ctx, account)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}

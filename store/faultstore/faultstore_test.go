@@ -70,6 +70,26 @@ var calls = []struct {
 		return err == nil && d.Version == 2
 	}},
 	{"History", func(ctx context.Context, s store.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
+	{"AddCounts", func(ctx context.Context, s store.Store) error {
+		return s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}})
+	}, counted(2)},
+	{"ReadCounts", func(ctx context.Context, s store.Store) error {
+		_, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(1, 0))
+		return err
+	}, nil},
+	{"DropCounts", func(ctx context.Context, s store.Store) error { return s.DropCounts(ctx, "a", time.Unix(1, 0)) }, counted(0)},
+	{"CountUnended", func(ctx context.Context, s store.Store) error { _, err := s.CountUnended(ctx, "default"); return err }, nil},
+}
+
+// counted reports whether the counter that is 1 before has the sum; 0: it is gone.
+func counted(sum int64) func(context.Context, store.Store) bool {
+	return func(ctx context.Context, s store.Store) bool {
+		list, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(1, 0))
+		if sum == 0 {
+			return err == nil && len(list) == 0
+		}
+		return err == nil && len(list) == 1 && list[0].N == sum
+	}
 }
 
 // sid returns the ID of the session of that name.
@@ -102,6 +122,7 @@ func TestFaults(t *testing.T) {
 				require.NoError(t, inner.Create(t.Context(), one, 10))
 				_, err := inner.PutDocument(t.Context(), store.Document{Key: "k"})
 				require.NoError(t, err)
+				require.NoError(t, inner.AddCounts(t.Context(), []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}}))
 
 				s := faultstore.New(inner)
 				s.Script(faultstore.Once(1, f.fault))

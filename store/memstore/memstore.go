@@ -4,7 +4,7 @@
 // the process ends all sessions are gone, and every user signs in again. It is
 // for tests, and for a provider of one process that can live with that.
 //
-// Get, Create, Update and Stats take the same time whatever the number of sessions;
+// Get, Create, Update, Stats and CountUnended take the same time whatever the number of sessions;
 // Due and List of a subject take time in proportion to what they return. List by
 // anything else walks over all sessions, in steps that do not hold others up.
 package memstore
@@ -29,7 +29,9 @@ type Store struct {
 	byDue     ordered[*entry] // those with a Due time
 	unended   int             // how many of them have not ended
 	writes    uint64          // counts the writes of sessions
+	unendedIn map[string]int  // and of each account
 	documents map[string][]store.Document
+	counts    map[string]hours // by account
 }
 
 // An entry is one session. The document of an entry is never changed, only
@@ -56,7 +58,9 @@ func New() *Store {
 		subjects:  map[store.Subject]*subject{},
 		byID:      ordered[*entry]{compare: compareID},
 		byDue:     ordered[*entry]{compare: compareDue},
+		unendedIn: map[string]int{},
 		documents: map[string][]store.Document{},
+		counts:    map[string]hours{},
 	}
 }
 
@@ -412,10 +416,14 @@ func (m *Store) put(s *store.Session) {
 		e = &entry{session: s}
 		m.sessions[s.ID] = e
 		m.byID.insert(e)
-	} else if !e.session.Due.IsZero() {
-		m.byDue.remove(e)
+	} else {
+		m.countIn(e.session, -1)
+		if !e.session.Due.IsZero() {
+			m.byDue.remove(e)
+		}
 	}
 	e.session, e.claimed = s, time.Time{}
+	m.countIn(s, 1)
 	if !s.Due.IsZero() {
 		m.byDue.insert(e)
 	}
@@ -442,6 +450,7 @@ func (m *Store) remove(e *entry) {
 	s := e.session
 	delete(m.sessions, s.ID)
 	m.byID.remove(e)
+	m.countIn(s, -1)
 	if !s.Due.IsZero() {
 		m.byDue.remove(e)
 	}

@@ -145,6 +145,18 @@ func (a *alternating) PutDocument(ctx context.Context, d store.Document) (int64,
 func (a *alternating) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	return a.next().History(ctx, key, before, limit)
 }
+func (a *alternating) AddCounts(ctx context.Context, counts []store.Count) error {
+	return a.next().AddCounts(ctx, counts)
+}
+func (a *alternating) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	return a.next().ReadCounts(ctx, account, from, to)
+}
+func (a *alternating) DropCounts(ctx context.Context, account string, before time.Time) error {
+	return a.next().DropCounts(ctx, account, before)
+}
+func (a *alternating) CountUnended(ctx context.Context, account string) (int, error) {
+	return a.next().CountUnended(ctx, account)
+}
 
 func TestNewerSchema(t *testing.T) {
 	ctx := t.Context()
@@ -169,7 +181,7 @@ func TestSharesTheDatabase(t *testing.T) {
 	role := fmt.Sprintf("user%d", schemas.Add(1))
 	for _, query := range []string{
 		`CREATE ROLE ` + role,
-		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_schema TO ` + role,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_counts, curfew_schema TO ` + role,
 	} {
 		_, err := owner.Exec(ctx, query)
 		require.NoError(t, err)
@@ -350,4 +362,42 @@ func TestSweepersShare(t *testing.T) {
 	for _, one := range dead {
 		require.Contains(t, swept, one.ID)
 	}
+}
+
+// A database from before a table was added gets it, from a role that may, and stays
+// good for the program that made it: the version does not change.
+func TestAdditions(t *testing.T) {
+	ctx := t.Context()
+	url := enginetest.PostgresURL(t)
+	owner := openPool(t, url)
+	newStore(t, owner)
+	role := fmt.Sprintf("user%d", schemas.Add(1))
+	for _, query := range []string{
+		`DROP TABLE curfew_counts`,
+		`CREATE ROLE ` + role,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_schema TO ` + role,
+		`REVOKE CREATE ON SCHEMA public FROM PUBLIC`,
+	} {
+		_, err := owner.Exec(ctx, query)
+		require.NoError(t, err)
+	}
+	user := openPool(t, url, func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["role"] = role })
+	_, err := pgstore.New(ctx, user)
+	require.ErrorContains(t, err, "curfew_counts", "which table is missing")
+
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			_, err := pgstore.New(ctx, owner)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	_, err = owner.Exec(ctx, `GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_counts TO `+role)
+	require.NoError(t, err)
+	s := newStore(t, user)
+	require.NoError(t, s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}}))
+	var version int
+	require.NoError(t, owner.QueryRow(ctx, `SELECT max(version) FROM curfew_schema`).Scan(&version))
+	require.Equal(t, 1, version)
 }

@@ -37,6 +37,7 @@ var fill = []string{
 	`ALTER TABLE curfew_sessions ADD PRIMARY KEY (id)`,
 	`ALTER TABLE curfew_terms ADD PRIMARY KEY (term, ended, id)`,
 	`CREATE INDEX curfew_sessions_due ON curfew_sessions (due, id) WHERE due IS NOT NULL`,
+	`INSERT INTO curfew_counts SELECT ('a' || i % 100)::bytea, i / 1000, ('n' || i / 100 % 10)::bytea, 1 FROM generate_series(0, 499999) i`,
 	`INSERT INTO curfew_documents SELECT ('d' || i)::bytea, 1, '', '', '', '' FROM generate_series(1, 100000) i`,
 	`COMMIT`,
 }
@@ -67,6 +68,9 @@ func statements() map[string]statement {
 		"due, none":      {fmt.Sprintf(dueSQL, 100), []any{int64(0), int64(1)}, 10},
 		"history":        {historySQL, []any{[]byte("d7"), int64(10), int64(10)}, 20},
 		"put":            {putSQL, []any{[]byte("d7"), int64(1), doc, "", none, none}, 50},
+		"add counts":     {addCountsSQL, []any{[][]byte{[]byte("a7"), []byte("a9")}, []int64{7, 1000}, [][]byte{[]byte("n1"), []byte("n1")}, []int64{1, 1}}, 100},
+		"counts":         {countsSQL, []any{[]byte("a7"), int64(100), int64(200)}, 1500},
+		"drop counts":    {dropCountsSQL, []any{[]byte("a7"), int64(100)}, 4000},
 	}
 	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
 		for _, account := range []string{"", "all", "none"} {
@@ -133,6 +137,10 @@ func TestNoQueryWalks(t *testing.T) {
 	_, err = c.Exec(t.Context(), `VACUUM ANALYZE curfew_terms`)
 	require.NoError(t, err)
 	walked, text := explain(t, c, "stats", statement{statsSQL, nil, 1 << 40})
+	require.Empty(t, walked, text)
+	walked, text = explain(t, c, "unended", statement{unendedSQL, []any{[]byte("a:all")}, 1 << 40})
+	require.Empty(t, walked, text)
+	walked, text = explain(t, c, "unended_none", statement{unendedSQL, []any{[]byte("a:none")}, 10})
 	require.Empty(t, walked, text)
 
 	// The test would notice.

@@ -157,6 +157,14 @@ func TestRoundTrips(t *testing.T) {
 			return err
 		}, 1},
 		{"Delete", func() error { return s.Delete(ctx, "none", 1) }, 1},
+		{"AddCounts", func() error {
+			return s.AddCounts(ctx, []store.Count{
+				{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}, {Account: "b", Hour: time.Unix(3600, 0), Name: "n", N: 1},
+			})
+		}, 1},
+		{"ReadCounts", func() error { _, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(3600, 0)); return err }, 1},
+		{"DropCounts", func() error { return s.DropCounts(ctx, "a", time.Unix(0, 0)) }, 1},
+		{"CountUnended", func() error { _, err := s.CountUnended(ctx, "default"); return err }, 1},
 	} {
 		require.NoError(t, c.call(), c.name) // prepares
 		count.take()

@@ -8,14 +8,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The files are numbered from 1 and never changed once they were released: each
-// takes the schema from the version before it to its own.
+// The numbered files take the schema from the version before them to their own.
+// The others add a table each, by whose name they go. No file is changed once it
+// was released.
 //
 //go:embed schema/*.sql
 var schemaFiles embed.FS
 
-// schemaVersion is the number of the last file.
+// schemaVersion is the number of the last numbered file. A program that knows only
+// earlier ones does not start: a new number ends the rolling upgrades.
 const schemaVersion = 1
+
+// additions are tables that no earlier program knows, nor needs to: it goes on
+// beside a later one.
+var additions = []string{"curfew_counts"}
 
 const (
 	// The first number of all advisory locks of this package: "Curf".
@@ -34,12 +40,24 @@ func (s *Store) migrate(ctx context.Context) error {
 		}
 		if there {
 			version, err := readVersion(ctx, c)
-			if err != nil || version == schemaVersion {
+			if err != nil {
+				return err
+			}
+			missing, err := missingAdditions(ctx, c)
+			if err != nil || version == schemaVersion && len(missing) == 0 {
 				return err
 			}
 		}
 		return create(ctx, c)
 	})
+}
+
+func missingAdditions(ctx context.Context, c *pgx.Conn) ([]string, error) {
+	rows, err := c.Query(ctx, `SELECT t FROM unnest($1::text[]) t WHERE to_regclass(t) IS NULL`, additions)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 func readVersion(ctx context.Context, c *pgx.Conn) (version int, err error) {
@@ -68,18 +86,33 @@ func create(ctx context.Context, c *pgx.Conn) error {
 	}
 	for version < schemaVersion {
 		version++
-		statements, err := schemaFiles.ReadFile(fmt.Sprintf("schema/%d.sql", version))
-		if err != nil {
-			return err
-		}
-		// Several statements at once are for the simple protocol.
-		if _, err := c.PgConn().Exec(ctx, string(statements)).ReadAll(); err != nil {
+		if err := runFile(ctx, c, fmt.Sprint(version)); err != nil {
 			return fmt.Errorf("schema version %d: %w", version, err)
 		}
 		if _, err := c.Exec(ctx, fmt.Sprintf(`INSERT INTO curfew_schema (version) VALUES (%d)`, version)); err != nil {
 			return err
 		}
 	}
+	missing, err := missingAdditions(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, table := range missing {
+		if err := runFile(ctx, c, table); err != nil {
+			return fmt.Errorf("add %s: %w", table, err)
+		}
+	}
 	_, err = c.Exec(ctx, `COMMIT`)
+	return err
+}
+
+// runFile executes a file of the schema.
+func runFile(ctx context.Context, c *pgx.Conn, name string) error {
+	statements, err := schemaFiles.ReadFile("schema/" + name + ".sql")
+	if err != nil {
+		return err
+	}
+	// Several statements at once are for the simple protocol.
+	_, err = c.PgConn().Exec(ctx, string(statements)).ReadAll()
 	return err
 }

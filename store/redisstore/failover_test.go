@@ -71,6 +71,18 @@ func (a *alternating) PutDocument(ctx context.Context, d store.Document) (int64,
 func (a *alternating) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	return a.next().History(ctx, key, before, limit)
 }
+func (a *alternating) AddCounts(ctx context.Context, counts []store.Count) error {
+	return a.next().AddCounts(ctx, counts)
+}
+func (a *alternating) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	return a.next().ReadCounts(ctx, account, from, to)
+}
+func (a *alternating) DropCounts(ctx context.Context, account string, before time.Time) error {
+	return a.next().DropCounts(ctx, account, before)
+}
+func (a *alternating) CountUnended(ctx context.Context, account string) (int, error) {
+	return a.next().CountUnended(ctx, account)
+}
 
 // When the primary dies the store cannot answer, says nothing else meanwhile, and
 // goes on by itself on the replica, with what had reached it.

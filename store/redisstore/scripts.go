@@ -248,6 +248,47 @@ return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 	redis.call('ZRANGE', KEYS[3], 0, 0)[1] or '', redis.call('ZRANGE', KEYS[4], 0, 0)[1] or ''}
 `)
 
+	// addCounts adds to the counters of an hour.
+	addCounts = newScript(true, `
+-- KEYS: the hours of the account, the hour
+-- ARGV: the hour, then names and what to add
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+for i = 2, #ARGV, 2 do
+	redis.call('HINCRBY', KEYS[2], ARGV[i], ARGV[i + 1])
+end
+return ''
+`)
+
+	// readCounts returns hours, each with its counters. Their keys cannot be
+	// declared; it only reads.
+	readCounts = newScript(false, `
+-- KEYS: the hours of the account
+-- ARGV: from which on, before which, how many, what the keys of hours begin with
+local found = {}
+for i, hour in ipairs(redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])) do
+	found[i] = redis.call('HGETALL', ARGV[4] .. hour)
+	table.insert(found[i], 1, hour)
+end
+return found
+`)
+
+	// dropCounts removes hours.
+	dropCounts = newScript(true, `
+-- KEYS: the hours of the account, hours
+-- ARGV: the hours
+for i, hour in ipairs(ARGV) do
+	redis.call('DEL', KEYS[1 + i])
+	redis.call('ZREM', KEYS[1], hour)
+end
+return ''
+`)
+
+	// size returns how many IDs are in an index.
+	size = newScript(false, `
+-- KEYS: the index
+return redis.call('ZCARD', KEYS[1])
+`)
+
 	// current returns the newest version of a document.
 	current = newScript(false, `
 -- KEYS: the document

@@ -27,6 +27,7 @@ func TestNoQueryScans(t *testing.T) {
 		"rewrite": rewriteSQL, "remove": removeSQL, "addTerm": addTermSQL, "removeTerm": removeTermSQL,
 		"anyDue": anyDueSQL, "due": dueSQL, "claim": claimSQL, "stats": statsSQL,
 		"document": documentSQL, "currentVersion": currentVersionSQL, "insertVersion": insertVersionSQL, "history": historySQL,
+		"addCount": addCountSQL, "counts": countsSQL, "dropCounts": dropCountsSQL, "unended": unendedSQL,
 	}
 	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
 		for _, account := range []string{"", "a"} {

@@ -7,14 +7,20 @@ import (
 	"fmt"
 )
 
-// The files are numbered from 1 and never changed once they were released: each
-// takes the schema from the version before it to its own.
+// The numbered files take the schema from the version before them to their own.
+// The others add a table each, by whose name they go. No file is changed once it
+// was released.
 //
 //go:embed schema/*.sql
 var schemaFiles embed.FS
 
-// schemaVersion is the number of the last file.
+// schemaVersion is the number of the last numbered file. A program that knows only
+// earlier ones does not start: a new number ends the rolling upgrades.
 const schemaVersion = 1
+
+// additions are tables that no earlier program knows, nor needs to: it goes on
+// beside a later one.
+var additions = []string{"curfew_counts"}
 
 // migrate brings the schema to schemaVersion. The database's writer lock keeps
 // several processes from doing so at once.
@@ -44,6 +50,27 @@ func (s *Store) migrate(ctx context.Context) error {
 				return err
 			}
 		}
-		return nil
+		return add(ctx, tx)
 	})
+}
+
+// add makes the additions that are missing.
+func add(ctx context.Context, tx *sql.Tx) error {
+	for _, table := range additions {
+		var there bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)`, table).Scan(&there); err != nil {
+			return err
+		}
+		if there {
+			continue
+		}
+		statements, err := schemaFiles.ReadFile("schema/" + table + ".sql")
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, string(statements)); err != nil {
+			return fmt.Errorf("add %s: %w", table, err)
+		}
+	}
+	return nil
 }

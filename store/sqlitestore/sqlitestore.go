@@ -78,6 +78,7 @@ type Store struct {
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
 	addTerm, removeTerm, anyDue, due, claim, stats             *sql.Stmt
 	document, currentVersion, insertVersion, documentHistories *sql.Stmt
+	addCount, counts, dropCounts, unended                      *sql.Stmt
 }
 
 const (
@@ -138,6 +139,7 @@ func (s *Store) open(ctx context.Context) error {
 		&s.state: stateSQL, &s.rewrite: rewriteSQL, &s.remove: removeSQL, &s.addTerm: addTermSQL, &s.removeTerm: removeTermSQL,
 		&s.anyDue: anyDueSQL, &s.due: dueSQL, &s.claim: claimSQL, &s.stats: statsSQL,
 		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
+		&s.addCount: addCountSQL, &s.counts: countsSQL, &s.dropCounts: dropCountsSQL, &s.unended: unendedSQL,
 	} {
 		err := again(ctx, func() (err error) {
 			*stmt, err = s.db.PrepareContext(ctx, query)

@@ -115,6 +115,18 @@ func (a *alternating) PutDocument(ctx context.Context, d store.Document) (int64,
 func (a *alternating) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	return a.next().History(ctx, key, before, limit)
 }
+func (a *alternating) AddCounts(ctx context.Context, counts []store.Count) error {
+	return a.next().AddCounts(ctx, counts)
+}
+func (a *alternating) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	return a.next().ReadCounts(ctx, account, from, to)
+}
+func (a *alternating) DropCounts(ctx context.Context, account string, before time.Time) error {
+	return a.next().DropCounts(ctx, account, before)
+}
+func (a *alternating) CountUnended(ctx context.Context, account string) (int, error) {
+	return a.next().CountUnended(ctx, account)
+}
 
 // session returns a session of that name.
 func session(name, subject string) store.Session {
@@ -268,4 +280,26 @@ func TestLockedByAnother(t *testing.T) {
 			require.NoError(t, <-done)
 		})
 	}
+}
+
+// A database from before a table was added gets it, and stays good for the program
+// that made it: the version does not change.
+func TestAdditions(t *testing.T) {
+	db := openDB(t, filepath.Join(t.TempDir(), "s.db"), params)
+	newStore(t, db)
+	_, err := db.Exec(`DROP TABLE curfew_counts`)
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			_, err := sqlitestore.New(t.Context(), db)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	s := newStore(t, db)
+	require.NoError(t, s.AddCounts(t.Context(), []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}}))
+	var version int
+	require.NoError(t, db.QueryRow(`SELECT max(version) FROM curfew_schema`).Scan(&version))
+	require.Equal(t, 1, version)
 }

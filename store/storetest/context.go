@@ -17,6 +17,7 @@ var contextTests = []contractTest{
 		s.Due = at
 		s = f.createOne(s)
 		f.put(store.Document{Key: "k", Message: "first"})
+		require.NoError(f, f.s.AddCounts(f.ctx, []store.Count{count("kept", 0, "n", 1)}))
 		canceled, cancel := context.WithCancel(f.ctx)
 		cancel()
 		late, cancelLate := context.WithDeadline(f.ctx, at)
@@ -48,10 +49,20 @@ var contextTests = []contractTest{
 			require.ErrorIs(f, err, want)
 			_, err = f.s.History(ctx, "k", 0, 10)
 			require.ErrorIs(f, err, want)
+			require.ErrorIs(f, f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}), want)
+			require.ErrorIs(f, f.s.AddCounts(ctx, nil), want)
+			_, err = f.s.ReadCounts(ctx, "a", hour(0), hour(9))
+			require.ErrorIs(f, err, want)
+			require.ErrorIs(f, f.s.DropCounts(ctx, "kept", hour(9)), want)
+			n, err := f.s.CountUnended(ctx, "default")
+			require.ErrorIs(f, err, want)
+			require.Zero(f, n)
 		}
 		require.Equal(f, []store.Session{s}, f.list(store.Filter{}, 10))
 		require.Len(f, f.history("k", 0, 10), 1)
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10), "it was not claimed")
+		require.Empty(f, f.counts("a", 0, 9))
+		require.Len(f, f.counts("kept", 0, 9), 1)
 	}},
 	// A step that takes its time holds others up in some stores, and in
 	// others it does not: but nobody waits longer than their context lasts.
@@ -98,6 +109,10 @@ var contextTests = []contractTest{
 			"Delete":      func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
 			"Document":    func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
 			"PutDocument": func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
+			"AddCounts":   func(ctx context.Context) error { return f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}) },
+			"ReadCounts":  func(ctx context.Context) error { _, err := f.s.ReadCounts(ctx, "a", hour(0), hour(9)); return err },
+			"DropCounts":  func(ctx context.Context) error { return f.s.DropCounts(ctx, "b", hour(0)) },
+			"Unended":     func(ctx context.Context) error { _, err := f.s.CountUnended(ctx, "default"); return err },
 		}
 		type result struct {
 			name string

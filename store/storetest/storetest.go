@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Stats", statsTests},
 		{"Buckets", bucketTests},
 		{"Documents", documentTests},
+		{"Counts", countTests},
 		{"Context", contextTests},
 		{"Race", raceTests},
 	} {

@@ -9,7 +9,8 @@
 // A span is named after the method, such as "store.Get", and has attributes:
 //
 //   - curfew.store.operation: get, create, update, admit, list, due, delete, stats,
-//     document, put_document, history.
+//     document, put_document, history, add_counts, read_counts, drop_counts,
+//     count_unended.
 //   - curfew.store.outcome: ok; not_found, conflict, exists, full, declined (by the
 //     policy), which are answers; canceled (the caller gave up); timeout, error.
 //   - curfew.store.sessions: how many sessions List and Due returned, or Admit
@@ -82,6 +83,11 @@ var (
 	opDocument    = newOperation("Document", "document")
 	opPutDocument = newOperation("PutDocument", "put_document")
 	opHistory     = newOperation("History", "history")
+
+	opAddCounts    = newOperation("AddCounts", "add_counts")
+	opReadCounts   = newOperation("ReadCounts", "read_counts")
+	opDropCounts   = newOperation("DropCounts", "drop_counts")
+	opCountUnended = newOperation("CountUnended", "count_unended")
 )
 
 func (s *Store) start(ctx context.Context, op operation) (context.Context, trace.Span) {
@@ -208,4 +214,40 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 	list, err := s.inner.History(ctx, key, before, limit)
 	end(span, outcome.Of(err))
 	return list, err
+}
+
+// AddCounts implements [store.Counts].
+func (s *Store) AddCounts(ctx context.Context, counts []store.Count) error {
+	ctx, span := s.start(ctx, opAddCounts)
+	defer span.End()
+	err := s.inner.AddCounts(ctx, counts)
+	end(span, outcome.Of(err))
+	return err
+}
+
+// ReadCounts implements [store.Counts].
+func (s *Store) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	ctx, span := s.start(ctx, opReadCounts)
+	defer span.End()
+	list, err := s.inner.ReadCounts(ctx, account, from, to)
+	end(span, outcome.Of(err))
+	return list, err
+}
+
+// DropCounts implements [store.Counts].
+func (s *Store) DropCounts(ctx context.Context, account string, before time.Time) error {
+	ctx, span := s.start(ctx, opDropCounts)
+	defer span.End()
+	err := s.inner.DropCounts(ctx, account, before)
+	end(span, outcome.Of(err))
+	return err
+}
+
+// CountUnended implements [store.Counts].
+func (s *Store) CountUnended(ctx context.Context, account string) (int, error) {
+	ctx, span := s.start(ctx, opCountUnended)
+	defer span.End()
+	n, err := s.inner.CountUnended(ctx, account)
+	end(span, outcome.Of(err))
+	return n, err
 }

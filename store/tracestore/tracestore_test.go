@@ -104,6 +104,26 @@ func (c *contextStore) History(ctx context.Context, key string, before int64, li
 	return c.Store.History(ctx, key, before, limit)
 }
 
+func (c *contextStore) AddCounts(ctx context.Context, counts []store.Count) error {
+	c.note(ctx)
+	return c.Store.AddCounts(ctx, counts)
+}
+
+func (c *contextStore) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+	c.note(ctx)
+	return c.Store.ReadCounts(ctx, account, from, to)
+}
+
+func (c *contextStore) DropCounts(ctx context.Context, account string, before time.Time) error {
+	c.note(ctx)
+	return c.Store.DropCounts(ctx, account, before)
+}
+
+func (c *contextStore) CountUnended(ctx context.Context, account string) (int, error) {
+	c.note(ctx)
+	return c.Store.CountUnended(ctx, account)
+}
+
 // Every name in this test that somebody chose has this in it.
 const secret = "zqxj"
 
@@ -176,6 +196,15 @@ func TestSpans(t *testing.T) {
 		}},
 		{"store.Document", "document ok", func(ctx context.Context) error { _, err := s.Document(ctx, key); return err }},
 		{"store.History", "history ok", func(ctx context.Context) error { _, err := s.History(ctx, key, 0, 1); return err }},
+		{"store.AddCounts", "add_counts ok", func(ctx context.Context) error {
+			return s.AddCounts(ctx, []store.Count{{Account: key, Hour: time.Unix(0, 0), Name: "n", N: 1}})
+		}},
+		{"store.ReadCounts", "read_counts ok", func(ctx context.Context) error {
+			_, err := s.ReadCounts(ctx, key, time.Unix(0, 0), time.Unix(1, 0))
+			return err
+		}},
+		{"store.DropCounts", "drop_counts ok", func(ctx context.Context) error { return s.DropCounts(ctx, key, time.Unix(0, 0)) }},
+		{"store.CountUnended", "count_unended ok", func(ctx context.Context) error { _, err := s.CountUnended(ctx, key); return err }},
 	}
 	methods := map[string]bool{}
 	for _, c := range all {
@@ -229,7 +258,7 @@ func TestSpans(t *testing.T) {
 			require.NotContains(t, fmt.Sprint(span.Name(), span.Attributes(), span.Status()), a.ID[:2]+".")
 		}
 	}
-	require.Len(t, methods, 11)
+	require.Len(t, methods, 15)
 }
 
 // said returns a span's attributes in a line; it requires that there is no other.
