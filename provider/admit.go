@@ -370,10 +370,12 @@ type decidedError struct{ d policy.Decision }
 func (e *decidedError) Error() string { return "refused: " + string(e.d.Reason) }
 
 func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, over bool) error {
-	h.event(ctx, Event{
+	e := Event{
 		Type: EventRefused, Subject: s.Subject, Client: s.Client, Kind: s.Kind,
 		Reason: d.Reason, Used: d.Used, Max: d.Max,
-	})
+	}
+	h.count(e, &s)
+	h.event(ctx, e)
 	return &refusedError{reason: d.Reason, text: refusalText(d), over: over}
 }
 

@@ -103,5 +103,6 @@ func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, 
 	if s.End != nil {
 		e.Reason, e.By = s.End.Reason, s.End.By
 	}
+	h.count(e, s)
 	h.event(ctx, e)
 }

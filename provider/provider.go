@@ -131,6 +131,10 @@ type Config struct {
 	// 10 s.
 	SweepEvery time.Duration
 
+	// NoCounts switches off what [Hook.Counts] returns: nothing is counted by
+	// account and hour then.
+	NoCounts bool
+
 	// Now is the clock. Nil means time.Now. op and most storages read
 	// time.Now themselves, so a clock of one's own gives nonsense lifetimes:
 	// tests over hours use testing/synctest.
@@ -175,6 +179,7 @@ type Hook struct {
 	ring     *keyring
 	settings *settingsCache
 	locks    keyedLock // by grant: one refresh at a time in this process
+	counter  counter
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.

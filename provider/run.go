@@ -22,12 +22,14 @@ const (
 )
 
 // Run sweeps until the context ends: sessions that are over end, reasons that
-// were remembered for long enough are forgotten, and a changed policy is
-// applied to live sessions. The limits hold without it. It returns the
-// context's error.
+// were remembered for long enough are forgotten, a changed policy is applied to
+// live sessions, and what was counted for [Hook.Counts] is written. The limits
+// hold without it. It returns the context's error, within StoreTimeout, in which
+// it writes the last counts: end it after the HTTP server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()
+	defer h.lastCounts(ctx)
 	for {
 		if _, err := h.installed(ctx); err != nil {
 			h.sweepFailed(ctx, err)
@@ -57,6 +59,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 	for _, account := range accounts {
 		errs.add(h.converge(ctx, account))
 	}
+	errs.add(h.keepCounts(ctx, accounts))
 	for {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)

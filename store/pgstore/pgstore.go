@@ -7,8 +7,9 @@
 // The tables' names begin with "curfew_", and they are made in the first schema
 // of the search path; the rest of the database is the caller's. They hold no
 // secret in the clear, but they tell who is signed in and with what. [New] needs
-// the right to create tables once; afterwards SELECT, INSERT, UPDATE and DELETE
-// on them is enough. It is tested with PostgreSQL 15.
+// the right to create tables once, and once again after an upgrade that adds one;
+// afterwards SELECT, INSERT, UPDATE and DELETE on them is enough. It is tested with
+// PostgreSQL 15.
 //
 // # Who may share it
 //

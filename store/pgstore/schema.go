@@ -47,6 +47,10 @@ func (s *Store) migrate(ctx context.Context) error {
 			if err != nil || version == schemaVersion && len(missing) == 0 {
 				return err
 			}
+			if err := create(ctx, c); err != nil {
+				return fmt.Errorf("bring the schema from version %d to %d, with what is missing (%v): %w", version, schemaVersion, missing, err)
+			}
+			return nil
 		}
 		return create(ctx, c)
 	})

@@ -1,0 +1,273 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A Period is what happened in an account from Start until the next period.
+type Period struct {
+	Start time.Time
+
+	Started map[policy.Kind]int64   // sessions that began, by kind
+	Refused map[policy.Reason]int64 // logins that the policy refused, by reason
+	Ended   map[policy.Reason]int64 // sessions that ended, by reason
+
+	// Live is how many sessions had not ended, on average of the times at which
+	// they were counted. Logins whose code was not redeemed yet are among them, and
+	// what is over but was not swept yet. Samples is how many times that was: if
+	// it is 0, nobody counted, and Live says nothing.
+	Live    float64
+	Samples int64
+}
+
+// OtherKind and OtherReason stand for what [Hook.Counts] does not tell apart: a
+// [Config.Kind] may return anything.
+const (
+	OtherKind   policy.Kind   = "other"
+	OtherReason policy.Reason = "other"
+)
+
+// CountsKept is for how long counts are kept.
+const CountsKept = 100 * 24 * time.Hour
+
+// Counts returns what happened in an account between two times, in periods of the
+// given length: hours for a chart of a day, days for one of months. The first
+// begins at from, rounded down to the hour; the last one contains the moment before
+// to. A period is there if nothing happened in it, too. At most [CountsKept] can be
+// asked for, and step must be a multiple of an hour.
+//
+// The numbers are for charts. What this process counted since its last sweep is not
+// in them yet; the end of a session counts in the hour in which it ended, whenever
+// that is noticed. Those of a process that is killed lack what it counted since
+// its last sweep, 10 s by default; what was counted while the store did not
+// answer is written later, and twice if the store did take it. They are of
+// processes that do not have [Config.NoCounts] set.
+func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
+	from = from.UTC().Truncate(time.Hour)
+	switch {
+	case step < time.Hour || step%time.Hour != 0:
+		return nil, fmt.Errorf("counts: step is %s: a multiple of an hour is required", step)
+	case to.Sub(from) > CountsKept:
+		return nil, fmt.Errorf("counts: %s are asked for, at most %s is possible", to.Sub(from), CountsKept)
+	}
+	var periods []Period
+	for start := from; start.Before(to); start = start.Add(step) {
+		periods = append(periods, Period{
+			Start: start, Started: map[policy.Kind]int64{}, Refused: map[policy.Reason]int64{}, Ended: map[policy.Reason]int64{},
+		})
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	counts, err := h.cfg.Store.ReadCounts(ctx, account, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("counts: %w", err)
+	}
+	live := make([]int64, len(periods))
+	for _, c := range counts {
+		i := int(c.Hour.Sub(from) / step)
+		p := &periods[i]
+		what, value, _ := strings.Cut(c.Name, ".")
+		switch what {
+		case countStarted:
+			p.Started[policy.Kind(value)] += c.N
+		case countRefused:
+			p.Refused[policy.Reason(value)] += c.N
+		case countEnded:
+			p.Ended[policy.Reason(value)] += c.N
+		case countLive:
+			live[i] += c.N
+		case countSamples:
+			p.Samples += c.N
+		}
+	}
+	for i := range periods {
+		if p := &periods[i]; p.Samples > 0 {
+			p.Live = float64(live[i]) / float64(p.Samples)
+		}
+	}
+	return periods, nil
+}
+
+// The names of counters. The first three are followed by a dot and a kind or
+// reason. The last two add up what every process saw when it counted: neither
+// several of them nor restarts distort their quotient.
+const (
+	countStarted = "started"
+	countRefused = "refused"
+	countEnded   = "ended"
+	countLive    = "live"
+	countSamples = "samples"
+)
+
+var (
+	countedKinds   = []policy.Kind{policy.Browser, policy.CLI, policy.Automation}
+	countedReasons = []policy.Reason{
+		policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
+		policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
+		policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange, policy.ReasonAbandoned,
+	}
+)
+
+const (
+	// maxCounters bounds what waits to be written, for as long as the store does
+	// not answer: beyond it counters that are new are left out.
+	maxCounters = 50_000
+
+	// liveEvery is how often each process counts the live sessions, and dropEvery
+	// how often it drops old counters.
+	liveEvery = 10 * time.Minute
+	dropEvery = 24 * time.Hour
+)
+
+// A counter gathers what happened until it is written. The zero counter is ready.
+type counter struct {
+	mu      sync.Mutex
+	waiting map[store.Count]int64 // by what is counted; their N is 0
+
+	writing       sync.Mutex // one sweep at a time writes
+	live, dropped int64      // in which liveEvery and dropEvery since 1970 it was last done
+}
+
+// count notes an event of a session. It does not block.
+func (h *Hook) count(e Event, s *store.Session) {
+	name, at := "", h.now()
+	switch e.Type {
+	case EventStarted:
+		name = countStarted + "." + string(known(countedKinds, e.Kind, OtherKind))
+	case EventRefused:
+		name = countRefused + "." + string(known(countedReasons, e.Reason, OtherReason))
+	case EventEnded:
+		name, at = countEnded+"."+string(known(countedReasons, e.Reason, OtherReason)), s.End.At
+	default:
+		return
+	}
+	for i, account := range s.Accounts {
+		if !slices.Contains(s.Accounts[:i], account) {
+			h.addCount(store.Count{Account: account, Hour: at.UTC().Truncate(time.Hour), Name: name}, 1)
+		}
+	}
+}
+
+func known[T comparable](list []T, value, other T) T {
+	if slices.Contains(list, value) {
+		return value
+	}
+	return other
+}
+
+func (h *Hook) addCount(c store.Count, n int64) {
+	sample := c
+	sample.N = 1
+	if h.cfg.NoCounts || sample.Validate() != nil { // an account that cannot be counted
+		return
+	}
+	h.counter.mu.Lock()
+	defer h.counter.mu.Unlock()
+	if _, there := h.counter.waiting[c]; !there && len(h.counter.waiting) >= maxCounters {
+		return
+	}
+	if h.counter.waiting == nil {
+		h.counter.waiting = map[store.Count]int64{}
+	}
+	h.counter.waiting[c] += n
+}
+
+// keepCounts does what a sweep does for the counters: it counts the live sessions
+// and drops what is old, if it is time, and writes what waits.
+func (h *Hook) keepCounts(ctx context.Context, accounts []string) error {
+	if h.cfg.NoCounts {
+		return nil
+	}
+	h.counter.writing.Lock()
+	defer h.counter.writing.Unlock()
+	now := h.now()
+	var errs failures
+	if slot := now.UnixNano() / int64(liveEvery); slot != h.counter.live {
+		h.counter.live = slot
+		for _, account := range accounts {
+			errs.add(h.countLive(ctx, account, now))
+		}
+	}
+	if slot := now.UnixNano() / int64(dropEvery); slot != h.counter.dropped {
+		h.counter.dropped = slot
+		for _, account := range accounts {
+			dctx, cancel := h.bounded(ctx)
+			errs.add(h.cfg.Store.DropCounts(dctx, account, now.Add(-CountsKept-dropEvery)))
+			cancel()
+		}
+	}
+	errs.add(h.writeCounts(ctx))
+	return errs.join()
+}
+
+// countLive counts the live sessions of an account.
+func (h *Hook) countLive(ctx context.Context, account string, now time.Time) error {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	n, err := h.cfg.Store.CountUnended(ctx, account)
+	if err != nil {
+		return err
+	}
+	hour := now.Truncate(time.Hour)
+	if n > 0 {
+		h.addCount(store.Count{Account: account, Hour: hour, Name: countLive}, int64(n))
+	}
+	h.addCount(store.Count{Account: account, Hour: hour, Name: countSamples}, 1)
+	return nil
+}
+
+// writeCounts writes what waits. What it could not write waits on.
+func (h *Hook) writeCounts(ctx context.Context) error {
+	h.counter.mu.Lock()
+	waiting := h.counter.waiting
+	h.counter.waiting = nil
+	h.counter.mu.Unlock()
+	batch := make([]store.Count, 0, min(len(waiting), store.MaxAddedCounts))
+	var err error
+	write := func() {
+		if err == nil && len(batch) > 0 {
+			wctx, cancel := h.bounded(ctx)
+			err = h.cfg.Store.AddCounts(wctx, batch)
+			cancel()
+		}
+		if err != nil {
+			for _, c := range batch {
+				n := c.N
+				c.N = 0
+				h.addCount(c, n)
+			}
+		}
+		batch = batch[:0]
+	}
+	for c, n := range waiting {
+		c.N = min(n, store.MaxAddedCount)
+		if batch = append(batch, c); len(batch) == store.MaxAddedCounts {
+			write()
+		}
+	}
+	write()
+	if err != nil {
+		return fmt.Errorf("write counts: %w", err)
+	}
+	return nil
+}
+
+// lastCounts writes what waits when [Hook.Run] ends.
+func (h *Hook) lastCounts(ctx context.Context) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	h.counter.writing.Lock()
+	defer h.counter.writing.Unlock()
+	if err := h.writeCounts(ctx); err != nil {
+		h.event(ctx, Event{Type: EventSweepFailed, Err: errors.Join(err, ctx.Err())})
+	}
+}
