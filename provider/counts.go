@@ -193,20 +193,31 @@ func (h *Hook) keepCounts(ctx context.Context, accounts []string) error {
 	var errs failures
 	if slot := now.UnixNano() / int64(liveEvery); slot != h.counter.live {
 		h.counter.live = slot
-		for _, account := range accounts {
-			errs.add(h.countLive(ctx, account, now))
-		}
+		errs.add(forEach(accounts, func(account string) error { return h.countLive(ctx, account, now) }))
 	}
 	if slot := now.UnixNano() / int64(dropEvery); slot != h.counter.dropped {
 		h.counter.dropped = slot
-		for _, account := range accounts {
-			dctx, cancel := h.bounded(ctx)
-			errs.add(h.cfg.Store.DropCounts(dctx, account, now.Add(-CountsKept-dropEvery)))
-			cancel()
-		}
+		errs.add(forEach(accounts, func(account string) error { return h.dropCounts(ctx, account, now) }))
 	}
 	errs.add(h.writeCounts(ctx))
 	return errs.join()
+}
+
+// forEach stops at the first failure: a store that does not answer one question
+// would let the next ones wait as long.
+func forEach(accounts []string, do func(account string) error) error {
+	for _, account := range accounts {
+		if err := do(account); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hook) dropCounts(ctx context.Context, account string, now time.Time) error {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	return h.cfg.Store.DropCounts(ctx, account, now.Add(-CountsKept-dropEvery))
 }
 
 // countLive counts the live sessions of an account.
