@@ -257,7 +257,7 @@ var countTests = []contractTest{
 		}))
 		check(1, 1, 1)
 		a = f.get("a")
-		f.update(in(a, "one")) // it has ended
+		a = f.update(in(a, "one")) // it has ended
 		check(1, 1, 1)
 		require.NoError(f, f.s.Delete(f.ctx, a.ID, a.Revision))
 		check(1, 1, 1)
