@@ -58,11 +58,17 @@ func (r *refusal) Error() string { return r.code + ": " + r.description }
 // must not be sent again: whether it took effect is not known.
 var errLost = errors.New("the connection was lost before the answer came")
 
+// errTaken is wrapped beside it where a code was sent again that had been taken:
+// the provider then ends the login (RFC 6749 section 4.1.2), for it cannot know
+// who has the first answer.
+var errTaken = errors.New("the code was taken before")
+
 // An answer is what came back.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
+	again  bool // the request was sent before, and whether it took effect is not known
 }
 
 func (a *answer) refusal() error {
@@ -84,6 +90,7 @@ var transport = &http.Transport{DisableKeepAlives: true}
 // is 503 or nobody listens. Whether it is sent again after a connection was
 // lost is for the caller to say.
 func (l *login) do(ctx context.Context, again bool, method, path string, form url.Values) (*answer, error) {
+	sent := false
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
 		p := l.fleet.processes[l.at%len(l.fleet.processes)]
 		l.at++
@@ -92,10 +99,12 @@ func (l *login) do(ctx context.Context, again bool, method, path string, form ur
 		switch {
 		case err == nil && a.status != http.StatusServiceUnavailable:
 			l.fleet.requests.Add(1)
+			a.again = sent
 			return a, nil
 		case errors.Is(err, errNobody):
 		case err == nil, errors.As(err, &unsent) && unsent.Op == "dial", again && ctx.Err() == nil:
 			l.fleet.outages.Add(1)
+			sent = true
 		default:
 			return nil, fmt.Errorf("%s %s: %w: %w", method, path, errLost, err)
 		}
@@ -143,7 +152,7 @@ func (l *login) once(ctx context.Context, p *process, method, path string, form 
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
-	return &answer{resp.StatusCode, resp.Header, content}, err
+	return &answer{status: resp.StatusCode, header: resp.Header, body: content}, err
 }
 
 // redirected returns where an answer sends the browser.
@@ -154,6 +163,10 @@ func (a *answer) redirected() (*url.URL, error) {
 	}
 	if a.status/100 != 3 || u.Path == "" {
 		return nil, fmt.Errorf("unexpected answer %d: %.300s", a.status, a.body)
+	}
+	if q := u.Query(); q.Get("error") == "server_error" {
+		// An outage, told to the application: the user begins again.
+		return nil, fmt.Errorf("%w: %s", errLost, q.Get("error_description"))
 	}
 	return u, nil
 }
@@ -239,7 +252,12 @@ func (l *login) token(ctx context.Context, again bool, form url.Values) error {
 		IDToken      string `json:"id_token"`
 	}
 	if a.status != http.StatusOK {
-		return a.refusal()
+		err := a.refusal()
+		var r *refusal
+		if a.again && form.Get("code") != "" && errors.As(err, &r) && r.code == "invalid_grant" {
+			err = fmt.Errorf("%w: %w: %w", errLost, errTaken, err)
+		}
+		return err
 	}
 	if err := json.Unmarshal(a.body, &tokens); err != nil {
 		return err

@@ -283,16 +283,28 @@ func (w *world) redeem(ctx context.Context, l *login, t *tally) error {
 		t.refused.Add(1)
 		l.refused = true
 		return nil
+	case l.late(err):
+		l.refused = true // it was not admitted, and begins again
+		return nil
 	case err != nil:
 		return err
 	}
 	t.admitted.Add(1)
 	err = l.redeem(ctx, code)
-	if hasReason(err, policy.ReasonConcurrency) {
+	switch {
+	case hasReason(err, policy.ReasonConcurrency):
 		t.evicted.Add(1)
+		return nil
+	case l.late(err):
 		return nil
 	}
 	return err
+}
+
+// late reports whether a command line was refused because the machine was too busy
+// for its next step to come within the time that it may go unused.
+func (l *login) late(err error) bool {
+	return l.client == cli && hasReason(err, policy.ReasonInactivity)
 }
 
 // visit enters, refreshes twice and leaves.
@@ -306,8 +318,8 @@ func (w *world) visit(ctx context.Context, l *login, i int, t *tally) error {
 		case hasReason(err, policy.ReasonConcurrency):
 			t.evicted.Add(1)
 			return nil
-		case l.client == cli && hasReason(err, policy.ReasonInactivity):
-			return nil // the machine was too busy to refresh in time
+		case l.late(err):
+			return nil
 		case err != nil:
 			return err
 		}
