@@ -3,6 +3,7 @@ package curfew_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -10,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
+	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/clitoken"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/providertest"
@@ -157,4 +161,19 @@ func _(mux *http.ServeMux, secret string, list, refund http.Handler) error {
 	mux.Handle("GET /orders", api.Handler(list, middleware.ResourceScopes("orders")))
 	mux.Handle("POST /refunds", api.Handler(refund, middleware.ResourceScopes("refunds"), middleware.ResourceMaxAge(5*time.Minute)))
 	return nil
+}
+
+func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier *oidc.IDTokenVerifier, signIn func(context.Context) error, call func(context.Context, string) error) error {
+	file := clitoken.In(dir, issuer, "cli")
+	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
+	var over *clitoken.OverError
+	switch {
+	case errors.Is(err, clitoken.ErrNoLogin):
+		return signIn(ctx)
+	case errors.As(err, &over):
+		return fmt.Errorf("%s; sign in again", over.Description)
+	case err != nil:
+		return fmt.Errorf("try again: %w", err) // nothing is lost
+	}
+	return call(ctx, login.AccessToken)
 }

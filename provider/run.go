@@ -41,7 +41,6 @@ func (h *Hook) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-		case <-h.wake:
 		}
 	}
 }

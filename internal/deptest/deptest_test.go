@@ -90,6 +90,10 @@ var rules = []struct {
 		why: "an application is no provider and has no database of ours",
 	},
 	{
+		pkg: "examples/cli", not: append([]string{op, module + "/provider", module + "/store", module + "/policy", module + "/internal"}, drivers...),
+		why: "an example uses what everybody can use, and a command line has no provider in it",
+	},
+	{
 		pkg: "policy", not: testOnly,
 		why: "a test helper in a production binary is somebody else's incident",
 	},
@@ -98,6 +102,7 @@ var rules = []struct {
 	{pkg: "store/sqlitestore", not: testOnly, why: "the same"},
 	{pkg: "provider", only: true, not: testOnly, why: "the same; providertest is a package of its own"},
 	{pkg: "middleware", only: true, not: testOnly, why: "the same"},
+	{pkg: "middleware/clitoken", not: testOnly, why: "the same"},
 }
 
 // A pkg is what go list says of a package of the module.
@@ -136,7 +141,7 @@ func TestRulesFindSomething(t *testing.T) {
 	for _, p := range packages {
 		deps[p.ImportPath] = p.Deps
 	}
-	for _, name := range []string{"policy", "policy/policyyaml", "store", "provider"} {
+	for _, name := range []string{"policy", "policy/policyyaml", "store", "provider", "middleware", "examples/cli"} {
 		require.Contains(t, deps, module+"/"+name)
 	}
 	require.True(t, standard["time"])

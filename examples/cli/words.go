@@ -1,0 +1,166 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/curfew-oidc/curfew/middleware/clitoken"
+)
+
+// An unavailableError is a provider or an API that does not answer.
+type unavailableError struct {
+	who string
+	err error
+}
+
+func (e *unavailableError) Error() string { return e.who + " does not answer: " + e.err.Error() }
+func (e *unavailableError) Unwrap() error { return e.err }
+
+// A deniedError is a sign-in that was refused.
+type deniedError struct{ description, uri string }
+
+func (e *deniedError) Error() string { return "the sign-in was refused: " + e.description }
+
+var (
+	errInterrupted  = errors.New("interrupted; you are not signed in")
+	errTooLate      = errors.New(`the code was not entered in time; to get a new one, run "cli login"`)
+	errStepUp       = errors.New(`this call needs a more recent or a stronger sign-in: run "cli logout", then "cli login"`)
+	errProbablyOver = errors.New(`that time has come, so the sign-in is probably over: "cli call" finds out, "cli login" signs you in again`)
+)
+
+// explain returns what the user is told about an error, and the exit code.
+func explain(err error, issuer string) (string, int) {
+	var over *clitoken.OverError
+	var denied *deniedError
+	var unavailable *unavailableError
+	switch {
+	case err == nil:
+		return "", exitOK
+	case errors.As(err, &over):
+		return whyOver(over.Description), exitSignIn
+	case errors.Is(err, clitoken.ErrNoLogin):
+		return `You are not signed in. To sign in, run "cli login".`, exitSignIn
+	case errors.Is(err, errProbablyOver), errors.Is(err, errStepUp):
+		return "cli: " + err.Error(), exitSignIn
+	case errors.As(err, &denied):
+		return whyDenied(denied, issuer), exitRefused
+	case errors.As(err, &unavailable), errors.Is(err, clitoken.ErrBusy):
+		return "cli: " + err.Error() + "\nNothing is lost, you are signed in as before. Try again in a moment.", exitUnavailable
+	}
+	return "cli: " + err.Error(), exitFailed
+}
+
+// why are the reasons with which Curfew's descriptions begin.
+var why = map[string]string{
+	"inactivity":        "You were signed out because the sign-in was not used for too long.",
+	"active_limit":      "You were signed out because a sign-in lasts only so long, however much it is used.",
+	"concurrency":       "You were signed out because you signed in elsewhere, and only so many sign-ins are allowed at once.",
+	"logout":            "You were signed out: this sign-in was ended by signing out.",
+	"ended_by_user":     "You were signed out: you ended this sign-in from another one.",
+	"ended_by_admin":    "You were signed out: an administrator ended this sign-in.",
+	"policy_change":     "You were signed out because your organization now allows fewer sign-ins at once.",
+	"replay":            "You were signed out for safety: an old token of this sign-in was used, so somebody may have copied it.",
+	"revoked":           "You were signed out: the tokens of this sign-in were revoked.",
+	"account_disabled":  "You were signed out because your account was disabled.",
+	"credential_change": "You were signed out because your password or another way to sign in was changed.",
+	"abandoned":         "The sign-in was not completed in time.",
+	"unknown_session":   "The provider does not know this sign-in any more.",
+}
+
+// next is what to do about a reason where signing in again is not all of it.
+var next = map[string]string{
+	"account_disabled": "Ask your administrator.",
+	"replay":           "If you did not restore a backup of this folder, tell your administrator. To sign in again, run \"cli login\".",
+}
+
+// whyOver says why a login is over, and what to do.
+func whyOver(description string) string {
+	reason, detail, _ := strings.Cut(description, ": ")
+	text, known := why[reason]
+	if !known {
+		text, detail = "Your sign-in is over.", description
+	}
+	detail = strings.TrimSuffix(detail, "; sign in again")
+	if detail != "" {
+		text += "\nThe provider says: " + detail + "."
+	}
+	do := next[reason]
+	if do == "" {
+		do = `To sign in again, run "cli login".`
+	}
+	return text + "\n" + do
+}
+
+var (
+	usedOfMax = regexp.MustCompile(`\bused=(\d+) max=(\d+)\b`)
+	address   = regexp.MustCompile(`https?://[^\s"'<>]*[^\s"'<>.,;:)]`)
+)
+
+// whyDenied says why nobody was signed in, and what to do.
+func whyDenied(e *deniedError, issuer string) string {
+	if n := usedOfMax.FindStringSubmatch(e.description); n != nil {
+		page := e.uri
+		if page == "" {
+			page = address.FindString(e.description)
+		}
+		if page == "" {
+			page = issuer
+		}
+		return fmt.Sprintf("You were not signed in, because you have too many sign-ins at once: %s in use, %s allowed.\n"+
+			"End one of them at %s, or with \"cli logout\" where it is a command line. Then run \"cli login\" again.", n[1], n[2], page)
+	}
+	text := "You were not signed in: it was refused in the browser, or by the provider."
+	if e.description != "" {
+		text += "\nThe provider says: " + e.description + "."
+	}
+	return text
+}
+
+// describe says who is signed in, and until when.
+func describe(l clitoken.Login, now time.Time) string {
+	name := l.Name
+	if name == "" {
+		name = l.Subject
+	}
+	text := fmt.Sprintf("You are signed in as %s at %s", name, l.Issuer)
+	if !l.SignedIn.IsZero() {
+		text += ", since " + clock(l.SignedIn)
+	}
+	text += "."
+	if !l.Ends.IsZero() {
+		text += fmt.Sprintf("\nThe sign-in ends %s%s.", clock(l.Ends), left(l.Ends, now))
+	}
+	if !l.EndsUnused.IsZero() && (l.Ends.IsZero() || l.EndsUnused.Before(l.Ends)) {
+		text += fmt.Sprintf("\nIf it is not used it ends %s%s.", clock(l.EndsUnused), left(l.EndsUnused, now))
+	}
+	if l.Ends.IsZero() && l.EndsUnused.IsZero() {
+		text += "\nThe provider does not say when the sign-in ends."
+	}
+	return text
+}
+
+func clock(t time.Time) string { return t.Local().Format("Mon 2 Jan 15:04:05") }
+
+func reached(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
+
+func left(t, now time.Time) string {
+	if reached(t, now) {
+		return ", which has passed"
+	}
+	return fmt.Sprintf(", %s from now", t.Sub(now).Round(time.Second))
+}
+
+// printable takes out what a terminal would obey: some of what is printed comes from
+// the network.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, s)
+}

@@ -1,0 +1,253 @@
+// Package clitoken keeps the login of a command line in a file, for any number of
+// processes at once: the one that finds the access token too old refreshes it, and
+// the others take what it got.
+//
+//	file := clitoken.In(dir, issuer, "cli")
+//	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
+//	var over *clitoken.OverError
+//	switch {
+//	case errors.Is(err, clitoken.ErrNoLogin): // sign in
+//	case errors.As(err, &over): // sign in again, because of over.Description
+//	case err != nil: // try again later: the login is not lost
+//	}
+//	// call something with login.AccessToken
+//
+// It works with any provider, and uses what Curfew says beyond the standards.
+//
+// # What holds
+//
+// The file has mode 0600 and is replaced as a whole, so that a crash or a loss of
+// power leaves the old one or the new one. Of processes that refresh at the same time
+// one does, under a lock that the system takes back when its holder dies, however it
+// dies. A process that dies between the provider's answer and the file leaves the
+// former refresh token there; a provider that allows for lost responses, such as
+// Curfew, answers it again.
+//
+// Only the provider's invalid_grant ends a login. A provider that is down, a network
+// that is not there and a disk that is full leave the file as it is.
+package clitoken
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+var (
+	// ErrNoLogin is wrapped where nobody has signed in.
+	ErrNoLogin = errors.New("nobody has signed in")
+
+	// ErrBusy is wrapped where the context ended before another process was done.
+	ErrBusy = errors.New("another process is busy with the login")
+)
+
+// An OverError is returned for a login that is over: the user must sign in again.
+type OverError struct {
+	// Description is the provider's error_description. Curfew's begins with the
+	// reason and a colon. It may be empty.
+	Description string `json:"description"`
+
+	At time.Time `json:"at"` // when it was noticed
+}
+
+func (e *OverError) Error() string { return "the login is over: " + e.Description }
+
+// A Login is what the file says.
+type Login struct {
+	Issuer   string `json:"issuer"`
+	ClientID string `json:"client_id"`
+	Subject  string `json:"sub"`
+	Name     string `json:"name,omitempty"` // for people: preferred_username, email or name; else Subject
+
+	AccessToken  string    `json:"access_token,omitempty"`
+	Expiry       time.Time `json:"expiry,omitzero"` // of AccessToken; zero: not known
+	RefreshToken string    `json:"refresh_token,omitempty"`
+
+	// SignedIn is when the user entered credentials, Ends when the login is over
+	// whatever happens, and EndsUnused when it is over if it is not used. They are
+	// zero where the provider does not say, and those of the last refresh else.
+	SignedIn   time.Time `json:"signed_in,omitzero"`
+	Ends       time.Time `json:"ends,omitzero"`
+	EndsUnused time.Time `json:"ends_unused,omitzero"`
+
+	// Over is set, and the tokens are gone, when the provider has said so.
+	Over *OverError `json:"over,omitempty"`
+}
+
+// usable reports whether the access token is good for so long from now.
+func (l Login) usable(now time.Time, left time.Duration) bool {
+	return l.AccessToken != "" && (l.Expiry.IsZero() || now.Add(left).Before(l.Expiry))
+}
+
+// A File is where the login of one client at one provider is kept. It may be used
+// by any number of goroutines and processes.
+type File struct {
+	path string
+}
+
+// In returns the file for a provider and a client in a folder, which is made when
+// it is needed. Different ones have different files.
+func In(dir, issuer, clientID string) *File {
+	sum := sha256.Sum256([]byte(issuer + "\x00" + clientID))
+	return &File{filepath.Join(dir, "login-"+hex.EncodeToString(sum[:8])+".json")}
+}
+
+// Path returns the name of the file.
+func (f *File) Path() string { return f.path }
+
+// maxFile bounds what is read: more than any tokens come to.
+const maxFile = 1 << 20
+
+// Load reads the file. If nobody has signed in the error wraps [ErrNoLogin]. A
+// login that is over is returned without error.
+func (f *File) Load() (Login, error) {
+	file, err := os.Open(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Login{}, fmt.Errorf("%w: there is no %s", ErrNoLogin, f.path)
+	}
+	if err != nil {
+		return Login{}, err
+	}
+	defer func() { _ = file.Close() }() // it was read only
+	info, err := file.Stat()
+	if err != nil {
+		return Login{}, err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" { // Windows has no such mode
+		return Login{}, fmt.Errorf("%s has mode %04o: others can read the tokens in it; chmod 600 it, or remove it and sign in again", f.path, mode)
+	}
+	body, err := io.ReadAll(io.LimitReader(file, maxFile))
+	if err != nil {
+		return Login{}, err
+	}
+	var l Login
+	if err := json.Unmarshal(body, &l); err != nil {
+		// Not the parser's words, which may quote a token.
+		return Login{}, fmt.Errorf("%s is not what was written there; remove it and sign in again", f.path)
+	}
+	return l, nil
+}
+
+// Save writes a new login, in the place of whatever was there.
+func (f *File) Save(ctx context.Context, l Login) error {
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	w, err := f.prepare()
+	if err != nil {
+		return err
+	}
+	return w.commit(l)
+}
+
+// Remove calls end with the login, to tell the provider, and removes the file if end
+// returns no error. No refresh is under way meanwhile. If nobody has signed in the error
+// wraps [ErrNoLogin].
+func (f *File) Remove(ctx context.Context, end func(context.Context, Login) error) error {
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	l, err := f.Load()
+	if err != nil {
+		return err
+	}
+	if err := end(ctx, l); err != nil {
+		return err
+	}
+	if err := os.Remove(f.path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(f.path))
+}
+
+// margin is how long an access token should be good for when it is handed out.
+const margin = 10 * time.Second
+
+// refreshLimit is how long a refresh may take. It goes on when the caller is
+// interrupted: the answer may be the only one.
+const refreshLimit = 30 * time.Second
+
+// Token returns the login with an access token that is good, which it refreshes if it
+// has to. refused is an access token that was refused though it looked good; empty if
+// there is none. Of all processes that call it at the same time one refreshes.
+//
+// The error wraps [ErrNoLogin], [ErrBusy] or an [*OverError]; any other one leaves
+// the login as it was, and it may be tried again.
+func (f *File) Token(ctx context.Context, refused string, refresh func(context.Context, Login) (Login, error)) (Login, error) {
+	before, err := f.Load()
+	if err != nil {
+		return Login{}, err
+	}
+	if before.AccessToken != refused && before.usable(time.Now(), margin) {
+		return before, nil
+	}
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return Login{}, err
+	}
+	defer unlock()
+	l, err := f.Load()
+	if err != nil {
+		return Login{}, err
+	}
+	if l.Over != nil {
+		return Login{}, l.Over
+	}
+	// Somebody else has refreshed, since we looked or since refused was read.
+	left := margin
+	if l.AccessToken != before.AccessToken {
+		left = 0
+	}
+	if l.AccessToken != refused && l.usable(time.Now(), left) {
+		return l, nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshLimit)
+	defer cancel()
+	return f.renew(ctx, l, refresh)
+}
+
+// renew refreshes, under the lock.
+func (f *File) renew(ctx context.Context, l Login, refresh func(context.Context, Login) (Login, error)) (Login, error) {
+	// Before the provider is asked: a folder that cannot be written to is no reason
+	// to spend the refresh token.
+	w, err := f.prepare()
+	if err != nil {
+		return Login{}, err
+	}
+	defer w.discard()
+	if l.RefreshToken == "" {
+		over := &OverError{Description: "the provider gave no refresh token, and the access token has expired", At: time.Now().UTC()}
+		return Login{}, errors.Join(over, w.commit(l.ended(over)))
+	}
+	next, err := refresh(ctx, l)
+	var over *OverError
+	switch {
+	case errors.As(err, &over):
+		return Login{}, errors.Join(err, w.commit(l.ended(over)))
+	case err != nil:
+		return Login{}, err
+	}
+	if err := w.commit(next); err != nil {
+		return Login{}, err
+	}
+	return next, nil
+}
+
+// ended returns what is remembered of a login that is over: not its tokens.
+func (l Login) ended(over *OverError) Login {
+	l.AccessToken, l.RefreshToken, l.Over = "", "", over
+	return l
+}

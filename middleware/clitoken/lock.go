@@ -1,0 +1,47 @@
+package clitoken
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// lockPoll is how often a lock that is taken is tried. The system could wait for
+// it, but not end the wait with a context.
+const lockPoll = 10 * time.Millisecond
+
+// errLocked is returned by tryLock where somebody else has the lock.
+var errLocked = errors.New("locked")
+
+// lock takes the lock of the file, among goroutines and processes.
+//
+// It is a lock that the system keeps on an open file, and takes back when the process
+// ends: there is none that a crash leaves behind, and no age at which one would have
+// to be broken. The file it is on stays, since a lock on a file that was removed
+// excludes nobody.
+func (f *File) lock(ctx context.Context) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(f.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := tryLock(file)
+		if err == nil {
+			return func() { _ = file.Close() }, nil // which unlocks it
+		}
+		if !errors.Is(err, errLocked) {
+			return nil, errors.Join(fmt.Errorf("%s: %w", file.Name(), err), file.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrBusy, file.Name(), context.Cause(ctx)), file.Close())
+		case <-time.After(lockPoll):
+		}
+	}
+}
