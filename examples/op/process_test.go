@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
 
@@ -323,6 +324,54 @@ func testEngineOutage(t *testing.T, engine stoppable) {
 	require.Contains(t, said, "the store could not answer")
 	require.Contains(t, said, "ready again")
 	require.NotContains(t, said, passwordOf(t, engine.URL()))
+}
+
+// The primary of a Redis behind sentinels dies. Until its replica has taken over an
+// outage is told, and no logout; then the provider goes on by itself, with the
+// tokens that clients have and the cap that counts what they stand for.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	sentinel, err := engine.NewRedisSentinel()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, sentinel.Close()) })
+	_, args := folder(t)
+	s := startProcess(t, append(args, "-store", sentinel.URL())...)
+	a := s.app("web")
+	var tokens []string
+	for range 3 { // the cap of the demo settings
+		_, token := s.login(a)
+		tokens = append(tokens, token.RefreshToken)
+	}
+	primary, err := sentinel.Primary(t.Context())
+	require.NoError(t, err)
+	// What the replica has not received would be lost.
+	client := redis.NewClient(&redis.Options{Addr: primary.Addr(), Password: primary.Password()})
+	conn := client.Conn()
+	require.NoError(t, conn.Set(t.Context(), "last", "", 0).Err())
+	require.EqualValues(t, 1, conn.Wait(t.Context(), 1, time.Minute).Val())
+	require.NoError(t, conn.Close())
+	require.NoError(t, client.Close())
+
+	require.NoError(t, primary.Kill())
+	outages := 0
+	for i := range tokens {
+		eventually(t, func() bool {
+			r := s.api("/oauth/token", "web", webSecret, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tokens[i]}})
+			if r.status == http.StatusServiceUnavailable {
+				outages++
+				require.NotEmpty(t, r.header.Get("Retry-After"))
+				return false
+			}
+			require.Equal(t, http.StatusOK, r.status, r.body)
+			tokens[i] = r.json["refresh_token"].(string)
+			return true
+		})
+	}
+	require.Positive(t, outages)
+	b := newBrowser(t)
+	p := b.signIn(b.get(a.url()), "alice", alicePassword)
+	require.Equal(t, "access_denied", p.params.Get("error"), "%d %s", p.status, p.body)
+	require.Contains(t, p.params.Get("error_description"), "used=3 max=3")
 }
 
 // A server that does not answer, or does not let us in, ends the start: with a
