@@ -178,8 +178,9 @@ type Hook struct {
 	cfg      Config
 	ring     *keyring
 	settings *settingsCache
-	locks    keyedLock // by grant: one refresh at a time in this process
 	counter  counter
+	locks    keyedLock     // by grant: one refresh at a time in this process
+	wake     chan struct{} // holds a value when Run should not wait for its tick
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -249,7 +250,7 @@ func New(cfg Config) (*Hook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
-	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout)}, nil
+	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout), wake: make(chan struct{}, 1)}, nil
 }
 
 // defaultMembership is what every user belongs to where [Config.Membership] is

@@ -41,6 +41,7 @@ func (h *Hook) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case <-h.wake:
 		}
 	}
 }

@@ -1,0 +1,263 @@
+package admin_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// address fills in the pattern of a route.
+func address(r admin.Route, account, sid string) string {
+	path := strings.NewReplacer("{account}", account, "{sid}", sid, "{version}", "1").Replace(r.Pattern)
+	if strings.HasSuffix(path, "/explain") {
+		path += "?user=" + optest.SubjectOf("ann")
+	}
+	return path
+}
+
+// body is a good body for a route that takes one: sent by who may, it changes
+// something.
+func body(r admin.Route) any {
+	switch {
+	case !r.Body || r.Action == admin.Beat:
+		return nil
+	case r.IBM:
+		return map[string]any{"session_expiration_in_seconds": "3600"}
+	case strings.HasSuffix(r.Pattern, "/restore"):
+		return map[string]any{"version": 0}
+	case r.Action == admin.EndSessions:
+		return map[string]any{"all": true}
+	}
+	return map[string]any{"settings": map[string]any{"active": "1h"}}
+}
+
+// everything is what the store keeps of two accounts.
+func (w *world) everything() string {
+	w.t.Helper()
+	var all []any
+	for _, account := range []string{"acme", "elsewhere"} {
+		page, next, err := w.store.List(w.t.Context(), store.Filter{Account: account}, "", 1000)
+		require.NoError(w.t, err)
+		require.Empty(w.t, next)
+		for _, s := range page {
+			// Using an access token is activity, and no change.
+			s.LastActivity, s.ActivityClass, s.Due, s.Revision = time.Time{}, 0, time.Time{}, 0
+			for i := range s.Grants {
+				s.Grants[i].Used = true
+			}
+			all = append(all, s)
+		}
+		history, err := provider.AccountHistory(w.t.Context(), w.store, account, 0, 100)
+		require.NoError(w.t, err)
+		all = append(all, history)
+	}
+	text, err := json.Marshal(all)
+	require.NoError(w.t, err)
+	return string(text)
+}
+
+// Every route, from the table: nobody without a token, no user of the account, no
+// administrator of another one, and nobody who may only read sees or changes
+// anything; and none of them learns whether an account exists.
+func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root, otherRoot, ann, auditor := w.login("root"), w.login("other-root"), w.login("ann"), w.login("auditor")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	sid := w.sessions(root, "user="+optest.SubjectOf("ann"))[0].ID
+	before := w.everything()
+
+	routes := 0
+	for _, r := range admin.Routes() {
+		name := r.Method + " " + r.Pattern
+		if r.Action == admin.Describe {
+			got := w.send(r.Method, r.Pattern, "", nil)
+			require.Equal(t, 200, got.Status)
+			require.JSONEq(t, string(admin.Description()), string(got.Body), "what is public is the same for everybody")
+			continue
+		}
+		routes++
+		send := func(token, account string) response {
+			return w.send(r.Method, address(r, account, sid), token, body(r), "If-Match", "*")
+		}
+		for who, token := range map[string]string{"nobody": "", "a guess": "nonsense", "an ID": sid} {
+			got := send(token, "acme")
+			require.Equal(t, 401, got.Status, "%s by %s: %s", name, who, got.Body)
+			require.Equal(t, "Bearer", got.Header.Get("WWW-Authenticate"), name)
+		}
+		strangers := map[string]string{"another account": otherRoot, "a member": ann}
+		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.Foresee {
+			strangers["who may only read"] = auditor
+		}
+		for who, token := range strangers {
+			got, missing := send(token, "acme"), send(token, "no-such-account")
+			want := 403
+			if r.Action == admin.Beat {
+				if who == "a member" {
+					continue // it is their own session
+				}
+				want = 404
+			}
+			require.Equal(t, want, got.Status, "%s by %s: %s", name, who, got.Body)
+			require.Equal(t, withoutContext(t, missing.Body), withoutContext(t, got.Body), "%s by %s", name, who)
+			require.NotContains(t, string(got.Body), "ann", name)
+			require.NotContains(t, string(got.Body), "8h", name)
+			require.Empty(t, got.Header.Get("ETag"), name)
+		}
+		require.Equal(t, before, w.everything(), name)
+
+		for header, want := range map[string]string{
+			"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+		} {
+			require.Equal(t, want, send("", "acme").Header.Get(header), name)
+		}
+	}
+	require.Equal(t, len(admin.Routes())-1, routes)
+
+	// With the right token each of them does something, so the above means
+	// something. What ends sessions comes last.
+	for _, ending := range []bool{false, true} {
+		for _, r := range admin.Routes() {
+			if r.Action == admin.Describe || (r.Action == admin.EndSessions) != ending {
+				continue
+			}
+			token := root
+			if r.Action == admin.Beat {
+				token = ann
+			}
+			got := w.send(r.Method, address(r, "acme", sid), token, body(r), "If-Match", "*")
+			require.Less(t, got.Status, 300, "%s %s: %s", r.Method, r.Pattern, got.Body)
+		}
+	}
+	require.NotEqual(t, before, w.everything())
+}
+
+// withoutContext is a body without what differs from answer to answer.
+func withoutContext(t *testing.T, data []byte) map[string]any {
+	t.Helper()
+	var m map[string]any
+	require.NoError(t, json.Unmarshal(data, &m))
+	delete(m, "context")
+	delete(m, "trace")
+	return m
+}
+
+func TestNothingIsOpenByDefault(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	may := func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error) {
+		return admin.Actor{}, nil
+	}
+	good := admin.Config{Hook: w.hook, Store: w.store, Issuer: w.Issuer, Authorize: may}
+	_, err := admin.New(good)
+	require.NoError(t, err)
+	for name, spoil := range map[string]func(*admin.Config){
+		"Hook":      func(c *admin.Config) { c.Hook = nil },
+		"Store":     func(c *admin.Config) { c.Store = nil },
+		"Issuer":    func(c *admin.Config) { c.Issuer = "" },
+		"Authorize": func(c *admin.Config) { c.Authorize = nil },
+	} {
+		c := good
+		spoil(&c)
+		_, err := admin.New(c)
+		require.ErrorContains(t, err, name+" is required")
+	}
+}
+
+// A page of somebody else cannot make a browser send anything that changes
+// something, whatever the browser sends along with it.
+func TestAnotherWebsiteChangesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	before := w.everything()
+	for _, r := range admin.Routes() {
+		if r.Method == "GET" {
+			continue
+		}
+		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example"}} {
+			got := w.send(r.Method, address(r, "acme", "x"), root, body(r), append(header, "If-Match", "*")...)
+			require.Equal(t, 403, got.Status, r.Pattern)
+			require.Contains(t, string(got.Body), "cross_origin")
+		}
+	}
+	require.Equal(t, before, w.everything())
+}
+
+// Rule 8: that nobody can tell is no refusal.
+func TestAnOutageIs503(t *testing.T) {
+	t.Parallel()
+	gone := false
+	w := newWorld(t, func(w *world, c *provider.Config, _ *admin.Config) {
+		c.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) {
+			if gone {
+				return nil, context.DeadlineExceeded
+			}
+			return memberships(s.ID), nil
+		}
+	})
+	root := w.login("root")
+	gone = true
+	got := w.send("GET", "/v1/accounts/acme/settings", root, nil)
+	got.problem(503, "unavailable")
+	require.Equal(t, "2", got.Header.Get("Retry-After"))
+	require.NotContains(t, string(got.Body), "deadline", "the cause is for the log")
+	require.ErrorIs(t, w.failures[0], context.DeadlineExceeded)
+	gone = false
+	require.Equal(t, 200, w.send("GET", "/v1/accounts/acme/settings", root, nil).Status)
+}
+
+func TestUnknownAddressesAndMethods(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.send("GET", "/v1/", "", nil).problem(404, "not_found")
+	w.send("GET", "/v1/accounts", "", nil).problem(404, "not_found")
+	got := w.send("PATCH", "/v1/accounts/acme/settings", "", nil)
+	got.problem(405, "method_not_allowed")
+	require.Equal(t, "GET, PUT", got.Header.Get("Allow"))
+	got = w.send("PUT", "/v1/accounts/acme/sessions/end", "", nil)
+	require.Equal(t, "DELETE, GET, POST", got.Header.Get("Allow"))
+}
+
+// With settings that are in a file everything can be read and nothing changed,
+// and the administrator is told why.
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"acme": bounds(8*time.Hour, time.Hour, 0, 0)}}
+	w := newWorld(t, func(_ *world, c *provider.Config, a *admin.Config) {
+		c.Settings, a.ReadOnly = settings, "They are in the file settings.yaml."
+	})
+	root := w.login("root")
+	for _, r := range admin.Routes() {
+		if r.Action == admin.Describe || r.Action == admin.Beat || r.Action == admin.EndSessions {
+			continue // the latter changes no setting
+		}
+		got := w.send(r.Method, address(r, "acme", "x"), root, body(r), "If-Match", "*")
+		switch {
+		case strings.Contains(r.Pattern, "{sid}"), strings.Contains(r.Pattern, "{version}"):
+			require.Equal(t, 404, got.Status, r.Pattern)
+		case r.Action == admin.WriteSettings:
+			require.Equal(t, 409, got.Status, r.Pattern)
+			require.Contains(t, string(got.Body), "They are in the file settings.yaml.")
+		default:
+			require.Equal(t, 200, got.Status, "%s: %s", r.Pattern, got.Body)
+		}
+	}
+	var s admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	require.Equal(t, settings.Accounts["acme"], s.Settings)
+	require.Equal(t, "They are in the file settings.yaml.", s.ReadOnly)
+	require.NotEmpty(t, s.EntityTag)
+}

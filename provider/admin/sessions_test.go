@@ -1,0 +1,203 @@
+package admin_test
+
+import (
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+func (w *world) filter(account string) store.Filter { return store.Filter{Account: account} }
+
+// sessions returns all sessions of the account that a query selects, in pages of
+// two.
+func (w *world) sessions(token, query string) []admin.Session {
+	w.t.Helper()
+	var all []admin.Session
+	for cursor := ""; ; {
+		var page struct {
+			Sessions []admin.Session `json:"sessions"`
+			Next     string          `json:"next_cursor"`
+		}
+		w.send("GET", "/v1/accounts/acme/sessions?limit=2&"+query+"&cursor="+url.QueryEscape(cursor), token, nil).into(200, &page)
+		require.LessOrEqual(w.t, len(page.Sessions), 2)
+		all = append(all, page.Sessions...)
+		if page.Next == "" {
+			return all
+		}
+		cursor = page.Next
+	}
+}
+
+func TestSessionsAreListedByWhatOneLooksFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	for range 3 {
+		w.login("ann")
+	}
+	w.Login(optest.Native, "ann")
+	w.login("bob")
+	w.login("other-dan")
+	w.login("both")
+	ann := "user=" + optest.SubjectOf("ann")
+	for query, want := range map[string]int{
+		"": 7, "state=live": 7, "state=any": 7, "state=ended": 0, ann: 4, ann + "&kind=cli": 1, "kind=cli": 1,
+		"client=web": 6, "client=native": 1, "user=" + optest.SubjectOf("other-dan"): 0, "user=" + optest.SubjectOf("both"): 1,
+	} {
+		require.Len(t, w.sessions(root, query), want, query)
+	}
+	one := w.sessions(root, ann+"&kind=cli")[0]
+	require.Equal(t, optest.SubjectOf("ann"), one.User)
+	require.Equal(t, []string{"native"}, one.Clients)
+	require.Equal(t, policy.CLI, one.Kind)
+	require.False(t, one.Yours || one.Current)
+	mine := w.sessions(root, "user="+optest.SubjectOf("root"))[0]
+	require.True(t, mine.Yours && mine.Current)
+
+	var page struct {
+		Next string `json:"next_cursor"`
+	}
+	w.send("GET", "/v1/accounts/acme/sessions?limit=1", root, nil).into(200, &page)
+	for name, query := range map[string]string{
+		"cursor of another list": "kind=cli&cursor=" + page.Next, "no cursor": "cursor=x", "cursor that was changed": "cursor=" + page.Next[1:],
+	} {
+		require.Equal(t, "cursor", w.send("GET", "/v1/accounts/acme/sessions?"+query, root, nil).problem(400, "invalid").Errors[0].Field, name)
+	}
+	for field, query := range map[string]string{
+		"limit": "limit=0", "state": "state=dead", "kind": "kind=x", "user": "user=%00", "client": "client=%E2%80%AEx",
+	} {
+		require.Equal(t, field, w.send("GET", "/v1/accounts/acme/sessions?"+query, root, nil).problem(400, "invalid").Errors[0].Field, query)
+	}
+}
+
+func TestAnAdministratorEndsSessions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.login("root")
+	tokens := map[string]optest.Reply{}
+	login := func(name, client, user string) {
+		tokens[name] = w.Login(client, user)
+	}
+	login("ann1", optest.Web, "ann")
+	login("ann2", optest.Web, "ann")
+	login("bob", optest.Web2, "bob")
+	login("cid", optest.Web2, "cid")
+	login("other", optest.Web2, "other-dan")
+	works := func(name string, want bool) {
+		t.Helper()
+		client := map[string]string{"bob": optest.Web2, "cid": optest.Web2, "other": optest.Web2}[name]
+		if client == "" {
+			client = optest.Web
+		}
+		got := w.Refresh(client, tokens[name].RefreshToken())
+		if want {
+			require.Equal(t, 200, got.Status, name)
+			tokens[name] = got
+			return
+		}
+		require.Equal(t, "invalid_grant", got.Error(), name)
+		require.Contains(t, got.Description(), "ended_by_admin", name)
+	}
+	end := func(body any) admin.Result {
+		t.Helper()
+		var r admin.Result
+		w.send("POST", "/v1/accounts/acme/sessions/end", root, body).into(200, &r)
+		require.True(t, r.Complete)
+		return r
+	}
+	ann := w.sessions(root, "user="+optest.SubjectOf("ann"))
+	other, _, err := w.hook.List(t.Context(), w.filter("elsewhere"), "", 10)
+	require.NoError(t, err)
+
+	// One. Again it succeeds and changes nothing.
+	for range 2 {
+		var s admin.Session
+		w.send("DELETE", "/v1/accounts/acme/sessions/"+ann[0].ID, root, nil).into(200, &s)
+		require.Equal(t, policy.ReasonEndedByAdmin, s.Ended.Reason)
+		require.Equal(t, optest.SubjectOf("root"), s.Ended.By)
+		require.Equal(t, "An administrator ended your sign-in.", s.Ended.Text)
+	}
+	// Many: what is not there, or not in the account, is named.
+	r := end(map[string]any{"sessions": []string{ann[1].ID, ann[0].ID, "nonsense", other[0].ID}})
+	require.Equal(t, 1, r.Ended)
+	require.Equal(t, []string{"nonsense", other[0].ID}, r.NotFound)
+	works("ann1", false)
+	works("ann2", false)
+	works("bob", true)
+	works("other", true)
+
+	// All of a user, of a client, all but mine.
+	login("ann1", optest.Web, "ann")
+	require.Equal(t, 1, end(map[string]any{"user": optest.SubjectOf("ann")}).Ended)
+	works("ann1", false)
+	require.Equal(t, 0, end(map[string]any{"user": optest.SubjectOf("other-dan")}).Ended)
+	require.Equal(t, 2, end(map[string]any{"client": optest.Web2}).Ended)
+	works("bob", false)
+	works("other", true)
+	login("ann1", optest.Web, "ann")
+	require.Equal(t, 2, end(map[string]any{"all": true, "except_mine": true}).Ended)
+	require.Len(t, w.sessions(root, ""), 1)
+	works("other", true)
+	require.Equal(t, 0, end(map[string]any{"user": optest.SubjectOf("root"), "except_mine": true}).Ended)
+
+	for name, body := range map[string]any{
+		"nothing": map[string]any{}, "not all": map[string]any{"all": false}, "empty user": map[string]any{"user": ""},
+		"two ways": map[string]any{"all": true, "user": "x"}, "none": map[string]any{"sessions": []string{}}, "mine alone": map[string]any{"except_mine": true},
+	} {
+		require.Equal(t, "sessions", w.send("POST", "/v1/accounts/acme/sessions/end", root, body).problem(400, "invalid").Errors[0].Field, name)
+	}
+	require.Len(t, w.sessions(root, ""), 1)
+
+	var s admin.Session
+	w.send("GET", "/v1/accounts/acme/sessions/"+ann[0].ID, root, nil).into(200, &s)
+	require.Equal(t, ann[0].ID, s.ID)
+	w.send("GET", "/v1/accounts/acme/sessions/"+other[0].ID, root, nil).problem(404, "not_found")
+	w.send("DELETE", "/v1/accounts/acme/sessions/"+other[0].ID, root, nil).problem(404, "not_found")
+}
+
+func TestAHeartbeatCountsForItsOwnSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := bounds(24*time.Hour, time.Hour, 0, 0)
+		a.Activity = policy.ClassesOf(policy.Interactive, policy.Heartbeat)
+		w.save(w.login("root"), a)
+
+		tokens := w.Login(optest.Web, "ann")
+		ann, bob := tokens.AccessToken(), w.login("bob")
+		root := w.login("root")
+		sid := func(user string) string { return w.sessions(root, "user="+optest.SubjectOf(user))[0].ID }
+		annSID, bobSID := sid("ann"), sid("bob")
+		beat := func(token, sid string) response { return w.send("PATCH", "/v1/sessions/"+sid+"/state", token, nil) }
+
+		// Its own only, and nobody's without a token.
+		beat("", annSID).problem(401, "unauthenticated")
+		beat(bob, annSID).problem(404, "not_found")
+		beat(bob, "nonsense").problem(404, "not_found")
+
+		for range 5 {
+			time.Sleep(20 * time.Minute)
+			tokens = w.Refresh(optest.Web, tokens.RefreshToken()) // which is no activity here
+			got := beat(tokens.AccessToken(), annSID)
+			require.Equal(t, 204, got.Status, "%s", got.Body)
+			require.Empty(t, got.Body)
+		}
+		require.Equal(t, 401, beat(ann, annSID).Status, "that token is over")
+		s, err := w.hook.Session(t.Context(), annSID)
+		require.NoError(t, err)
+		require.Nil(t, s.End, "it was used an hour ago at most")
+		require.Equal(t, policy.Heartbeat, s.ActivityClass)
+		s, err = w.hook.Session(t.Context(), bobSID)
+		require.NoError(t, err)
+		require.Equal(t, policy.ReasonInactivity, s.End.Reason, "somebody else's heartbeat is none")
+		beat(bob, bobSID).problem(401, "unauthenticated")
+	})
+}
