@@ -12,7 +12,7 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 BIN := .bin
 
 # What needs more than users of the library should have to load is a module of its own.
-MODULES := internal/browser
+MODULES := internal/browser internal/ibmtest
 
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
@@ -34,6 +34,7 @@ run: go ## Start an OpenID provider whose logins end when the policy says so
 test: lint compiler engines chromium ## Check the code and run all tests, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout 14m ./...
 	cd internal/browser && CGO_ENABLED=1 go test -race -count=1 -timeout 10m ./...
+	cd internal/ibmtest && CGO_ENABLED=1 go test -race -count=1 -timeout 10m ./...
 
 .PHONY: lint
 lint: go staticcheck ## Check format, vet, staticcheck and go.mod
