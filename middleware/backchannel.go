@@ -1,0 +1,200 @@
+package middleware
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+)
+
+const (
+	// maxLogoutRequest bounds a back-channel request: more than any logout token.
+	maxLogoutRequest = 64 << 10
+
+	// maxLogoutLife is the longest life of a logout token that is accepted, as
+	// its jti is remembered for so long. Two minutes are usual (OpenID Connect
+	// Back-Channel Logout 1.0 section 4).
+	maxLogoutLife = time.Hour
+
+	logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
+)
+
+// backChannelPage takes logout tokens (OpenID Connect Back-Channel Logout 1.0).
+func (rp *RelyingParty) backChannelPage(w http.ResponseWriter, r *http.Request) {
+	err := rp.backChannel(w, r)
+	switch {
+	case err == nil:
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusOK)
+	case errors.Is(err, ErrUnavailable):
+		// Section 2.8 has 400 for a logout that failed, but a provider that
+		// sees it will hardly try again.
+		w.Header().Set("Retry-After", retryAfterHeader(retryAfter))
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{
+			"error": "temporarily_unavailable", "error_description": "the logout could not be done; try again",
+		})
+	default:
+		rp.event(r.Context(), Event{Type: EventLogoutRefused, Err: err})
+		writeJSON(w, http.StatusBadRequest, map[string]string{
+			"error": "invalid_request", "error_description": "the logout token is not valid",
+		})
+	}
+}
+
+func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) error {
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/x-www-form-urlencoded" {
+		return errors.New("the request is not a form")
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxLogoutRequest)
+	if err := r.ParseForm(); err != nil {
+		return fmt.Errorf("the form: %w", err)
+	}
+	if len(r.PostForm["logout_token"]) != 1 {
+		return errors.New("there is not one logout_token")
+	}
+	ctx, cancel := rp.context(r.Context())
+	defer cancel()
+	t, err := rp.verifyLogout(ctx, r.PostForm.Get("logout_token"))
+	if err != nil {
+		return err
+	}
+	// The jti counts as used when the logout is done. A token that comes twice at
+	// the same time does the same twice.
+	used := digest("jti", rp.app, t.TokenID)
+	at, err := rp.marked(ctx, used)
+	if err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	if !at.IsZero() {
+		return errors.New("jti: this logout token was used before")
+	}
+	if err := rp.logOut(ctx, t.Subject, t.SessionID, t.IssuedAt); err != nil {
+		return err
+	}
+	now := rp.now()
+	if _, err := rp.store.Mark(ctx, used, now, t.Expiry.Add(time.Second), now); err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	rp.event(ctx, Event{Type: EventLogoutReceived, Subject: t.Subject, SID: t.SessionID})
+	return nil
+}
+
+// verifyLogout makes the checks of section 2.6. The signature, its algorithm, iss,
+// aud, exp, jti, sub or sid and the absence of a nonce are the library's.
+func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (*oidc.LogoutToken, error) {
+	e, err := rp.discover(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := verify(ctx, raw, e.verifier.VerifyLogout)
+	if err != nil {
+		return nil, err
+	}
+	if err := rp.checkType(raw); err != nil {
+		return nil, err
+	}
+	var claims struct {
+		Events   map[string]json.RawMessage `json:"events"`
+		IssuedAt *float64                   `json:"iat"`
+	}
+	if err := t.Claims(&claims); err != nil {
+		return nil, fmt.Errorf("the claims of the logout token: %w", err)
+	}
+	now := rp.now()
+	switch {
+	case !bytes.HasPrefix(bytes.TrimSpace(claims.Events[logoutEvent]), []byte("{")):
+		return nil, errors.New("events: the event is not an object")
+	case claims.IssuedAt == nil:
+		return nil, errors.New("iat is missing")
+	case t.IssuedAt.After(now.Add(clockSkew)):
+		return nil, errors.New("iat is in the future")
+	case !now.Before(t.Expiry):
+		return nil, errors.New("exp: the logout token has expired")
+	case t.Expiry.After(now.Add(maxLogoutLife)):
+		return nil, fmt.Errorf("exp is more than %s ahead", maxLogoutLife)
+	}
+	return t, nil
+}
+
+// checkType keeps other tokens of the provider from being taken for a logout token.
+func (rp *RelyingParty) checkType(raw string) error {
+	head, _, _ := strings.Cut(raw, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(head)
+	if err != nil {
+		return fmt.Errorf("the header of the logout token: %w", err)
+	}
+	var header struct {
+		Type string `json:"typ"`
+	}
+	if err := json.Unmarshal(decoded, &header); err != nil {
+		return fmt.Errorf("the header of the logout token: %w", err)
+	}
+	// RFC 7515 section 4.1.9: "application/" may be left out.
+	typ := strings.TrimPrefix(strings.ToLower(header.Type), "application/")
+	if typ == "logout+jwt" || rp.cfg.AllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
+		return nil
+	}
+	return fmt.Errorf("typ: %.50q is not logout+jwt", header.Type)
+}
+
+// logOut ends the sessions of a login, or all of a user's if sid is empty. A login
+// that arrives later but was issued earlier is over too: see begin.
+func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Time) error {
+	entry := rp.subjectEntry(sub)
+	if sid != "" {
+		entry = rp.sidEntry(sid)
+	}
+	now := rp.now()
+	until := now.Add(signInTime)
+	if rp.cfg.InCookies {
+		until = now.Add(longestLife) // who shows such a cookie may come at any time
+	}
+	if _, err := rp.store.Mark(ctx, entry, at.UTC(), until, now); err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	ids, err := rp.sessions.Find(ctx, entry)
+	if err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	for _, id := range ids {
+		h, err := rp.load(ctx, id)
+		switch {
+		case errors.Is(err, ErrNotFound), errors.Is(err, errSealed):
+			continue
+		case err != nil:
+			return rp.storeFailed(ctx, err)
+		case sub != "" && h.rec.Subject != sub, sid == "" && h.rec.Issued.After(at):
+			continue
+		}
+		if err := rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// frontChannelPage is loaded by the provider's page in a frame (OpenID Connect
+// Front-Channel Logout 1.0). The browser hardly ever sends our cookie there, so
+// that only iss and sid say which session is meant.
+func (rp *RelyingParty) frontChannelPage(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	q := r.URL.Query()
+	if q.Get("iss") != rp.cfg.Issuer || q.Get("sid") == "" {
+		http.Error(w, "iss and sid of a login are needed", http.StatusBadRequest)
+		return
+	}
+	if err := rp.logOut(r.Context(), "", q.Get("sid"), rp.now()); err != nil {
+		w.Header().Set("Retry-After", retryAfterHeader(retryAfter))
+		http.Error(w, "the logout could not be done", http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}

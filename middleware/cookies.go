@@ -1,0 +1,275 @@
+package middleware
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Cookies of the middleware, each with the application's name in front:
+//
+//	NAME            the session: a secret, or with Config.InCookies the first part of all of it
+//	NAME-1, -2...   the other parts
+//	NAME-in-STATE   a sign-in that has begun in this browser, one for each tab
+//	NAME-tried      a sign-in has just succeeded and nothing came of it yet
+//	NAME-notice     what the next page should tell
+//
+// All are HttpOnly and Lax: no other site's form brings them along, but the
+// provider's redirect does. On https no other host can set them (__Host-).
+
+// cookieName returns the name that the cookies of an application begin with.
+func cookieName(app string, secure bool) string {
+	name := "curfew-" + digest("cookie", app)[:16]
+	if secure {
+		return "__Host-" + name
+	}
+	return name
+}
+
+const (
+	// signInTime is for how long a sign-in may stand at the provider's page.
+	signInTime = 30 * time.Minute
+
+	// signIns is how many may stand there at once in one browser.
+	signIns = 8
+
+	// noticeTime and triedTime are for how long the next page is waited for.
+	noticeTime, triedTime = 10 * time.Minute, time.Minute
+
+	// cookiePart keeps a cookie below the 4096 bytes that browsers take, name
+	// and attributes included; cookieParts keeps all of them below what servers
+	// take as headers.
+	cookiePart, cookieParts = 3600, 4
+)
+
+// setCookie sets a cookie for so long; zero: until the browser ends. A negative
+// life removes it.
+func (rp *RelyingParty) setCookie(w http.ResponseWriter, name, value string, life time.Duration) {
+	http.SetCookie(w, &http.Cookie{
+		Name: name, Value: value, Path: "/", MaxAge: int(life / time.Second),
+		HttpOnly: true, Secure: rp.secure, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+func (rp *RelyingParty) dropCookie(w http.ResponseWriter, name string) {
+	rp.setCookie(w, name, "", -time.Second)
+}
+
+// setSealed sets a cookie that only this application reads, under this name.
+func (rp *RelyingParty) setSealed(w http.ResponseWriter, name string, value any, life time.Duration) error {
+	plain, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	text, err := rp.seal.seal("cookie "+name, plain)
+	if err != nil {
+		return err
+	}
+	if len(text) > cookiePart {
+		return fmt.Errorf("the cookie %s would have %d bytes", name, len(text))
+	}
+	rp.setCookie(w, name, text, life)
+	return nil
+}
+
+// sealed reads a cookie of [RelyingParty.setSealed].
+func (rp *RelyingParty) sealed(r *http.Request, name string, value any) bool {
+	c, err := r.Cookie(name)
+	if err != nil {
+		return false
+	}
+	plain, err := rp.seal.open("cookie "+name, c.Value)
+	return err == nil && json.Unmarshal(plain, value) == nil
+}
+
+// A signIn is what a browser remembers of a sign-in that it has begun.
+type signIn struct {
+	Nonce    string    `json:"nonce"`
+	Verifier string    `json:"verifier"` // of PKCE
+	Return   string    `json:"return"`
+	Begun    time.Time `json:"begun"`
+	Notice   string    `json:"notice,omitempty"`
+	Parcel   string    `json:"parcel,omitempty"`
+	Subject  string    `json:"sub,omitempty"` // who has to sign in to get the parcel
+	MaxAge   *float64  `json:"max_age,omitempty"`
+}
+
+func (rp *RelyingParty) signInCookie(state string) string {
+	return rp.cookie + "-in-" + digest("state", state)[:16]
+}
+
+// remember sets the cookie of a sign-in. The oldest ones make place.
+func (rp *RelyingParty) remember(w http.ResponseWriter, r *http.Request, state string, s signIn) error {
+	type known struct {
+		name  string
+		begun time.Time
+	}
+	var all []known
+	for _, c := range r.Cookies() {
+		if strings.HasPrefix(c.Name, rp.cookie+"-in-") {
+			var old signIn
+			rp.sealed(r, c.Name, &old) // one that does not open is the oldest
+			all = append(all, known{c.Name, old.Begun})
+		}
+	}
+	slices.SortFunc(all, func(a, b known) int { return a.begun.Compare(b.begun) })
+	for i := 0; i <= len(all)-signIns; i++ {
+		rp.dropCookie(w, all[i].name)
+	}
+	return rp.setSealed(w, rp.signInCookie(state), s, signInTime)
+}
+
+// A notice is shown once. If it has a State, only on the page that the provider
+// returns to with it.
+type notice struct {
+	Text  string `json:"text"`
+	State string `json:"state,omitempty"`
+}
+
+// A session in cookies is kept in memory too, where the requests of a page that
+// come at once find each other. The cookie follows.
+type cookieSession struct {
+	ID      string `json:"id"`
+	Version int64  `json:"version"`
+	Record  record `json:"record"`
+}
+
+// cacheTime is for how long a session in cookies is kept in memory: longer than
+// requests that belong together take, and than a lease.
+const cacheTime = 2 * time.Minute
+
+// hydrate brings the session in the cookies into memory, unless a newer version is
+// there, and returns its ID; empty if there is none.
+func (rp *RelyingParty) hydrate(r *http.Request) (string, error) {
+	c, ok := rp.cookieSession(r)
+	if !ok {
+		return "", nil
+	}
+	s, err := rp.stored(&held{id: c.ID, version: c.Version, rec: c.Record})
+	if err != nil {
+		return "", err
+	}
+	rp.cache.adopt(rp.now(), s)
+	return c.ID, nil
+}
+
+func (rp *RelyingParty) cookieSession(r *http.Request) (c cookieSession, ok bool) {
+	first, err := r.Cookie(rp.cookie)
+	if err != nil {
+		return c, false
+	}
+	count, text, found := strings.Cut(first.Value, ".")
+	n, err := strconv.Atoi(count)
+	if !found || err != nil || n < 1 || n > cookieParts {
+		return c, false
+	}
+	for i := 1; i < n; i++ {
+		part, err := r.Cookie(rp.cookie + "-" + strconv.Itoa(i))
+		if err != nil {
+			return c, false
+		}
+		text += part.Value
+	}
+	plain, err := rp.seal.open("session cookie", text)
+	return c, err == nil && json.Unmarshal(plain, &c) == nil && c.Record.Format == recordFormat && c.ID != ""
+}
+
+// errTooLarge is for tokens that do not fit into cookies.
+var errTooLarge = errors.New("the session does not fit into cookies: ask for fewer scopes, or keep sessions in a store")
+
+// setSession writes the session into cookies.
+func (rp *RelyingParty) setSession(w http.ResponseWriter, r *http.Request, h *held) error {
+	plain, err := json.Marshal(cookieSession{ID: h.id, Version: h.version, Record: h.rec})
+	if err != nil {
+		return err
+	}
+	text, err := rp.seal.seal("session cookie", plain)
+	if err != nil {
+		return err
+	}
+	n := (len(text) + cookiePart - 1) / cookiePart
+	if n > cookieParts {
+		return errTooLarge
+	}
+	for i := range n {
+		part := text[i*cookiePart : min((i+1)*cookiePart, len(text))]
+		if i == 0 {
+			rp.setCookie(w, rp.cookie, strconv.Itoa(n)+"."+part, 0)
+			continue
+		}
+		rp.setCookie(w, rp.cookie+"-"+strconv.Itoa(i), part, 0)
+	}
+	rp.dropParts(w, r, n)
+	return nil
+}
+
+// dropParts removes the parts of a session in cookies from the given one on.
+func (rp *RelyingParty) dropParts(w http.ResponseWriter, r *http.Request, from int) {
+	for i := max(1, from); i < cookieParts; i++ {
+		name := rp.cookie + "-" + strconv.Itoa(i)
+		if _, err := r.Cookie(name); err == nil {
+			rp.dropCookie(w, name)
+		}
+	}
+}
+
+// sync writes the session into the cookies if they have an older version of it.
+func (rp *RelyingParty) sync(w http.ResponseWriter, r *http.Request) {
+	if !rp.cfg.InCookies {
+		return
+	}
+	c, ok := rp.cookieSession(r)
+	if !ok {
+		return
+	}
+	h, err := rp.load(r.Context(), c.ID)
+	if err != nil || h.version <= c.Version {
+		return
+	}
+	if err := rp.setSession(w, r, h); err != nil {
+		rp.event(r.Context(), Event{Type: EventRefreshLost, Subject: h.rec.Subject, SID: h.rec.SID, Err: err})
+	}
+}
+
+// Marks in the shared store about sessions that are in cookies.
+
+func (rp *RelyingParty) overMark(id string) string { return digest("over", rp.app, id) }
+
+// obeyMarks ends a session in cookies if it has been ended elsewhere.
+func (rp *RelyingParty) obeyMarks(ctx context.Context, h *held) error {
+	ended, err := rp.marked(ctx, rp.overMark(h.id))
+	if err == nil && ended.IsZero() {
+		var at time.Time
+		if at, err = rp.loggedOut(ctx, h.rec.Subject, h.rec.SID); !at.Before(h.rec.Issued) && !at.IsZero() {
+			ended = at
+		}
+	}
+	if err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	if ended.IsZero() {
+		return nil
+	}
+	return rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere])
+}
+
+func (rp *RelyingParty) marked(ctx context.Context, name string) (time.Time, error) {
+	return rp.store.Marked(ctx, name)
+}
+
+// loggedOut returns when the provider last said that the login, or all of the
+// user's, is over.
+func (rp *RelyingParty) loggedOut(ctx context.Context, sub, sid string) (time.Time, error) {
+	at, err := rp.marked(ctx, rp.subjectEntry(sub))
+	if err != nil || sid == "" {
+		return at, err
+	}
+	of, err := rp.marked(ctx, rp.sidEntry(sid))
+	return later(at, of), err
+}

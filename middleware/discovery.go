@@ -1,0 +1,257 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// endpoints are what the provider's discovery document says.
+type endpoints struct {
+	oauth      oauth2.Config
+	verifier   *oidc.IDTokenVerifier
+	endSession string // empty: no RP-initiated logout
+	revocation string
+	sendsIss   bool // RFC 9207
+}
+
+// providerTimeout bounds one call to the provider.
+const providerTimeout = 10 * time.Second
+
+// context returns one for calls to the provider: it does not end when the browser
+// goes away, since a token that was spent cannot be spent again.
+func (rp *RelyingParty) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx = oidc.ClientContext(context.WithoutCancel(ctx), rp.client)
+	return context.WithTimeout(ctx, providerTimeout)
+}
+
+// discover asks the provider once. If that fails, those who come within the next
+// second get the same error without asking.
+func (rp *RelyingParty) discover(ctx context.Context) (*endpoints, error) {
+	d := &rp.discovery
+	d.Lock()
+	defer d.Unlock()
+	if d.found != nil {
+		return d.found, nil
+	}
+	if now := rp.now(); d.err != nil && now.Before(d.failed.Add(time.Second)) && !now.Before(d.failed) {
+		return nil, d.err
+	}
+	found, err := rp.ask(ctx)
+	if err != nil {
+		d.err, d.failed = unavailable(fmt.Errorf("discovery: %w", err)), rp.now()
+		rp.event(ctx, Event{Type: EventUnavailable, Err: d.err})
+		return nil, d.err
+	}
+	d.found, d.err = found, nil
+	return found, nil
+}
+
+func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
+	ctx, cancel := rp.context(ctx)
+	defer cancel()
+	p, err := oidc.NewProvider(ctx, rp.cfg.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	var meta struct {
+		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
+		EndSession  string   `json:"end_session_endpoint"`
+		Revocation  string   `json:"revocation_endpoint"`
+		SendsIss    bool     `json:"authorization_response_iss_parameter_supported"`
+		Keys        string   `json:"jwks_uri"`
+		Algorithms  []string `json:"id_token_signing_alg_values_supported"`
+	}
+	if err := p.Claims(&meta); err != nil {
+		return nil, err
+	}
+	e := &endpoints{
+		verifier: oidc.NewVerifier(rp.cfg.Issuer,
+			keySet{oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), rp.client), meta.Keys)},
+			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: signed(meta.Algorithms)}),
+		endSession: meta.EndSession, revocation: meta.Revocation, sendsIss: meta.SendsIss,
+	}
+	e.oauth = oauth2.Config{
+		ClientID: rp.cfg.ClientID, ClientSecret: rp.cfg.ClientSecret,
+		RedirectURL: rp.cfg.RedirectURL, Scopes: rp.scopes(), Endpoint: p.Endpoint(),
+	}
+	// Said, not tried out: a try would spend the code or the refresh token.
+	// Basic is what there is if the document does not say (Discovery section 3).
+	e.oauth.Endpoint.AuthStyle = oauth2.AuthStyleInParams
+	if rp.cfg.ClientSecret != "" && (len(meta.AuthMethods) == 0 || slices.Contains(meta.AuthMethods, "client_secret_basic")) {
+		e.oauth.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	}
+	for _, u := range []string{e.oauth.Endpoint.AuthURL, e.oauth.Endpoint.TokenURL, meta.Keys} {
+		if err := checkWebURL(u); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (rp *RelyingParty) scopes() []string {
+	scopes := rp.cfg.Scopes
+	if scopes == nil {
+		scopes = []string{"profile", oidc.ScopeOfflineAccess}
+	}
+	if !slices.Contains(scopes, oidc.ScopeOpenID) {
+		scopes = append([]string{oidc.ScopeOpenID}, scopes...)
+	}
+	return scopes
+}
+
+// signed returns which of the algorithms are signatures by a key that only the
+// provider has; RS256, which all providers have, if there is none.
+func signed(algorithms []string) []string {
+	var list []string
+	for _, alg := range algorithms {
+		switch alg {
+		case oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512,
+			oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA:
+			list = append(list, alg)
+		}
+	}
+	if len(list) == 0 {
+		return []string{oidc.RS256}
+	}
+	return list
+}
+
+// A keySet tells keys that cannot be had at the moment from a signature that is
+// wrong, which the verifier does not.
+type keySet struct{ remote *oidc.RemoteKeySet }
+
+func (k keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
+	payload, err := k.remote.VerifySignature(ctx, jwt)
+	if err != nil && errors.Unwrap(err) != nil { // it wraps what went wrong while fetching keys, and only that
+		if missing, ok := ctx.Value(keysMissing{}).(*error); ok {
+			*missing = err
+		}
+	}
+	return payload, err
+}
+
+type keysMissing struct{}
+
+// verify runs one of the verifier's methods. An UnavailableError means that the
+// keys could not be had.
+func verify[T any](ctx context.Context, raw string, method func(context.Context, string) (T, error)) (T, error) {
+	var missing error
+	v, err := method(context.WithValue(ctx, keysMissing{}, &missing), raw)
+	if err != nil && missing != nil {
+		return v, unavailable(missing)
+	}
+	return v, err
+}
+
+// tokenError tells the end of a login from a provider that does not answer. Only
+// invalid_grant is an end (RFC 6749 section 5.2): anything else, a mistake in our
+// own configuration too, will be over one day, and the refresh token be good.
+func tokenError(err error) error {
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) {
+		return unavailable(err)
+	}
+	status := 0
+	wait := retryAfter
+	if refused.Response != nil {
+		status = refused.Response.StatusCode
+		wait = retryAfterOf(refused.Response.Header, wait)
+	}
+	if refused.ErrorCode == "invalid_grant" && status < 500 {
+		reason, text := reasonOf(refused.ErrorDescription)
+		return &SignedOutError{Reason: reason, Text: text}
+	}
+	// Not the body: it may be anything.
+	return &UnavailableError{RetryAfter: wait, Err: fmt.Errorf("the token endpoint answered %d %q", status, refused.ErrorCode)}
+}
+
+// retryAfterOf reads a Retry-After in seconds; a provider that asks for a long
+// break is asked a little earlier.
+func retryAfterOf(h http.Header, otherwise time.Duration) time.Duration {
+	n, err := strconv.Atoi(h.Get("Retry-After"))
+	if err != nil || n < 1 {
+		return otherwise
+	}
+	return min(time.Duration(n)*time.Second, 30*time.Second)
+}
+
+// An idToken is what we use of a verified ID token.
+type idToken struct {
+	*oidc.IDToken
+	raw           string
+	authTime      time.Time
+	sessionExpiry time.Time
+	sid, azp      string
+}
+
+// identify verifies the ID token of a token response (OpenID Connect Core 1.0
+// section 3.1.3.7). nil if there is none.
+func (e *endpoints) identify(ctx context.Context, token *oauth2.Token) (*idToken, error) {
+	raw, ok := token.Extra("id_token").(string)
+	if !ok || raw == "" {
+		return nil, nil
+	}
+	verified, err := verify(ctx, raw, e.verifier.Verify)
+	if err != nil {
+		return nil, err
+	}
+	t := &idToken{IDToken: verified, raw: raw}
+	var claims struct {
+		AuthTime      float64 `json:"auth_time"`
+		SessionExpiry float64 `json:"session_expiry"`
+		SID           string  `json:"sid"`
+		AZP           string  `json:"azp"`
+	}
+	if err := verified.Claims(&claims); err != nil {
+		return nil, fmt.Errorf("the claims of the ID token: %w", err)
+	}
+	t.authTime, t.sessionExpiry = unix(claims.AuthTime), unix(claims.SessionExpiry)
+	t.sid, t.azp = claims.SID, claims.AZP
+	switch {
+	case t.Subject == "":
+		return nil, errors.New("the ID token has no sub")
+	case t.azp != "" && t.azp != e.oauth.ClientID, t.azp == "" && len(t.Audience) > 1:
+		return nil, errors.New("the ID token is for another party: azp")
+	case t.AccessTokenHash != "":
+		if err := t.VerifyAccessToken(token.AccessToken); err != nil {
+			return nil, fmt.Errorf("the access token is not the one of the ID token: %w", err)
+		}
+	}
+	return t, nil
+}
+
+// unix returns the time of a NumericDate; none if there is none.
+func unix(seconds float64) time.Time {
+	if !(seconds > 0) || seconds > 1<<40 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(seconds * 1000)).UTC()
+}
+
+// clockSkew is how far the provider's clock may be from ours.
+const clockSkew = 2 * time.Minute
+
+// sameLogin checks the ID token of a refresh (OpenID Connect Core 1.0 section
+// 12.2) against the one that the session began with, whose iss and aud the
+// verifier has compared already.
+func (rec *record) sameLogin(t *idToken, asked time.Time) error {
+	switch {
+	case t.Subject != rec.Subject:
+		return errors.New("sub is another one")
+	case !t.authTime.IsZero() && !rec.AuthTime.IsZero() && !t.authTime.Equal(rec.AuthTime):
+		return errors.New("auth_time is another one")
+	case t.Nonce != "" && t.Nonce != rec.Nonce:
+		return errors.New("nonce is another one")
+	case t.IssuedAt.Before(asked.Add(-clockSkew)):
+		return errors.New("iat is not the time of the refresh")
+	}
+	return nil
+}

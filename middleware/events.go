@@ -1,0 +1,69 @@
+package middleware
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// An EventType says what happened.
+type EventType string
+
+const (
+	EventSignedIn       EventType = "signed_in"
+	EventSignInFailed   EventType = "sign_in_failed"   // Err says why
+	EventRefreshed      EventType = "refreshed"        // tokens were refreshed
+	EventUnavailable    EventType = "unavailable"      // the provider or the store did not answer
+	EventEnded          EventType = "ended"            // Reason says why
+	EventLogoutReceived EventType = "logout_received"  // a logout token was obeyed
+	EventLogoutRefused  EventType = "logout_refused"   // a logout token was not valid
+	EventCrossOrigin    EventType = "cross_origin"     // another website sent a form
+	EventRefreshLost    EventType = "refresh_not_kept" // refreshed, but the store did not take it
+	EventFailed         EventType = "failed"           // something of our own did not work
+)
+
+// An Event is something that an operator may want to know. It holds no secret.
+type Event struct {
+	Type    EventType
+	At      time.Time
+	Issuer  string
+	Subject string // empty: not known
+	SID     string // the provider's; empty: it has none, or it is not known
+	Reason  Reason
+	Err     error
+}
+
+// LogEvents returns a [Config.Events] function that logs each event.
+func LogEvents(l *slog.Logger) func(context.Context, Event) {
+	return func(ctx context.Context, e Event) {
+		level := slog.LevelInfo
+		switch e.Type {
+		case EventRefreshed:
+			level = slog.LevelDebug
+		case EventLogoutRefused, EventSignInFailed, EventCrossOrigin:
+			level = slog.LevelWarn
+		case EventUnavailable, EventRefreshLost, EventFailed:
+			level = slog.LevelError
+		}
+		attrs := []slog.Attr{slog.Time("at", e.At)}
+		for _, a := range []struct{ key, value string }{
+			{"iss", e.Issuer}, {"sub", e.Subject}, {"sid", e.SID}, {"reason", string(e.Reason)},
+		} {
+			if a.value != "" {
+				attrs = append(attrs, slog.String(a.key, a.value))
+			}
+		}
+		if e.Err != nil {
+			attrs = append(attrs, slog.Any("error", e.Err))
+		}
+		l.LogAttrs(ctx, level, string(e.Type), attrs...)
+	}
+}
+
+func (rp *RelyingParty) event(ctx context.Context, e Event) {
+	if rp.cfg.Events == nil {
+		return
+	}
+	e.At, e.Issuer = rp.now().UTC(), rp.cfg.Issuer
+	rp.cfg.Events(ctx, e)
+}

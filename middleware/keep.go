@@ -1,0 +1,295 @@
+package middleware
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	// maxForm bounds the form that is kept while its user signs in again.
+	maxForm = 64 << 10
+
+	// maxFields bounds its fields, each of which costs more than its bytes.
+	maxFields = 1000
+
+	// maxKept bounds the form as our own page sends it: sealed, in base64.
+	maxKept = 4 * maxForm
+
+	// parcels is how many forms of one session wait for their users to come back.
+	parcels = 8
+)
+
+// secretField finds the names of fields that must not be kept in a page.
+var secretField = regexp.MustCompile(`(?i)pass|pwd|secret|token|csrf|xsrf|nonce|credential|otp|totp|mfa|\bpin\b|cvc|cvv|card.?num|iban|private.?key|api.?key|auth.?code|security.?code`)
+
+// A Field is one of a form.
+type Field struct {
+	Name  string `json:"n"`
+	Value string `json:"v"`
+}
+
+// A kept is a form that was posted when the login was over. It travels sealed.
+type kept struct {
+	Session   string    `json:"session"` // that was over
+	Subject   string    `json:"sub"`
+	URL       string    `json:"url"`
+	Multipart bool      `json:"multipart,omitempty"`
+	Fields    []Field   `json:"fields"`
+	At        time.Time `json:"at"`
+}
+
+// A posted is what was read of a form.
+type posted struct {
+	fields    []Field
+	dropped   []string // names of secrets and files
+	multipart bool
+	problem   string // why nothing is kept; for the user
+}
+
+// keepForm answers a form that was posted when the login is over: with a page that
+// has all that was typed in it.
+func (rp *RelyingParty) keepForm(w http.ResponseWriter, r *http.Request, h *held, out *SignedOutError) {
+	p := rp.readForm(w, r)
+	page := PageData{
+		Kind: PageForm, Title: "Please sign in again", Text: out.Text, Problem: p.problem,
+		Shown: p.fields, Dropped: p.dropped, SignIn: rp.signInURL("/"), NewTab: true,
+	}
+	// Only a form of whom we know can be sent again: it has to be the same user.
+	if h != nil && !h.rec.EndedAt.IsZero() && p.problem == "" && r.Method == http.MethodPost {
+		plain, err := json.Marshal(kept{
+			Session: h.id, Subject: h.rec.Subject, URL: here(r), Multipart: p.multipart, Fields: p.fields, At: rp.now().UTC(),
+		})
+		if err != nil {
+			rp.broken(w, r, err)
+			return
+		}
+		text, err := rp.seal.seal("form", plain)
+		if err != nil {
+			rp.broken(w, r, err)
+			return
+		}
+		page.Action, page.Button = rp.base+"resume", "Sign in and go on"
+		page.Hidden = []Field{{"kept", text}}
+		page.SignIn, page.NewTab = "", false
+	}
+	rp.render(w, r, http.StatusUnauthorized, page)
+}
+
+// readForm reads a form as far as it may be kept.
+func (rp *RelyingParty) readForm(w http.ResponseWriter, r *http.Request) posted {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	var p posted
+	switch {
+	case err != nil:
+		p.problem = "What was sent is no form, so it could not be kept."
+		return p
+	case mediaType == "application/x-www-form-urlencoded":
+		err = p.urlencoded(r.Body)
+	case mediaType == "multipart/form-data":
+		p.multipart = true
+		err = p.parts(multipart.NewReader(r.Body, params["boundary"]))
+	default:
+		p.problem = "What was sent is no form, so it could not be kept."
+		return p
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge), len(p.fields) > maxFields:
+		return posted{problem: "What you sent is too large to be kept here. Your browser may still have it: go back one page, and copy it before you sign in."}
+	case err != nil:
+		return posted{problem: "What you sent could not be read completely. Your browser may still have it: go back one page, and copy it before you sign in."}
+	}
+	p.fields = slices.DeleteFunc(p.fields, func(f Field) bool {
+		secret := secretField.MatchString(f.Name) || rp.cfg.KeepOut != nil && rp.cfg.KeepOut(f.Name)
+		if secret {
+			p.dropped = append(p.dropped, f.Name)
+		}
+		return secret
+	})
+	return p
+}
+
+func (p *posted) urlencoded(body io.Reader) error {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return err
+	}
+	values, err := url.ParseQuery(string(text))
+	if err != nil {
+		return err
+	}
+	names := make([]string, 0, len(values))
+	for name := range values {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range values[name] {
+			p.fields = append(p.fields, Field{name, value})
+		}
+	}
+	return nil
+}
+
+func (p *posted) parts(form *multipart.Reader) error {
+	for len(p.fields) <= maxFields {
+		part, err := form.NextPart()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if part.FileName() != "" || part.FormName() == "" {
+			p.dropped = append(p.dropped, part.FormName())
+			continue
+		}
+		value, err := io.ReadAll(part)
+		if err != nil {
+			return err
+		}
+		p.fields = append(p.fields, Field{part.FormName(), string(value)})
+	}
+	return nil
+}
+
+// resumePage takes a kept form on its way to sign-in, and shows it afterwards, to
+// be sent again by a click.
+func (rp *RelyingParty) resumePage(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost {
+		rp.resume(w, r)
+		return
+	}
+	h, err := rp.check(r)
+	rp.sync(w, r)
+	switch {
+	case err != nil:
+		rp.deny(w, r, h, err)
+		return
+	case h.rec.Parcel == "":
+		redirect(w, "/")
+		return
+	}
+	s, err := rp.store.Get(r.Context(), h.rec.Parcel)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		rp.formLost(w, r)
+		return
+	case err != nil:
+		rp.unavailable(w, r, unavailable(rp.storeFailed(r.Context(), err)))
+		return
+	}
+	k, ok := rp.openForm(s.Data)
+	if !ok || k.Subject != h.rec.Subject {
+		rp.formLost(w, r)
+		return
+	}
+	rp.sendAgain(w, r, k)
+}
+
+func (rp *RelyingParty) openForm(text string) (k kept, ok bool) {
+	plain, err := rp.seal.open("form", text)
+	if err != nil || json.Unmarshal(plain, &k) != nil {
+		return k, false
+	}
+	// As long as the page may have been open: as long as it is known why the
+	// session ended.
+	age := rp.now().Sub(k.At)
+	return k, age < keepEnded && age > -clockSkew
+}
+
+func (rp *RelyingParty) formLost(w http.ResponseWriter, r *http.Request) {
+	rp.render(w, r, http.StatusBadRequest, PageData{
+		Kind: PageFormLost, Title: "What you typed cannot be sent any more",
+		Text: "It belongs to another browser or another user, or it is too old. Your browser may still have it: go back to the page where you typed it.",
+	})
+}
+
+// resume begins a sign-in that comes back to the form.
+func (rp *RelyingParty) resume(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxKept)
+	if err := r.ParseForm(); err != nil {
+		rp.formLost(w, r)
+		return
+	}
+	text := r.PostForm.Get("kept")
+	k, ok := rp.openForm(text)
+	if !ok {
+		rp.formLost(w, r)
+		return
+	}
+	h, err := rp.check(r)
+	rp.sync(w, r)
+	var out *SignedOutError
+	switch {
+	case err == nil && h.rec.Subject == k.Subject: // signed in meanwhile, in another tab
+		rp.sendAgain(w, r, k)
+		return
+	case err == nil:
+		rp.formLost(w, r)
+		return
+	case !errors.As(err, &out):
+		rp.unavailable(w, r, unavailable(err))
+		return
+	case h == nil || h.id != k.Session:
+		rp.formLost(w, r) // of another browser
+		return
+	}
+	id, err := rp.deposit(r, k, text)
+	if err != nil {
+		rp.unavailable(w, r, unavailable(rp.storeFailed(r.Context(), err)))
+		return
+	}
+	rp.start(w, r, signIn{Return: rp.base + "resume", Notice: out.Text, Parcel: id, Subject: k.Subject})
+}
+
+// deposit keeps a form for as long as a sign-in may take: a few for each session
+// that has ended, so that nobody fills the store.
+func (rp *RelyingParty) deposit(r *http.Request, k kept, text string) (id string, err error) {
+	ctx, now := r.Context(), rp.now()
+	s := StoredSession{Data: text, Expires: now.Add(2 * signInTime).UTC().Truncate(time.Microsecond)}
+	for i := range parcels {
+		s.ID = digest("parcel", rp.app, k.Session, strconv.Itoa(i))
+		err = rp.store.Create(ctx, now, s)
+		if !errors.Is(err, ErrConflict) {
+			return s.ID, err
+		}
+		// The same form again, or one that is not waited for any more.
+		old, err := rp.store.Get(ctx, s.ID)
+		if err == nil && (old.Data == text || !now.Before(old.Expires)) {
+			old.Data, old.Expires = text, s.Expires
+			err = rp.store.Replace(ctx, old)
+			if err == nil {
+				return s.ID, nil
+			}
+		}
+		if err != nil && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound) {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("more than %d forms of one session wait to be sent again", parcels)
+}
+
+// sendAgain shows the form, with a button that sends it where it was sent before.
+func (rp *RelyingParty) sendAgain(w http.ResponseWriter, r *http.Request, k kept) {
+	page := PageData{
+		Kind: PageSendAgain, Title: "Send it again?", Text: "You are signed in. What you typed has not been sent yet.",
+		Action: k.URL, Button: "Send", Shown: k.Fields, Hidden: k.Fields, Multipart: k.Multipart,
+	}
+	if rp.cfg.FormToken != nil {
+		name, value := rp.cfg.FormToken(w, r)
+		page.Hidden = append(slices.DeleteFunc(slices.Clone(k.Fields), func(f Field) bool { return f.Name == name }), Field{name, value})
+	}
+	rp.render(w, r, http.StatusOK, page)
+}

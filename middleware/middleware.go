@@ -1,0 +1,302 @@
+// Package middleware is for applications: it keeps their users signed in for as
+// long as an OpenID provider says, and no longer.
+//
+// A [RelyingParty] signs the users of a web application in. Its handler stands in
+// front of the application's own:
+//
+//	rp, err := middleware.New(middleware.Config{
+//		Issuer: "https://login.example.com", ClientID: "shop", ClientSecret: secret,
+//		RedirectURL: "https://shop.example.com/auth/callback", Keys: [][]byte{key},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	return http.ListenAndServe(addr, rp.Handler(shop))
+//
+// The application's handlers ask [SessionFrom] who it is. Any standard provider
+// will do. Of one with Curfew the middleware obeys the limits to the second, and
+// tells users why they were signed out.
+//
+// A [Resource] protects an API, whose callers bring an access token.
+//
+// # What a user sees when the login is over
+//
+// A page leads to sign-in and back to itself. A form that was posted is kept: see
+// [Config.KeepOut]. A script's request gets a 401 with a challenge and JSON, never
+// a redirect. An event stream or a WebSocket is closed. A provider or a store that
+// does not answer is no logout: the request goes on while the tokens at hand are
+// good, and gets a 503 afterwards.
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Config says how an application signs its users in.
+type Config struct {
+	// Issuer is the provider, as its discovery document writes it. Required.
+	Issuer string
+
+	// ClientID and ClientSecret are what the provider knows the application by.
+	// Without a secret it is a public client; PKCE protects it either way.
+	ClientID, ClientSecret string
+
+	// RedirectURL is where the provider sends browsers back to: https, or http
+	// on loopback. Required. Its path is answered by the middleware.
+	RedirectURL string
+
+	// Keys seal what browsers and the store keep, tokens above all: each at
+	// least 32 random bytes. The first one seals, all open. To replace a key,
+	// put the new one behind the old everywhere; then in front; then take the
+	// old one away when the sessions of its time are over. Required.
+	Keys [][]byte
+
+	// Store keeps the sessions. Nil: [NewMemoryStore]. Several processes of one
+	// application need a store that they share.
+	Store SessionStore
+
+	// InCookies keeps the sessions, sealed, in the browser instead of the Store,
+	// which then keeps only what is over: sessions that have ended, logout
+	// tokens that were used, forms between a click and the return. Several
+	// processes then do not share the refresh of a session: it is one at a time
+	// in each. With a Store of its own in each process a logout through the back
+	// channel ends the session only where it arrived.
+	InCookies bool
+
+	// PostLogoutURL is where the browser goes after the provider has signed the
+	// user out; the provider must know it. Empty: none is sent, and the user
+	// stays at the provider.
+	PostLogoutURL string
+
+	// Base is where the other pages of the middleware are: sign-in, sign-out and
+	// so on. It begins and ends with a slash. Empty: the folder of RedirectURL,
+	// or /auth/ if that is the root.
+	Base string
+
+	// Scopes to ask for. Nil: openid, profile and offline_access, which is how a
+	// provider is asked for a refresh token. openid is always asked for.
+	Scopes []string
+
+	// AuthParams are more parameters of authorization requests, such as prompt
+	// or acr_values.
+	AuthParams url.Values
+
+	// MaxAge is how long ago users may have entered their credentials when they
+	// sign in here, at most: the max_age of OpenID Connect Core 1.0. Zero means
+	// that they always enter them. Nil: as the provider likes. An ID token of an
+	// older authentication is refused.
+	MaxAge *time.Duration
+
+	// Lifetime ends a session so long after the sign-in, whatever the provider
+	// allows. Zero: what the provider says; if it says nothing and gives no
+	// refresh token by which it could be asked, 12 hours.
+	Lifetime time.Duration
+
+	// RefreshAfter is how old tokens may be when a request uses them. Zero: a
+	// twelfth of the provider's refresh_token_timeout, so that a user who was
+	// active is not taken for idle by more than that; if it does not say, until
+	// the access token is about to expire. They are refreshed before they expire
+	// in any case.
+	RefreshAfter time.Duration
+
+	// Background reports requests that are no sign of the user, such as a page's
+	// polling. They refresh nothing, as long as the provider has said how long a
+	// session may go unused. Nil: event streams and WebSockets, which count as
+	// background in any case.
+	Background func(*http.Request) bool
+
+	// KeepOut reports names of form fields that must not be kept in a page while
+	// the user signs in again, beside those that sound secret. Nil: no others.
+	KeepOut func(name string) bool
+
+	// FormToken returns the name and the value of the application's own token
+	// against cross-site request forgery, for a form that is about to be sent
+	// again in a new session. Nil: it has none, as [http.CrossOriginProtection]
+	// needs none; the middleware applies that to every request.
+	FormToken func(w http.ResponseWriter, r *http.Request) (name, value string)
+
+	// TrustedOrigins are other origins whose pages may send forms here.
+	TrustedOrigins []string
+
+	// ExplainFirst shows why somebody was signed out before the sign-in page.
+	// Otherwise it is told after it: see [Notice].
+	ExplainFirst bool
+
+	// FrontChannel answers front-channel logout, at "frontchannel" below Base.
+	FrontChannel bool
+
+	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
+	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
+	// recommends.
+	AllowUntypedLogoutTokens bool
+
+	// Page is the template of the middleware's own pages, executed with a
+	// [PageData]. Nil: a plain page.
+	Page *template.Template
+
+	// HTTPClient talks to the provider. Nil: one with a timeout of 10 s.
+	HTTPClient *http.Client
+
+	// Events is told what happened, in the goroutine where it did. Nil: nobody.
+	// [LogEvents] makes one that logs.
+	Events func(context.Context, Event)
+
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+const (
+	// unboundedLife is the end of a session for which nobody has set one.
+	unboundedLife = 12 * time.Hour
+
+	// longestLife bounds what is remembered of a session whose end is not
+	// known, and how long one in a cookie may last: 30 days.
+	longestLife = 720 * time.Hour
+
+	// keepEnded is for how long it is known why a session ended: over a long
+	// weekend and a holiday.
+	keepEnded = 7 * 24 * time.Hour
+)
+
+// A RelyingParty signs users in. Make one with [New].
+type RelyingParty struct {
+	cfg      Config
+	now      func() time.Time
+	app      string // what tells this application from others
+	origin   string // of the application
+	callback string // path
+	base     string
+	secure   bool
+	cookie   string // the name that all cookies begin with
+	seal     *sealer
+	store    SessionStore // what is shared
+	sessions SessionStore // where sessions are: store, or cache
+	cache    *memoryStore // of sessions in cookies; nil if they are not
+	origins  *http.CrossOriginProtection
+	client   *http.Client
+	page     *template.Template
+	locks    locks
+
+	discovery struct {
+		sync.Mutex
+		found  *endpoints
+		err    error
+		failed time.Time
+	}
+	outage struct {
+		sync.Mutex
+		until time.Time
+	}
+}
+
+// New checks the configuration. It does not talk to the provider: that happens
+// when the first user signs in, so that an application starts while its provider
+// is down. The error names the field.
+func New(cfg Config) (*RelyingParty, error) {
+	rp := &RelyingParty{cfg: cfg, now: cfg.Now, store: cfg.Store, client: cfg.HTTPClient, page: cfg.Page}
+	if rp.now == nil {
+		rp.now = time.Now
+	}
+	if rp.store == nil {
+		rp.store = NewMemoryStore()
+	}
+	if rp.client == nil {
+		rp.client = &http.Client{Timeout: 10 * time.Second}
+	}
+	if rp.page == nil {
+		rp.page = defaultPage
+	}
+	if err := checkWebURL(cfg.Issuer); err != nil {
+		return nil, fmt.Errorf("Issuer: %w", err)
+	}
+	if cfg.ClientID == "" {
+		return nil, errors.New("ClientID: it is missing")
+	}
+	if err := checkWebURL(cfg.RedirectURL); err != nil {
+		return nil, fmt.Errorf("RedirectURL: %w", err)
+	}
+	redirect, err := url.Parse(cfg.RedirectURL)
+	if err != nil {
+		return nil, fmt.Errorf("RedirectURL: %w", err)
+	}
+	if redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
+		return nil, errors.New("RedirectURL: it needs a path of its own, and no query")
+	}
+	if cfg.PostLogoutURL != "" {
+		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
+			return nil, fmt.Errorf("PostLogoutURL: %w", err)
+		}
+	}
+	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
+		return nil, errors.New("MaxAge: it is negative")
+	}
+	if cfg.Lifetime < 0 {
+		return nil, errors.New("Lifetime: it is negative")
+	}
+	if cfg.RefreshAfter < 0 {
+		return nil, errors.New("RefreshAfter: it is negative")
+	}
+	rp.origin = redirect.Scheme + "://" + redirect.Host
+	rp.callback = redirect.Path
+	if rp.base = cfg.Base; rp.base == "" {
+		if rp.base = path.Dir(redirect.Path) + "/"; rp.base == "//" {
+			rp.base = "/auth/"
+		}
+	}
+	if !strings.HasPrefix(rp.base, "/") || !strings.HasSuffix(rp.base, "/") || path.Clean(rp.base)+"/" != rp.base && rp.base != "/" {
+		return nil, fmt.Errorf("Base: %q does not begin and end with a slash", rp.base)
+	}
+
+	// The cookies of two applications on one host, which differ in any of these,
+	// have different names.
+	rp.app = digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
+	rp.secure = redirect.Scheme == "https"
+	rp.cookie = cookieName(rp.app, rp.secure)
+	if rp.seal, err = newSealer(rp.app, cfg.Keys); err != nil {
+		return nil, fmt.Errorf("Keys: %w", err)
+	}
+	rp.sessions = rp.store
+	if cfg.InCookies {
+		rp.cache = newMemoryStore()
+		rp.sessions = rp.cache
+	}
+	rp.origins = http.NewCrossOriginProtection()
+	for _, origin := range append([]string{rp.origin}, cfg.TrustedOrigins...) {
+		if err := rp.origins.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("TrustedOrigins: %w", err)
+		}
+	}
+	return rp, nil
+}
+
+// checkWebURL allows https, and http on loopback.
+func checkWebURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Hostname() == "" || u.Opaque != "":
+		return fmt.Errorf("%q is not a URL such as https://example.com", s)
+	case u.User != nil || strings.Contains(s, "#"):
+		return fmt.Errorf("%q has a username or a fragment", s)
+	case u.Scheme == "https":
+		return nil
+	case u.Scheme == "http" && isLoopback(u.Hostname()):
+		return nil
+	}
+	return fmt.Errorf("%q is not https; http is allowed on loopback only", s)
+}
+
+// isLoopback reports whether nothing but this machine answers to the host.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+}

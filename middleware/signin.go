@@ -1,0 +1,365 @@
+package middleware
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+)
+
+// maxReturn bounds the address that a sign-in comes back to: it has to fit into a
+// cookie. Of a longer one only the path is kept.
+const maxReturn = 2000
+
+// safeReturn returns where on this site to go after a sign-in; the root for
+// anything that a browser could take for another site, or that would lead to a
+// page of ours and from there in circles.
+func (rp *RelyingParty) safeReturn(address string) string {
+	if len(address) > maxReturn {
+		address, _, _ = strings.Cut(address, "?")
+	}
+	u, err := url.Parse(address)
+	switch {
+	case err != nil, u.Scheme != "", u.Host != "", u.User != nil, u.Opaque != "", u.Fragment != "":
+	case len(address) > maxReturn, !strings.HasPrefix(address, "/"), strings.HasPrefix(address, "//"):
+	case strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
+	case strings.HasPrefix(u.Path, "//"), strings.HasPrefix(u.Path, "/\\"), rp.ours(u.Path):
+	default:
+		return address
+	}
+	return "/"
+}
+
+// here is the address of a request, to come back to.
+func here(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") { // as it was sent, whatever was stripped since
+		return r.RequestURI
+	}
+	return r.URL.RequestURI()
+}
+
+// redirect sends a browser somewhere. Not [http.Redirect], which tidies paths up.
+func redirect(w http.ResponseWriter, address string) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Location", address)
+	w.WriteHeader(http.StatusSeeOther)
+}
+
+// start sends the browser to the provider.
+func (rp *RelyingParty) start(w http.ResponseWriter, r *http.Request, s signIn) {
+	e, err := rp.discover(r.Context())
+	if err != nil {
+		rp.unavailable(w, r, unavailable(err))
+		return
+	}
+	state := newSecret()
+	s.Nonce, s.Verifier, s.Begun = newSecret(), oauth2.GenerateVerifier(), rp.now().UTC()
+	options := []oauth2.AuthCodeOption{oidc.Nonce(s.Nonce), oauth2.S256ChallengeOption(s.Verifier)}
+	for name, values := range rp.cfg.AuthParams {
+		for _, value := range values {
+			options = append(options, oauth2.SetAuthURLParam(name, value))
+		}
+	}
+	if rp.cfg.MaxAge != nil && s.MaxAge == nil {
+		age := rp.cfg.MaxAge.Seconds()
+		s.MaxAge = &age
+	}
+	if s.MaxAge != nil {
+		options = append(options, oauth2.SetAuthURLParam("max_age", strconv.Itoa(int(*s.MaxAge))))
+	}
+	if err := rp.remember(w, r, state, s); err != nil {
+		rp.broken(w, r, err)
+		return
+	}
+	redirect(w, e.oauth.AuthCodeURL(state, options...))
+}
+
+// signInPage begins a sign-in because somebody asked for it.
+func (rp *RelyingParty) signInPage(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if q.Has("again") {
+		var s signIn
+		if plain, err := rp.seal.open("again", q.Get("again")); err != nil || json.Unmarshal(plain, &s) != nil {
+			rp.formLost(w, r)
+			return
+		}
+		rp.start(w, r, s)
+		return
+	}
+	rp.start(w, r, signIn{Return: rp.safeReturn(q.Get("return"))})
+}
+
+// againURL is the address that begins a sign-in again that did not succeed. A form
+// that waits for it goes on waiting.
+func (rp *RelyingParty) againURL(s signIn) string {
+	if s.Parcel == "" {
+		return rp.signInURL(s.Return)
+	}
+	plain, err := json.Marshal(signIn{Return: s.Return, Parcel: s.Parcel, Subject: s.Subject})
+	if err != nil {
+		return rp.signInURL("/")
+	}
+	text, err := rp.seal.seal("again", plain)
+	if err != nil {
+		return rp.signInURL("/")
+	}
+	return rp.base + "signin?again=" + text
+}
+
+// A refusal is why a sign-in did not succeed: a title and a text for the user, and
+// a cause for the log.
+type refusal struct {
+	status      int
+	title, text string
+	cause       error
+}
+
+func (e *refusal) Error() string { return e.cause.Error() }
+func (e *refusal) Unwrap() error { return e.cause }
+
+const notSignedIn = "You are not signed in"
+
+func refuse(text, format string, args ...any) *refusal {
+	return &refusal{http.StatusBadRequest, notSignedIn, text, fmt.Errorf(format, args...)}
+}
+
+const (
+	lostText    = "This sign-in is not known in this browser: it took too long, it was finished before, or it was begun elsewhere. Please begin again."
+	invalidText = "The provider's answer was not valid, so it was not accepted. Please try again."
+)
+
+// callbackPage is where the provider sends the browser back to.
+func (rp *RelyingParty) callbackPage(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Referrer-Policy", "no-referrer") // the code is in the address
+	s, err := rp.finish(w, r)
+	if err == nil {
+		redirect(w, s.Return)
+		return
+	}
+	var no *refusal
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		rp.unavailable(w, r, unavailable(err))
+	case errors.As(err, &no):
+		rp.event(r.Context(), Event{Type: EventSignInFailed, Err: no})
+		rp.render(w, r, no.status, PageData{Kind: PageNotSignedIn, Title: no.title, Text: no.text, SignIn: rp.againURL(s)})
+	default:
+		rp.broken(w, r, err)
+	}
+}
+
+// finish makes a session of the provider's answer.
+func (rp *RelyingParty) finish(w http.ResponseWriter, r *http.Request) (s signIn, err error) {
+	s.Return = "/"
+	q := r.URL.Query()
+	for _, name := range []string{"state", "code", "iss", "error", "error_description"} {
+		if len(q[name]) > 1 {
+			return s, refuse(invalidText, "the parameter %s is there twice", name)
+		}
+	}
+	state := q.Get("state")
+	name := rp.signInCookie(state)
+	if state == "" || !rp.sealed(r, name, &s) {
+		s = signIn{Return: "/"}
+		return s, refuse(lostText, "state: no sign-in of this browser has it")
+	}
+	rp.dropCookie(w, name) // once
+	now := rp.now()
+	if now.Sub(s.Begun) > signInTime || now.Before(s.Begun.Add(-clockSkew)) {
+		return s, refuse(lostText, "the sign-in began at %s", s.Begun)
+	}
+	e, err := rp.discover(r.Context())
+	if err != nil {
+		return s, err
+	}
+	// RFC 9207: the answer is of the provider that was asked.
+	if iss := q.Get("iss"); iss != "" && iss != rp.cfg.Issuer || iss == "" && e.sendsIss {
+		return s, refuse(invalidText, "iss: %.200q is not the provider", iss)
+	}
+	if code := q.Get("error"); code != "" {
+		return s, providerRefusal(code, q.Get("error_description"))
+	}
+	if q.Get("code") == "" {
+		return s, refuse(invalidText, "the answer has neither code nor error")
+	}
+	rec, err := rp.redeem(r.Context(), e, q.Get("code"), s)
+	if err != nil {
+		return s, err
+	}
+	return s, rp.begin(w, r, rec, s)
+}
+
+// providerRefusal explains an error of the provider. Its text is not shown: who
+// knows who wrote this address.
+func providerRefusal(code, description string) *refusal {
+	text := "The provider did not sign you in. Please try again."
+	switch {
+	case code == "access_denied" && strings.HasPrefix(description, string(ReasonConcurrency)+":"):
+		text = "You are signed in as often as your organization allows. Sign out somewhere else, and then try again."
+	case code == "access_denied":
+		text = "The sign-in was cancelled or refused."
+	case code == "temporarily_unavailable" || code == "server_error":
+		text = "The provider cannot sign anybody in at the moment. Please try again in a little while."
+	}
+	no := refuse(text, "the provider answered %.100q %.200q", code, description)
+	no.status = http.StatusForbidden
+	return no
+}
+
+// redeem exchanges the code and checks what comes for it.
+func (rp *RelyingParty) redeem(ctx context.Context, e *endpoints, code string, s signIn) (record, error) {
+	ctx, cancel := rp.context(ctx)
+	defer cancel()
+	asked := rp.now().UTC()
+	token, err := e.oauth.Exchange(ctx, code, oauth2.VerifierOption(s.Verifier))
+	if err != nil {
+		err = tokenError(err)
+		var out *SignedOutError
+		if errors.As(err, &out) {
+			return record{}, refuse("The provider took its answer back, perhaps because it came too late. Please try again.", "the code: %w", err)
+		}
+		return record{}, err
+	}
+	t, err := e.identify(ctx, token)
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		return record{}, err
+	case err != nil:
+		return record{}, refuse(invalidText, "%w", err)
+	case t == nil:
+		return record{}, refuse(invalidText, "there is no ID token")
+	case t.Nonce != s.Nonce:
+		return record{}, refuse(invalidText, "nonce: the ID token is of another sign-in")
+	case t.IssuedAt.After(asked.Add(clockSkew)), t.IssuedAt.Before(s.Begun.Add(-clockSkew)):
+		return record{}, refuse(invalidText, "iat: the ID token is of %s", t.IssuedAt)
+	}
+	if err := checkAge(t, s, asked); err != nil {
+		return record{}, err
+	}
+	rec := record{
+		Format: recordFormat, Subject: t.Subject, SID: t.sid, IDToken: t.raw, Nonce: t.Nonce,
+		AuthTime: t.authTime, Issued: t.IssuedAt.UTC(), SignedIn: asked, SessionExpiry: t.sessionExpiry,
+	}
+	rec.take(token, asked, rp.cfg.RefreshAfter)
+	switch {
+	case rp.cfg.Lifetime > 0:
+		rec.LocalEnds = asked.Add(rp.cfg.Lifetime)
+	case rec.ends().IsZero() && rec.Refresh == "":
+		rec.LocalEnds = asked.Add(unboundedLife)
+	case rp.cfg.InCookies && rec.ends().IsZero():
+		rec.LocalEnds = asked.Add(longestLife)
+	}
+	// RFC 9700 section 4.14: a session that is over before it began would only
+	// lead to sign-in and back, for ever.
+	if passed(rec.ends(), rp.now()) {
+		return record{}, refuse("The sign-in that the provider told of is over already. Sign out there, and then try again.", "the session ended at %s", rec.ends())
+	}
+	return rec, nil
+}
+
+// checkAge compares auth_time with the max_age that was asked for (OpenID Connect
+// Core 1.0 section 3.1.3.7), 0 included. Both the time of the authentication and
+// iat are the provider's, so that its clock does not matter: between them there
+// must be no more than max_age and what passed since the sign-in began.
+func checkAge(t *idToken, s signIn, now time.Time) error {
+	if s.MaxAge == nil {
+		return nil
+	}
+	allowed := time.Duration(*s.MaxAge*float64(time.Second)) + now.Sub(s.Begun) + time.Second // both are whole seconds
+	switch {
+	case t.authTime.IsZero():
+		return refuse("The provider did not say when you signed in there, which this application has to know.", "auth_time is missing")
+	case t.IssuedAt.Sub(t.authTime) > allowed:
+		return refuse(known[ReasonTooOld], "auth_time: %s is too long ago for max_age", t.authTime)
+	}
+	return nil
+}
+
+// begin keeps the new session, under a new secret, and takes the one before away.
+func (rp *RelyingParty) begin(w http.ResponseWriter, r *http.Request, rec record, s signIn) error {
+	ctx := context.WithoutCancel(r.Context()) // the code is spent
+	if s.Parcel != "" && s.Subject == rec.Subject {
+		rec.Parcel = s.Parcel
+	} else if s.Parcel != "" {
+		_ = rp.store.Delete(ctx, s.Parcel) // it expires anyway
+		s.Notice = "What was typed before was not sent: somebody else had typed it."
+	}
+	if old, err := rp.find(r); err == nil {
+		_ = rp.end(ctx, old, ReasonLogout, "") // it is replaced; nothing leads to it any more
+		if !rp.cfg.InCookies {
+			_ = rp.store.Delete(ctx, old.id)
+		}
+	}
+	secret := newSecret()
+	h := &held{id: sessionID(secret), version: 1, rec: rec}
+	stored, err := rp.stored(h)
+	if err != nil {
+		return err
+	}
+	if err := rp.sessions.Create(ctx, rp.now(), stored); err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	// A logout that arrived while the code was exchanged has not found the
+	// session yet, but left its mark.
+	at, err := rp.loggedOut(ctx, rec.Subject, rec.SID)
+	if err != nil {
+		return rp.storeFailed(ctx, err)
+	}
+	if !at.IsZero() && !at.Before(rec.Issued) {
+		if err := rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere]); err != nil {
+			return err
+		}
+		return refuse(known[ReasonLoggedOutElsewhere], "the provider has ended the login meanwhile")
+	}
+	if rp.cfg.InCookies {
+		if err := rp.setSession(w, r, h); err != nil {
+			return err
+		}
+	} else {
+		rp.setCookie(w, rp.cookie, secret, 0)
+	}
+	if s.Notice != "" {
+		if err := rp.setSealed(w, rp.cookie+"-notice", notice{Text: s.Notice}, noticeTime); err != nil {
+			return err
+		}
+	}
+	if err := rp.setSealed(w, rp.cookie+"-tried", rp.now().UTC(), triedTime); err != nil {
+		return err
+	}
+	rp.event(ctx, Event{Type: EventSignedIn, Subject: rec.Subject, SID: rec.SID})
+	return nil
+}
+
+// signInURL is the address that begins a sign-in.
+func (rp *RelyingParty) signInURL(to string) string {
+	return rp.base + "signin?return=" + url.QueryEscape(rp.safeReturn(to))
+}
+
+// tried reports whether a sign-in has just succeeded in this browser without
+// anything coming of it.
+func (rp *RelyingParty) tried(r *http.Request) bool {
+	var at time.Time
+	return rp.sealed(r, rp.cookie+"-tried", &at) && rp.now().Sub(at) < triedTime
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	body, err := json.Marshal(v)
+	if err != nil { // none of our own values does that
+		status, body = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
+	}
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // a client that went away is not an error here
+}

@@ -1,0 +1,71 @@
+package middleware
+
+import (
+	"errors"
+	"net/http"
+	"time"
+)
+
+// sessionPage answers a GET with the times that remain, and slides nothing by
+// that. A POST is "stay signed in": it asks the provider for new tokens, which is
+// activity to any provider.
+func (rp *RelyingParty) sessionPage(w http.ResponseWriter, r *http.Request) {
+	h, err := rp.find(r)
+	if err == nil {
+		err = rp.asItIs(h)
+	}
+	if r.Method == http.MethodPost && h != nil {
+		// Not more often than a person clicks: it costs the provider something.
+		if h.rec.EndedAt.IsZero() && (err != nil || rp.now().Sub(h.rec.Refreshed) >= time.Second) {
+			err = rp.refresh(r.Context(), h, true)
+		}
+	}
+	rp.sync(w, r)
+	if r.Method == http.MethodPost && isNavigation(r) { // a page without script
+		if err != nil {
+			rp.deny(w, r, h, err)
+			return
+		}
+		redirect(w, rp.safeReturn(r.PostFormValue("return")))
+		return
+	}
+	var out *SignedOutError
+	switch {
+	case errors.As(err, &out) && r.Method == http.MethodPost:
+		rp.challenge(w, r, out)
+	case errors.As(err, &out):
+		writeJSON(w, http.StatusOK, sessionStatus{Reason: out.Reason, Text: out.Text, SignIn: rp.signInURL("/")})
+	case err != nil:
+		rp.unavailable(w, r, unavailable(err))
+	default:
+		writeJSON(w, http.StatusOK, rp.status(h))
+	}
+}
+
+// A sessionStatus is what a countdown needs, in whole seconds that have not begun
+// to run out. Members that are missing are not known.
+type sessionStatus struct {
+	SignedIn  bool   `json:"signed_in"`
+	ExpiresIn *int64 `json:"expires_in,omitempty"`        // what ends it first
+	ActiveIn  *int64 `json:"active_ends_in,omitempty"`     // whatever the user does
+	IdleIn    *int64 `json:"inactivity_ends_in,omitempty"` // if the user does nothing
+	Renewable bool   `json:"renewable"`                    // a POST would ask for more
+	Reason    Reason `json:"reason,omitempty"`
+	Text      string `json:"message,omitempty"`
+	SignIn    string `json:"sign_in,omitempty"`
+}
+
+func (rp *RelyingParty) status(h *held) sessionStatus {
+	now := rp.now()
+	in := func(end time.Time) *int64 {
+		if end.IsZero() {
+			return nil
+		}
+		n := int64(max(0, end.Sub(now)) / time.Second)
+		return &n
+	}
+	return sessionStatus{
+		SignedIn: true, Renewable: h.rec.Refresh != "",
+		ExpiresIn: in(earliest(h.rec.ends(), h.rec.IdleEnds)), ActiveIn: in(h.rec.ends()), IdleIn: in(h.rec.IdleEnds),
+	}
+}
