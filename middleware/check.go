@@ -222,4 +222,3 @@ func (rp *RelyingParty) storeFailed(ctx context.Context, err error) error {
 	}
 	return u
 }
-

@@ -46,7 +46,7 @@ func (rp *RelyingParty) sessionPage(w http.ResponseWriter, r *http.Request) {
 // to run out. Members that are missing are not known.
 type sessionStatus struct {
 	SignedIn  bool   `json:"signed_in"`
-	ExpiresIn *int64 `json:"expires_in,omitempty"`        // what ends it first
+	ExpiresIn *int64 `json:"expires_in,omitempty"`         // what ends it first
 	ActiveIn  *int64 `json:"active_ends_in,omitempty"`     // whatever the user does
 	IdleIn    *int64 `json:"inactivity_ends_in,omitempty"` // if the user does nothing
 	Renewable bool   `json:"renewable"`                    // a POST would ask for more

@@ -94,6 +94,11 @@ var rules = []struct {
 		why: "an example uses what everybody can use, and a command line has no provider in it",
 	},
 	{
+		pkg: "middleware", only: true, std: true,
+		just: []string{module + "/middleware", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2"},
+		why:  "it goes into every application: two libraries for the protocol, and what they need",
+	},
+	{
 		pkg: "policy", not: testOnly,
 		why: "a test helper in a production binary is somebody else's incident",
 	},
