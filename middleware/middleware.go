@@ -217,34 +217,34 @@ func New(cfg Config) (*RelyingParty, error) {
 		rp.page = defaultPage
 	}
 	if err := checkWebURL(cfg.Issuer); err != nil {
-		return nil, fmt.Errorf("Issuer: %w", err)
+		return nil, fmt.Errorf("middleware: Issuer: %w", err)
 	}
 	if cfg.ClientID == "" {
-		return nil, errors.New("ClientID: it is missing")
+		return nil, errors.New("middleware: ClientID: it is missing")
 	}
 	if err := checkWebURL(cfg.RedirectURL); err != nil {
-		return nil, fmt.Errorf("RedirectURL: %w", err)
+		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
 	}
 	redirect, err := url.Parse(cfg.RedirectURL)
 	if err != nil {
-		return nil, fmt.Errorf("RedirectURL: %w", err)
+		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
 	}
 	if redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
-		return nil, errors.New("RedirectURL: it needs a path of its own, and no query")
+		return nil, errors.New("middleware: RedirectURL: it needs a path of its own, and no query")
 	}
 	if cfg.PostLogoutURL != "" {
 		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
-			return nil, fmt.Errorf("PostLogoutURL: %w", err)
+			return nil, fmt.Errorf("middleware: PostLogoutURL: %w", err)
 		}
 	}
 	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
-		return nil, errors.New("MaxAge: it is negative")
+		return nil, errors.New("middleware: MaxAge: it is negative")
 	}
 	if cfg.Lifetime < 0 {
-		return nil, errors.New("Lifetime: it is negative")
+		return nil, errors.New("middleware: Lifetime: it is negative")
 	}
 	if cfg.RefreshAfter < 0 {
-		return nil, errors.New("RefreshAfter: it is negative")
+		return nil, errors.New("middleware: RefreshAfter: it is negative")
 	}
 	rp.origin = redirect.Scheme + "://" + redirect.Host
 	rp.callback = redirect.Path
@@ -254,7 +254,7 @@ func New(cfg Config) (*RelyingParty, error) {
 		}
 	}
 	if !strings.HasPrefix(rp.base, "/") || !strings.HasSuffix(rp.base, "/") || path.Clean(rp.base)+"/" != rp.base && rp.base != "/" {
-		return nil, fmt.Errorf("Base: %q does not begin and end with a slash", rp.base)
+		return nil, fmt.Errorf("middleware: Base: %q does not begin and end with a slash", rp.base)
 	}
 
 	// The cookies of two applications on one host, which differ in any of these,
@@ -263,7 +263,7 @@ func New(cfg Config) (*RelyingParty, error) {
 	rp.secure = redirect.Scheme == "https"
 	rp.cookie = cookieName(rp.app, rp.secure)
 	if rp.seal, err = newSealer(rp.app, cfg.Keys); err != nil {
-		return nil, fmt.Errorf("Keys: %w", err)
+		return nil, fmt.Errorf("middleware: Keys: %w", err)
 	}
 	rp.sessions = rp.store
 	if cfg.InCookies {
@@ -273,7 +273,7 @@ func New(cfg Config) (*RelyingParty, error) {
 	rp.origins = http.NewCrossOriginProtection()
 	for _, origin := range append([]string{rp.origin}, cfg.TrustedOrigins...) {
 		if err := rp.origins.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("TrustedOrigins: %w", err)
+			return nil, fmt.Errorf("middleware: TrustedOrigins: %w", err)
 		}
 	}
 	return rp, nil

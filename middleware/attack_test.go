@@ -1,0 +1,333 @@
+package middleware_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+// answerOf stands at the provider's answer: the address of the callback, which is
+// not visited.
+func (b *browser) answerOf(address, user string) string {
+	b.w.t.Helper()
+	p := b.visit(address)
+	require.Equal(b.w.t, opHost, p.url.Host)
+	stop := &browser{w: b.w, jar: b.jar, http: &http.Client{Jar: b.jar, CheckRedirect: b.http.CheckRedirect}}
+	inner := b.w.transport()
+	callback := ""
+	stop.http.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path == "/cb" {
+			callback = r.URL.String()
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+		}
+		return inner.RoundTrip(r)
+	})
+	stop.signIn(p, user)
+	require.Contains(b.w.t, callback, "code=")
+	return callback
+}
+
+func refusedSignIn(t *testing.T, w *world, p page) {
+	t.Helper()
+	require.GreaterOrEqual(t, p.status, 400, p.body)
+	require.Contains(t, p.body, "You are not signed in")
+	require.NotEmpty(t, w.seen(middleware.EventSignInFailed))
+}
+
+// What the provider answered one browser is worth nothing in another, whoever
+// stole it from whom.
+func TestStolenCallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		victim, thief := w.browser(), w.browser()
+		callback := victim.answerOf("/page", "alice")
+		thief.visit("/page") // has a sign-in of its own
+		refusedSignIn(t, w, thief.visit(callback))
+		require.EqualValues(t, 0, w.exchanges.Load(), "the code is not even looked at")
+
+		// The state of the thief's own sign-in does not help: PKCE and nonce.
+		own, err := url.Parse(thief.answerOf("/page", "bob"))
+		require.NoError(t, err)
+		stolen, err := url.Parse(callback)
+		require.NoError(t, err)
+		q := own.Query()
+		q.Set("code", stolen.Query().Get("code"))
+		own.RawQuery = q.Encode()
+		refusedSignIn(t, w, thief.visit(own.String()))
+		require.Equal(t, opHost, thief.visit("/page").url.Host)
+	})
+}
+
+func TestStateIsUsedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		callback := b.answerOf("/page", "alice")
+		require.Contains(t, b.visit(callback).body, "page of")
+		refusedSignIn(t, w, b.visit(callback))
+		b.goesOn("/page") // it does not sign anybody out either
+		for _, state := range []string{"", "x", "state=&state="} {
+			refusedSignIn(t, w, b.visit("/cb?code=1&state="+state))
+		}
+	})
+}
+
+// Two tabs at once, finished in the other order; and many more than are kept.
+func TestSeveralTabs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		first := b.answerOf("/page?tab=1", "alice")
+		second := b.answerOf("/page?tab=2", "alice")
+		require.Contains(t, b.visit(first).body, "tab=1")
+		require.Contains(t, b.visit(second).body, "tab=2")
+
+		other := w.browser()
+		var last page
+		for range 30 {
+			last = other.visit("/page")
+			time.Sleep(time.Second)
+		}
+		require.LessOrEqual(t, len(other.cookies()), 8, "a bound")
+		require.Contains(t, other.signIn(last, "alice").body, "page of")
+	})
+}
+
+func TestReturnAddress(t *testing.T) {
+	for name, address := range map[string]string{
+		"other host":     "//evil.example/",
+		"three slashes":  "///evil.example/",
+		"backslash":      `/\evil.example/`,
+		"backslashes":    `\\evil.example/`,
+		"scheme":         "https://evil.example/",
+		"script":         "javascript:alert(1)",
+		"data":           "data:text/html,x",
+		"no slash":       "evil.example/",
+		"tab":            "/\t/evil.example/",
+		"newline":        "/page\r\nSet-Cookie: a=b",
+		"encoded":        "/%2Fevil.example/..//evil.example",
+		"encoded slash":  "%2F%2Fevil.example/",
+		"user":           "//a@evil.example/",
+		"empty":          "",
+		"space":          " /page",
+		"unicode":        "/\u2028/evil.example",
+		"own page":       "/auth/signin?return=/page",
+		"callback":       "/cb?code=1&state=2",
+		"fragment":       "/page#x",
+		"double-encoded": "/%5Cevil.example/",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				b := w.browser()
+				p := b.signIn(b.visit("/auth/signin?return="+url.QueryEscape(address)), "alice")
+				require.Equal(t, appHost, p.url.Host)
+				require.NotContains(t, strings.Join(p.via, " "), "://evil")
+				require.NotContains(t, strings.Join(p.header["Set-Cookie"], " "), "a=b")
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // as long as an address may be
+		w := newWorld(t)
+		b := w.browser()
+		long := "/page?q=" + strings.Repeat("x", 1900)
+		require.Equal(t, long, b.login(long).url.RequestURI())
+		require.Equal(t, "/page", w.browser().login("/page?q="+strings.Repeat("x", 4000)).url.RequestURI(), "the page at least")
+	})
+}
+
+// Each character of each cookie counts: of a long one some are tried here, and all of
+// a seal in TestSeal.
+func TestTamperedCookies(t *testing.T) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, mode)
+				b := w.browser()
+				b.login("/page")
+				cookie, value := b.cookie("")
+				for i := 0; i < len(value); i += 1 + len(value)/100 {
+					for _, c := range []byte{'A', 'B'} {
+						if value[i] == c {
+							continue
+						}
+						forger := w.browser()
+						forger.set(cookie, value[:i]+string(c)+value[i+1:])
+						p := forger.script(http.MethodGet, "/api")
+						require.Equal(t, http.StatusUnauthorized, p.status, "byte %d", i)
+						break
+					}
+				}
+				for _, v := range []string{"", ".", "1.", "0." + value, "99." + value, value + "A", value[:len(value)-1], strings.Repeat("A", 8000)} {
+					forger := w.browser()
+					forger.set(cookie, v)
+					require.Equal(t, http.StatusUnauthorized, forger.script(http.MethodGet, "/api").status, "%.40q", v)
+				}
+				b.goesOn("/page")
+			})
+		})
+	}
+}
+
+// Nobody is signed in with a cookie that was there before the sign-in.
+func TestSessionFixation(t *testing.T) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, mode)
+				attacker, victim := w.browser(), w.browser()
+				p := attacker.signIn(attacker.visit("/page"), "bob")
+				require.Contains(t, p.body, "page of")
+				cookie, planted := attacker.cookie("")
+				victim.set(cookie, planted)
+				victim.signIn(victim.visit("/auth/signin?return=/page"), "alice")
+				_, mine := victim.cookie("")
+				require.NotEqual(t, planted, mine)
+				require.Equal(t, opHost, attacker.visit("/page").url.Host, "what was planted is over")
+				require.Contains(t, victim.goesOn("/page").body, optest.SubjectOf("alice"))
+			})
+		})
+	}
+}
+
+// Two applications on one host: their cookies have different names, and what one
+// has sealed does not open at the other, though they have the same keys and store.
+func TestCookiesOfAnotherApplication(t *testing.T) {
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := middleware.NewMemoryStore()
+				w := newWorld(t, mode, with(func(c *middleware.Config) { c.Store = store }))
+				cfg := w.cfg
+				cfg.ClientID, cfg.ClientSecret = optest.Web2, optest.Web2+"-secret"
+				other, err := middleware.New(cfg)
+				require.NoError(t, err)
+				a := w.browser()
+				a.login("/page")
+				cookie, value := a.cookie("")
+				w.serve(appHost, w.app(other))
+				b := w.browser()
+				b.login("/page")
+				name2, value2 := b.cookie("")
+				require.NotEqual(t, cookie, name2)
+				require.Contains(t, b.script(http.MethodGet, "/api").body, "api of")
+				for _, v := range []string{value, value2} {
+					swapped := w.browser()
+					swapped.set(cookie, v)
+					swapped.set(name2, value)
+					require.Equal(t, http.StatusUnauthorized, swapped.script(http.MethodGet, "/api").status)
+				}
+			})
+		})
+	}
+}
+
+// RFC 9207: an answer of another provider is not taken for one of ours.
+func TestIssuerOfTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		callback := b.answerOf("/page", "alice")
+		refusedSignIn(t, w, b.visit(callback+"&iss="+url.QueryEscape("https://evil.example")))
+		require.EqualValues(t, 0, w.exchanges.Load())
+		callback = b.answerOf("/page", "alice")
+		require.Contains(t, b.visit(callback+"&iss="+url.QueryEscape("http://"+opHost)).body, "page of")
+	})
+}
+
+// What somebody wrote into the address of the callback is not shown.
+func TestErrorOfTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		p := b.visit("/page")
+		state := ""
+		for _, via := range p.via {
+			if u, err := url.Parse(via); err == nil && u.Query().Get("state") != "" {
+				state = u.Query().Get("state")
+			}
+		}
+		require.NotEmpty(t, state)
+		p = b.visit("/cb?state=" + state + "&error=access_denied&error_description=" + url.QueryEscape("call +49 <script>alert(1)</script>"))
+		require.Equal(t, http.StatusForbidden, p.status)
+		require.Contains(t, p.body, "cancelled or refused")
+		require.NotContains(t, p.body, "script>")
+		require.NotContains(t, p.body, "+49")
+		require.Contains(t, p.header.Get("Content-Security-Policy"), "default-src 'none'")
+	})
+}
+
+// Forms of other websites are refused, before anything is looked at.
+func TestFormOfAnotherWebsite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		b.login("/page")
+		for _, target := range []string{"/form", "/auth/signout", "/auth/session", "/auth/resume"} {
+			req := request(t, http.MethodPost, target, strings.NewReader("text=x"), http.Header{
+				"Content-Type": {"application/x-www-form-urlencoded"}, "Origin": {"https://evil.example"},
+				"Sec-Fetch-Site": {"cross-site"}, "Sec-Fetch-Mode": {"navigate"}, "Accept": {"text/html"},
+			})
+			require.Equal(t, http.StatusForbidden, b.once(req).status, target)
+		}
+		b.goesOn("/page")
+		require.Len(t, w.seen(middleware.EventCrossOrigin), 4)
+	})
+}
+
+// singleSignOn is a provider that knows its users again.
+func singleSignOn(_ *world, _ *policy.Account, o *optest.Config, _ *middleware.Config) {
+	o.Storage = optest.NewStorage()
+	o.Storage.SSO = true
+}
+
+func TestMaxAge(t *testing.T) {
+	for name, test := range map[string]struct {
+		age, wait time.Duration
+		asks      bool
+	}{
+		"zero asks always":       {0, 2 * time.Second, true},
+		"zero after a while":     {0, 10 * time.Minute, true},
+		"an hour, well within":   {time.Hour, time.Minute, false},
+		"an hour, just within":   {time.Hour, 59 * time.Minute, false},
+		"an hour, just after it": {time.Hour, time.Hour + 2*time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, bare, singleSignOn, with(func(c *middleware.Config) { c.MaxAge = &test.age }))
+				b := w.browser()
+				b.login("/page")
+				time.Sleep(test.wait)
+				p := b.visit("/auth/signin?return=/page")
+				require.Equal(t, test.asks, p.url.Host == opHost, "%v", p.via)
+				contains(t, p.via, "max_age=")
+
+				// Who takes max_age out of the address is signed in by the provider
+				// without being asked: we find out.
+				p = b.once(request(t, http.MethodGet, "/auth/signin?return=/page", nil, navigate))
+				address, err := url.Parse(p.header.Get("Location"))
+				require.NoError(t, err)
+				q := address.Query()
+				require.True(t, q.Has("max_age"))
+				q.Del("max_age")
+				address.RawQuery = q.Encode()
+				p = b.visit(address.String())
+				if !test.asks {
+					require.Contains(t, p.body, "page of")
+					return
+				}
+				refusedSignIn(t, w, p)
+				require.Contains(t, p.body, "it was too long ago")
+			})
+		})
+	}
+}
