@@ -89,7 +89,7 @@ func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
 		require.Len(t, s.live(t, "alice"), 1)
 		time.Sleep(time.Minute)
 		require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
-		require.Equal(t, "login_required", b.Authorize(optest.Web, nil).Error(), "its authentication is older than the end")
+		require.Equal(t, "login_required", b.Authorize(optest.Web, url.Values{"prompt": {"none"}}).Error(), "its authentication is older than the end")
 
 		// Nothing stays for ever.
 		for range 3 {

@@ -32,6 +32,19 @@ type admission struct {
 	reserve bool
 	code    []byte
 
+	// browser gives the session the cookie of the browser that signs in to
+	// it; nil: it gets none. joins is the session that the login belongs to
+	// already, and alias the name under which that is noted for the code.
+	browser      *browserJoin
+	joins, alias string
+
+	// silent says that the application asked for an answer without the user
+	// (prompt=none), prompted that it did not. Neither: nobody knows.
+	silent, prompted bool
+
+	// named says that the provider's own session is the name.
+	named bool
+
 	// adopt admits a session from before the installation: it counts, and is
 	// not refused for the cap.
 	adopt bool
@@ -97,6 +110,17 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
+	if a.joins != "" {
+		joined, err := h.join(ctx, a, r, a.joins)
+		if err == nil && joined.End == nil {
+			h.enlist(ctx, joined.Accounts)
+			return joined, r, nil
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return joined, r, err
+		}
+		// It was forgotten, or abandoned, in between.
+	}
 	s := h.newSession(ctx, req, a, r, a.sid(0))
 	tooOld, err := h.tooOld(ctx, s, r)
 	if err != nil {
@@ -185,6 +209,9 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 	}
 	if a.reserve {
 		s.ReservedUntil = a.reserveIn(&s, now, h.cfg.CodeLifetime)
+	}
+	if a.browser != nil {
+		a.browser.enter(&s, true)
 	}
 	h.schedule(&s, r)
 	return s
@@ -402,6 +429,12 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if err != nil {
 		return store.Session{}, err
 	}
+	followed := s.Joined != ""
+	if followed { // the name of a login that joined another session, for good
+		if s, err = h.cfg.Store.Get(ctx, s.Joined); err != nil {
+			return store.Session{}, err
+		}
+	}
 	if s.Subject != a.login.Subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
@@ -418,12 +451,20 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			return lateCode()
 		}
 		// Without new credentials a request may have been answered behind the
-		// user's back (prompt=none): op does not tell. It counts as that.
+		// user's back (prompt=none). Where nobody knows, it counts as that.
 		class := policy.Silent
-		if t := a.login.AuthTime.UTC().Truncate(time.Microsecond); t.After(s.Authenticated) && !t.After(now) {
+		if a.prompted {
+			class = policy.Interactive
+		}
+		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
+		renewed := t.After(s.Authenticated) && !t.After(now)
+		if renewed {
 			s.Authenticated = t
 			s.AMR, s.ACR = a.amr, a.acr
 			class = policy.Interactive
+		}
+		if a.browser != nil {
+			a.browser.enter(s, renewed)
 		}
 		h.slide(s, r, a.clientID(), now, class)
 		if !a.reserve {
@@ -440,7 +481,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.End == nil && joined.End != nil {
 		h.announceEnd(ctx, r, joined)
 	}
-	if joined.End != nil && !a.passed(&joined, now) {
+	if joined.End != nil && (followed || !a.passed(&joined, now)) {
 		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}
 	}
 	confirmed := s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero()

@@ -23,6 +23,7 @@ import (
 //
 // It is used by the goroutine of its HTTP request alone.
 type request struct {
+	http      *http.Request
 	address   string // without port
 	userAgent string
 
@@ -52,6 +53,8 @@ type request struct {
 		session store.Session
 		usage   usage
 	}
+
+	browser *browserState // its cookies, where they were asked for
 
 	// What the response needs.
 	unavailable  bool   // 503 instead of what op answers
@@ -84,7 +87,7 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 		both := &struct {
 			req request
 			rw  responseWriter
-		}{req: request{address: h.address(r), userAgent: r.UserAgent()}}
+		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent()}}
 		req, rw := &both.req, &both.rw
 		rw.ResponseWriter, rw.req = w, req
 		if !h.cfg.NoExpirationMetadata && strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
@@ -137,6 +140,9 @@ func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 // Flush does nothing on a response that is held back.
 func (w *responseWriter) Flush() {
+	if !w.decided {
+		w.WriteHeader(http.StatusOK)
+	}
 	if w.held {
 		return
 	}
@@ -153,6 +159,7 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.decided = true
+	w.req.setCookies(w.Header())
 	redirect := status >= 300 && status < 400
 	switch {
 	case w.req.unavailable && !redirect,
@@ -219,6 +226,9 @@ func endOfMember(object []byte, name string) int {
 
 // finish writes a response that was held back.
 func (w *responseWriter) finish() {
+	if !w.decided { // nobody wrote anything: net/http answers 200
+		w.req.setCookies(w.Header())
+	}
 	if !w.held {
 		return
 	}

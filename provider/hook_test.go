@@ -886,6 +886,7 @@ func TestSingleSignOnCannotRestartALoginThatIsOver(t *testing.T) {
 					inMemory(p, o)
 					o.Storage = storage
 					p.SSOSession = sso
+					p.NoBrowserSession = true // a browser that keeps no cookie of the hook
 				})
 				b := s.Browser()
 				ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))

@@ -156,6 +156,7 @@ func (w *world) authorizations() {
 func (w *world) start(step, client, user string, pairs ...string) (callback string) {
 	w.t.Helper()
 	r := w.get(step+": authorize", w.authorizePath, with(w.authorization(client), pairs...))
+	w.cookies = (&http.Response{Header: r.header}).Cookies()
 	id := r.params.Get("authRequestID")
 	require.NotEmpty(w.t, id, "%s: %d %s %s", step, r.status, r.header, r.body)
 	r = w.post(step+": sign in", w.loginPath, "", form("id", id, "username", w.users[user].name, "password", w.users[user].password))
@@ -168,7 +169,11 @@ func (w *world) start(step, client, user string, pairs ...string) (callback stri
 // front is start and the callback.
 func (w *world) front(step, client, user string, pairs ...string) url.Values {
 	w.t.Helper()
-	return w.do(step+": callback", w.request(http.MethodGet, w.start(step, client, user, pairs...), "")).params
+	req := w.request(http.MethodGet, w.start(step, client, user, pairs...), "")
+	for _, cookie := range w.cookies {
+		req.AddCookie(cookie)
+	}
+	return w.do(step+": callback", req).params
 }
 
 func redeem(code string) url.Values {

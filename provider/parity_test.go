@@ -412,6 +412,11 @@ func meantDeviations() []*deviation {
 			"an ID token names its session (Back-Channel Logout 1.0 section 2.1); an exchanged one is in access_token"),
 		differs(`.*`, `header\.(Cache-Control|Pragma)`, ``, `no-store|no-cache`,
 			"an answer with tokens must not be kept (RFC 6749 section 5.1)"),
+		differs(`.*authorize.*`, `header\.Set-Cookie`, ``, `<login cookie>`,
+			"an authorization request is bound to its browser"),
+		differs(`.*callback.*`, `header\.Set-Cookie`, ``, `(<session cookie>, )?<login cookie>`,
+			"a login gives the browser its session; the binding goes with the code"),
+
 		differs(`no openid: redeem|device granted profile offline_access device: refresh`, `body\.id_token\.sub`, ``, `id.*`,
 			"where the storage gives no subject, op makes an ID token without sub, which is none (Core 1.0 section 2): what op had before stays"),
 

@@ -43,6 +43,8 @@ type world struct {
 
 	failing *failing // nil: nothing can be made to fail
 
+	cookies []*http.Cookie // of the browser in which the last login began
+
 	keys jose.JSONWebKeySet
 	code string // the last that was sent
 	seen []observation
@@ -90,7 +92,7 @@ func (w *world) do(step string, req *http.Request) reply {
 		case "Location":
 			w.location(f, &r, values[0])
 		case "Set-Cookie":
-			f["header."+name], _, _ = strings.Cut(values[0], "=")
+			f["header."+name] = cookieNames(values)
 		default:
 			f["header."+name] = strings.Join(values, ", ")
 		}
@@ -112,6 +114,19 @@ func (w *world) do(step string, req *http.Request) reply {
 	w.seen = append(w.seen, observation{step, f})
 	return r
 }
+
+// cookieNames returns what cookies are set. Those of the hook are named after
+// the issuer and the auth request.
+func cookieNames(values []string) string {
+	names := make([]string, len(values))
+	for i, v := range values {
+		name, _, _ := strings.Cut(v, "=")
+		names[i] = hookCookie.ReplaceAllString(name, "<$1 cookie>")
+	}
+	return strings.Join(names, ", ")
+}
+
+var hookCookie = regexp.MustCompile(`^curfew-(login|session)-[0-9a-f-]+$`)
 
 func (w *world) location(f map[string]string, r *reply, location string) {
 	u, err := url.Parse(location)

@@ -56,10 +56,17 @@ type Config struct {
 	// SSOSession returns the provider's own ID of the browser session that a
 	// login belongs to, for a provider with a single sign-on of its own: a
 	// second application then joins the session, and takes no new slot.
-	// Empty, or a nil function: each login is a session of its own. It is
+	// Empty, or a nil function: the hook's own cookie says it (see
+	// NoBrowserSession). It is
 	// asked at the callback and again when the code is redeemed, and must
 	// answer the same from l.AuthRequest. It is not asked for native clients.
 	SSOSession func(ctx context.Context, login Login) string
+
+	// NoBrowserSession switches the hook's own cookies off: logins in one
+	// browser are then one session only where SSOSession says so, prompt,
+	// max_age and id_token_hint are left to the provider, and
+	// [Hook.BrowserSession] finds nothing.
+	NoBrowserSession bool
 
 	// KeepRefreshToken says for which clients refresh tokens must not rotate
 	// (FAPI 2.0 section 5.3.2.1), because something else binds them to the

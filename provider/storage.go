@@ -67,6 +67,9 @@ func (c *core) callbackError(ctx context.Context, req *request, err error) error
 	if errors.As(err, &refused) && refused.over {
 		return refused.oidc(oidc.ErrLoginRequired())
 	}
+	if refused != nil && refused.silent { // with the user something could be done about it
+		return c.answer(ctx, req, err, oidc.ErrInteractionRequired())
+	}
 	return c.answer(ctx, req, err, oidc.ErrAccessDenied())
 }
 
@@ -143,9 +146,22 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
 	a := c.loginAdmission(ctx, ar, client)
 	a.reserve = ar.GetResponseType() == oidc.ResponseTypeCode
-	s, r, err := c.h.admit(ctx, req, a)
-	if err != nil {
+	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
 		return err
+	}
+	s, r, err := c.h.admit(ctx, req, a)
+	if err == nil {
+		err = c.h.alias(ctx, &a, &s)
+	}
+	if err != nil {
+		var refused *refusedError
+		if errors.As(err, &refused) {
+			refused.silent = a.silent
+		}
+		return err
+	}
+	if a.browser != nil {
+		c.h.keep(ctx, req, &s, a.browser, ar.GetID())
 	}
 	req.finished, req.admitted = ar, true
 	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: s.Authenticated})
@@ -163,7 +179,7 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 	// A native client does not join: each of its logins is its own.
 	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
 		if id := c.h.cfg.SSOSession(ctx, login); id != "" {
-			name, a.renews = []string{"sso", id}, true
+			name, a.renews, a.named = []string{"sso", id}, true, true
 		}
 	}
 	a.sid = func(n int) string { return derivedSID(login.Subject, n, name...) }
@@ -178,6 +194,8 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		return store.Session{}, ruling{}, err
 	}
 	a := c.loginAdmission(ctx, ar, client)
+	renews := a.renews
+	a.renews = renews || !c.h.cfg.NoBrowserSession // another tab's login may have had the name before
 	abandoned := false
 	ctx, cancel := c.h.bounded(ctx)
 	defer cancel()
@@ -189,7 +207,17 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		if err != nil {
 			return store.Session{}, ruling{}, err
 		}
-		if !a.passed(&s, c.h.now()) {
+		followed := s.Joined != ""
+		if followed {
+			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
+				return store.Session{}, ruling{}, &refusedError{
+					reason: policy.ReasonUnknownSession, text: refusalText(policy.Decision{Reason: policy.ReasonUnknownSession}), over: true,
+				}
+			} else if err != nil {
+				return store.Session{}, ruling{}, err
+			}
+		}
+		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
 			if s.End == nil && a.late(&s, c.h.now()) {
 				return store.Session{}, ruling{}, lateCode()
 			}
@@ -202,6 +230,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	if abandoned {
 		return store.Session{}, ruling{}, lateCode()
 	}
+	a.renews = renews
 	return c.h.admit(ctx, req, a)
 }
 

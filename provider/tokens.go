@@ -395,7 +395,11 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 	if err != nil {
 		return nil, err
 	}
-	return c.Storage.CreateAuthRequest(ctx, tightened, userID)
+	made, err := c.Storage.CreateAuthRequest(ctx, c.afterTheEnd(ctx, tightened), userID)
+	if err == nil {
+		c.bind(ctx, ar, userID, made.GetID())
+	}
+	return made, err
 }
 
 // tighten lowers max_age to Limits.Active, if the request names the user by a

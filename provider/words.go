@@ -141,6 +141,7 @@ type refusedError struct {
 	reason policy.Reason
 	text   string // for the application
 	over   bool   // the login is over, rather than one too many
+	silent bool   // and the application wants an answer without the user
 }
 
 func (e *refusedError) Error() string { return "refused by policy: " + e.text }

@@ -86,7 +86,7 @@ var (
 	sessionNames = []string{"v", "sid", "subject", "accounts", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
 		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
-		"adopted", "grants", "end", "deliveries", "due"}
+		"adopted", "joined", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
 	codeNames     = []string{"hash", "until"}
@@ -153,6 +153,7 @@ func (e *encoder) session(s *Session) {
 		e.b = append(e.b, ']')
 	}
 	e.bool("adopted", s.Adopted)
+	e.text("joined", s.Joined)
 	if len(s.Grants) > 0 {
 		e.name("grants")
 		e.b = append(e.b, '[')
@@ -432,6 +433,8 @@ func (d *decoder) session(s *Session) error {
 			s.Codes, err = array(d, (*decoder).code)
 		case "adopted":
 			s.Adopted, err = d.bool()
+		case "joined":
+			s.Joined, err = d.text()
 		case "grants":
 			s.Grants, err = array(d, (*decoder).grant)
 		case "end":

@@ -58,7 +58,9 @@ type Session struct {
 	Address     string   `json:"address,omitempty"`
 
 	// BrowserHash is the SHA-256 of the secret in the browser's session
-	// cookie. Empty: the session is bound to no browser.
+	// cookie. Where logins of several tabs ran at once and each was given a
+	// secret, it is the hashes of them all, one after the other. Empty: the
+	// session is bound to no browser.
 	BrowserHash []byte `json:"browser_hash,omitempty"`
 
 	// ReservedUntil is set while the login's authorization code was not
@@ -72,6 +74,11 @@ type Session struct {
 	// Adopted is whether it was made from a refresh token from before the
 	// installation.
 	Adopted bool `json:"adopted,omitempty"`
+
+	// Joined is set if this is no session of its own but the name of a login
+	// that joined another one: the ID of that. ReservedUntil is then when it
+	// was made, so that it was over from the beginning.
+	Joined string `json:"joined,omitempty"`
 
 	Grants []Grant `json:"grants,omitempty"`
 

@@ -187,3 +187,16 @@ func (s *Intercepted) GetDeviceAuthorizatonState(ctx context.Context, clientID, 
 func (s *Intercepted) ValidateTokenExchangeRequest(ctx context.Context, r op.TokenExchangeRequest) error {
 	return s.do(ctx, "ValidateTokenExchangeRequest", func() error { return s.Storage.ValidateTokenExchangeRequest(ctx, r) })
 }
+
+// Complaisant is a storage that drops what an application asked for about the
+// user's authentication: each request is answered from the sign-on that the
+// browser has. It needs Storage.SSO. For Config.Wrap.
+func Complaisant(s *Storage) op.Storage { return complaisant{s} }
+
+type complaisant struct{ *Storage }
+
+func (s complaisant) CreateAuthRequest(ctx context.Context, req *oidc.AuthRequest, _ string) (op.AuthRequest, error) {
+	asked := *req
+	asked.Prompt, asked.MaxAge = nil, nil
+	return s.Storage.CreateAuthRequest(ctx, &asked, "")
+}

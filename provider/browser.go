@@ -1,0 +1,584 @@
+package provider
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// One browser is one session. Two kinds of cookies make it so:
+//
+//   - A binding is set at the authorization request, one for each. It says that
+//     this browser began it, and what the application asked for. op's callback is
+//     bound to nothing: without the binding, whoever learns its address gets an
+//     answer, but no part in a session of the browser that signed in.
+//   - The session cookie is set at the callback. It holds the session's ID and a
+//     secret, of which the session keeps the hash.
+//
+// Both are of the browser's own session (no Max-Age for the session cookie):
+// the limits are kept by the session, not by a cookie's age.
+
+const (
+	bindingPrefix = "curfew_lb_" // of the seal
+
+	// bindingLife is how long a login may take from the authorization request
+	// to the callback to be bound: a page to sign in at may stay open all day.
+	bindingLife = 24 * time.Hour
+
+	// maxBindings is how many logins one browser may have under way, in as many
+	// tabs. With one more the oldest is forgotten.
+	maxBindings = 12
+
+	// maxForgotten bounds how many cookies one response deletes.
+	maxForgotten = 32
+
+	// maxBoundID bounds the ID of an auth request that is bound: it is in a
+	// cookie.
+	maxBoundID = 256
+
+	// maxSecrets bounds how many secrets a session cookie can have at once; see
+	// store.Session.BrowserHash.
+	maxSecrets = 4
+)
+
+// cookieNames are the names of an issuer's cookies. Several issuers may live on
+// one host. With https nothing but this host can set them (RFC 6265bis section
+// 4.1.3.2); http on loopback has no such names.
+type cookieNames struct {
+	session string
+	binding string // the beginning of it
+	secure  bool
+}
+
+func cookieNamesOf(issuer string) cookieNames {
+	sum := digest("issuer", issuer)
+	of := hex.EncodeToString(sum[:4])
+	n := cookieNames{session: "curfew-session-" + of, binding: "curfew-login-" + of + "-", secure: !isLoopbackHTTP(issuer)}
+	if n.secure {
+		n.session, n.binding = "__Host-"+n.session, "__Host-"+n.binding
+	}
+	return n
+}
+
+// bindingOf is the name of the binding of one auth request.
+func (n cookieNames) bindingOf(id string) string {
+	sum := digest("auth request", id)
+	return n.binding + hex.EncodeToString(sum[:6])
+}
+
+func isLoopbackHTTP(issuer string) bool {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Scheme != "http" {
+		return false
+	}
+	host := u.Hostname()
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.IsLoopback()
+}
+
+func (n cookieNames) cookie(name, value string, maxAge int) *http.Cookie {
+	return &http.Cookie{
+		Name: name, Value: value, Path: "/", MaxAge: maxAge,
+		Secure: n.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}
+}
+
+// browserState is what a request and its response have to do with cookies. Only
+// requests that need it have one.
+type browserState struct {
+	cookies []*http.Cookie // of the request
+	set     []*http.Cookie // for the response
+}
+
+// browserOf returns the state of a request; nil where there are no cookies:
+// they are switched off, or the call did not come by HTTP.
+func (h *Hook) browserOf(req *request) *browserState {
+	if h.cfg.NoBrowserSession || req == nil || req.http == nil {
+		return nil
+	}
+	if req.browser == nil {
+		req.browser = &browserState{cookies: req.http.Cookies()}
+	}
+	return req.browser
+}
+
+// setCookie sets a cookie in the response: the last one of a name counts.
+func (b *browserState) setCookie(c *http.Cookie) {
+	b.set = slices.DeleteFunc(b.set, func(old *http.Cookie) bool { return old.Name == c.Name })
+	b.set = append(b.set, c)
+}
+
+// setCookies adds the cookies to the headers of a response.
+func (req *request) setCookies(h http.Header) {
+	if req.browser == nil {
+		return
+	}
+	for _, c := range req.browser.set {
+		h.Add("Set-Cookie", c.String())
+	}
+}
+
+// A binding is what the browser keeps of an authorization request: sealed, so
+// that nobody can make or change one.
+type binding struct {
+	Request string    // the ID of the auth request
+	Made    time.Time // when the application asked
+	Silent  bool      // prompt=none
+	MaxAge  int64     // seconds; negative: not asked for. prompt=login is 0 (OpenID Connect Core 1.0 section 3.1.2.1)
+	Hint    []byte    // hash of the id_token_hint's subject; nil: there was none
+}
+
+const (
+	bindingSilent = 1 << iota
+	bindingMaxAge
+	bindingHint
+)
+
+func issuerMark(issuer string) string {
+	sum := digest("binding", issuer)
+	return string(sum[:8])
+}
+
+func hintMark(subject store.Subject) []byte {
+	sum := digest("hint", subject.Issuer, subject.ID)
+	return sum[:16]
+}
+
+func (r *keyring) sealBinding(issuer string, b binding) string {
+	record := make([]byte, 0, 128)
+	record = append(record, recordVersion)
+	record = append(record, issuerMark(issuer)...)
+	record = appendString(record, b.Request)
+	record = appendTime(record, b.Made)
+	var flags byte
+	if b.Silent {
+		flags |= bindingSilent
+	}
+	if b.MaxAge >= 0 {
+		flags |= bindingMaxAge
+	}
+	if b.Hint != nil {
+		flags |= bindingHint
+	}
+	record = append(record, flags)
+	if b.MaxAge >= 0 {
+		record = binary.AppendUvarint(record, uint64(b.MaxAge))
+	}
+	record = append(record, b.Hint...)
+	return r.seal(bindingPrefix, record)
+}
+
+func (r *keyring) openBinding(issuer, text string, now time.Time) (binding, error) {
+	plain, err := r.open(bindingPrefix, text, now)
+	if err != nil {
+		return binding{}, err
+	}
+	b := binding{MaxAge: -1}
+	d := decoder{b: string(plain)}
+	d.version()
+	mark := d.bytes(8)
+	b.Request = d.string()
+	b.Made = d.time()
+	flags := d.bytes(1)
+	if d.failed || mark != issuerMark(issuer) {
+		return binding{}, errBroken
+	}
+	b.Silent = flags[0]&bindingSilent != 0
+	if flags[0]&bindingMaxAge != 0 {
+		b.MaxAge = int64(min(d.uvarint(), math.MaxInt64))
+	}
+	if flags[0]&bindingHint != 0 {
+		b.Hint = []byte(d.bytes(16))
+	}
+	if age := now.Sub(b.Made); !d.done() || age >= bindingLife || age < -bindingLife {
+		return binding{}, errBroken
+	}
+	return b, nil
+}
+
+// bind sets the binding of a new auth request. asked is what the application
+// asked for, and hint the user whom its id_token_hint names; empty: none.
+func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
+	h := c.h
+	state := h.browserOf(requestFrom(ctx))
+	if state == nil || len(id) > maxBoundID {
+		return
+	}
+	issuer := op.IssuerFromContext(ctx)
+	names := cookieNamesOf(issuer)
+	h.forgetBindings(state, issuer, names, maxBindings-1)
+	b := binding{Request: id, Made: h.now(), MaxAge: -1, Silent: slices.Contains(asked.Prompt, oidc.PromptNone)}
+	if asked.MaxAge != nil {
+		b.MaxAge = int64(min(uint64(*asked.MaxAge), math.MaxInt64))
+	}
+	if slices.Contains(asked.Prompt, oidc.PromptLogin) {
+		b.MaxAge = 0
+	}
+	if hint != "" {
+		b.Hint = hintMark(store.Subject{Issuer: issuer, ID: hint})
+	}
+	state.setCookie(names.cookie(names.bindingOf(id), h.ring.sealBinding(issuer, b), int(bindingLife/time.Second)))
+}
+
+// bindings returns the good ones among the browser's bindings, the oldest first,
+// and the names of the others.
+func (h *Hook) bindings(state *browserState, issuer string, names cookieNames) (good []binding, bad []string) {
+	now := h.now()
+	for _, cookie := range state.cookies {
+		if !strings.HasPrefix(cookie.Name, names.binding) {
+			continue
+		}
+		if len(good)+len(bad) >= maxBindings+maxForgotten {
+			break // a browser of ours does not have so many
+		}
+		b, err := h.ring.openBinding(issuer, cookie.Value, now)
+		if err != nil || cookie.Name != names.bindingOf(b.Request) {
+			bad = append(bad, cookie.Name)
+			continue
+		}
+		good = append(good, b)
+	}
+	slices.SortFunc(good, func(a, b binding) int {
+		if n := a.Made.Compare(b.Made); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Request, b.Request)
+	})
+	return good, bad
+}
+
+// forgetBindings deletes what is over or too much among the browser's bindings.
+func (h *Hook) forgetBindings(state *browserState, issuer string, names cookieNames, keep int) {
+	good, gone := h.bindings(state, issuer, names)
+	for _, b := range good[:max(0, len(good)-keep)] {
+		gone = append(gone, names.bindingOf(b.Request))
+	}
+	for _, name := range gone[:min(len(gone), maxForgotten)] {
+		state.setCookie(names.cookie(name, "", -1))
+	}
+}
+
+// boundBrowser reports whether a request comes from the browser that started the
+// auth request, and returns what it keeps of it. What cannot be opened is no
+// binding.
+func (h *Hook) boundBrowser(ctx context.Context, req *request, authRequestID string) (binding, bool) {
+	state := h.browserOf(req)
+	if state == nil {
+		return binding{}, false
+	}
+	return h.bindingIn(state.cookies, op.IssuerFromContext(ctx), authRequestID)
+}
+
+func (h *Hook) bindingIn(cookies []*http.Cookie, issuer, authRequestID string) (binding, bool) {
+	name := cookieNamesOf(issuer).bindingOf(authRequestID)
+	for _, cookie := range cookies {
+		if cookie.Name != name {
+			continue
+		}
+		b, err := h.ring.openBinding(issuer, cookie.Value, h.now())
+		return b, err == nil && b.Request == authRequestID
+	}
+	return binding{}, false
+}
+
+// StartedHere reports whether r comes from the browser that started the auth
+// request with the given ID. A page to sign in at should refuse other ones: the
+// address of the page was sent to somebody, and whoever sent it waits for the
+// answer. It is false where the browser keeps no cookies, after a day, and with
+// [Config.NoBrowserSession].
+func (h *Hook) StartedHere(r *http.Request, issuer, authRequestID string) bool {
+	if h.cfg.NoBrowserSession {
+		return false
+	}
+	_, ok := h.bindingIn(r.Cookies(), issuer, authRequestID)
+	return ok
+}
+
+// refuses returns why a login is not what the application asked for; nil if it
+// is. An authentication must be as new as max_age says, counted from the request:
+// who is asked for a consent may take their time. A provider that gives no
+// auth_time is believed.
+func (b *binding) refuses(login Login) *refusedError {
+	if b.Hint != nil && subtle.ConstantTimeCompare(b.Hint, hintMark(login.Subject)) == 0 {
+		return &refusedError{text: "another user is signed in than id_token_hint names", over: true}
+	}
+	const ages = int64(100 * 365 * 24 * time.Hour / time.Second) // no authentication is older
+	if b.MaxAge < 0 || b.MaxAge >= ages || login.AuthTime.IsZero() {
+		return nil
+	}
+	at := login.AuthTime.UTC().Truncate(time.Microsecond)
+	since := b.Made.Add(-time.Duration(b.MaxAge) * time.Second)
+	if at.Nanosecond() == 0 { // a provider that keeps whole seconds, as the claim auth_time does
+		since = since.Truncate(time.Second)
+	}
+	if at.Before(since) {
+		return &refusedError{text: "the user did not sign in again as prompt or max_age demands", over: true}
+	}
+	return nil
+}
+
+// A browserSecret is what a session cookie holds.
+type browserSecret struct {
+	sid    string
+	secret [32]byte
+}
+
+// maxSIDLen bounds what is looked up: an ID of a session is shorter.
+const maxSIDLen = 64
+
+func (b *browserSecret) text() string {
+	return "1." + base64.RawURLEncoding.EncodeToString(b.secret[:]) + "." + b.sid
+}
+
+func parseBrowserSecret(text string) (b browserSecret, ok bool) {
+	version, rest, ok := strings.Cut(text, ".")
+	secret, sid, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || version != "1" || len(secret) > 64 || sid == "" || len(sid) > maxSIDLen {
+		return b, false
+	}
+	raw, err := decodeStrictly(secret)
+	if err != nil || len(raw) != len(b.secret) {
+		return b, false
+	}
+	b.sid = sid
+	copy(b.secret[:], raw)
+	return b, true
+}
+
+// hash is how the secret appears in a store.
+func (b *browserSecret) hash() []byte {
+	sum := sha256.Sum256(b.secret[:])
+	return sum[:]
+}
+
+// holdsSecret reports whether a hash is one of those of a session's cookie.
+func holdsSecret(s *store.Session, hash []byte) bool {
+	found := 0
+	for have := s.BrowserHash; len(have) >= sha256.Size; have = have[sha256.Size:] {
+		found |= subtle.ConstantTimeCompare(have[:sha256.Size], hash)
+	}
+	return found == 1
+}
+
+// cookieSession returns the session of the browser's session cookie, as it is
+// now, and the hash of the secret. If there is none the error wraps
+// store.ErrNotFound.
+func (h *Hook) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
+	name := cookieNamesOf(issuer).session
+	i := slices.IndexFunc(cookies, func(c *http.Cookie) bool { return c.Name == name })
+	if i < 0 {
+		return store.Session{}, nil, errNoBrowserSession
+	}
+	held, ok := parseBrowserSecret(cookies[i].Value)
+	if !ok {
+		return store.Session{}, nil, errNoBrowserSession
+	}
+	s, err := h.get(ctx, held.sid)
+	if err != nil {
+		return store.Session{}, nil, err
+	}
+	hash := held.hash()
+	if s.Subject.Issuer != issuer || !holdsSecret(&s, hash) {
+		return store.Session{}, nil, errNoBrowserSession
+	}
+	s, err = h.asOfNow(ctx, s)
+	return s, hash, err
+}
+
+var errNoBrowserSession = fmt.Errorf("no session of this browser: %w", store.ErrNotFound)
+
+// browserSession returns the session of this browser's cookie, as it is now, and
+// whether it is live. One that has ended is returned with its reason; the zero
+// Session if there is none.
+func (h *Hook) browserSession(ctx context.Context, req *request) (store.Session, bool, error) {
+	state := h.browserOf(req)
+	if state == nil {
+		return store.Session{}, false, nil
+	}
+	s, _, err := h.cookieSession(ctx, state.cookies, op.IssuerFromContext(ctx))
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Session{}, false, nil
+	}
+	return s, err == nil && s.End == nil, err
+}
+
+// BrowserSession returns the live session of the browser that r comes from, for
+// the provider's own pages: a sign-on may answer an auth request of the same
+// browser (see [Hook.StartedHere]) with its Subject, Authenticated, AMR and ACR.
+// It slides nothing.
+//
+// If there is none the error wraps [store.ErrNotFound]. If there was one and it
+// is over, that one is returned with the error, so that the page can say why:
+// see [Describe]. Any other error means that nobody can say whether there is
+// one. With [Config.NoBrowserSession] there is none.
+func (h *Hook) BrowserSession(r *http.Request, issuer string) (store.Session, error) {
+	if h.cfg.NoBrowserSession {
+		return store.Session{}, errNoBrowserSession
+	}
+	s, _, err := h.cookieSession(r.Context(), r.Cookies(), issuer)
+	if err == nil && s.End != nil {
+		err = fmt.Errorf("the session of this browser has ended (%s): %w", s.End.Reason, store.ErrNotFound)
+	}
+	return s, err
+}
+
+// A browserJoin gives a session the cookie of the browser that signs in to it.
+type browserJoin struct {
+	shown []byte // hash of the secret that the browser showed; nil: none
+	next  browserSecret
+}
+
+func newBrowserJoin(shown []byte) *browserJoin {
+	j := &browserJoin{shown: shown}
+	rand.Read(j.next.secret[:])
+	return j
+}
+
+// enter notes in a session which secret its browser holds from now on. A new
+// authentication makes a new secret, and the old one is void. A browser that
+// cannot show one was given it by a callback that ran at the same time, or whose
+// answer was lost: both secrets are good then, or the cookie that arrives last
+// might be the one that is void.
+func (j *browserJoin) enter(s *store.Session, renewed bool) {
+	shown := j.shown != nil && holdsSecret(s, j.shown)
+	switch {
+	case shown && !renewed:
+	case shown:
+		s.BrowserHash = j.next.hash()
+	default:
+		hashes := slices.Concat(s.BrowserHash, j.next.hash())
+		s.BrowserHash = hashes[max(0, len(hashes)-maxSecrets*sha256.Size):]
+	}
+}
+
+// keep sets the session cookie if the session took its secret, and lets the
+// binding go once the code is late.
+func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *browserJoin, authRequestID string) {
+	names := cookieNamesOf(op.IssuerFromContext(ctx))
+	if j.next.sid = s.ID; holdsSecret(s, j.next.hash()) {
+		req.browser.setCookie(names.cookie(names.session, j.next.text(), 0))
+	}
+	name := names.bindingOf(authRequestID)
+	for _, cookie := range req.browser.cookies {
+		if cookie.Name == name {
+			req.browser.setCookie(names.cookie(name, cookie.Value, max(1, int(h.cfg.CodeLifetime/time.Second))))
+			return
+		}
+	}
+}
+
+// fromBrowser says where a login belongs that arrived at the callback in the
+// browser that began it: in the session of the browser's cookie, or in the one
+// that another tab makes of the same browser. It refuses a login that is not what
+// the application asked for, and one that rests on credentials which were
+// entered before the browser's session ended.
+func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar op.AuthRequest, native bool) error {
+	h := c.h
+	b, bound := h.boundBrowser(ctx, req, ar.GetID())
+	if !bound {
+		return nil
+	}
+	if refused := b.refuses(a.login); refused != nil {
+		return refused
+	}
+	a.silent, a.prompted = b.Silent, !b.Silent
+	if native {
+		return nil // each of its logins is its own
+	}
+	issuer := a.login.Subject.Issuer
+	s, shown, err := h.cookieSession(ctx, req.browser.cookies, issuer)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	a.browser = newBrowserJoin(shown)
+	if a.named {
+		return nil // by the provider's own session
+	}
+	if err == nil && s.Subject == a.login.Subject {
+		switch {
+		case s.End == nil:
+			a.joins = s.ID
+		case s.End.Reason != policy.ReasonAbandoned && !a.login.AuthTime.IsZero() && !a.login.AuthTime.After(s.End.At):
+			return &refusedError{reason: s.End.Reason, text: endedText(&s), over: true}
+		}
+	}
+	root := ar.GetID()
+	if tabs, _ := h.bindings(req.browser, issuer, cookieNamesOf(issuer)); len(tabs) > 0 {
+		root = tabs[0].Request
+	}
+	a.renews = true
+	if own := a.sid(0); a.joins != own && (a.joins != "" || root != ar.GetID()) {
+		switch _, err := h.get(ctx, own); {
+		case err == nil: // it was decided before
+			a.joins = own
+			return nil
+		case !errors.Is(err, store.ErrNotFound):
+			return err
+		}
+		a.alias = own
+		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
+	}
+	return nil
+}
+
+// alias records that a login joined the session of another one, under the name
+// by which its code will be looked up: as a login that was over when it began. It
+// holds no slot and has no tokens, and is forgotten when no code for it can turn
+// up any more.
+func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session) error {
+	if a.alias == "" || a.code == nil || a.alias == s.ID {
+		return nil
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	now := h.now()
+	err := h.cfg.Store.Create(ctx, store.Session{
+		Format: store.Format, ID: a.alias, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.clientID(),
+		Started: now, Authenticated: now, LastActivity: now, ActivityClass: policy.Interactive,
+		ReservedUntil: now, Due: now, Joined: s.ID,
+	}, math.MaxInt)
+	if errors.Is(err, store.ErrExists) {
+		return nil // the same callback, at the same time
+	}
+	return err
+}
+
+// afterTheEnd lowers max_age where the session of the browser is over, so that
+// the provider's own sign-on does not continue it: an authentication from before
+// the end could only be refused at the callback. With prompt=none it is, with
+// the reason.
+func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.AuthRequest {
+	if slices.Contains(ar.Prompt, oidc.PromptNone) {
+		return ar
+	}
+	s, live, err := c.h.browserSession(ctx, requestFrom(ctx))
+	if err != nil || live || s.End == nil || s.End.Reason == policy.ReasonAbandoned {
+		return ar // if it cannot be told now, the callback decides
+	}
+	age := uint(max(0, c.h.now().Sub(s.End.At)) / time.Second)
+	if ar.MaxAge != nil && *ar.MaxAge <= age {
+		return ar
+	}
+	tight := *ar
+	tight.MaxAge = &age
+	return &tight
+}
