@@ -84,6 +84,11 @@ type (
 		op.AuthRequest
 		BrowserSessionID string
 	}
+	signOn struct{ signOnMethods }
+	signOnMethods interface {
+		MayContinue(s store.Session) bool
+		Finish(subject string, authTime time.Time, amr []string) error
+	}
 )
 
 func _(cfg provider.Config, directory groupDirectory, browserSessions ownSessions) (*provider.Hook, error) {
@@ -104,6 +109,20 @@ func _(cfg provider.Config, directory groupDirectory, browserSessions ownSession
 		return browserSessions.EndBySID(ctx, s.ID, s.End.Reason)
 	}
 	return provider.New(cfg)
+}
+
+func _(hook *provider.Hook, r *http.Request, issuer, id string, request *signOn, errStartAgain error, showForm func(why string) error) error {
+	if !hook.StartedHere(r, issuer, id) {
+		return errStartAgain
+	}
+	s, err := hook.BrowserSession(r, issuer)
+	switch {
+	case err == nil && request.MayContinue(s): // prompt, max_age, id_token_hint
+		return request.Finish(s.Subject.ID, s.Authenticated, s.AMR)
+	case err == nil, errors.Is(err, store.ErrNotFound):
+		return showForm(provider.Describe(s)) // "You were signed out after 2 hours without activity."
+	}
+	return err
 }
 
 func _() ([]byte, error) {

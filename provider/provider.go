@@ -56,10 +56,10 @@ type Config struct {
 	// SSOSession returns the provider's own ID of the browser session that a
 	// login belongs to, for a provider with a single sign-on of its own: a
 	// second application then joins the session, and takes no new slot.
-	// Empty, or a nil function: the hook's own cookie says it (see
-	// NoBrowserSession). It is
-	// asked at the callback and again when the code is redeemed, and must
-	// answer the same from l.AuthRequest. It is not asked for native clients.
+	// Empty, or a nil function: the hook's own cookie says which session it
+	// is; see NoBrowserSession. It is asked at the callback and again when the
+	// code is redeemed, and must answer the same from l.AuthRequest. It is not
+	// asked for native clients.
 	SSOSession func(ctx context.Context, login Login) string
 
 	// NoBrowserSession switches the hook's own cookies off: logins in one
