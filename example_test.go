@@ -84,8 +84,7 @@ type (
 		op.AuthRequest
 		BrowserSessionID string
 	}
-	signOn struct{ signOnMethods }
-	signOnMethods interface {
+	signOn interface {
 		MayContinue(s store.Session) bool
 		Finish(subject string, authTime time.Time, amr []string) error
 	}
@@ -111,7 +110,7 @@ func _(cfg provider.Config, directory groupDirectory, browserSessions ownSession
 	return provider.New(cfg)
 }
 
-func _(hook *provider.Hook, r *http.Request, issuer, id string, request *signOn, errStartAgain error, showForm func(why string) error) error {
+func _(hook *provider.Hook, r *http.Request, issuer, id string, request signOn, errStartAgain error, showForm func(why string) error) error {
 	if !hook.StartedHere(r, issuer, id) {
 		return errStartAgain
 	}
