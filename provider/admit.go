@@ -185,7 +185,7 @@ func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest s
 		end := *s.End
 		end.Latest, end.Renewals = latest, uint64(n)
 		s.End = &end
-		if !end.Owed {
+		if !end.Owed && nextDelivery(s).IsZero() {
 			s.Due = h.now().Add(h.cfg.Remember)
 		}
 		return nil
@@ -220,12 +220,18 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 // schedule sets when a sweep has to look at s next.
 func (h *Hook) schedule(s *store.Session, r ruling) {
 	if s.End != nil {
-		forget := s.End.At.Add(h.remember(s))
+		forget := h.forgetAt(s)
 		if s.End.Latest == "" || s.Due.Before(forget) {
 			s.Due = forget
 		}
+		next := nextDelivery(s)
 		if s.End.Owed {
-			s.Due = h.now().Add(h.announceIn(s.End))
+			if announce := h.now().Add(h.announceIn(s.End)); next.IsZero() || announce.Before(next) {
+				next = announce
+			}
+		}
+		if !next.IsZero() { // something is left to do first
+			s.Due = next
 		}
 		return
 	}

@@ -73,6 +73,9 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	for i := range s.Grants {
 		s.Grants[i].Repeat = nil // no answer is repeated any more
 	}
+	if s.End.Owed {
+		h.owe(s)
+	}
 	h.schedule(s, r)
 }
 
@@ -92,11 +95,24 @@ func (h *Hook) announceIn(e *store.End) time.Duration {
 	return min(max(announceEvery, h.now().Sub(e.At)), announceAtMost)
 }
 
-// announceEnd tells of an end that was written, and notes that it is done. If
-// that fails, or nobody comes to it because the process dies, a sweep does it:
-// each end is announced at least once. The event comes once for all tries of
-// OnEnd.
-func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) {
+// announceEnd tells of an end that was written: first the provider, whose own
+// sign-on must be over before an application sends its user there again, then
+// the applications. It does not wait for those; the channel is closed when each
+// was tried once.
+func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-chan struct{} {
+	if s.End == nil || !s.End.Owed {
+		return h.send(nil)
+	}
+	notes, none := h.notifications(ctx, &s, owedTo(&s))
+	h.announce(ctx, r, s, none)
+	return h.send(notes)
+}
+
+// announce tells the provider of an end that was written, and notes that it is
+// done, and that nothing is owed to the given clients. If that fails, or nobody
+// comes to it because the process dies, a sweep does it: each end is announced at
+// least once. The event comes once for all tries of OnEnd.
+func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []string) {
 	if s.End == nil || !s.End.Owed {
 		return
 	}
@@ -118,12 +134,15 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	_, err := h.change(ctx, s, func(s *store.Session) error {
-		if s.End == nil || !s.End.Owed || owed && s.End.Reported {
+		if s.End == nil || len(none) == 0 && (!s.End.Owed || owed && s.End.Reported) {
 			return errNoChange
 		}
-		end := *s.End
-		end.Owed, end.Reported = owed, owed
-		s.End = &end
+		strike(s, none)
+		if s.End.Owed {
+			end := *s.End
+			end.Owed, end.Reported = owed, owed
+			s.End = &end
+		}
 		h.schedule(s, r)
 		return nil
 	})

@@ -14,21 +14,24 @@ import (
 type EventType string
 
 const (
-	EventStarted        EventType = "session_started"
-	EventRefused        EventType = "login_refused"        // by the policy
-	EventEnded          EventType = "session_ended"        // with its reason
-	EventRefreshRefused EventType = "refresh_refused"      // with its reason: the session is over, or not known
-	EventReplay         EventType = "refresh_replay"       // a spent refresh token was presented
-	EventRepeat         EventType = "refresh_repeat"       // a refresh was repeated inside the grace and got the same answer
-	EventRepeatMoved    EventType = "repeat_elsewhere"     // a repeat inside the grace came from another address
-	EventRollback       EventType = "rollback_seen"        // the store forgot a rotation, or never got it
-	EventWriteLost      EventType = "write_lost"           // a rotation was answered though the store did not take it
-	EventWouldRefuse    EventType = "would_refuse"         // an observed policy would have refused a login or a use
-	EventWouldEnd       EventType = "would_end"            // an observed policy would have ended a session
-	EventOnEndFailed    EventType = "on_end_failed"        // Config.OnEnd returned an error
-	EventSweepFailed    EventType = "sweep_failed"         // Run could not do its work; it tries again
-	EventSettingsStale  EventType = "settings_unavailable" // settings could not be read; the last known ones were used
-	EventUnavailable    EventType = "unavailable"          // a request was answered with 503, or a login refused, because the store or the settings did not answer
+	EventStarted         EventType = "session_started"
+	EventRefused         EventType = "login_refused"            // by the policy
+	EventEnded           EventType = "session_ended"            // with its reason
+	EventRefreshRefused  EventType = "refresh_refused"          // with its reason: the session is over, or not known
+	EventReplay          EventType = "refresh_replay"           // a spent refresh token was presented
+	EventRepeat          EventType = "refresh_repeat"           // a refresh was repeated inside the grace and got the same answer
+	EventRepeatMoved     EventType = "repeat_elsewhere"         // a repeat inside the grace came from another address
+	EventRollback        EventType = "rollback_seen"            // the store forgot a rotation, or never got it
+	EventWriteLost       EventType = "write_lost"               // a rotation was answered though the store did not take it
+	EventWouldRefuse     EventType = "would_refuse"             // an observed policy would have refused a login or a use
+	EventWouldEnd        EventType = "would_end"                // an observed policy would have ended a session
+	EventOnEndFailed     EventType = "on_end_failed"            // Config.OnEnd returned an error
+	EventDelivered       EventType = "logout_delivered"         // an application took the notification of an end
+	EventDeliveryFailed  EventType = "logout_delivery_failed"   // an application did not take it; it is tried again
+	EventDeliveryGivenUp EventType = "logout_delivery_given_up" // it is not tried again, until Hook.Redeliver
+	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
+	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
+	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
 // An Event is something that happened. It holds no token, code or cookie.
@@ -55,9 +58,9 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		switch e.Type {
 		case EventRepeat:
 			level = slog.LevelDebug
-		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale:
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
 			level = slog.LevelWarn
-		case EventOnEndFailed, EventSweepFailed, EventUnavailable:
+		case EventOnEndFailed, EventDeliveryGivenUp, EventSweepFailed, EventUnavailable:
 			level = slog.LevelError
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}

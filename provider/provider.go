@@ -10,7 +10,8 @@
 //	...
 //	http.ListenAndServe(addr, hook.Handler(p))
 //
-// [Hook.Run] sweeps in the background; the limits hold without it.
+// [Hook.Run] sweeps in the background and sends what is owed to applications; the
+// limits hold without it.
 package provider
 
 import (
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -83,6 +85,10 @@ type Config struct {
 	// again, later each time, until it succeeds or Remember is over: it must
 	// bear to be called twice.
 	OnEnd func(ctx context.Context, s store.Session) error
+
+	// Logout is how applications are told that a session ended. The zero
+	// Logout tells nobody.
+	Logout Logout
 
 	// Events receives what happens. It must not block. Nil: nobody is told.
 	// See [Audit] for a handler that logs.
@@ -188,6 +194,10 @@ type Hook struct {
 	counter  counter
 	locks    keyedLock     // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
+
+	signer       atomic.Pointer[signer] // nil until Storage was called
+	outbox       outbox
+	logoutClient *logoutClient
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -238,6 +248,9 @@ func New(cfg Config) (*Hook, error) {
 			*n.value = n.instead
 		}
 	}
+	if err := cfg.Logout.check(); err != nil {
+		return nil, err
+	}
 	if cfg.SettingsMaxAge == 0 {
 		cfg.SettingsMaxAge = time.Second
 	}
@@ -257,7 +270,12 @@ func New(cfg Config) (*Hook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
-	return &Hook{cfg: cfg, ring: ring, settings: newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout), wake: make(chan struct{}, 1)}, nil
+	return &Hook{
+		cfg: cfg, ring: ring,
+		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
+		wake:         make(chan struct{}, 1),
+		logoutClient: newLogoutClient(cfg.Logout),
+	}, nil
 }
 
 // defaultMembership is what every user belongs to where [Config.Membership] is

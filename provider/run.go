@@ -23,9 +23,11 @@ const (
 
 // Run sweeps until the context ends: sessions that are over end, reasons that
 // were remembered for long enough are forgotten, a changed policy is applied to
-// live sessions, and what was counted for [Hook.Counts] is written. The limits
-// hold without it. It returns the context's error, within StoreTimeout, in which
-// it writes the last counts: end it after the HTTP server.
+// live sessions, applications are told what they are owed, and what was counted
+// for [Hook.Counts] is written. The limits hold without it. It returns the
+// context's error, when notifications that are on their way have arrived or failed,
+// for which they have Config.Logout.Timeout, and within StoreTimeout, in which it
+// writes the last counts: end it after the HTTP server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()
@@ -39,6 +41,7 @@ func (h *Hook) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			<-h.outbox.drop()
 			return ctx.Err()
 		case <-tick.C:
 		case <-h.wake:
@@ -147,23 +150,33 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	if s.End != nil && !now.Before(s.End.At.Add(h.remember(&s))) {
+	if s.End != nil && nextDelivery(&s).IsZero() && !now.Before(h.forgetAt(&s)) {
 		return h.forget(ctx, s)
 	}
+	var fresh bool // it ended now
+	var claimed []string
 	ended, err := h.change(ctx, s, func(s *store.Session) error {
+		fresh, claimed = s.End == nil, nil
 		if s.End == nil {
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				h.finish(s, r, d.At, d.Reason, "")
 				return nil
 			}
 		}
+		claimed = h.claim(s, now)
 		h.schedule(s, r) // of an end that is owed: when to try again
 		return nil
 	})
-	if err == nil {
+	switch {
+	case err != nil:
+		return err
+	case fresh:
 		h.announceEnd(ctx, r, ended)
+	case ended.End != nil:
+		h.announce(ctx, r, ended, nil)
+		return h.resend(ctx, ended, claimed)
 	}
-	return err
+	return nil
 }
 
 // forget deletes an ended session that was remembered for long enough. The first

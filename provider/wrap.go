@@ -75,6 +75,8 @@ var _ interface {
 // does.
 func (h *Hook) Storage(s op.Storage) op.Storage {
 	c := &core{Storage: s, h: h}
+	signs := signer(s)
+	h.signer.Store(&signs)
 	cc, hasCC := s.(op.ClientCredentialsStorage)
 	dv, hasDV := s.(op.DeviceAuthorizationStorage)
 	te, hasTE := s.(op.TokenExchangeStorage)

@@ -91,7 +91,7 @@ var (
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
 	codeNames     = []string{"hash", "until"}
 	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals"}
-	deliveryNames = []string{"client", "uri", "attempts", "next", "given_up"}
+	deliveryNames = []string{"client", "uri", "error", "attempts", "refused", "next", "given_up"}
 )
 
 // An encoder appends members to b. The first error stays. One that is checking
@@ -224,14 +224,20 @@ func (e *encoder) delivery(x *Delivery) {
 	e.b = append(e.b, '{')
 	e.text("client", x.Client)
 	e.text("uri", x.URI)
-	if x.Attempts != 0 {
-		e.name("attempts")
-		e.b = strconv.AppendInt(e.b, int64(x.Attempts), 10)
-	}
+	e.text("error", x.Error)
+	e.int("attempts", x.Attempts)
+	e.int("refused", x.Refused)
 	e.time("next", x.Next)
 	e.time("given_up", x.GivenUp)
 	e.unknown(x.Unknown, deliveryNames)
 	e.b = append(e.b, '}')
+}
+
+func (e *encoder) int(name string, v int) {
+	if v != 0 {
+		e.name(name)
+		e.b = strconv.AppendInt(e.b, int64(v), 10)
+	}
 }
 
 // unknown appends the members that this version does not know, in the order of
@@ -560,12 +566,12 @@ func (d *decoder) delivery(x *Delivery) error {
 			x.Client, err = d.text()
 		case "uri":
 			x.URI, err = d.text()
+		case "error":
+			x.Error, err = d.text()
 		case "attempts":
-			var v string
-			if v = d.number(); v == "" {
-				return true, errSyntax
-			}
-			x.Attempts, err = strconv.Atoi(v)
+			x.Attempts, err = d.int()
+		case "refused":
+			x.Refused, err = d.int()
 		case "next":
 			x.Next, err = d.time()
 		case "given_up":
@@ -575,6 +581,14 @@ func (d *decoder) delivery(x *Delivery) error {
 		}
 		return true, err
 	})
+}
+
+func (d *decoder) int() (int, error) {
+	v := d.number()
+	if v == "" {
+		return 0, errSyntax
+	}
+	return strconv.Atoi(v)
 }
 
 // peek returns the next byte that is not white space, 0 at the end.

@@ -85,7 +85,8 @@ type Session struct {
 	// End is set when the session ended, once.
 	End *End `json:"end,omitempty"`
 
-	// Deliveries are the logout notifications that are owed.
+	// Deliveries are the logout notifications that are owed, or were given
+	// up. They are written with the end.
 	Deliveries []Delivery `json:"deliveries,omitempty"`
 
 	// Due is when a sweeper has to look at the session next: at its deadline,
@@ -166,13 +167,20 @@ type End struct {
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
-// A Delivery is a logout notification owed to one client.
+// A Delivery is a logout notification that one client was not sent, or did not
+// take, yet.
 type Delivery struct {
-	Client   string    `json:"client,omitempty"`
-	URI      string    `json:"uri,omitempty"`
+	Client string `json:"client,omitempty"`
+
+	// URI is where it was tried last, without its query, and Error what came
+	// of it. They are for people: where it goes is asked anew each time.
+	URI   string `json:"uri,omitempty"`
+	Error string `json:"error,omitempty"`
+
 	Attempts int       `json:"attempts,omitempty"`
-	Next     time.Time `json:"next,omitzero"`
-	GivenUp  time.Time `json:"given_up,omitzero"`
+	Refused  int       `json:"refused,omitempty"` // of them: the client answered that it will not
+	Next     time.Time `json:"next,omitzero"`     // when it is tried again
+	GivenUp  time.Time `json:"given_up,omitzero"` // zero: it is owed
 
 	Unknown map[string]json.RawMessage `json:"-"`
 }

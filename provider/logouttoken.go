@@ -1,0 +1,84 @@
+package provider
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// logoutEvent is the member of "events" that makes a token a logout token
+// (Back-Channel Logout 1.0 section 2.4).
+const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
+
+// logoutTokenLife is how long a logout token is good: the most that Back-Channel
+// Logout 1.0 section 4 recommends.
+const logoutTokenLife = 2 * time.Minute
+
+// A signer has the key that signs ID tokens: the embedded storage.
+type signer interface {
+	SigningKey(ctx context.Context) (op.SigningKey, error)
+}
+
+// errNoStorage is why a process cannot send logout tokens.
+var errNoStorage = errors.New("this process has no signing key: Hook.Storage was not called in it")
+
+type logoutClaims struct {
+	Issuer   string              `json:"iss"`
+	Subject  string              `json:"sub,omitempty"`
+	Audience string              `json:"aud"`
+	IssuedAt int64               `json:"iat"`
+	Expires  int64               `json:"exp"`
+	ID       string              `json:"jti"`
+	Events   map[string]struct{} `json:"events"`
+	SID      string              `json:"sid"`
+}
+
+// logoutToken makes a logout token, signed as the ID tokens are. Each has a "jti"
+// of its own.
+func (h *Hook) logoutToken(ctx context.Context, subject store.Subject, sid, client string) (string, error) {
+	from := h.signer.Load()
+	if from == nil {
+		return "", errNoStorage
+	}
+	key, err := (*from).SigningKey(ctx)
+	if err != nil {
+		return "", fmt.Errorf("signing key: %w", err)
+	}
+	// op's own signer says that it signs a JWT of no kind.
+	sign, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: key.SignatureAlgorithm(), Key: &jose.JSONWebKey{Key: key.Key(), KeyID: key.ID()}},
+		(&jose.SignerOptions{}).WithType("logout+jwt"),
+	)
+	if err != nil {
+		return "", fmt.Errorf("signing key: %w", err)
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	now := h.now()
+	claims := logoutClaims{
+		Issuer: subject.Issuer, Subject: subject.ID, Audience: client, SID: sid,
+		IssuedAt: now.Unix(), Expires: now.Add(logoutTokenLife).Unix(),
+		ID: base64.RawURLEncoding.EncodeToString(id[:]), Events: map[string]struct{}{logoutEvent: {}},
+	}
+	if h.cfg.Logout.OmitSubject {
+		claims.Subject = ""
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	signed, err := sign.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("signing: %w", err)
+	}
+	return signed.CompactSerialize()
+}
