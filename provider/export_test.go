@@ -8,9 +8,14 @@ import (
 // DialLogout replaces how notifications are dialled, for tests without sockets. It
 // replaces the check of addresses too.
 func (h *Hook) DialLogout(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
-	h.logoutClient.https.DialContext = dial
+	timely := func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, h.cfg.Logout.Timeout) // as a net.Dialer does
+		defer cancel()
+		return dial(ctx, network, address)
+	}
+	h.logoutClient.https.DialContext = timely
 	if h.logoutClient.loopback != nil {
-		h.logoutClient.loopback.DialContext = dial
+		h.logoutClient.loopback.DialContext = timely
 	}
 }
 

@@ -57,11 +57,12 @@ type request struct {
 	browser *browserState // its cookies, where they were asked for
 
 	// What the response needs.
-	unavailable  bool   // 503 instead of what op answers
-	unauthorized bool   // 401 instead of op's 403 (RFC 6750 section 3.1)
-	extra        []byte // members to add to the JSON object of a success
-	extraAfter   string // the member of the object to add them after; empty: the last
-	private      bool   // no-store (RFC 6749 section 5.1)
+	unavailable  bool           // 503 instead of what op answers
+	unauthorized bool           // 401 instead of op's 403 (RFC 6750 section 3.1)
+	extra        []byte         // members to add to the JSON object of a success
+	announces    []announcement // what to add to discovery
+	extraAfter   string         // the member of the object to add them after; empty: the last
+	private      bool           // no-store (RFC 6749 section 5.1)
 }
 
 // A usage is a session as one client uses it, under the current rules.
@@ -90,9 +91,8 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent()}}
 		req, rw := &both.req, &both.rw
 		rw.ResponseWriter, rw.req = w, req
-		if !h.cfg.NoExpirationMetadata && strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
-			// draft-ietf-oauth-refresh-token-expiration-03 section 8
-			req.extra = []byte(`"refresh_token_expiration_types_supported":["authorization","token_timeout"]`)
+		if strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
+			req.announces = h.announces
 		}
 		defer req.release()
 		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
@@ -164,7 +164,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	switch {
 	case w.req.unavailable && !redirect,
 		w.req.unauthorized && status >= 400,
-		w.req.extra != nil && status == http.StatusOK && isPlainJSON(w.Header()):
+		(w.req.extra != nil || len(w.req.announces) > 0) && status == http.StatusOK && isPlainJSON(w.Header()):
 		w.held, w.status = true, status
 		return
 	}
@@ -255,6 +255,14 @@ func (w *responseWriter) finish() {
 	default:
 		if w.req.private {
 			noStore(h)
+		}
+		for _, a := range w.req.announces {
+			if endOfMember(body, a.member) == 0 { // op announces some of it too, if it is told to
+				w.req.extra = appendRaw(w.req.extra, a.member, a.value)
+			}
+		}
+		if w.req.extra == nil {
+			break
 		}
 		// Spliced, not decoded and encoded: nothing that op wrote changes.
 		if at := endOfMember(body, w.req.extraAfter); at > 0 {

@@ -44,6 +44,7 @@ func newLogoutClient(cfg Logout) *logoutClient {
 		return &http.Transport{
 			Proxy:                  nil, // whatever the environment says
 			DialContext:            dialer.DialContext,
+			TLSHandshakeTimeout:    cfg.Timeout, // a transport goes on with it when the request is over
 			TLSClientConfig:        &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 			DisableKeepAlives:      true, // a name may mean another host the next time
 			DisableCompression:     true,

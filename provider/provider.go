@@ -198,6 +198,7 @@ type Hook struct {
 	signer       atomic.Pointer[signer] // nil until Storage was called
 	outbox       outbox
 	logoutClient *logoutClient
+	announces    []announcement // in discovery
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -275,6 +276,7 @@ func New(cfg Config) (*Hook, error) {
 		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
 		wake:         make(chan struct{}, 1),
 		logoutClient: newLogoutClient(cfg.Logout),
+		announces:    announcements(cfg),
 	}, nil
 }
 

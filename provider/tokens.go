@@ -146,17 +146,22 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 
 // appendMember appends a member of a JSON object.
 func appendMember(b []byte, name, value string) []byte {
-	if b != nil {
-		b = append(b, ',')
-	}
 	text, err := json.Marshal(value)
 	if err != nil {
 		panic(err) // a string always encodes
 	}
+	return appendRaw(b, name, string(text))
+}
+
+// appendRaw is appendMember for a value that is JSON already.
+func appendRaw(b []byte, name, value string) []byte {
+	if b != nil {
+		b = append(b, ',')
+	}
 	b = append(b, '"')
 	b = append(b, name...)
 	b = append(b, '"', ':')
-	return append(b, text...)
+	return append(b, value...)
 }
 
 // SetUserinfoFromToken answers for the session as well as for the token.

@@ -35,6 +35,7 @@
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
+//	curfew_logout_deliveries_total          counter    result              notifications of an end that an application took, did not take, or will not be sent any more
 //	curfew_sweep_failures_total             counter                        sweeps that could not do their work
 //	curfew_store_duration_seconds           histogram  operation, outcome  how long calls of the store took
 //	curfew_store_errors_total               counter    operation           calls that the store did not answer: outcome timeout or error
@@ -48,6 +49,7 @@
 //   - reason: inactivity, active_limit, concurrency, logout, ended_by_user,
 //     ended_by_admin, policy_change, replay, revoked, account_disabled,
 //     credential_change, unknown_session, abandoned, other.
+//   - result: delivered, failed (it is tried again), given_up, other.
 //   - operation: get, create, update, admit, list, due, delete, stats, document,
 //     put_document, history, add_counts, read_counts, drop_counts, count_unended.
 //   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
@@ -108,7 +110,7 @@ type Metrics struct {
 	cfg Config
 
 	admissions, refusals, ends, refreshRefusals     vector
-	observedRefusals, observedEnds                  vector
+	observedRefusals, observedEnds, deliveries      vector
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
@@ -164,6 +166,7 @@ func New(cfg Config) *Metrics {
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
+	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
 	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that could not do their work; it is tried again.")
 
 	m.storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -191,8 +194,13 @@ func (m *Metrics) counter(name, help string) prometheus.Counter {
 // other is the value of a label that is not known.
 const other = "other"
 
+// The values of the label result.
+const delivered, failed, givenUp = "delivered", "failed", "given_up"
+
 var (
 	kinds = []string{string(policy.Browser), string(policy.CLI), string(policy.Automation)}
+
+	deliveryResults = []string{delivered, failed, givenUp}
 
 	reasons = func() (list []string) {
 		for _, reason := range []policy.Reason{
@@ -264,6 +272,12 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.settingsStale.Inc()
 	case provider.EventOnEndFailed:
 		m.onEnd.Inc()
+	case provider.EventDelivered:
+		m.deliveries.inc(delivered)
+	case provider.EventDeliveryFailed:
+		m.deliveries.inc(failed)
+	case provider.EventDeliveryGivenUp:
+		m.deliveries.inc(givenUp)
 	case provider.EventSweepFailed:
 		m.sweep.Inc()
 	}
