@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"testing"
 	"time"
@@ -53,6 +54,16 @@ func _(config *op.Config, storage op.Storage, issuer string, sessions store.Stor
 	mux.Handle("/login/", loginPages)
 	mux.Handle("/", p)
 	return hook.Handler(mux), nil
+}
+
+func _(cfg provider.Config, backChannelURIs map[string]string) {
+	cfg.Logout = provider.Logout{
+		URIs: func(ctx context.Context, clientID string) (provider.LogoutURIs, error) {
+			return provider.LogoutURIs{BackChannel: backChannelURIs[clientID]}, nil
+		},
+		Allow: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, // where your own applications are
+	}
+	_ = cfg
 }
 
 func _(config *op.Config, storage op.Storage, issuer string, hook *provider.Hook) (http.Handler, error) {
