@@ -208,13 +208,14 @@ func reasonOfFailure(ctx context.Context, err error) error {
 	var op *net.OpError
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
+	var network net.Error
 	switch {
 	case errors.Is(err, errAddress):
 		return errAddress
-	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
-		return errors.New("it did not answer in time")
 	case errors.As(err, &dns):
 		return errors.New("its name cannot be resolved")
+	case ctx.Err() != nil, errors.As(err, &network) && network.Timeout():
+		return errors.New("it did not answer in time")
 	case errors.As(err, &cert):
 		return fmt.Errorf("its certificate is not good: %w", cert.Err)
 	case errors.As(err, &op):
