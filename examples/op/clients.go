@@ -27,6 +27,8 @@ type clientEntry struct {
 	AccessTokenType        string              `json:"access_token_type"` // opaque (if empty) or jwt
 	PostLogoutRedirectURIs []string            `json:"post_logout_redirect_uris"`
 	BackChannelLogoutURI   string              `json:"backchannel_logout_uri"`
+	Scopes                 []string            `json:"scopes"`   // beyond those of everybody: curfew.admin
+	Accounts               []string            `json:"accounts"` // that it administers when it acts for itself
 }
 
 // A client is op.Client. It does not change while the process runs.
@@ -109,6 +111,17 @@ func newClient(e clientEntry) (*client, error) {
 		return nil, err
 	}
 	implicit := slices.ContainsFunc(e.ResponseTypes, func(r oidc.ResponseType) bool { return r != oidc.ResponseTypeCode })
+	if err := knownOnce("scopes", e.Scopes, []string{adminScope}); err != nil {
+		return nil, err
+	}
+	if len(e.Accounts) > 0 && (!slices.Contains(e.Scopes, adminScope) || !slices.Contains(e.GrantTypes, oidc.GrantTypeClientCredentials)) {
+		return nil, fmt.Errorf("accounts: they are for a client with the scope %s and the grant type %s", adminScope, oidc.GrantTypeClientCredentials)
+	}
+	for i, account := range e.Accounts {
+		if account == "" || slices.Contains(e.Accounts[:i], account) {
+			return nil, fmt.Errorf("accounts: %q is empty, or there twice", account)
+		}
+	}
 	interactive := implicit || slices.Contains(e.GrantTypes, oidc.GrantTypeCode)
 	for _, g := range []oidc.GrantType{oidc.GrantTypeClientCredentials, oidc.GrantTypeTokenExchange} {
 		if slices.Contains(e.GrantTypes, g) && e.Secret == "" {
@@ -199,7 +212,7 @@ func (c *client) ApplicationType() op.ApplicationType { return clientTypes[c.ent
 func (c *client) ResponseTypes() []oidc.ResponseType  { return c.entry.ResponseTypes }
 func (c *client) GrantTypes() []oidc.GrantType        { return c.entry.GrantTypes }
 func (c *client) LoginURL(id string) string           { return "/login?id=" + url.QueryEscape(id) }
-func (c *client) IDTokenLifetime() time.Duration      { return time.Hour }
+func (c *client) IDTokenLifetime() time.Duration      { return idLifetime }
 
 func (c *client) AuthMethod() oidc.AuthMethod {
 	if c.entry.Type == "web" {
@@ -223,6 +236,6 @@ func (c *client) RestrictAdditionalIdTokenScopes() func([]string) []string     {
 func (c *client) RestrictAdditionalAccessTokenScopes() func([]string) []string { return allScopes }
 func allScopes(scopes []string) []string                                       { return scopes }
 
-func (c *client) IsScopeAllowed(string) bool           { return false } // none but op's own
+func (c *client) IsScopeAllowed(scope string) bool     { return slices.Contains(c.entry.Scopes, scope) }
 func (c *client) IDTokenUserinfoClaimsAssertion() bool { return false }
 func (c *client) ClockSkew() time.Duration             { return 0 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // A config is the flags.
@@ -26,7 +28,9 @@ type config struct {
 	floor         time.Duration
 	settings      string
 	checkSettings bool
-	metrics       string // empty: none
+	importFrom    string   // settings file that is put into the store; empty: none
+	baseline      []string // presets that settings are compared with
+	metrics       string   // empty: none
 
 	// The default files are in the state folder, which is made for them. A
 	// folder that was asked for is not: where it is missing is probably not
@@ -49,7 +53,7 @@ func (e *usageError) Unwrap() error { return e.err }
 func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
 	state, stateErr := stateFolder(getenv)
 	var c config
-	var alg, spec string
+	var alg, spec, baseline string
 	f := flag.NewFlagSet("op", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&c.listen, "listen", "127.0.0.1:9998", "`address` to listen on; port 0 takes a free one")
@@ -67,6 +71,8 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	f.DurationVar(&c.floor, "floor", 15*time.Minute, "lowest duration that a setting may have")
 	f.StringVar(&c.settings, "settings", "", "`file` with the settings, in YAML, read again on SIGHUP (default: they are in the store)")
 	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")
+	f.StringVar(&c.importFrom, "settings-import", "", "`file` with settings, in YAML, to put into the store once for each content of it")
+	f.StringVar(&baseline, "baseline", "", "`presets` whose limits settings are compared with, such as nist-63b4-aal2,pci-dss-4")
 	f.StringVar(&c.metrics, "metrics", "", "`address` to serve Prometheus metrics on, at /metrics, such as 127.0.0.1:9464 (default: none)")
 	f.Usage = func() {
 		fmt.Fprintln(stderr, "op is an OpenID provider whose logins end when the policy says so.\n"+
@@ -106,6 +112,18 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	}
 	if c.floor <= 0 || c.floor > 24*time.Hour {
 		return c, &usageError{"floor", fmt.Errorf("%s is not above zero and at most 24h", c.floor)}
+	}
+	if c.importFrom != "" && c.settings != "" {
+		return c, &usageError{"settings-import", errors.New("it puts settings into the store, which are not used with -settings")}
+	}
+	for id := range strings.SplitSeq(baseline, ",") {
+		if id = strings.TrimSpace(id); id == "" {
+			continue
+		}
+		if _, known := policy.PresetByID(id); !known {
+			return c, &usageError{"baseline", fmt.Errorf("there is no preset %q", id)}
+		}
+		c.baseline = append(c.baseline, id)
 	}
 	host, _, err := net.SplitHostPort(c.listen)
 	if err != nil {

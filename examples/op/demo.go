@@ -26,8 +26,10 @@ func demoClients() []clientEntry {
 			RedirectURIs: []string{"http://127.0.0.1:9999/cb"}, PostLogoutRedirectURIs: []string{"http://127.0.0.1:9999/"}},
 		{ID: "spa", Type: "spa", GrantTypes: code, AccessTokenType: "jwt",
 			RedirectURIs: []string{"http://127.0.0.1:9999/spa"}, PostLogoutRedirectURIs: []string{"http://127.0.0.1:9999/"}},
-		{ID: "cli", Type: "native", GrantTypes: append(code, oidc.GrantTypeDeviceCode),
+		{ID: "cli", Type: "native", GrantTypes: append(code, oidc.GrantTypeDeviceCode), Scopes: []string{adminScope},
 			RedirectURIs: []string{"http://127.0.0.1/cb"}},
+		{ID: "admin-api", Secret: "admin-api-secret", Type: "web", GrantTypes: []oidc.GrantType{oidc.GrantTypeClientCredentials},
+			Scopes: []string{adminScope}, Accounts: []string{"default"}},
 	}
 }
 
@@ -39,7 +41,7 @@ Users (password):
 
 // The commands can be pasted as they are. TestDemoCommands does.
 const demoClientsMessage = `
-Clients: web (secret web-secret), spa, cli
+Clients: web (secret web-secret), spa, cli, admin-api (secret admin-api-secret)
 
 Sign a command line in, the way a device does it:
 
@@ -63,6 +65,11 @@ Sign a browser in: open this address.
 Nothing listens where it ends. Copy the code from there, and within a minute:
 
   printf 'code: '; read -r code; curl -s -u web:web-secret -d grant_type=authorization_code --data-urlencode "code=$code" -d redirect_uri=http://127.0.0.1:9999/cb ISSUER/oauth/token
+
+Read the settings, as an administrator or as the client admin-api:
+
+  token=$(curl -s -u admin-api:admin-api-secret -d grant_type=client_credentials -d scope=curfew.admin ISSUER/oauth/token | sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p')
+  curl -s -H "Authorization: Bearer $token" ISSUER/v1/accounts/default/settings
 
 ISSUER/ shows who is signed in, until when, and why not any more.
 `

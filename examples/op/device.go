@@ -15,13 +15,15 @@ import (
 
 // supportedScopes are all that there are. op checks them for authorization
 // requests only.
-var supportedScopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeOfflineAccess}
+var supportedScopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeOfflineAccess, adminScope}
 
-func onlySupported(scopes []string) []string {
+// onlySupported leaves out what the client may not ask for.
+func (s *storage) onlySupported(clientID string, scopes []string) []string {
+	c := s.clients[clientID]
 	list := []string{}
-	for _, s := range supportedScopes {
-		if slices.Contains(scopes, s) {
-			list = append(list, s)
+	for _, scope := range supportedScopes {
+		if slices.Contains(scopes, scope) && (scope != adminScope || c != nil && c.IsScopeAllowed(scope)) {
+			list = append(list, scope)
 		}
 	}
 	return list
@@ -62,7 +64,7 @@ func (s *storage) StoreDeviceAuthorization(ctx context.Context, clientID, device
 		return failed(err)
 	}
 	record := kv.Record{Key: key, Expires: expires.Add(deviceMemory)}
-	if err := s.write(ctx, record, deviceRecord{ClientID: clientID, Scopes: onlySupported(scopes), Expires: expires.UTC()}); err != nil {
+	if err := s.write(ctx, record, deviceRecord{ClientID: clientID, Scopes: s.onlySupported(clientID, scopes), Expires: expires.UTC()}); err != nil {
 		return failed(err)
 	}
 	return nil

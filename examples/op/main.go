@@ -14,6 +14,7 @@
 //	users.go     the users file, passwords
 //	clients.go   the clients file
 //	settings.go  the settings file
+//	admin.go     who may use the settings and sessions API
 //	storage.go   op.Storage, with device.go and exchange.go
 //	pages.go     what people see
 //	guard.go     headers and errors of all responses
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return &usageError{"settings", err}
 		}
 		if c.checkSettings {
-			return explainSettings(stdout, *file.current.Load(), us, clients)
+			return explainSettings(stdout, *file.current.Load(), us, clients, c.baseline)
 		}
 	}
 
@@ -110,8 +111,14 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 	var settings provider.SettingsSource = storedSettings{db.sessions}
+	a := administration{allowed: rangeFrom(c.floor), deployment: deployment(c.baseline, us, clients)}
 	if file != nil {
 		settings = file
+		a.readOnly = "They are in the settings file of the server, which reads it again on SIGHUP."
+	} else if c.importFrom != "" {
+		if err := importSettings(ctx, db.sessions, c.importFrom, a.allowed, time.Now(), log); err != nil {
+			return err
+		}
 	} else if err := seedSettings(ctx, db.sessions, c.floor, log); err != nil {
 		return err
 	}
@@ -135,7 +142,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		db.sessions, events = m.Store(db.sessions), provider.Tee(m.Event, events)
 	}
 	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
-	server, hook, err := newServer(issuer, st, db, settings, events, log)
+	server, hook, err := newServer(issuer, st, db, settings, a, events, log)
 	if err != nil {
 		return err
 	}
@@ -250,7 +257,7 @@ func sweep(ctx context.Context, st *storage, log *slog.Logger) {
 const maxBody = 64 << 10
 
 // newServer puts the provider together.
-func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
+func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
 	hook, err := provider.New(provider.Config{
 		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
 		Membership: st.users.membership, OnEnd: st.ended, Events: events,
@@ -286,8 +293,15 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 	if err != nil {
 		return nil, nil, err
 	}
+	api, err := p.api(db.sessions, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := http.NewServeMux()
+	all.Handle("/v1/", api) // it bounds bodies itself: a settings document may be larger
+	all.Handle("/", hook.Handler(http.MaxBytesHandler(handler, maxBody)))
 	return &http.Server{
-		Handler:           p.guard(hook.Handler(http.MaxBytesHandler(handler, maxBody))),
+		Handler:           p.guard(all),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second, // a refresh that lost a race waits for up to 2 s, twice

@@ -524,7 +524,7 @@ func TestDemoCommands(t *testing.T) {
 		require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), name)
 	}
 	message := p.stdout.String()
-	for _, want := range []string{"alice (wonderland-1)", "root (owner-3), administrator", "web (secret web-secret)", "spa", "cli"} {
+	for _, want := range []string{"alice (wonderland-1)", "root (owner-3), administrator", "web (secret web-secret)", "spa", "cli", "admin-api (secret admin-api-secret)"} {
 		require.Contains(t, message, want)
 	}
 
@@ -536,7 +536,7 @@ func TestDemoCommands(t *testing.T) {
 			blocks = append(blocks, strings.TrimSuffix(paragraph, "\n")+"\n")
 		}
 	}
-	require.Len(t, blocks, 4)
+	require.Len(t, blocks, 5)
 	sh := startShell(t)
 	b := newBrowser(t)
 
@@ -558,6 +558,8 @@ func TestDemoCommands(t *testing.T) {
 	sh.until("code: ")
 	said = sh.run(page.params.Get("code"))
 	require.Contains(t, said, `"refresh_token":`)
+	said = sh.run(blocks[4])
+	require.Contains(t, said, `"settings":{"active":"24h","inactivity":"2h","concurrent":3`)
 	require.Contains(t, message, p.issuer+"/ shows who is signed in")
 	require.Contains(t, b.get(p.issuer+"/").body, "You are signed in as root")
 }

@@ -32,6 +32,10 @@ func readSettings(path string, r policy.Range) (policy.Settings, error) {
 	if err != nil {
 		return policy.Settings{}, err
 	}
+	return parseSettings(path, body, r)
+}
+
+func parseSettings(path string, body []byte, r policy.Range) (policy.Settings, error) {
 	settings, err := policyyaml.ParseSettings(body)
 	if err == nil {
 		err = settings.Validate(r)
@@ -118,7 +122,7 @@ func seedSettings(ctx context.Context, docs store.Documents, floor time.Duration
 
 // explainSettings writes what the settings mean for each user, and what in them
 // is for nobody.
-func explainSettings(w io.Writer, settings policy.Settings, us *users, clients map[string]*client) error {
+func explainSettings(w io.Writer, settings policy.Settings, us *users, clients map[string]*client, targets []string) error {
 	var b strings.Builder
 	for _, u := range us.sorted() {
 		memberships, err := us.membership(context.Background(), store.Subject{ID: u.Subject})
@@ -155,6 +159,15 @@ func explainSettings(w io.Writer, settings policy.Settings, us *users, clients m
 	}
 	for _, note := range unusedScopes(settings, us, clients) {
 		b.WriteString("note: " + note + "\n")
+	}
+	for _, account := range slices.Sorted(maps.Keys(settings.Accounts)) {
+		d := deployment(targets, us, clients)
+		// Comments of the file are not read: whether they justify anything is
+		// for people to see.
+		d.Justification = "see the file"
+		for _, warning := range policy.Lint(settings.Accounts[account], d) {
+			fmt.Fprintf(&b, "account %q: %s\n", account, warning)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -27,6 +27,7 @@ const (
 	signInLifetime = 30 * time.Minute // from the authorization request to the password
 	codeLifetime   = 5 * time.Minute  // the hook's, of 60 s, ends first
 	accessLifetime = 5 * time.Minute  // a JWT lives to its end wherever it is checked offline
+	idLifetime     = time.Hour
 	deviceLifetime = 10 * time.Minute
 	deviceInterval = 5 * time.Second
 
@@ -710,8 +711,15 @@ func (s *storage) ClientCredentials(ctx context.Context, id, secret string) (op.
 	return s.GetClientByClientID(ctx, id)
 }
 
-// ClientCredentialsTokenRequest implements op.ClientCredentialsStorage. All the
-// scopes there are say something about a user, so such a token gets none.
-func (s *storage) ClientCredentialsTokenRequest(_ context.Context, id string, _ []string) (op.TokenRequest, error) {
-	return &clientRequest{id: id, scopes: []string{}}, nil
+// ClientCredentialsTokenRequest implements op.ClientCredentialsStorage. Most of
+// the scopes say something about a user, so such a token gets those only that the
+// clients file gives to the client.
+func (s *storage) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) {
+	granted := []string{}
+	for _, scope := range scopes {
+		if c := s.clients[id]; c != nil && slices.Contains(c.entry.Scopes, scope) && !slices.Contains(granted, scope) {
+			granted = append(granted, scope)
+		}
+	}
+	return &clientRequest{id: id, scopes: granted}, nil
 }
