@@ -137,7 +137,8 @@ type response struct {
 	t      testing.TB
 }
 
-// send makes a request. body is JSON, or text as it is; headers come in pairs.
+// send makes a request, and holds the answer against the description of the API.
+// body is JSON, or text as it is; headers come in pairs.
 func (w *world) send(method, path, token string, body any, headers ...string) response {
 	w.t.Helper()
 	var reader io.Reader
@@ -169,7 +170,9 @@ func (w *world) send(method, path, token string, body any, headers ...string) re
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	require.NoError(w.t, err)
-	return response{resp.StatusCode, resp.Header, data, w.t}
+	got := response{resp.StatusCode, resp.Header, data, w.t}
+	asDescribed(w.t, method, path, got)
+	return got
 }
 
 // into checks the status and reads the body into v.
