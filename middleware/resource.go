@@ -129,7 +129,8 @@ type Resource struct {
 }
 
 // NewResource checks the configuration. It does not ask the provider: that is
-// done at the first request, and again until it answers.
+// done at the first request, and again until it answers. What its discovery document
+// says is then kept; what its keys are is not.
 func NewResource(cfg ResourceConfig) (*Resource, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err

@@ -66,7 +66,7 @@ func (c *cli) call(ctx context.Context) error {
 	}
 	switch {
 	case resp.status == http.StatusOK:
-		_, err := c.stdout.Write(append(resp.body, '\n'))
+		_, err := fmt.Fprintln(c.stdout, strings.TrimSuffix(string(resp.body), "\n"))
 		return err
 	case resp.stepUp():
 		return errStepUp // RFC 9470

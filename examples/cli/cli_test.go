@@ -36,7 +36,7 @@ func TestLogin(t *testing.T) {
 	require.Equal(t, exitOK, code, said)
 	require.Contains(t, said, "You are signed in as alice at "+w.issuer)
 	require.Contains(t, said, "The sign-in ends ")
-	require.Contains(t, said, "If it is not used it ends ")
+	require.Contains(t, said, "Unless it is used before, it ends ")
 	for path, mode := range map[string]os.FileMode{dir: 0o700, w.file(dir).Path(): 0o600} {
 		info, err := os.Stat(path)
 		require.NoError(t, err)
@@ -47,7 +47,7 @@ func TestLogin(t *testing.T) {
 	code, said = w.run(dir, "status")
 	require.Equal(t, exitOK, code, said)
 	require.Regexp(t, `ends \w+ \d+ \w+ [\d:]+, (24h0m0s|23h59m\d+s) from now`, said)
-	require.Regexp(t, `not used it ends \w+ \d+ \w+ [\d:]+, (2h0m0s|1h59m\d+s) from now`, said)
+	require.Regexp(t, `used before, it ends \w+ \d+ \w+ [\d:]+, (2h0m0s|1h59m\d+s) from now`, said)
 	p := w.begin(dir, "call")
 	code, said = p.end()
 	require.Equal(t, exitOK, code, said)
@@ -103,6 +103,14 @@ func TestTenInvocationsShareOneRefresh(t *testing.T) {
 	for round := 1; round <= 3; round++ {
 		w.age(dir)
 		var wg sync.WaitGroup
+		// A slow provider: had the others no reason to wait, they would come too.
+		begun := make(chan struct{})
+		slow := func(http.ResponseWriter, *http.Request, url.Values, http.Handler) bool {
+			<-begun
+			time.Sleep(300 * time.Millisecond)
+			return false
+		}
+		w.intercept.Store(&slow)
 		for range 10 {
 			p := w.begin(dir, "call")
 			wg.Go(func() {
@@ -112,6 +120,7 @@ func TestTenInvocationsShareOneRefresh(t *testing.T) {
 				}
 			})
 		}
+		close(begun)
 		wg.Wait()
 		require.Equal(t, round, w.refreshes())
 	}

@@ -29,7 +29,7 @@ var (
 	errInterrupted  = errors.New("interrupted; you are not signed in")
 	errTooLate      = errors.New(`the code was not entered in time; to get a new one, run "cli login"`)
 	errStepUp       = errors.New(`this call needs a more recent or a stronger sign-in: run "cli logout", then "cli login"`)
-	errProbablyOver = errors.New(`that time has come, so the sign-in is probably over: "cli call" finds out, "cli login" signs you in again`)
+	errProbablyOver = errors.New(`so the sign-in is probably over: "cli call" finds out, "cli login" signs you in again`)
 )
 
 // explain returns what the user is told about an error, and the exit code.
@@ -135,7 +135,7 @@ func describe(l clitoken.Login, now time.Time) string {
 		text += fmt.Sprintf("\nThe sign-in ends %s%s.", clock(l.Ends), left(l.Ends, now))
 	}
 	if !l.EndsUnused.IsZero() && (l.Ends.IsZero() || l.EndsUnused.Before(l.Ends)) {
-		text += fmt.Sprintf("\nIf it is not used it ends %s%s.", clock(l.EndsUnused), left(l.EndsUnused, now))
+		text += fmt.Sprintf("\nUnless it is used before, it ends %s%s.", clock(l.EndsUnused), left(l.EndsUnused, now))
 	}
 	if l.Ends.IsZero() && l.EndsUnused.IsZero() {
 		text += "\nThe provider does not say when the sign-in ends."

@@ -59,6 +59,7 @@ func TestDeniedInWords(t *testing.T) {
 	}{
 		"issuer":      {deniedError{"concurrency: used=3 max=2; sign out of another login session first, then sign in again", ""}, []string{"3 in use, 2 allowed", " at " + issuer + ","}},
 		"in the text": {deniedError{"concurrency: used=2 max=2; end one at https://login.example.com/sessions/, then sign in again", ""}, []string{" at https://login.example.com/sessions/, or"}},
+		"at the end":  {deniedError{"concurrency: used=2 max=2; sign out of another login session first, then sign in again; your login sessions: https://login.example.com/sessions/", ""}, []string{" at https://login.example.com/sessions/, or"}},
 		"error_uri":   {deniedError{"concurrency: used=2 max=2; x", "https://login.example.com/s"}, []string{" at https://login.example.com/s, or"}},
 		"by a person": {deniedError{"", ""}, []string{"refused in the browser"}},
 		"other":       {deniedError{"not today", ""}, []string{"The provider says: not today."}},
