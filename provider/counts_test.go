@@ -183,7 +183,10 @@ func TestCountsAreBounded(t *testing.T) {
 		var kinds int
 		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)
-			p.Kind = func(context.Context, provider.Login) policy.Kind { kinds++; return kind + policy.Kind(fmt.Sprint(kinds)) }
+			p.Kind = func(context.Context, provider.Login) policy.Kind {
+				kinds++
+				return kind + policy.Kind(fmt.Sprint(kinds))
+			}
 			p.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) { return accounts, nil }
 		})
 		began := time.Now()

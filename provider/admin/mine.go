@@ -1,0 +1,237 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// MineConfig configures [Mine]. Hook and Subject are required.
+type MineConfig struct {
+	// Hook is the policy in place.
+	Hook *provider.Hook
+
+	// Subject says whose sessions the sender of a request may see and end, and
+	// which of them is the one that the request comes from; an empty sid: none
+	// of them, or nobody knows. It must have made sure of both: a session cookie
+	// does, such as that of [provider.Hook.BrowserSession]; a parameter does not.
+	//
+	// A zero subject, without an error, says that nobody is signed in. If sid is
+	// then that of a session that has ended, the page says why it did: so the
+	// sender must have shown that it was theirs. An error means that nobody can
+	// tell at the moment.
+	Subject func(r *http.Request) (subject store.Subject, sid string, err error)
+
+	// TrustedOrigins are the origins, beside that of the request itself, from
+	// which forms are accepted ("https://login.example.com"): the provider's own,
+	// where a proxy changes the Host header.
+	TrustedOrigins []string
+
+	// Home is the address of a page to go back to, and SignIn that of one to sign
+	// in at. Empty: there is no link.
+	Home, SignIn string
+
+	// Failed is told why a request was answered with 503: the cause is not for
+	// the one who asked. Nil: nobody is told.
+	Failed func(r *http.Request, err error)
+
+	// Now is the clock. Nil means time.Now.
+	Now func() time.Time
+}
+
+// Mine returns the page on which users look after their own sessions: which there
+// are, on which device and in which applications, how many are allowed, and which
+// ended lately and why. They may end one of them, and all others. Install it at
+// any path that ends in a slash:
+//
+//	mine, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: subject})
+//	...
+//	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
+//
+// It needs no script, and loads nothing from elsewhere. What changes something is
+// POST only, and refused if a browser sends it from another origin
+// ([http.CrossOriginProtection]). A session of somebody else is as one that does
+// not exist.
+//
+// With "Accept: application/json" or the parameter format=json the answers are
+// JSON; see [MineSessions].
+//
+//	GET  ./            the page, with ?page=2 the next 50 sessions
+//	POST ./end         ends the session with the form value sid
+//	POST ./end-others  ends all but the one that the request comes from
+func Mine(cfg MineConfig) (http.Handler, error) {
+	switch {
+	case cfg.Hook == nil:
+		return nil, errors.New("admin: MineConfig.Hook is required")
+	case cfg.Subject == nil:
+		return nil, errors.New("admin: MineConfig.Subject is required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	m := &mine{cfg: cfg}
+	forms := http.NewCrossOriginProtection()
+	for _, origin := range cfg.TrustedOrigins {
+		if err := forms.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("admin: MineConfig.TrustedOrigins: %w", err)
+		}
+	}
+	forms.SetDenyHandler(http.HandlerFunc(m.crossOrigin))
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", m.asked(m.show))
+	mux.HandleFunc("POST /end", m.asked(m.endOne))
+	mux.HandleFunc("POST /end-others", m.asked(m.endOthers))
+	mux.HandleFunc("GET /"+mineStyleName, serveMineStyle)
+	mux.HandleFunc("/{$}", m.only("GET, HEAD"))
+	mux.HandleFunc("/end", m.only("POST"))
+	mux.HandleFunc("/end-others", m.only("POST"))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { m.refuse(w, r, noSuchPage) })
+	guarded := forms.Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mineHeaders(w.Header())
+		guarded.ServeHTTP(w, r)
+	}), nil
+}
+
+type mine struct{ cfg MineConfig }
+
+// A visitor is who sent a request.
+type visitor struct {
+	subject store.Subject
+	sid     string // of the session that it comes from
+}
+
+// asked wraps a handler that needs to know who is asking.
+func (m *mine) asked(serve func(w http.ResponseWriter, r *http.Request, v visitor)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		subject, sid, err := m.cfg.Subject(r)
+		switch {
+		case err != nil:
+			m.unavailable(w, r, err)
+		case subject == (store.Subject{}):
+			m.signedOut(w, r, sid)
+		default:
+			serve(w, r, visitor{subject, sid})
+		}
+	}
+}
+
+func (m *mine) show(w http.ResponseWriter, r *http.Request, v visitor) {
+	o, err := m.cfg.Hook.Overview(r.Context(), v.subject)
+	if err != nil {
+		m.unavailable(w, r, err)
+		return
+	}
+	m.writeSessions(w, r, newMineSessions(o, v, pageNumber(r), m.cfg.Now()))
+}
+
+// pageNumber returns which page is asked for, from 1.
+func pageNumber(r *http.Request) int {
+	n, err := strconv.Atoi(r.URL.Query().Get("page"))
+	if err != nil {
+		return 1
+	}
+	return max(1, n)
+}
+
+// maxMineForm is how large a form may be: it holds the ID of a session.
+const maxMineForm = 4 << 10
+
+func (m *mine) endOne(w http.ResponseWriter, r *http.Request, v visitor) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxMineForm)
+	if err := r.ParseForm(); err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			m.refuse(w, r, formTooLarge)
+			return
+		}
+		m.refuse(w, r, badForm)
+		return
+	}
+	sid := r.PostForm.Get("sid")
+	s, err := m.ownSession(r.Context(), v, sid)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		m.refuse(w, r, noSuchSession)
+		return
+	case err != nil:
+		m.unavailable(w, r, err)
+		return
+	}
+	ended := 0
+	if s.End == nil {
+		reason := policy.ReasonEndedByUser
+		if sid == v.sid {
+			reason = policy.ReasonLogout
+		}
+		if err := m.cfg.Hook.End(r.Context(), sid, reason, v.subject.ID); err != nil {
+			m.unavailable(w, r, err)
+			return
+		}
+		ended = 1
+	}
+	m.done(w, r, ended, sid)
+}
+
+// ownSession returns a session of the one who asks. For one of somebody else it
+// returns the error for one that does not exist.
+func (m *mine) ownSession(ctx context.Context, v visitor, sid string) (store.Session, error) {
+	s, err := m.cfg.Hook.Session(ctx, sid)
+	if err == nil && (s.Subject != v.subject || !s.ReservedUntil.IsZero()) {
+		return store.Session{}, fmt.Errorf("not a session of the one who asks: %w", store.ErrNotFound)
+	}
+	return s, err
+}
+
+func (m *mine) endOthers(w http.ResponseWriter, r *http.Request, v visitor) {
+	n, err := m.cfg.Hook.EndAll(r.Context(), v.subject, policy.ReasonEndedByUser, v.subject.ID, v.sid)
+	if err != nil {
+		m.unavailable(w, r, err)
+		return
+	}
+	m.done(w, r, n, othersEnded)
+}
+
+// othersEnded is what is remembered in the address of the page instead of the ID
+// of a session, after all others were ended.
+const othersEnded = "others"
+
+// only answers a request by another method than those allowed.
+func (m *mine) only(allowed string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Allow", allowed)
+		m.refuse(w, r, wrongMethod)
+	}
+}
+
+func (m *mine) crossOrigin(w http.ResponseWriter, r *http.Request) { m.refuse(w, r, foreignForm) }
+
+// unavailable answers when nobody can tell at the moment. Nothing is lost by it.
+func (m *mine) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	if m.cfg.Failed != nil && r.Context().Err() == nil {
+		m.cfg.Failed(r, err)
+	}
+	w.Header().Set("Retry-After", "2")
+	m.refuse(w, r, tryAgain)
+}
+
+// signedOut answers somebody who is not signed in, or not any more.
+func (m *mine) signedOut(w http.ResponseWriter, r *http.Request, sid string) {
+	answer := notSignedIn
+	if sid != "" {
+		if s, err := m.cfg.Hook.Session(r.Context(), sid); err == nil && s.End != nil {
+			answer.Text = provider.Describe(s)
+		}
+	}
+	// RFC 9110 section 15.5.2: a 401 names a scheme.
+	w.Header().Set("WWW-Authenticate", `Cookie realm="sessions"`)
+	m.refuse(w, r, answer)
+}

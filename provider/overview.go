@@ -1,0 +1,147 @@
+package provider
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// An Overview is what a user may want to know of their own sessions.
+type Overview struct {
+	// Live are the live sessions, the one used last first.
+	Live []LiveSession
+
+	// Pending is how many logins whose code was not redeemed yet hold a slot.
+	Pending int
+
+	// Ended are the sessions that have ended, or are over, the latest end
+	// first, and at most [MaxOverviewEnded]. Incomplete: there are so many ended
+	// ones that not all were looked at, and a later end may be missing.
+	Ended      []store.Session
+	Incomplete bool
+
+	// Caps are the caps that bind the user, as [policy.Rules.Caps] returns them.
+	Caps []CapUse
+}
+
+// A LiveSession is a live session, with when it ends if nothing more happens, and
+// of what: see [Hook.Deadline].
+type LiveSession struct {
+	store.Session
+	Deadline time.Time
+	Limit    policy.Reason
+}
+
+// A CapUse is a cap, with the live sessions and pending logins that it counts.
+type CapUse struct {
+	policy.Cap
+	Used int
+}
+
+const (
+	// MaxOverviewEnded is how many ended sessions an [Overview] has at most.
+	MaxOverviewEnded = 50
+
+	// maxOverviewLook bounds how many ended sessions are looked at for them.
+	maxOverviewLook = 2000
+
+	overviewPage = 500
+)
+
+// Overview returns what there is to say of one user's sessions, as they are now.
+// It does not check who is asking.
+func (h *Hook) Overview(ctx context.Context, subject store.Subject) (Overview, error) {
+	r, err := h.rules(ctx, subject, false)
+	if err != nil {
+		return Overview{}, fmt.Errorf("overview: %w", err)
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	var o Overview
+	for _, c := range r.rules.Caps() {
+		o.Caps = append(o.Caps, CapUse{Cap: c})
+	}
+	if err := h.overviewLive(ctx, subject, r, &o); err != nil {
+		return Overview{}, fmt.Errorf("overview: %w", err)
+	}
+	if err := h.overviewEnded(ctx, subject, &o); err != nil {
+		return Overview{}, fmt.Errorf("overview: %w", err)
+	}
+	// What ended between the two looks has ended.
+	over := make(map[string]bool, len(o.Ended))
+	for _, s := range o.Ended {
+		over[s.ID] = true
+	}
+	o.Live = slices.DeleteFunc(o.Live, func(s LiveSession) bool { return over[s.ID] })
+	slices.SortFunc(o.Live, func(a, b LiveSession) int {
+		return cmp.Or(b.LastActivity.Compare(a.LastActivity), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(o.Ended, func(a, b store.Session) int { return cmp.Or(b.End.At.Compare(a.End.At), cmp.Compare(a.ID, b.ID)) })
+	o.Ended = o.Ended[:min(len(o.Ended), MaxOverviewEnded)]
+	return o, nil
+}
+
+// overviewLive looks at the sessions that have not ended. Those that are over go
+// to the ended ones.
+func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
+	for cursor := ""; ; {
+		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, overviewPage)
+		if err != nil {
+			return err
+		}
+		for _, s := range page {
+			p := s.Policy()
+			if d := r.rules.Check(h.now(), p, policy.Use{}); !d.Allow {
+				if s.ReservedUntil.IsZero() {
+					h.finish(&s, r, d.At, d.Reason, "")
+					o.Ended = append(o.Ended, s)
+				}
+				continue
+			}
+			for i := range o.Caps {
+				if o.Caps[i].Counts(p) {
+					o.Caps[i].Used++
+				}
+			}
+			if !s.ReservedUntil.IsZero() {
+				o.Pending++
+				continue
+			}
+			live := LiveSession{Session: s}
+			live.Deadline, live.Limit = r.rules.Deadline(p)
+			o.Live = append(o.Live, live)
+		}
+		if cursor = next; cursor == "" {
+			return nil
+		}
+	}
+}
+
+// overviewEnded looks at the sessions that have ended.
+func (h *Hook) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
+	looked := 0
+	for cursor := ""; ; {
+		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Ended}, cursor, overviewPage)
+		if err != nil {
+			return err
+		}
+		for _, s := range page {
+			if s.ReservedUntil.IsZero() { // or it never began
+				o.Ended = append(o.Ended, s)
+			}
+		}
+		looked += len(page)
+		if cursor = next; cursor == "" {
+			return nil
+		}
+		if looked >= maxOverviewLook {
+			o.Incomplete = true
+			return nil
+		}
+	}
+}
