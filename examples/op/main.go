@@ -16,7 +16,7 @@
 //	settings.go  the settings file
 //	admin.go     who may use the settings and sessions API
 //	storage.go   op.Storage, with device.go and exchange.go
-//	pages.go     what people see
+//	pages.go     what people see, with sessions.go
 //	guard.go     headers and errors of all responses
 //	throttle.go  against guessing
 //	strict.go    JSON without surprises

@@ -67,6 +67,12 @@ func (p *pages) handler() (http.Handler, error) {
 		_, _ = w.Write(style)
 	})
 
+	sessions, err := p.ownSessions()
+	if err != nil {
+		return nil, err
+	}
+	own.Handle(sessionsPath, sessions)
+
 	// Forms are accepted from our own pages only. A request that says nothing
 	// about where it comes from is no browser's. A proxy may have changed Host,
 	// so the issuer counts as our own too.
@@ -95,10 +101,10 @@ func (p *pages) handler() (http.Handler, error) {
 // own reports whether a request is for a page of ours rather than for op.
 func (p *pages) own(r *http.Request) bool {
 	switch path := r.URL.Path; path {
-	case "/", "/login", "/signout", "/device":
+	case "/", "/login", "/signout", "/device", strings.TrimSuffix(sessionsPath, "/"):
 		return true
 	default:
-		return strings.HasPrefix(path, "/device/") || strings.HasPrefix(path, "/static/")
+		return strings.HasPrefix(path, "/device/") || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, sessionsPath)
 	}
 }
 
