@@ -20,6 +20,7 @@ import (
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/providertest"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
@@ -205,4 +206,16 @@ func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier 
 		return fmt.Errorf("try again: %w", err) // nothing is lost
 	}
 	return call(ctx, login.AccessToken)
+}
+
+func _(hook *provider.Hook, issuer string, mux *http.ServeMux) error {
+	mine, err := admin.Mine(admin.MineConfig{
+		Hook: hook, Home: "/",
+		Subject: admin.BrowserSubject(hook, issuer), // who is asking, by the hook's cookie
+	})
+	if err != nil {
+		return err
+	}
+	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
+	return nil
 }

@@ -21,7 +21,7 @@ type MineConfig struct {
 	// Subject says whose sessions the sender of a request may see and end, and
 	// which of them is the one that the request comes from; an empty sid: none
 	// of them, or nobody knows. It must have made sure of both: a session cookie
-	// does, such as that of [provider.Hook.BrowserSession]; a parameter does not.
+	// does, such as the hook's own: see [BrowserSubject]. A parameter does not.
 	//
 	// A zero subject, without an error, says that nobody is signed in. If sid is
 	// then that of a session that has ended, the page says why it did: so the
@@ -46,12 +46,28 @@ type MineConfig struct {
 	Now func() time.Time
 }
 
+// BrowserSubject returns a [MineConfig] Subject that goes by the session cookie
+// which the hook gives to browsers: see [provider.Hook.BrowserSession]. It slides
+// nothing.
+func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (store.Subject, string, error) {
+	return func(r *http.Request) (store.Subject, string, error) {
+		s, err := hook.BrowserSession(r, issuer)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return store.Subject{}, s.ID, nil // of one that has ended, so that the page says why
+		case err != nil:
+			return store.Subject{}, "", err
+		}
+		return s.Subject, s.ID, nil
+	}
+}
+
 // Mine returns the page on which users look after their own sessions: which there
 // are, on which device and in which applications, how many are allowed, and which
 // ended lately and why. They may end one of them, and all others. Install it at
 // any path that ends in a slash:
 //
-//	mine, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: subject})
+//	mine, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: admin.BrowserSubject(hook, issuer)})
 //	...
 //	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
 //
