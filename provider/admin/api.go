@@ -63,6 +63,9 @@ func routeTable() []route {
 		{method: "DELETE", pattern: accountPath + "/sessions/{sid}", action: EndSessions, serve: (*Admin).deleteSession},
 		{method: "POST", pattern: accountPath + "/sessions/end", action: EndSessions, body: settingsBody, serve: (*Admin).postEnd},
 
+		{method: "GET", pattern: accountPath + "/deliveries", action: ReadSessions, query: []string{"state", "cursor"}, serve: (*Admin).getDeliveries},
+		{method: "POST", pattern: accountPath + "/sessions/{sid}/deliveries", action: EndSessions, body: smallBody, serve: (*Admin).postDelivery},
+
 		{method: "PATCH", pattern: "/v1/sessions/{sid}/state", action: Beat, body: smallBody, serve: (*Admin).patchState},
 
 		{method: "GET", pattern: accountPath + "/settings/identity", action: ReadSettings, query: ibmQuery, ibm: true, serve: (*Admin).getIBM},
@@ -284,6 +287,8 @@ func (a *Admin) problemOf(r *http.Request, err error) *problem {
 		return &problem{status: http.StatusPreconditionFailed, code: "stale", detail: "the settings were changed meanwhile; nothing was changed. Read them again."}
 	case errors.Is(err, ErrNoUser):
 		return &problem{status: http.StatusNotFound, code: "not_found", detail: "the user is not in this account"}
+	case errors.Is(err, ErrLive):
+		return &problem{status: http.StatusConflict, code: "live", detail: "the session has not ended"}
 	case errors.Is(err, store.ErrNotFound):
 		return &problem{status: http.StatusNotFound, code: "not_found", detail: "there is no such thing in this account"}
 	case errors.Is(err, provider.ErrEnded):
@@ -582,6 +587,38 @@ func (a *Admin) postEnd(c *call) (answer, error) {
 		return answer{}, policy.FieldErrors{{Path: "sessions", Reason: "say which to end: sessions, or user and client (one or both), or all: true"}}
 	}
 	r, err := a.EndSelected(c.ctx(), c.actor, c.account, sel)
+	return answer{body: r}, err
+}
+
+// A deliveryPage is one page of deliveries.
+type deliveryPage struct {
+	Deliveries []OwedDelivery `json:"deliveries"`
+	Next       string         `json:"next_cursor,omitempty"`
+}
+
+func (a *Admin) getDeliveries(c *call) (answer, error) {
+	state, ok := c.query["state"]
+	if !ok {
+		state = "any"
+	}
+	if !slices.Contains([]string{"owed", "given_up", "any"}, state) {
+		return answer{}, policy.FieldErrors{{Path: "state", Reason: "is not owed, given_up or any"}}
+	}
+	list, next, err := a.Deliveries(c.ctx(), c.account, state != "given_up", state != "owed", c.query["cursor"])
+	return answer{body: deliveryPage{list, next}}, err
+}
+
+func (a *Admin) postDelivery(c *call) (answer, error) {
+	o, err := parseObject(c.body, "client")
+	if err != nil {
+		return answer{}, err
+	}
+	o.raw("client", true)
+	client := o.text("client", maxName)
+	if err := o.err(); err != nil {
+		return answer{}, err
+	}
+	r, err := a.Redeliver(c.ctx(), c.account, c.r.PathValue("sid"), client)
 	return answer{body: r}, err
 }
 

@@ -28,6 +28,8 @@ func fields(r admin.Route) map[string]string {
 		}
 	case strings.HasSuffix(r.Pattern, "/restore"):
 		return map[string]string{"version": `1`, "message": `"m"`}
+	case strings.HasSuffix(r.Pattern, "/deliveries"):
+		return map[string]string{"client": `"web"`}
 	case r.Action == admin.EndSessions:
 		return map[string]string{"sessions": `["x"]`, "user": `"x"`, "client": `"x"`, "all": `true`, "except_mine": `true`}
 	}
