@@ -220,10 +220,16 @@ func (rp *RelyingParty) challenge(w http.ResponseWriter, r *http.Request, out *S
 func (rp *RelyingParty) unavailable(w http.ResponseWriter, r *http.Request, u *UnavailableError) {
 	w.Header().Set("Retry-After", retryAfterHeader(u.RetryAfter))
 	if isNavigation(r) {
-		rp.render(w, r, http.StatusServiceUnavailable, PageData{
+		page := PageData{
 			Kind: PageUnavailable, Title: "Please try again",
 			Text: "Whether you are signed in cannot be checked at the moment. You are not signed out; try again in a few seconds.",
-		})
+		}
+		// A way out for who is sent here for ever: some providers answer a
+		// refresh token that is over with a server error.
+		if (r.Method == http.MethodGet || r.Method == http.MethodHead) && !rp.ours(r.URL.Path) {
+			page.SignIn = rp.signInURL(here(r))
+		}
+		rp.render(w, r, http.StatusServiceUnavailable, page)
 		return
 	}
 	writeJSON(w, http.StatusServiceUnavailable, map[string]string{

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"slices"
@@ -423,3 +424,8 @@ func (b *browser) goesOn(address string) page {
 	require.Equal(b.w.t, http.StatusOK, p.status, p.body)
 	return p
 }
+
+// A recorder is a response that nobody waits for.
+type recorder = httptest.ResponseRecorder
+
+func newRecorder() *recorder { return httptest.NewRecorder() }

@@ -1,0 +1,79 @@
+package sqlsessions_test
+
+import (
+	"database/sql"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/ncruces/go-sqlite3/driver"
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/sessiontest"
+	"github.com/curfew-oidc/curfew/middleware/sqlsessions"
+)
+
+func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
+
+func open(t *testing.T, driver, source string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, source)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
+
+func sqlite(t *testing.T) *sql.DB {
+	return open(t, "sqlite3", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(10000)&_pragma=synchronous(off)")
+}
+
+func newStore(t *testing.T, db *sql.DB) middleware.SessionStore {
+	t.Helper()
+	s, err := sqlsessions.New(t.Context(), db)
+	require.NoError(t, err)
+	return s
+}
+
+func TestContractSQLite(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore { return newStore(t, sqlite(t)) })
+}
+
+func TestContractPostgres(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore {
+		return newStore(t, open(t, "pgx", enginetest.PostgresURL(t)))
+	})
+}
+
+// Processes that start together make the tables together.
+func TestNewTogether(t *testing.T) {
+	for name, db := range map[string]*sql.DB{"sqlite": sqlite(t), "postgres": open(t, "pgx", enginetest.PostgresURL(t))} {
+		t.Run(name, func(t *testing.T) {
+			var wg sync.WaitGroup
+			errs := make([]error, 8)
+			for i := range errs {
+				wg.Go(func() { _, errs[i] = sqlsessions.New(t.Context(), db) })
+			}
+			wg.Wait()
+			for _, err := range errs {
+				require.NoError(t, err)
+			}
+		})
+	}
+}
+
+// Who may not make tables finds those that are there.
+func TestTablesOfAnother(t *testing.T) {
+	db := sqlite(t)
+	_, err := db.ExecContext(t.Context(), sqlsessions.Schema)
+	require.NoError(t, err)
+	_, err = db.ExecContext(t.Context(), "PRAGMA query_only = on")
+	require.NoError(t, err)
+	newStore(t, db)
+
+	_, err = sqlsessions.New(t.Context(), open(t, "sqlite3", "file:"+filepath.Join(t.TempDir(), "missing", "s.db")))
+	require.ErrorContains(t, err, "make the tables")
+}
