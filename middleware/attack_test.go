@@ -46,6 +46,7 @@ func refusedSignIn(t *testing.T, w *world, p page) {
 // What the provider answered one browser is worth nothing in another, whoever
 // stole it from whom.
 func TestStolenCallback(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		victim, thief := w.browser(), w.browser()
@@ -68,6 +69,7 @@ func TestStolenCallback(t *testing.T) {
 }
 
 func TestStateIsUsedOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -83,6 +85,7 @@ func TestStateIsUsedOnce(t *testing.T) {
 
 // Two tabs at once, finished in the other order; and many more than are kept.
 func TestSeveralTabs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -103,6 +106,7 @@ func TestSeveralTabs(t *testing.T) {
 }
 
 func TestReturnAddress(t *testing.T) {
+	t.Parallel()
 	for name, address := range map[string]string{
 		"other host":     "//evil.example/",
 		"three slashes":  "///evil.example/",
@@ -148,6 +152,7 @@ func TestReturnAddress(t *testing.T) {
 // Each character of each cookie counts: of a long one some are tried here, and all of
 // a seal in TestSeal.
 func TestTamperedCookies(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -180,6 +185,7 @@ func TestTamperedCookies(t *testing.T) {
 
 // Nobody is signed in with a cookie that was there before the sign-in.
 func TestSessionFixation(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -202,6 +208,7 @@ func TestSessionFixation(t *testing.T) {
 // Two applications on one host: their cookies have different names, and what one
 // has sealed does not open at the other, though they have the same keys and store.
 func TestCookiesOfAnotherApplication(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -233,6 +240,7 @@ func TestCookiesOfAnotherApplication(t *testing.T) {
 
 // RFC 9207: an answer of another provider is not taken for one of ours.
 func TestIssuerOfTheAnswer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -246,6 +254,7 @@ func TestIssuerOfTheAnswer(t *testing.T) {
 
 // What somebody wrote into the address of the callback is not shown.
 func TestErrorOfTheAnswer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -268,6 +277,7 @@ func TestErrorOfTheAnswer(t *testing.T) {
 
 // Forms of other websites are refused, before anything is looked at.
 func TestFormOfAnotherWebsite(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -291,6 +301,7 @@ func singleSignOn(_ *world, _ *policy.Account, o *optest.Config, _ *middleware.C
 }
 
 func TestMaxAge(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		age, wait time.Duration
 		asks      bool

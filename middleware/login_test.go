@@ -24,6 +24,7 @@ var modes = map[string]setting{
 }
 
 func TestSignInAndBack(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -47,6 +48,7 @@ func TestSignInAndBack(t *testing.T) {
 
 // The reason of the provider reaches the user, who is back where they were.
 func TestInactivity(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -68,6 +70,7 @@ func TestInactivity(t *testing.T) {
 // Who works is not signed out: not by the access token's life, and not by what lies
 // between a click and the refresh before it.
 func TestActivityKeepsTheSession(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,6 +94,7 @@ func TestActivityKeepsTheSession(t *testing.T) {
 }
 
 func TestActiveLimit(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -116,6 +120,7 @@ func TestActiveLimit(t *testing.T) {
 
 // Activity in one application keeps the other.
 func TestTwoApplications(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -126,6 +131,7 @@ func TestTwoApplications(t *testing.T) {
 }
 
 func TestScriptIsNotRedirected(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -146,6 +152,7 @@ func TestScriptIsNotRedirected(t *testing.T) {
 }
 
 func TestPostedFormIsKept(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -174,6 +181,7 @@ func TestPostedFormIsKept(t *testing.T) {
 
 // Of somebody else's form nothing is sent.
 func TestPostedFormOfAnotherUser(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
@@ -188,6 +196,7 @@ func TestPostedFormOfAnotherUser(t *testing.T) {
 }
 
 func TestProviderDownIsNoLogout(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -228,6 +237,7 @@ func TestProviderDownIsNoLogout(t *testing.T) {
 
 // An application starts while its provider is down, and signs users in later.
 func TestStartsWithoutProvider(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.answers(func(*http.Request) *http.Response { return response(0, "") })
@@ -242,6 +252,7 @@ func TestStartsWithoutProvider(t *testing.T) {
 }
 
 func TestSignOut(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -269,6 +280,7 @@ func TestSignOut(t *testing.T) {
 }
 
 func TestLoopGuard(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()

@@ -114,6 +114,7 @@ func (w *world) lastSID() string {
 }
 
 func TestBackChannelLogout(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -164,6 +165,7 @@ func TestBackChannelLogout(t *testing.T) {
 
 // With sid alone, of another subject, of another process, during the sign-in.
 func TestBackChannelWithOneClaim(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := newSigner(t, w)
@@ -182,6 +184,7 @@ func TestBackChannelWithOneClaim(t *testing.T) {
 }
 
 func TestBackChannelDuringSignIn(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -210,6 +213,7 @@ func TestBackChannelDuringSignIn(t *testing.T) {
 }
 
 func TestBadLogoutTokens(t *testing.T) {
+	t.Parallel()
 	const event = "http://schemas.openid.net/event/backchannel-logout"
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -292,6 +296,7 @@ func TestBadLogoutTokens(t *testing.T) {
 }
 
 func TestUntypedLogoutTokens(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true }))
 		s := newSigner(t, w)
@@ -303,6 +308,7 @@ func TestUntypedLogoutTokens(t *testing.T) {
 
 // What cannot be done is not forgotten: the provider is asked to come again.
 func TestBackChannelWhileKeysAreMissing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := newSigner(t, w)
@@ -319,6 +325,7 @@ func TestBackChannelWhileKeysAreMissing(t *testing.T) {
 }
 
 func TestFrontChannelLogout(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) { c.FrontChannel = true }))
 		b := w.browser()
@@ -339,6 +346,7 @@ func TestFrontChannelLogout(t *testing.T) {
 // An ID token of a refresh that is not of this login ends the session, and is told
 // of; keys that cannot be had do not.
 func TestRefreshedIDToken(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(map[string]any){
 		"fine":           func(map[string]any) {},
 		"no ID token":    func(c map[string]any) { clear(c) },
@@ -407,6 +415,7 @@ func TestRefreshedIDToken(t *testing.T) {
 
 // A key set that does not answer is an outage, not another user.
 func TestRefreshWhileKeysAreMissing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		newSigner(t, w)

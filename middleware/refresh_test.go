@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	// Before any storage of the example reads what clients there are.
+	storage.RegisterClients(storage.WebClient("stranger", "stranger-secret", optest.RedirectURI))
 	os.Exit(m.Run())
 }
 
@@ -112,6 +114,7 @@ func process(t *testing.T, issuer, path string) string {
 
 // Two processes with one SQLite file, 20 requests at once, one refresh.
 func TestOneRefreshInTwoProcesses(t *testing.T) {
+	t.Parallel()
 	w := &world{t: t}
 	provider := optest.Start(t, optest.Config{Middleware: w.count})
 	path := filepath.Join(t.TempDir(), "shop.db")
@@ -170,6 +173,7 @@ func TestOneRefreshInTwoProcesses(t *testing.T) {
 // The same where nobody can go on without the new token: all wait for the one who
 // refreshes, whichever process that is.
 func TestEverybodyWaitsForTheRefresh(t *testing.T) {
+	t.Parallel()
 	for name, settings := range map[string][]setting{"one": nil, "cookies": {inCookies}, "two": {with(func(c *middleware.Config) { c.Store = middleware.NewMemoryStore() })}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -212,6 +216,7 @@ func TestEverybodyWaitsForTheRefresh(t *testing.T) {
 
 // A process that died with the lease in hand holds nobody up for long.
 func TestLeaseOfADeadProcess(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := middleware.NewMemoryStore()
 		w := newWorld(t, bare, with(func(c *middleware.Config) { c.Store = store }))
@@ -243,18 +248,14 @@ func TestLeaseOfADeadProcess(t *testing.T) {
 	})
 }
 
-var registerExample = sync.OnceFunc(func() {
-	storage.RegisterClients(storage.WebClient("stranger", "stranger-secret", optest.RedirectURI))
-})
-
 // The example server of the library, which is not ours and knows nothing of
 // sessions: sign-in, refresh, and its refusal at the end of the refresh token. It
 // takes each refresh token once, so that two refreshes at once would end the login.
 func TestStrangersProvider(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		for _, wrapped := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, wrapped), func(t *testing.T) {
-				registerExample()
 				synctest.Test(t, func(t *testing.T) {
 					const issuer = "http://" + opHost + "/"
 					w := newWorld(t, bare, mode, with(func(c *middleware.Config) {

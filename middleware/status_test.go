@@ -43,6 +43,7 @@ func (b *browser) status() (s status) {
 
 // The countdown slides nothing, however often it asks; the heartbeat does.
 func TestCountdownAndHeartbeat(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -87,6 +88,7 @@ func TestCountdownAndHeartbeat(t *testing.T) {
 
 // Polling keeps nobody signed in, where the application says what is polling.
 func TestBackground(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
 			c.Background = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
@@ -108,6 +110,7 @@ func TestBackground(t *testing.T) {
 }
 
 func TestLifetime(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -126,6 +129,7 @@ func TestLifetime(t *testing.T) {
 
 // Without a refresh token and without a word about limits a session ends some day.
 func TestNothingIsKnown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, bare, with(func(c *middleware.Config) { c.Scopes = []string{"profile"} }))
 		b := w.browser()
@@ -142,6 +146,7 @@ func TestNothingIsKnown(t *testing.T) {
 // An event stream ends when the session does, with the reason as the cause; one
 // whose session slides goes on.
 func TestEventStream(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -186,6 +191,7 @@ func TestEventStream(t *testing.T) {
 // A connection that was taken over is closed, also when its handler has returned
 // and nobody looks at any context.
 func TestWebSocket(t *testing.T) {
+	t.Parallel()
 	for name, returns := range map[string]bool{"the handler stays": false, "the handler returns": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -246,6 +252,7 @@ func TestWebSocket(t *testing.T) {
 
 // Forms of all kinds, as far as they may be kept.
 func TestFormsThatAreKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
 			c.KeepOut = func(name string) bool { return name == "diagnosis" }
@@ -332,6 +339,7 @@ func TestFormsThatAreKept(t *testing.T) {
 
 // A kept form is worth nothing in another browser.
 func TestKeptFormOfAnotherBrowser(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, c := w.browser(), w.browser()
@@ -358,6 +366,7 @@ func TestKeptFormOfAnotherBrowser(t *testing.T) {
 
 // No secret is printed, however hard one tries.
 func TestNoSecretIsPrinted(t *testing.T) {
+	t.Parallel()
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -400,6 +409,7 @@ func TestNoSecretIsPrinted(t *testing.T) {
 }
 
 func TestBadConfig(t *testing.T) {
+	t.Parallel()
 	good := middleware.Config{
 		Issuer: "https://login.example.com", ClientID: "c", RedirectURL: "https://shop.example.com/auth/callback", Keys: [][]byte{testKey},
 	}

@@ -159,7 +159,7 @@ func remove(t *testing.T, s middleware.SessionStore) {
 
 // What has expired is removed while new things arrive; what has not is kept.
 func expires(t *testing.T, s middleware.SessionStore) {
-	for i := range 100 {
+	for i := range 80 {
 		old := sample(fmt.Sprintf("old %d", i), "x")
 		old.Expires = now.Add(time.Minute)
 		require.NoError(t, s.Create(t.Context(), now, old))
@@ -168,7 +168,7 @@ func expires(t *testing.T, s middleware.SessionStore) {
 	}
 	require.NoError(t, s.Create(t.Context(), now, sample("kept", "x")))
 	later := now.Add(time.Minute)
-	for i := range 400 {
+	for i := range 120 {
 		fresh := sample(fmt.Sprintf("new %d", i))
 		require.NoError(t, s.Create(t.Context(), later, fresh))
 		_, err := s.Mark(t.Context(), fmt.Sprintf("new %d", i), later, later.Add(time.Hour), later)

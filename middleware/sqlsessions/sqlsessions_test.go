@@ -39,10 +39,12 @@ func newStore(t *testing.T, db *sql.DB) middleware.SessionStore {
 }
 
 func TestContractSQLite(t *testing.T) {
+	t.Parallel()
 	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore { return newStore(t, sqlite(t)) })
 }
 
 func TestContractPostgres(t *testing.T) {
+	t.Parallel()
 	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore {
 		return newStore(t, open(t, "pgx", enginetest.PostgresURL(t)))
 	})
@@ -50,6 +52,7 @@ func TestContractPostgres(t *testing.T) {
 
 // Processes that start together make the tables together.
 func TestNewTogether(t *testing.T) {
+	t.Parallel()
 	for name, db := range map[string]*sql.DB{"sqlite": sqlite(t), "postgres": open(t, "pgx", enginetest.PostgresURL(t))} {
 		t.Run(name, func(t *testing.T) {
 			var wg sync.WaitGroup
@@ -67,6 +70,7 @@ func TestNewTogether(t *testing.T) {
 
 // Who may not make tables finds those that are there.
 func TestTablesOfAnother(t *testing.T) {
+	t.Parallel()
 	db := sqlite(t)
 	_, err := db.ExecContext(t.Context(), sqlsessions.Schema)
 	require.NoError(t, err)
