@@ -2,6 +2,8 @@ package middleware
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,7 +27,8 @@ import (
 
 // cookieName returns the name that the cookies of an application begin with.
 func cookieName(app string, secure bool) string {
-	name := "curfew-" + digest("cookie", app)[:16]
+	sum := sha256.Sum256([]byte("cookie " + app))
+	name := "curfew-rp-" + hex.EncodeToString(sum[:8]) // the provider may be on the same host
 	if secure {
 		return "__Host-" + name
 	}

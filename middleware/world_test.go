@@ -383,7 +383,7 @@ func (b *browser) cookies() map[string]string {
 	u, err := url.Parse(appURL + "/")
 	require.NoError(b.w.t, err)
 	for _, c := range b.jar.Cookies(u) {
-		if strings.HasPrefix(c.Name, "curfew-") {
+		if strings.HasPrefix(c.Name, "curfew-rp-") {
 			list[c.Name] = c.Value
 		}
 	}
@@ -396,7 +396,7 @@ func (b *browser) cookie(suffix string) (name, value string) {
 	cookies := b.cookies()
 	names := make([]string, 0, len(cookies))
 	for n := range cookies {
-		if suffix == "" && strings.Count(n, "-") == 1 || suffix != "" && strings.Contains(strings.TrimPrefix(n, "curfew-"), suffix) {
+		if suffix == "" && strings.Count(n, "-") == 2 || suffix != "" && strings.Contains(strings.TrimPrefix(n, "curfew-rp-"), suffix) {
 			names = append(names, n)
 		}
 	}
