@@ -49,6 +49,10 @@ type admission struct {
 	// not refused for the cap.
 	adopt bool
 
+	// ask offers the user the choice which other session to end, where a cap
+	// asks, and reports whether it can be offered here. Nil: it cannot.
+	ask func(s store.Session, d policy.Decision) bool
+
 	amr []string
 	acr string
 }
@@ -205,7 +209,8 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 		Started: started, Authenticated: started, LastActivity: now, ActivityClass: policy.Interactive,
 		AMR: a.amr, ACR: a.acr,
 		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
-		Adopted: a.adopt, Client: a.clientID(),
+		ClientNames: withName(nil, h.clientName(ctx, a.clientID())),
+		Adopted:     a.adopt, Client: a.clientID(),
 	}
 	if a.reserve {
 		s.ReservedUntil = a.reserveIn(&s, now, h.cfg.CodeLifetime)
@@ -332,6 +337,9 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 		if _, err := h.cfg.Store.Get(ctx, s.ID); !errors.Is(err, store.ErrNotFound) {
 			return store.Session{}, cmp.Or(err, store.ErrExists)
 		}
+		if refused.d.Ask && a.ask != nil && a.ask(s, refused.d) {
+			return store.Session{}, h.asked(ctx, s, refused.d)
+		}
 		return store.Session{}, h.refuse(ctx, s, refused.d, false)
 	case err != nil:
 		return store.Session{}, err
@@ -412,6 +420,12 @@ func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, o
 	return &refusedError{reason: d.Reason, text: refusalText(d), over: over}
 }
 
+// asked is the refusal of a login whose user is asked to make room first.
+func (h *Hook) asked(ctx context.Context, s store.Session, d policy.Decision) error {
+	h.event(ctx, Event{Type: EventAsked, Subject: s.Subject, Client: s.Client, Kind: s.Kind, Reason: d.Reason, Used: d.Used, Max: d.Max})
+	return &refusedError{reason: d.Reason, text: refusalText(d)}
+}
+
 func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decision) {
 	h.event(ctx, Event{
 		Type: EventWouldRefuse, Subject: s.Subject, SID: s.ID, Client: s.Client, Kind: s.Kind,
@@ -445,6 +459,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
 	now := h.now()
+	name := h.clientName(ctx, a.clientID())
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
 		if s.End != nil {
 			return errNoChange
@@ -473,6 +488,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			a.browser.enter(s, renewed)
 		}
 		h.slide(s, r, a.clientID(), now, class)
+		s.ClientNames = withName(s.ClientNames, name)
 		if !a.reserve {
 			s.ReservedUntil = time.Time{}
 		} else if until := a.reserveIn(s, now, h.cfg.CodeLifetime); !s.ReservedUntil.IsZero() && until.After(s.ReservedUntil) {

@@ -1,7 +1,9 @@
 package provider
 
 import (
+	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -66,4 +68,36 @@ type globClient struct {
 func (c *globClient) RedirectURIGlobs() []string { return c.globs.RedirectURIGlobs() }
 func (c *globClient) PostLogoutRedirectURIGlobs() []string {
 	return c.globs.PostLogoutRedirectURIGlobs()
+}
+
+// The names of the clients that are kept with a session, and their length in
+// bytes.
+const (
+	maxClientNames = 10
+	maxClientName  = 64
+)
+
+// clientName returns the name by which users know a client.
+func (h *Hook) clientName(ctx context.Context, clientID string) string {
+	name := ""
+	if h.cfg.ClientName != nil && clientID != "" {
+		name = h.cfg.ClientName(ctx, clientID)
+	}
+	if name == "" {
+		name = clientID
+	}
+	return strings.ToValidUTF8(short(name, maxClientName), "")
+}
+
+// withName adds the name of a client to those of a session. The first one, which
+// the session began with, and the latest stay.
+func withName(names []string, name string) []string {
+	if name == "" || slices.Contains(names, name) {
+		return names
+	}
+	names = slices.Clone(names)
+	if len(names) >= maxClientNames {
+		names = slices.Delete(names, 1, 2+len(names)-maxClientNames)
+	}
+	return append(names, name)
 }

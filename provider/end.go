@@ -230,6 +230,23 @@ func (h *Hook) rulesToEnd(ctx context.Context, subject store.Subject) ruling {
 // an account disabled (ReasonAccountDisabled). The reason of a limit is an error
 // if a session is live, as for [Hook.End]; then none ends.
 func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
+	ended, err := h.endThose(ctx, subject, reason, by, func(s *store.Session) bool { return !slices.Contains(except, s.ID) })
+	if err != nil {
+		return 0, fmt.Errorf("end all sessions: %w", err)
+	}
+	n := 0
+	for i := range ended {
+		if ended[i].ReservedUntil.IsZero() && ended[i].End.Reason == reason {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// endThose ends the sessions of a subject that pick chooses, in one step with
+// admission, and returns them: those that were over already too, with their own
+// reason. pick may be called more than once for a session.
+func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason policy.Reason, by string, pick func(*store.Session) bool) ([]store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	r := h.rulesToEnd(ctx, subject)
@@ -238,7 +255,7 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 		ended = ended[:0]
 		now := h.now()
 		for _, s := range held {
-			if slices.Contains(except, s.ID) {
+			if !pick(&s) {
 				continue
 			}
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
@@ -253,16 +270,12 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 		return ended, nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("end all sessions: %w", err)
+		return nil, err
 	}
-	n := 0
 	for i := range ended {
 		h.announceEnd(ctx, r, ended[i])
-		if ended[i].ReservedUntil.IsZero() && ended[i].End.Reason == reason {
-			n++
-		}
 	}
-	return n, nil
+	return ended, nil
 }
 
 // Session returns one session as it is now: one that is over is returned as

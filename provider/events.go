@@ -16,6 +16,7 @@ type EventType string
 const (
 	EventStarted         EventType = "session_started"
 	EventRefused         EventType = "login_refused"            // by the policy
+	EventAsked           EventType = "login_asked"              // at the cap the user was asked which session to end
 	EventEnded           EventType = "session_ended"            // with its reason
 	EventRefreshRefused  EventType = "refresh_refused"          // with its reason: the session is over, or not known
 	EventReplay          EventType = "refresh_replay"           // a spent refresh token was presented
@@ -29,6 +30,7 @@ const (
 	EventDelivered       EventType = "logout_delivered"         // an application took the notification of an end
 	EventDeliveryFailed  EventType = "logout_delivery_failed"   // an application did not take it; it is tried again
 	EventDeliveryGivenUp EventType = "logout_delivery_given_up" // it is not tried again, until Hook.Redeliver
+	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
@@ -60,7 +62,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 			level = slog.LevelDebug
 		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
 			level = slog.LevelWarn
-		case EventOnEndFailed, EventDeliveryGivenUp, EventSweepFailed, EventUnavailable:
+		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
 			level = slog.LevelError
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}

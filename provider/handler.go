@@ -29,6 +29,11 @@ type request struct {
 
 	client op.Client // the last one that op asked for
 
+	// For the page at a cap that asks: see ask.go.
+	askable bool // a page can be answered here
+	asking  *asking
+	choice  *choice
+
 	// finished is the auth request that the callback found to be done, and
 	// admitted whether GetClientByClientID has decided about it.
 	finished op.AuthRequest
@@ -88,15 +93,22 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 		both := &struct {
 			req request
 			rw  responseWriter
-		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent()}}
+		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent(), askable: r.Method == http.MethodGet}}
 		req, rw := &both.req, &both.rw
 		rw.ResponseWriter, rw.req = w, req
 		if strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
 			req.announces = h.announces
 		}
+		if isAnswer(r) {
+			if r = h.takeAnswer(w, r, req); r == nil {
+				return
+			}
+		}
 		defer req.release()
 		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
-		rw.finish()
+		if !h.finishAsking(rw, r) {
+			rw.finish()
+		}
 	})
 }
 
@@ -160,8 +172,11 @@ func (w *responseWriter) WriteHeader(status int) {
 	}
 	w.decided = true
 	w.req.setCookies(w.Header())
-	redirect := status >= 300 && status < 400
+	redirect := isRedirect(status)
 	switch {
+	case w.req.asking != nil, w.req.choice != nil && redirect:
+		w.held, w.status = true, status
+		return
 	case w.req.unavailable && !redirect,
 		w.req.unauthorized && status >= 400,
 		(w.req.extra != nil || len(w.req.announces) > 0) && status == http.StatusOK && isPlainJSON(w.Header()):
@@ -236,11 +251,11 @@ func (w *responseWriter) finish() {
 	body := w.body.Bytes()
 	var before [][]byte // what goes in front of body, if it is spliced
 	h.Del("ETag")       // of what op wrote
-	if w.req.unavailable || w.req.unauthorized {
+	if w.req.unavailable && !isRedirect(w.status) || w.req.unauthorized {
 		h.Del("Content-Encoding")
 	}
 	switch {
-	case w.req.unavailable:
+	case w.req.unavailable && !isRedirect(w.status):
 		noStore(h)
 		h.Set("Content-Type", "application/json")
 		h.Set("Retry-After", retryAfter)

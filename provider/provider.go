@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html/template"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,22 @@ type Config struct {
 	// max_age and id_token_hint are left to the provider, and
 	// [Hook.BrowserSession] finds nothing.
 	NoBrowserSession bool
+
+	// ClientName returns the name by which users know a client, such as "Mail".
+	// It must answer at once. It is kept with each session that the client takes
+	// part in, so that pages can say what a session is. Nil, or an empty name:
+	// the client_id.
+	ClientName func(ctx context.Context, clientID string) string
+
+	// AskTemplate is the page on which a user at the cap picks which sessions to
+	// end, where the settings say so (policy.Ask). It is executed with an
+	// [AskPage]. [New] tries it with samples. Nil: a page of the hook's own.
+	AskTemplate *template.Template
+
+	// SessionsURL is the address of a page where users can end their sessions,
+	// which a device or command line that is refused at the cap is told in
+	// error_description: absolute, https, or http on loopback. Empty: none.
+	SessionsURL string
 
 	// KeepRefreshToken says for which clients refresh tokens must not rotate
 	// (FAPI 2.0 section 5.3.2.1), because something else binds them to the
@@ -266,6 +283,21 @@ func New(cfg Config) (*Hook, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if err := checkSessionsURL(cfg.SessionsURL); err != nil {
+		return nil, fmt.Errorf("%w: SessionsURL: %w", ErrConfig, err)
+	}
+	if cfg.AskTemplate == nil {
+		cfg.AskTemplate = defaultAskTemplate
+	} else {
+		// A template that was executed cannot be changed any more: the
+		// embedder's own stays as it is.
+		if own, err := cfg.AskTemplate.Clone(); err == nil {
+			cfg.AskTemplate = own
+		}
+		if err := checkAskTemplate(cfg.AskTemplate, cfg.Now()); err != nil {
+			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
+		}
 	}
 	ring, err := newKeyring(cfg.Keys, cfg.KeyRollover)
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 	refreshPrefix = "curfew_rt_"
 	accessPrefix  = "curfew_at_"
 	repeatPrefix  = "curfew_rp_"
+	askPrefix     = "curfew_ask_"
 )
 
 var (

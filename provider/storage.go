@@ -144,10 +144,17 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 // admitLogin gives the login of an auth request its session. A code only
 // reserves it.
 func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
+	req.asking = nil
+	if refused := req.cancelledBy(ar); refused != nil {
+		return refused
+	}
 	a := c.loginAdmission(ctx, ar, client)
 	a.reserve = ar.GetResponseType() == oidc.ResponseTypeCode
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
 		return err
+	}
+	if a.prompted {
+		a.ask = func(s store.Session, d policy.Decision) bool { return c.h.askInstead(req, ar, s, d) }
 	}
 	s, r, err := c.h.admit(ctx, req, a)
 	if err == nil {
@@ -392,7 +399,8 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 			return store.Session{}, ruling{}, oidc.ErrExpiredDeviceCode()
 		}
 	}
-	return c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), sid: sid})
+	s, r, err := c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), sid: sid})
+	return s, r, c.h.withSessionsURL(err)
 }
 
 // A storageError is an error of the embedded storage. It is passed on as it
@@ -418,6 +426,7 @@ type issuance struct {
 func (c *core) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
 	h := c.h
 	now := h.now()
+	name := h.clientName(ctx, i.client)
 	i.authenticated = i.authenticated.UTC().Truncate(time.Microsecond)
 	if i.authenticated.IsZero() || i.authenticated.After(s.Authenticated) {
 		i.authenticated = s.Authenticated
@@ -476,6 +485,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			}
 		}
 		putGrant(s, g, h.cfg.MaxGrants)
+		s.ClientNames = withName(s.ClientNames, name)
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil

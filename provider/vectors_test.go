@@ -3,6 +3,7 @@ package provider_test
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -71,8 +72,13 @@ func vectorOverHTTP(t *testing.T, v vectors.Vector) {
 		}, 1000))
 	}
 
-	visit := s.Browser().Login(client.ID, v.Who.User, nil)
+	b := s.Browser()
+	visit := b.Login(client.ID, v.Who.User, nil)
 	if !login.Allow {
+		if asked(visit) {
+			require.Equal(t, login.Ask, asked(visit))
+			visit = b.Submit(visit, url.Values{"action": {"cancel"}})
+		}
 		require.Equal(t, "access_denied", visit.Error(), visit.Description())
 		require.Equal(t, login.Reason, provider.ReasonOf(visit.Description()))
 		require.Contains(t, visit.Description(), fmt.Sprintf("used=%d max=%d;", login.Used, login.Max))

@@ -105,6 +105,8 @@ func (s *storage) deviceByUserCode(ctx context.Context, userCode string) (key st
 // A confirmRecord is a user who signed in for a device and has not said yes yet.
 type confirmRecord struct {
 	Device   string    `json:"device"` // the key of the device grant
+	ClientID string    `json:"client_id"`
+	UserCode string    `json:"user_code"`
 	Subject  string    `json:"sub"`
 	AuthTime time.Time `json:"auth_time"`
 }
@@ -112,10 +114,25 @@ type confirmRecord struct {
 const confirmLifetime = 5 * time.Minute
 
 // beginConfirm returns the secret of the confirmation page.
-func (s *storage) beginConfirm(ctx context.Context, device, subject string) (string, error) {
-	secret, now := newSecret(), time.Now().UTC()
-	record := kv.Record{Key: keyOf(kindConfirm, secret), Expires: now.Add(confirmLifetime)}
-	return secret, s.write(ctx, record, confirmRecord{Device: device, Subject: subject, AuthTime: now})
+func (s *storage) beginConfirm(ctx context.Context, c confirmRecord) (string, error) {
+	secret := newSecret()
+	c.AuthTime = time.Now().UTC()
+	record := kv.Record{Key: keyOf(kindConfirm, secret), Expires: c.AuthTime.Add(confirmLifetime)}
+	return secret, s.write(ctx, record, c)
+}
+
+// confirmation returns who is about to decide about a device. If it is too late the
+// error wraps kv.ErrNotFound.
+func (s *storage) confirmation(ctx context.Context, secret string) (c confirmRecord, err error) {
+	if _, err = s.read(ctx, keyOf(kindConfirm, secret), &c); err != nil {
+		return c, err
+	}
+	var d deviceRecord
+	_, err = s.read(ctx, c.Device, &d)
+	if err == nil && (d.decided() || !time.Now().Before(d.Expires)) {
+		err = errExpired
+	}
+	return c, err
 }
 
 // decideDevice records what the user said on the confirmation page, once. If it

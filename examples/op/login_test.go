@@ -544,7 +544,7 @@ func TestStorageDecidesOnce(t *testing.T) {
 	require.NoError(t, err)
 	var secrets []string
 	for _, subject := range []string{"alice", "root"} {
-		secret, err := st.beginConfirm(t.Context(), key, subject)
+		secret, err := st.beginConfirm(t.Context(), confirmRecord{Device: key, Subject: subject})
 		require.NoError(t, err)
 		secrets = append(secrets, secret)
 	}

@@ -463,7 +463,8 @@ func (p *pages) deviceLogin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var err error
-	if page.Token, err = p.storage.beginConfirm(r.Context(), key, u.Subject); err != nil {
+	record := confirmRecord{Device: key, ClientID: page.Client, UserCode: page.UserCode, Subject: u.Subject}
+	if page.Token, err = p.storage.beginConfirm(r.Context(), record); err != nil {
 		p.broken(w, r, err)
 		return
 	}
@@ -474,20 +475,70 @@ func (p *pages) deviceConfirm(w http.ResponseWriter, r *http.Request) {
 	if !p.form(w, r) {
 		return
 	}
-	approve := r.PostFormValue("action") == "approve"
-	if !approve && r.PostFormValue("action") != "deny" {
+	// "end" and "cancel" are the answers to the hook's page.
+	var approve bool
+	switch r.PostFormValue("action") {
+	case "approve", "end", "cancel":
+		approve = true
+	case "deny":
+	default:
 		p.fail(w, http.StatusBadRequest, "This form could not be read", "Please go back and try again.")
 		return
 	}
-	err := p.storage.decideDevice(r.Context(), r.PostFormValue("token"), approve)
+	token := r.PostFormValue("token")
+	var full provider.DeviceDecision // there is no room, and nobody asks the user to make some
+	if approve {
+		d, err := p.deviceRoom(w, r, token)
+		switch {
+		case err != nil:
+			p.undecided(w, r, err)
+			return
+		case d == provider.DeviceDecision{}:
+			return // answered
+		}
+		approve = d.Approve
+		if d.Deny {
+			full = d
+		}
+	}
+	if err := p.storage.decideDevice(r.Context(), token, approve); err != nil {
+		p.undecided(w, r, err)
+		return
+	}
 	switch {
-	case errors.Is(err, kv.ErrNotFound):
-		p.fail(w, http.StatusBadRequest, "This took too long", "Let your device show a new code and start again.")
-	case err != nil:
-		p.broken(w, r, err)
 	case approve:
+		// It has room now. Should another login take it first, the device says so.
 		p.fail(w, http.StatusOK, "Your device is connected", "You can close this page and go on there.")
+	case full.Max > 0:
+		p.fail(w, http.StatusForbidden, "Your device is not connected", fmt.Sprintf(
+			"You may have %d sign-ins at a time, and you have %d. Sign out of another one first, then let your device show a new code.", full.Max, full.Used))
 	default:
 		p.fail(w, http.StatusOK, "Your device is not connected", "You can close this page.")
 	}
+}
+
+// undecided answers when nothing was decided about a device.
+func (p *pages) undecided(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, kv.ErrNotFound) {
+		p.fail(w, http.StatusBadRequest, "This took too long", "Let your device show a new code and start again.")
+		return
+	}
+	p.broken(w, r, err)
+}
+
+// deviceRoom lets the hook look for room for the device, and ask the user to make
+// some where there is none.
+func (p *pages) deviceRoom(w http.ResponseWriter, r *http.Request, token string) (provider.DeviceDecision, error) {
+	c, err := p.storage.confirmation(r.Context(), token)
+	if err != nil {
+		return provider.DeviceDecision{}, err
+	}
+	client, err := p.storage.GetClientByClientID(r.Context(), c.ClientID)
+	if err != nil {
+		return provider.DeviceDecision{}, err
+	}
+	return p.hook.AskDevice(w, r, provider.DeviceLogin{
+		Subject: store.Subject{Issuer: p.issuer, ID: c.Subject}, Client: client, UserCode: c.UserCode, AuthTime: c.AuthTime,
+		Form: url.Values{"token": {token}},
+	}), nil
 }

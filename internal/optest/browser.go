@@ -1,6 +1,7 @@
 package optest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -114,6 +115,35 @@ func (b *Browser) SignIn(v Visit, user string) Visit {
 	return b.follow(req)
 }
 
+// Submit posts the hidden inputs of the form at which v stands, and form, and
+// follows redirects up to the application.
+func (b *Browser) Submit(v Visit, form url.Values) Visit {
+	b.s.t.Helper()
+	values := url.Values{}
+	for _, tag := range inputTag.FindAllString(v.Body, -1) {
+		if attribute(tag, "type") == "hidden" {
+			values.Set(attribute(tag, "name"), attribute(tag, "value"))
+		}
+	}
+	for name, list := range form {
+		values[name] = list
+	}
+	page, err := url.Parse(v.URL)
+	require.NoError(b.s.t, err)
+	action, err := page.Parse(attribute(v.Body, "action"))
+	require.NoError(b.s.t, err)
+	return b.Post(action.String(), "application/x-www-form-urlencoded", values.Encode())
+}
+
+// Post posts a body to an address, and follows redirects up to the application.
+func (b *Browser) Post(address, contentType, body string) Visit {
+	b.s.t.Helper()
+	req, err := http.NewRequest(http.MethodPost, address, strings.NewReader(body))
+	require.NoError(b.s.t, err)
+	req.Header.Set("Content-Type", contentType)
+	return b.follow(req)
+}
+
 // Get visits an address, and follows redirects up to the application.
 func (b *Browser) Get(address string) Visit {
 	b.s.t.Helper()
@@ -143,7 +173,7 @@ func (b *Browser) follow(req *http.Request) Visit {
 			v.Params = inputs(v.Body) // response_mode=form_post
 			return v
 		}
-		location := resp.Header.Get("Location")
+		location := cmp.Or(resp.Header.Get("Location"), strings.TrimPrefix(resp.Header.Get("Refresh"), "0; url="))
 		if location == "" {
 			return v
 		}

@@ -1,0 +1,388 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// At a cap that asks (policy.Ask), a page stands between the sign-in and the
+// callback. It takes the place of the refusal that op would send to the
+// application:
+//
+//	GET  callback?id=..                the login finds no room: 403, the page
+//	POST callback?id=..&curfew_answer  the chosen sessions end; then the request
+//	                                   is served as the GET that it stands for
+//
+// The answer ends sessions and admits nobody: the login goes through the same
+// admission as any other, and if somebody else took the place meanwhile the page
+// comes again. No path needs to be configured, and the body of no other POST is
+// read.
+
+// askWithin is for how long after the sign-in the user can be asked: longer, and
+// whoever sits there now need not be the user.
+const askWithin = 5 * time.Minute
+
+const (
+	answerParam = "curfew_answer" // in the query: the request answers a page
+	tokenField  = "curfew_token"
+	actionField = "action"
+	endField    = "end"
+)
+
+// maxAnswer bounds the body of an answer: maxListed session IDs and a token, with
+// room to spare.
+const maxAnswer = 64 << 10
+
+// A question is what a page asks: which sessions of the subject shall end for one
+// login. The page's token seals it.
+type question struct {
+	purpose string // askLogin or askDevice: one cannot stand in for the other
+	subject store.Subject
+	login   string    // the auth request's ID, or the user code
+	place   string    // hash of the query of the callback, or of the browser's cookie
+	until   time.Time // no answer is taken from then on
+	kind    policy.Kind
+	client  string
+	used    int // of the cap that asks
+	max     int
+}
+
+const (
+	askLogin  = "login"
+	askDevice = "device"
+)
+
+func (r *keyring) sealQuestion(q question) string {
+	b := make([]byte, 0, 256)
+	b = append(b, recordVersion)
+	for _, s := range []string{q.purpose, q.subject.Issuer, q.subject.ID, q.login, q.place, string(q.kind), q.client} {
+		b = appendString(b, s)
+	}
+	b = appendTime(b, q.until)
+	b = binary.AppendUvarint(b, uint64(q.used))
+	b = binary.AppendUvarint(b, uint64(q.max))
+	return r.seal(askPrefix, b)
+}
+
+func (r *keyring) openQuestion(text string, now time.Time) (question, error) {
+	plain, err := r.open(askPrefix, text, now)
+	if err != nil {
+		return question{}, err
+	}
+	var q question
+	d := decoder{b: string(plain)}
+	d.version()
+	var kind string
+	for _, s := range []*string{&q.purpose, &q.subject.Issuer, &q.subject.ID, &q.login, &q.place, &kind, &q.client} {
+		*s = d.string()
+	}
+	q.kind = policy.Kind(kind)
+	q.until = d.time()
+	q.used, q.max = int(d.uvarint()), int(d.uvarint())
+	if !d.done() {
+		return question{}, errBroken
+	}
+	return q, nil
+}
+
+// placeOf hashes what a question is bound to beside its login.
+func placeOf(parts ...string) string {
+	sum := digest(append([]string{"place"}, parts...)...)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// An asking is a page that is to be shown instead of what op answers.
+type asking struct {
+	question
+	scheme string // of the application, if it is not of the web
+}
+
+// A choice is what came back from a page.
+type choice struct {
+	cancelled *question // the user gave the login up
+	problem   string    // what was wrong with it; nothing was ended
+}
+
+// askUntil returns until when a user who signed in at authTime can be asked, and
+// whether that is still to come. A provider that does not say when it was
+// cannot ask.
+func askUntil(authTime, now time.Time) (time.Time, bool) {
+	if authTime.IsZero() {
+		return time.Time{}, false
+	}
+	if authTime.After(now) { // another clock
+		authTime = now
+	}
+	until := authTime.Add(askWithin)
+	return until, now.Before(until)
+}
+
+// askInstead prepares the page for a login that was refused by a cap that asks,
+// and reports whether it can be shown: soon after the sign-in, and where a page
+// can be shown at all. The caller knows that this is the browser which made the
+// auth request, and that the application wants no silent answer.
+func (h *Hook) askInstead(req *request, ar op.AuthRequest, s store.Session, d policy.Decision) bool {
+	until, inTime := askUntil(ar.GetAuthTime(), h.now())
+	if !req.askable || !inTime {
+		return false
+	}
+	req.asking = &asking{
+		question: question{
+			purpose: askLogin, subject: s.Subject, login: ar.GetID(), place: placeOf("query", req.callbackQuery()), until: until,
+			kind: s.Kind, client: s.Client, used: d.Used, max: d.Max,
+		},
+		scheme: foreignScheme(ar.GetRedirectURI()),
+	}
+	return true
+}
+
+// foreignScheme returns the scheme of an address if a browser hands it on to
+// another program (RFC 8252 section 7.1), else nothing.
+func foreignScheme(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme == "" || u.Scheme == "http" || u.Scheme == "https" {
+		return ""
+	}
+	return u.Scheme
+}
+
+// cancelledBy returns the refusal of a login that the user gave up on the page.
+func (req *request) cancelledBy(ar op.AuthRequest) *refusedError {
+	if req.choice == nil || req.choice.cancelled == nil || req.choice.cancelled.login != ar.GetID() {
+		return nil
+	}
+	q := req.choice.cancelled
+	return &refusedError{
+		reason: policy.ReasonConcurrency,
+		text:   fmt.Sprintf("%s: used=%d max=%d; the user did not end another login session", policy.ReasonConcurrency, q.used, q.max),
+	}
+}
+
+// isAnswer reports whether a request answers a page.
+func isAnswer(r *http.Request) bool {
+	return r.Method == http.MethodPost && strings.Contains(r.URL.RawQuery, answerParam) && r.URL.Query().Has(answerParam)
+}
+
+// callbackQuery returns the query of a callback in one form, without the mark of
+// an answer.
+func (req *request) callbackQuery() string {
+	q, _ := url.ParseQuery(req.http.URL.RawQuery) // what cannot be parsed is left out, as op does
+	q.Del(answerParam)
+	return q.Encode()
+}
+
+// takeAnswer does what the answer to a page says, and returns the request that
+// it stands for: the GET of the callback. If it returns nil it has answered
+// itself.
+func (h *Hook) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) *http.Request {
+	get := asGet(r, req.callbackQuery())
+	req.askable = true
+	form, failed := readAnswer(w, r, "?"+req.callbackQuery())
+	if failed != nil {
+		h.notice(w, r, failed.status, failed.AskNotice)
+		return nil
+	}
+	now := h.now()
+	q, err := h.ring.openQuestion(form.Get(tokenField), now)
+	switch {
+	case errors.Is(err, errKeyAhead):
+		h.unavailable(w, r, req.callbackQuery(), err)
+		return nil
+	case err != nil, q.purpose != askLogin, q.place != placeOf("query", req.callbackQuery()), !now.Before(q.until),
+		!h.fromSameBrowser(r.Context(), req, q):
+		// Served as the GET all the same: that shows a new page to whom it may
+		// be shown, and refuses the others.
+		req.choice = &choice{problem: staleText}
+		return get
+	}
+	req.choice, err = h.carryOut(r.Context(), q, form)
+	if err != nil {
+		h.unavailable(w, r, req.callbackQuery(), err)
+		return nil
+	}
+	return get
+}
+
+// fromSameBrowser reports whether an answer comes from the browser that made the
+// auth request. The issuer is not in the context yet.
+func (h *Hook) fromSameBrowser(ctx context.Context, req *request, q question) bool {
+	_, bound := h.boundBrowser(op.ContextWithIssuer(ctx, q.subject.Issuer), req, q.login)
+	return bound
+}
+
+const (
+	staleText  = "This page was too old, or not yours. Nothing was ended. Please choose again."
+	noneText   = "Please choose at least one sign-in to end, or cancel."
+	goneText   = "What you chose had ended already. Please choose again."
+	tooFewText = "There is still no room. Please choose again."
+)
+
+// carryOut ends what the form of an answer says.
+func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choice, error) {
+	chosen := form[endField]
+	switch action := form.Get(actionField); {
+	case action == "cancel":
+		h.event(ctx, Event{
+			Type: EventRefused, Subject: q.subject, Client: q.client, Kind: q.kind,
+			Reason: policy.ReasonConcurrency, Used: q.used, Max: q.max,
+		})
+		return &choice{cancelled: &q}, nil
+	case action != "end" && action != "", len(chosen) > maxListed:
+		return &choice{problem: staleText}, nil
+	case len(chosen) == 0:
+		return &choice{problem: noneText}, nil
+	}
+	ended, err := h.endThose(ctx, q.subject, policy.ReasonEndedByUser, q.subject.ID, func(s *store.Session) bool {
+		return slices.Contains(chosen, s.ID)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(ended) == 0:
+		return &choice{problem: goneText}, nil
+	}
+	return &choice{problem: tooFewText}, nil // it is shown only if the page comes again
+}
+
+// asGet returns the GET with the given query that a form stands for.
+func asGet(r *http.Request, query string) *http.Request {
+	get := r.Clone(r.Context())
+	get.Method, get.Body, get.ContentLength, get.TransferEncoding = http.MethodGet, http.NoBody, 0, nil
+	get.Form, get.PostForm, get.MultipartForm = nil, nil, nil
+	get.Header.Del("Content-Type")
+	get.Header.Del("Content-Length")
+	get.URL.RawQuery = query
+	get.RequestURI = get.URL.RequestURI()
+	return get
+}
+
+// A failedAnswer is why an answer could not be read.
+type failedAnswer struct {
+	status int
+	AskNotice
+}
+
+// readAnswer reads the form of an answer; back leads to the page.
+func readAnswer(w http.ResponseWriter, r *http.Request, back string) (url.Values, *failedAnswer) {
+	failed := func(status int, title string) *failedAnswer {
+		return &failedAnswer{status, AskNotice{
+			Title: title, Text: "Nothing was ended. Please choose again.", Link: back, LinkText: "Back to your sign-ins",
+		}}
+	}
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/x-www-form-urlencoded" {
+		return nil, failed(http.StatusUnsupportedMediaType, "This form could not be read")
+	}
+	if r.ContentLength > maxAnswer {
+		return nil, failed(http.StatusRequestEntityTooLarge, "This form is too large")
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxAnswer)
+	err := r.ParseForm()
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, failed(http.StatusRequestEntityTooLarge, "This form is too large")
+	case err != nil:
+		return nil, failed(http.StatusBadRequest, "This form could not be read")
+	}
+	return r.PostForm, nil
+}
+
+// finishAsking writes the response that was held back for a page, or after one,
+// and reports whether it did.
+func (h *Hook) finishAsking(w *responseWriter, r *http.Request) bool {
+	switch req := w.req; {
+	case !w.held:
+		return false
+	case req.asking != nil:
+		return h.ask(w, r)
+	case req.choice != nil && isRedirect(w.status):
+		return h.goOn(w, r)
+	}
+	return false
+}
+
+// ask shows the page instead of the refusal that op wrote.
+func (h *Hook) ask(w *responseWriter, r *http.Request) bool {
+	a := w.req.asking
+	rm, err := h.room(r.Context(), a.subject, a.kind, a.client)
+	if err == nil && !rm.decision.Allow && !rm.decision.Ask {
+		return false // the settings have changed: the refusal stands
+	}
+	w.dropHeld()
+	switch {
+	case err != nil:
+		h.unavailable(w.ResponseWriter, r, w.req.callbackQuery(), err)
+	case rm.decision.Allow:
+		h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{
+			Title: "There is room now", Text: "Another sign-in has just ended, so yours can go on.",
+			Link: "?" + w.req.callbackQuery(), LinkText: "Continue",
+		})
+	default:
+		page := h.askPage(r, rm, a.question)
+		page.Action = "?" + addParam(w.req.callbackQuery(), answerParam, "1")
+		page.Hidden = []AskField{{Name: tokenField, Value: h.ring.sealQuestion(a.question)}}
+		if w.req.choice != nil {
+			page.Error = w.req.choice.problem
+		}
+		h.writePage(w.ResponseWriter, r, http.StatusForbidden, page, a.scheme)
+	}
+	return true
+}
+
+func addParam(query, name, value string) string {
+	if query != "" {
+		query += "&"
+	}
+	return query + name + "=" + value
+}
+
+// goOn takes the browser on after an answer. A redirect would still be part of
+// the submission of the form: browsers hold each address on the way, those of the
+// application and behind it too, against the form-action of the page. So a page
+// in between leads on, and form-action allows nothing but this server. A private
+// scheme is handed to another program: it is named in form-action, since that
+// program may not be started without the user's click.
+func (h *Hook) goOn(w *responseWriter, r *http.Request) bool {
+	if w.req.unavailable {
+		w.dropHeld()
+		h.unavailable(w.ResponseWriter, r, w.req.callbackQuery(), nil)
+		return true
+	}
+	location := w.Header().Get("Location")
+	if foreignScheme(location) != "" {
+		w.status = http.StatusSeeOther // the browser is to send no form there
+		return false
+	}
+	w.dropHeld()
+	w.Header().Set("Refresh", "0; url="+location)
+	h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{
+		Title: "One moment", Text: "You are taken back to the application.", Link: location, LinkText: "Continue",
+	})
+	return true
+}
+
+// dropHeld forgets the response that op wrote, but for the cookies.
+func (w *responseWriter) dropHeld() {
+	h := w.Header()
+	for _, name := range []string{"Location", "Content-Type", "Content-Length", "Content-Encoding", "ETag"} {
+		h.Del(name)
+	}
+	w.body = bytes.Buffer{}
+}
+
+func isRedirect(status int) bool { return status >= 300 && status < 400 }

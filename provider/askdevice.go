@@ -1,0 +1,210 @@
+package provider
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A DeviceLogin is the login of a device or command line (RFC 8628) that a user is
+// about to approve on the provider's verification page.
+type DeviceLogin struct {
+	Subject  store.Subject
+	Client   op.Client
+	UserCode string
+
+	// AuthTime is when the user signed in at the verification page.
+	AuthTime time.Time
+
+	// Form holds what the page is to send back beside the hook's own fields,
+	// such as the provider's own token of its form.
+	Form url.Values
+}
+
+// A DeviceDecision is what becomes of a device login. The zero one says that the
+// response has been written: there is nothing more to do.
+type DeviceDecision struct {
+	// Approve says that there is room: approve the device code. It reserves no
+	// place; the login is admitted when the device comes for its tokens.
+	Approve bool
+
+	// Deny says to deny the device code, and to tell the user: the user gave
+	// the login up, or there is no room and the user is not asked. Then Max is
+	// the cap, and Used how many sessions count towards it.
+	Deny      bool
+	Used, Max int
+}
+
+// AskDevice decides about a device login before its code is approved: call it on
+// the verification page, for a user who has signed in there and has agreed to
+// connect the device. Where a cap asks it shows the page of [AskPage], whose form
+// comes back to the same address: call it again then, with the same login.
+//
+//	switch d := hook.AskDevice(w, r, login); {
+//	case d.Approve:
+//		approve(userCode)
+//	case d.Deny:
+//		deny(userCode)
+//	}
+//
+// The page is bound to this browser and this user code. The form of the request
+// is parsed, unless it was before.
+func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLogin) DeviceDecision {
+	ctx := op.ContextWithIssuer(r.Context(), login.Subject.Issuer)
+	kind := h.cfg.Kind(ctx, Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime})
+	client := login.Client.GetID()
+	query := r.URL.RawQuery
+
+	secret := h.deviceSecret(r, login.Subject.Issuer)
+	problem, cancelled, failed, err := h.deviceAnswer(w, r, login, secret)
+	switch {
+	case err != nil:
+		h.unavailable(w, r, query, err)
+		return DeviceDecision{}
+	case failed != nil:
+		h.notice(w, r, failed.status, failed.AskNotice)
+		return DeviceDecision{}
+	case cancelled:
+		return DeviceDecision{Deny: true}
+	}
+	rm, err := h.room(ctx, login.Subject, kind, client)
+	if err != nil {
+		h.unavailable(w, r, query, err)
+		return DeviceDecision{}
+	}
+	d := rm.decision
+	if d.Allow {
+		return DeviceDecision{Approve: true}
+	}
+	event := Event{Type: EventRefused, Subject: login.Subject, Client: client, Kind: kind, Reason: d.Reason, Used: d.Used, Max: d.Max}
+	until, inTime := askUntil(login.AuthTime, h.now())
+	if !d.Ask || !inTime {
+		h.event(ctx, event)
+		return DeviceDecision{Deny: true, Used: d.Used, Max: d.Max}
+	}
+	event.Type = EventAsked
+	h.event(ctx, event)
+	if secret == "" {
+		secret = rand.Text()
+		http.SetCookie(w, h.deviceCookie(login.Subject.Issuer, secret))
+	}
+	q := question{
+		purpose: askDevice, subject: login.Subject, login: login.UserCode, place: placeOf("browser", secret), until: until,
+		kind: kind, client: client, used: d.Used, max: d.Max,
+	}
+	page := h.askPage(r, rm, q)
+	page.UserCode, page.Error, page.Action = login.UserCode, problem, "?"+query
+	page.Hidden = []AskField{{tokenField, h.ring.sealQuestion(q)}}
+	for name, values := range login.Form {
+		for _, v := range values {
+			page.Hidden = append(page.Hidden, AskField{name, v})
+		}
+	}
+	h.writePage(w, r, http.StatusForbidden, page, "")
+	return DeviceDecision{}
+}
+
+// deviceAnswer does what the answer to a page says, if the request is one.
+func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login DeviceLogin, secret string) (problem string, cancelled bool, failed *failedAnswer, err error) {
+	if r.Method != http.MethodPost {
+		return "", false, nil, nil
+	}
+	if r.PostForm == nil {
+		if _, failed := readAnswer(w, r, "?"+r.URL.RawQuery); failed != nil {
+			return "", false, failed, nil
+		}
+	}
+	cancelled = r.PostForm.Get(actionField) == "cancel" // needs no proof
+	if !r.PostForm.Has(tokenField) {
+		return "", cancelled, nil, nil
+	}
+	now := h.now()
+	q, err := h.ring.openQuestion(r.PostForm.Get(tokenField), now)
+	switch {
+	case errors.Is(err, errKeyAhead):
+		return "", false, nil, err
+	case err != nil, secret == "", q.purpose != askDevice, q.subject != login.Subject, q.login != login.UserCode,
+		q.place != placeOf("browser", secret), !now.Before(q.until):
+		return staleText, cancelled, nil, nil
+	}
+	a, err := h.carryOut(r.Context(), q, r.PostForm)
+	if err != nil {
+		return "", false, nil, err
+	}
+	return a.problem, a.cancelled != nil, nil, nil
+}
+
+// deviceCookieFor is how long the browser keeps the cookie to which the page for
+// a device is bound.
+const deviceCookieFor = askWithin
+
+func (h *Hook) deviceCookie(issuer, secret string) *http.Cookie {
+	secure := !isLoopbackHTTP(issuer)
+	return &http.Cookie{
+		Name: deviceCookieName(issuer, secure), Value: secret, Path: "/", MaxAge: int(deviceCookieFor / time.Second),
+		HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode,
+	}
+}
+
+func deviceCookieName(issuer string, secure bool) string {
+	sum := digest("device cookie", issuer)
+	name := "curfew-device-" + base64.RawURLEncoding.EncodeToString(sum[:6])
+	if secure {
+		name = "__Host-" + name // nothing but this host can have set it
+	}
+	return name
+}
+
+// deviceSecret returns the value of the cookie, empty if there is none.
+func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
+	c, err := r.Cookie(deviceCookieName(issuer, !isLoopbackHTTP(issuer)))
+	if err != nil || len(c.Value) != len(rand.Text()) {
+		return ""
+	}
+	return c.Value
+}
+
+// withSessionsURL adds to the refusal of a device at the cap where its user can
+// make room.
+func (h *Hook) withSessionsURL(err error) error {
+	var refused *refusedError
+	if h.cfg.SessionsURL == "" || !errors.As(err, &refused) || refused.over || refused.reason != policy.ReasonConcurrency {
+		return err
+	}
+	told := *refused
+	told.text += "; your login sessions: " + h.cfg.SessionsURL
+	return &told
+}
+
+// checkSessionsURL checks what is put into error_description, in which RFC 6749
+// section 5.2 allows %x20-21 / %x23-5B / %x5D-7E.
+func checkSessionsURL(address string) error {
+	if address == "" {
+		return nil
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return errors.New("not a URL")
+	}
+	if strings.ContainsFunc(address, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+		return errors.New("it has characters that an error_description cannot have")
+	}
+	switch {
+	case u.Host == "" || u.User != nil:
+		return fmt.Errorf("%q is not absolute, as https://login.example.com/sessions/ is", address)
+	case u.Scheme == "https":
+	case !isLoopbackHTTP(address):
+		return fmt.Errorf("%q is not https", address)
+	}
+	return nil
+}

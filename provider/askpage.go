@@ -1,0 +1,338 @@
+package provider
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/curfew-oidc/curfew/internal/plain"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+//go:embed templates/ask.html
+var askFiles embed.FS
+
+var defaultAskTemplate = template.Must(template.ParseFS(askFiles, "templates/ask.html"))
+
+// AskPage is what [Config.AskTemplate] is executed with: the page on which a user
+// at the cap picks which sessions to end, and what else is said on the way.
+//
+// The page is a form: method "post", action Action, with a hidden input for each
+// of Hidden, a checkbox named "end" with the ID as its value for each of Sessions,
+// and two buttons named "action" with the values "end" and "cancel". Its
+// Content-Security-Policy allows no script, images and fonts from the same server,
+// and the styles that have Nonce in their nonce attribute (<style nonce>, <link
+// nonce>).
+type AskPage struct {
+	// Notice, if it is not nil, is all that the page says: the other members
+	// but Nonce are not set.
+	Notice *AskNotice
+
+	// Client is the name of the application that the user is signing in to,
+	// and UserCode the code that the device shows; empty where the login is
+	// not that of a device (RFC 8628).
+	Client, UserCode string
+
+	// Max is how many sessions are allowed, Used how many there are, and Need
+	// how many have to end.
+	Used, Max, Need int
+
+	// Sessions are the user's live sessions, the longest unused first, and
+	// More is how many there are beyond them.
+	Sessions []AskSession
+	More     int
+
+	// Error says what was wrong with the last answer; empty at first.
+	Error string
+
+	Action string
+	Hidden []AskField
+	Nonce  string
+}
+
+// AskNotice is a page without a choice.
+type AskNotice struct {
+	Title, Text    string
+	Link, LinkText string // Link may be empty
+}
+
+// AskField is a hidden input.
+type AskField struct{ Name, Value string }
+
+// AskSession is one session on an [AskPage]. The texts come from clients and
+// browsers: they are bounded, and must be escaped, which package html/template
+// does.
+type AskSession struct {
+	ID string
+
+	Kind      policy.Kind
+	Clients   []string // names of the applications in it
+	UserAgent string   // such as "Firefox on Linux"; empty: not known
+	Network   string   // such as "192.0.2.x"; empty: not known
+
+	// This says that it is the session of the browser that shows the page.
+	This bool
+
+	// Pending says that the login is not completed: it holds a place until
+	// its code is redeemed, or is too old.
+	Pending bool
+
+	// Counts says that ending it makes room.
+	Counts bool
+
+	Since, LastUsed AskTime
+	Ends            AskTime // if nothing more happens; zero: never
+}
+
+// Title names the session: by its browser or program, else by its kind.
+func (s AskSession) Title() string {
+	if s.UserAgent != "" {
+		return s.UserAgent
+	}
+	return s.KindName()
+}
+
+// KindName is the kind in words.
+func (s AskSession) KindName() string {
+	switch s.Kind {
+	case policy.Browser, "":
+		return "Browser"
+	case policy.CLI:
+		return "Command line or device"
+	case policy.Automation:
+		return "Automation"
+	}
+	return string(s.Kind)
+}
+
+// AskTime is a point in time, in words beside it: "3 hours ago".
+type AskTime struct {
+	At    time.Time
+	Words string
+}
+
+// IsZero reports whether there is no such time.
+func (t AskTime) IsZero() bool { return t.At.IsZero() }
+
+// DateTime is the time for the datetime attribute of a time element.
+func (t AskTime) DateTime() string { return t.At.UTC().Format(time.RFC3339) }
+
+// Date is the time for people.
+func (t AskTime) Date() string { return plain.Date(t.At) }
+
+// maxListed bounds the sessions on a page.
+const maxListed = 100
+
+// A room is whether there is a place for one more session of a subject, and the
+// sessions that are there.
+type room struct {
+	decision policy.Decision
+	need     int // how many must end
+	live     []store.Session
+	counts   map[string]bool // the IDs of those that make room
+	ruling   ruling
+}
+
+// room looks whether there is a place for a session of the given kind and
+// client. It reserves none: only the admission decides.
+func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind, client string) (room, error) {
+	r, err := h.rules(ctx, subject, true)
+	if err != nil {
+		return room{}, fmt.Errorf("settings: %w", err)
+	}
+	rm := room{ruling: r, decision: policy.Decision{Allow: true}, counts: map[string]bool{}}
+	if !r.rules.Capped(kind, client) {
+		return rm, nil
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	now := h.now()
+	var held []policy.Session
+	for cursor := ""; ; {
+		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, maxListed)
+		if err != nil {
+			return room{}, fmt.Errorf("list sessions: %w", err)
+		}
+		for _, s := range page {
+			held = append(held, s.Policy())
+			if r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
+				rm.live = append(rm.live, s)
+			}
+		}
+		if cursor = next; cursor == "" {
+			break
+		}
+	}
+	begins := policy.Session{Kind: kind, Client: client, Started: now, Authenticated: now, LastActivity: now}
+	if rm.decision = r.rules.Admit(now, held, begins); rm.decision.Allow {
+		return rm, nil
+	}
+	for _, c := range r.rules.Caps() {
+		var counted []string
+		for _, s := range rm.live {
+			if c.Counts(s.Policy()) {
+				counted = append(counted, s.ID)
+			}
+		}
+		if !c.Counts(begins) || c.AtLimit != policy.Ask || len(counted) < c.Max {
+			continue
+		}
+		rm.need = max(rm.need, len(counted)-c.Max+1)
+		for _, id := range counted {
+			rm.counts[id] = true
+		}
+	}
+	return rm, nil
+}
+
+// askPage fills the page in but for its form.
+func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
+	// Without it the page only does not say which session is this browser's.
+	own, _, _ := h.cookieSession(r.Context(), r.Cookies(), q.subject.Issuer)
+	page := AskPage{Client: h.clientName(r.Context(), q.client), Used: rm.decision.Used, Max: rm.decision.Max, Need: rm.need}
+	live := slices.Clone(rm.live)
+	slices.SortFunc(live, func(a, b store.Session) int {
+		ca, cb := rm.counts[a.ID], rm.counts[b.ID]
+		if ca != cb {
+			if ca {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.LastActivity.Compare(b.LastActivity), cmp.Compare(a.ID, b.ID))
+	})
+	now := h.now()
+	for i := range live {
+		if i == maxListed {
+			page.More = len(live) - i
+			break
+		}
+		s := &live[i]
+		v := AskSession{
+			ID: s.ID, Kind: s.Kind, Clients: s.ClientNames,
+			UserAgent: plain.UserAgent(s.UserAgent), Network: plain.Network(s.Address),
+			Pending: !s.ReservedUntil.IsZero(), Counts: rm.counts[s.ID], This: s.ID == own.ID,
+			Since:    AskTime{s.Started, plain.Ago(now.Sub(s.Started))},
+			LastUsed: AskTime{s.LastActivity, plain.Ago(now.Sub(s.LastActivity))},
+		}
+		if len(v.Clients) == 0 && s.Client != "" {
+			v.Clients = []string{s.Client}
+		}
+		if end, _ := rm.ruling.rules.Deadline(s.Policy()); !end.IsZero() {
+			v.Ends = AskTime{end, plain.In(end.Sub(now))}
+		}
+		page.Sessions = append(page.Sessions, v)
+	}
+	return page
+}
+
+// writePage writes a page. scheme, if not empty, is a private one that a form on
+// it may lead to.
+func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, page AskPage, scheme string) {
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
+	var body bytes.Buffer
+	if err := h.cfg.AskTemplate.Execute(&body, page); err != nil {
+		// The user is not to be stopped by it.
+		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
+		body.Reset()
+		if err := defaultAskTemplate.Execute(&body, page); err != nil {
+			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
+			return
+		}
+	}
+	form := "'self'"
+	if scheme != "" {
+		form += " " + scheme + ":"
+	}
+	header := w.Header()
+	noStore(header)
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+page.Nonce+"'; img-src 'self'; font-src 'self'; "+
+		"base-uri 'none'; frame-ancestors 'none'; form-action "+form)
+	header.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Referrer-Policy", "no-referrer") // the address holds the ID of the auth request
+	w.WriteHeader(status)
+	_, _ = body.WriteTo(w) // a browser that went away is not an error here
+}
+
+func (h *Hook) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {
+	h.writePage(w, r, status, AskPage{Notice: &n}, "")
+}
+
+// unavailable says that it cannot go on at the moment, and where to try again.
+// Nothing is lost by it.
+func (h *Hook) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		h.event(r.Context(), Event{Type: EventUnavailable, Err: err})
+	}
+	w.Header().Set("Retry-After", retryAfter)
+	h.notice(w, r, http.StatusServiceUnavailable, AskNotice{
+		Title: "Please try again", Text: "Your sign-ins cannot be checked at the moment. Nothing was lost: try again in a little while.",
+		Link: "?" + query, LinkText: "Try again",
+	})
+}
+
+// sampleAskPages are what a template is tried with.
+func sampleAskPages(now time.Time) []AskPage {
+	page := AskPage{
+		Client: "Sample", UserCode: "ABCD-EFGH", Used: 2, Max: 2, Need: 1, More: 1, Error: "Sample error.", Action: "?id=sample&" + answerParam + "=1",
+		Hidden: []AskField{{tokenField, "sample-token"}}, Nonce: "c2FtcGxl",
+	}
+	for i, kind := range []policy.Kind{policy.Browser, policy.CLI, policy.Automation, "other"} {
+		s := AskSession{ID: fmt.Sprintf("sample-session-%d", i), Kind: kind, Counts: i != 2, Since: AskTime{now, "just now"}, LastUsed: AskTime{now, "just now"}}
+		if i == 0 {
+			s.Clients, s.UserAgent, s.Network, s.This = []string{"Sample", "Other"}, "Firefox on Linux", "192.0.2.x", true
+			s.Ends = AskTime{now.Add(time.Hour), "in 1 hour"}
+		}
+		s.Pending = i == 1
+		page.Sessions = append(page.Sessions, s)
+	}
+	return []AskPage{page, {Notice: &AskNotice{Title: "Sample title", Text: "Sample text.", Link: "?id=sample", LinkText: "Sample link"}, Nonce: "c2FtcGxl"}}
+}
+
+// checkAskTemplate executes a template with samples, and looks for what the page
+// does not work without.
+func checkAskTemplate(t *template.Template, now time.Time) error {
+	for _, page := range sampleAskPages(now) {
+		var body strings.Builder
+		if err := t.Execute(&body, page); err != nil {
+			return err
+		}
+		must := map[string]string{}
+		if n := page.Notice; n != nil {
+			must["Notice.Title"], must["Notice.Text"], must["Notice.Link"] = n.Title, n.Text, n.Link
+		} else {
+			must["Error"], must["Action"], must["Hidden"] = page.Error, answerParam, page.Hidden[0].Value
+			for _, s := range page.Sessions {
+				must["Sessions, each ID"] = cmp.Or(missing(body.String(), s.ID), must["Sessions, each ID"])
+			}
+		}
+		for what, text := range must {
+			if missing(body.String(), text) != "" {
+				return fmt.Errorf("the page does not have %s", what)
+			}
+		}
+	}
+	return nil
+}
+
+func missing(body, text string) string {
+	if strings.Contains(body, text) {
+		return ""
+	}
+	return text
+}
