@@ -633,4 +633,3 @@ func TestClientNames(t *testing.T) {
 	ok(t, s.Code(optest.Web, b.Authorize(optest.Web, nil)))
 	require.Equal(t, []string{"Mail", optest.Web2}, s.live(t, "alice")[0].ClientNames)
 }
-

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -190,7 +191,7 @@ func (b *browser) do(req *http.Request) page {
 	b.t.Helper()
 	p := b.once(req)
 	for range 10 {
-		location := p.header.Get("Location")
+		location := cmp.Or(p.header.Get("Location"), strings.TrimPrefix(p.header.Get("Refresh"), "0; url="))
 		if location == "" || p.params != nil {
 			return p
 		}

@@ -510,8 +510,8 @@ func (p *pages) deviceConfirm(w http.ResponseWriter, r *http.Request) {
 		// It has room now. Should another login take it first, the device says so.
 		p.fail(w, http.StatusOK, "Your device is connected", "You can close this page and go on there.")
 	case full.Max > 0:
-		p.fail(w, http.StatusForbidden, "Your device is not connected", fmt.Sprintf(
-			"You may have %d sign-ins at a time, and you have %d. Sign out of another one first, then let your device show a new code.", full.Max, full.Used))
+		p.fail(w, http.StatusForbidden, "Your device is not connected: you have too many sign-ins", fmt.Sprintf(
+			"The limit is %d at a time, and you have %d. Sign out somewhere else first, then let your device show a new code.", full.Max, full.Used))
 	default:
 		p.fail(w, http.StatusOK, "Your device is not connected", "You can close this page.")
 	}
