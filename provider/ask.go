@@ -67,6 +67,11 @@ const (
 	askDevice = "device"
 )
 
+// decision is the one that the question stands for, if it is given up.
+func (q *question) decision() policy.Decision {
+	return policy.Decision{Reason: policy.ReasonConcurrency, Used: q.used, Max: q.max}
+}
+
 func (r *keyring) sealQuestion(q question) string {
 	b := make([]byte, 0, 256)
 	b = append(b, recordVersion)
@@ -237,10 +242,9 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 	chosen := form[endField]
 	switch action := form.Get(actionField); {
 	case action == "cancel":
-		h.event(ctx, Event{
-			Type: EventRefused, Subject: q.subject, Client: q.client, Kind: q.kind,
-			Reason: policy.ReasonConcurrency, Used: q.used, Max: q.max,
-		})
+		_ = h.refuse(ctx, store.Session{
+			Subject: q.subject, Client: q.client, Kind: q.kind, Accounts: h.rulesToEnd(ctx, q.subject).accounts,
+		}, q.decision(), false)
 		return &choice{cancelled: &q}, nil
 	case action != "end" && action != "", len(chosen) > maxListed:
 		return &choice{problem: staleText}, nil

@@ -274,7 +274,7 @@ func TestAskRefusesWhatIsNotItsAnswer(t *testing.T) {
 		"no content type":        {b, at(v), "", form(good, sids...), 415},
 		"a multipart form":       {b, at(v), "multipart/form-data; boundary=x", form(good, sids...), 415},
 		"a broken form":          {b, at(v), formType, form(good, sids...) + "&%zz", 400},
-		"without the mark":       {b, v.Callback, formType, form(good, sids...), 403},
+		"without the mark":       {b, v.Callback, formType, form(good, sids...), 0},
 		"at another path":        {b, s.Issuer + "/userinfo?curfew_answer=1", formType, form(good, sids...), 401},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -471,6 +471,47 @@ func TestAskNamesWhatMakesRoom(t *testing.T) {
 	v = mustBeAsked(t, b.Submit(v, answer(listed(v)[1]))) // the browser's
 	require.Contains(t, v.Body, "There is still no room")
 	require.NotEmpty(t, b.Submit(v, answer(cli)).Code())
+}
+
+// The session of the browser that is asked is marked, once. A native client's
+// logins do not join it.
+func TestAskMarksThisBrowser(t *testing.T) {
+	s := start(t, limits(0, 0, 2, policy.Ask), nil)
+	b := s.Browser()
+	ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+	own := s.live(t, "alice")[0].ID
+	s.Login(optest.Web, "alice")
+	v := mustBeAsked(t, b.Login(optest.Native, "alice", nil))
+	require.Equal(t, 1, strings.Count(v.Body, "This browser"))
+	item := v.Body[strings.Index(v.Body, `value="`+own):]
+	item, _, _ = strings.Cut(item, "</li>")
+	require.Contains(t, item, "This browser")
+	d := s.desk(t, "alice", "ABCD-EFGH")
+	d.jar = b.HTTP.Jar
+	v, _ = d.do(nil)
+	require.Equal(t, 1, strings.Count(mustBeAsked(t, v).Body, "This browser"))
+}
+
+// prompt=none shows nothing: OpenID Connect Core 1.0 section 3.1.2.1.
+func TestAskIsNotSilent(t *testing.T) {
+	s := start(t, limits(0, 0, 1, policy.Ask), silent)
+	b := s.Browser()
+	s.loginIn(t, b, optest.Web, "alice", nil)
+	signOn := s.cookie(t, b, "optest_sso")
+	clearCookies(b)
+	s.plant(b, signOn) // the provider's own, and nothing of the hook's
+	v := b.Authorize(optest.Web, url.Values{"prompt": {"none"}})
+	require.Equal(t, "interaction_required", v.Error(), "%d %s", v.Status, v.Body)
+	require.Contains(t, v.Description(), "used=1 max=1;")
+	mustBeAsked(t, b.Authorize(optest.Web, nil))
+}
+
+// Without the hook's cookies nobody knows which browser it is.
+func TestAskNeedsTheBinding(t *testing.T) {
+	s, _ := atCap(t, func(p *provider.Config, _ *optest.Config) { p.NoBrowserSession = true })
+	v := s.Browser().Login(optest.Web, "alice", nil)
+	require.Equal(t, "access_denied", v.Error())
+	require.Contains(t, v.Description(), "used=2 max=2;")
 }
 
 // A login that nobody completed holds a place, and can be ended as well.

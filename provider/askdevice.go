@@ -86,14 +86,13 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 	if d.Allow {
 		return DeviceDecision{Approve: true}
 	}
-	event := Event{Type: EventRefused, Subject: login.Subject, Client: client, Kind: kind, Reason: d.Reason, Used: d.Used, Max: d.Max}
+	s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: rm.ruling.accounts}
 	until, inTime := askUntil(login.AuthTime, h.now())
 	if !d.Ask || !inTime {
-		h.event(ctx, event)
+		_ = h.refuse(ctx, s, d, false)
 		return DeviceDecision{Deny: true, Used: d.Used, Max: d.Max}
 	}
-	event.Type = EventAsked
-	h.event(ctx, event)
+	_ = h.asked(ctx, s, d)
 	if secret == "" {
 		secret = rand.Text()
 		http.SetCookie(w, h.deviceCookie(login.Subject.Issuer, secret))

@@ -23,6 +23,7 @@
 //	curfew_stats_errors_total               counter                        times the store could not be asked for the two above
 //	curfew_admissions_total                 counter    kind                sessions that began
 //	curfew_refusals_total                   counter    reason              logins that the policy refused
+//	curfew_asked_total                      counter                        times the page at the cap was shown
 //	curfew_ends_total                       counter    reason              sessions that ended
 //	curfew_refresh_refusals_total           counter    reason              refreshes refused because the session is over or not known
 //	curfew_refresh_replays_total            counter                        spent refresh tokens that were presented
@@ -34,6 +35,7 @@
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
+//	curfew_page_failures_total              counter                        errors of Config.AskTemplate
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
 //	curfew_logout_deliveries_total          counter    result              notifications of an end that an application took, did not take, or will not be sent any more
 //	curfew_sweep_failures_total             counter                        sweeps that could not do their work
@@ -114,6 +116,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
+	asked, pages                                    prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
 	sessions, sweepLag                              *prometheus.Desc
@@ -151,6 +154,7 @@ func New(cfg Config) *Metrics {
 
 	m.admissions = m.vector("curfew_admissions_total", "Sessions that began.", "kind", kinds)
 	m.refusals = m.vector("curfew_refusals_total", "Logins that the policy refused.", "reason", reasons)
+	m.asked = m.counter("curfew_asked_total", "Times the page at the cap was shown, to pick a session to end.")
 	m.ends = m.vector("curfew_ends_total", "Sessions that ended.", "reason", reasons)
 
 	m.refreshRefusals = m.vector("curfew_refresh_refusals_total", "Refreshes refused because the session is over or not known.", "reason", reasons)
@@ -167,6 +171,7 @@ func New(cfg Config) *Metrics {
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
+	m.pages = m.counter("curfew_page_failures_total", "Errors of the provider's AskTemplate; its users saw the hook's own page.")
 	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that could not do their work; it is tried again.")
 
 	m.storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -248,6 +253,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.admissions.inc(string(e.Kind))
 	case provider.EventRefused:
 		m.refusals.inc(string(e.Reason))
+	case provider.EventAsked:
+		m.asked.Inc()
 	case provider.EventEnded:
 		m.ends.inc(string(e.Reason))
 	case provider.EventRefreshRefused:
@@ -278,6 +285,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.deliveries.inc(failed)
 	case provider.EventDeliveryGivenUp:
 		m.deliveries.inc(givenUp)
+	case provider.EventPageFailed:
+		m.pages.Inc()
 	case provider.EventSweepFailed:
 		m.sweep.Inc()
 	}

@@ -102,6 +102,8 @@ func TestEveryEventIsCounted(t *testing.T) {
 	counted := map[provider.EventType]string{
 		provider.EventStarted:         `curfew_admissions_total{kind="cli"}`,
 		provider.EventRefused:         `curfew_refusals_total{reason="concurrency"}`,
+		provider.EventAsked:           `curfew_asked_total`,
+		provider.EventPageFailed:      `curfew_page_failures_total`,
 		provider.EventEnded:           `curfew_ends_total{reason="concurrency"}`,
 		provider.EventRefreshRefused:  `curfew_refresh_refusals_total{reason="concurrency"}`,
 		provider.EventReplay:          `curfew_refresh_replays_total`,
