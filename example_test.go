@@ -136,6 +136,22 @@ func _(hook *provider.Hook, r *http.Request, issuer, id string, request signOn, 
 	return err
 }
 
+func _(w http.ResponseWriter, r *http.Request, hook *provider.Hook, subject store.Subject, client op.Client, userCode, formToken string, signedInAt time.Time, approve func(string) error, deny func(code, why string) error) error {
+	d := hook.AskDevice(w, r, provider.DeviceLogin{
+		Subject: subject, Client: client, UserCode: userCode, AuthTime: signedInAt,
+		Form: url.Values{"token": {formToken}}, // what your page needs to see again
+	})
+	switch {
+	case d.Approve:
+		return approve(userCode)
+	case d.Deny && d.Max == 0:
+		return deny(userCode, "You cancelled.")
+	case d.Deny:
+		return deny(userCode, fmt.Sprintf("You have %d sign-ins, and may have %d.", d.Used, d.Max))
+	}
+	return nil // the hook has shown the page; its form comes back here
+}
+
 func _() ([]byte, error) {
 	key := provider.NewKey(time.Now())
 	text, err := key.MarshalText() // one line; keep it in a file of mode 0600
