@@ -309,15 +309,10 @@ func readAnswer(w http.ResponseWriter, r *http.Request, back string) (url.Values
 // finishAsking writes the response that was held back for a page, or after one,
 // and reports whether it did.
 func (h *Hook) finishAsking(w *responseWriter, r *http.Request) bool {
-	switch req := w.req; {
-	case !w.held:
+	if !w.held {
 		return false
-	case req.asking != nil:
-		return h.ask(w, r)
-	case req.choice != nil && isRedirect(w.status):
-		return h.goOn(w, r)
 	}
-	return false
+	return w.req.asking != nil && h.ask(w, r) || w.req.choice != nil && isRedirect(w.status) && h.goOn(w, r)
 }
 
 // ask shows the page instead of the refusal that op wrote.

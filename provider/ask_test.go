@@ -379,6 +379,71 @@ func TestAskAcrossProcessesAndKeys(t *testing.T) {
 	ok(t, s.Code(optest.Web, v))
 }
 
+// A process that does not have the newest key yet does not refuse what it sealed.
+func TestAskWithAKeyThatIsAhead(t *testing.T) {
+	older, newer := provider.NewKey(time.Now().Add(-time.Hour)), provider.NewKey(time.Now())
+	sessions := memstore.New()
+	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"default": limits(0, 0, 1, policy.Ask)}}
+	process := func(keys ...provider.Key) *provider.Hook {
+		hook, err := provider.New(provider.Config{Store: sessions, Keys: keys, Settings: settings})
+		require.NoError(t, err)
+		return hook
+	}
+	var over atomic.Pointer[http.Handler]
+	s := optest.Start(t, optest.Config{Hook: switched{process(older), process(newer, older), &over}})
+	b := s.Browser()
+	first := b.Login(optest.Web, "alice", nil)
+	require.NotEmpty(t, first.Code())
+	b = s.Browser()
+	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+	over.Store(new(http.Handler))
+	v = mustBeAsked(t, b.Get(v.Callback)) // sealed with the newer key
+	over.Store(nil)
+	after := b.Submit(v, answer(listed(v)...))
+	require.Equal(t, http.StatusServiceUnavailable, after.Status, after.Body)
+	require.NotEmpty(t, after.Header.Get("Retry-After"))
+	over.Store(new(http.Handler))
+	require.NotEmpty(t, b.Submit(v, answer(listed(v)...)).Code())
+}
+
+// A provider that builds its authorization response itself asks as well.
+func TestAskWhereTheProviderAnswersItself(t *testing.T) {
+	s, _ := atCap(t, func(_ *provider.Config, o *optest.Config) { o.OwnResponse = true })
+	b := s.Browser()
+	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+	v = b.Submit(v, url.Values{"action": {"cancel"}})
+	require.Equal(t, "access_denied", v.Error())
+	v = mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+	ok(t, s.Code(optest.Web, b.Submit(v, answer(listed(v)[0]))))
+	require.Len(t, s.live(t, "alice"), 2)
+}
+
+// An application with a scheme of its own is started by the redirect: its scheme
+// is named in form-action, and nothing else.
+func TestAskForAnApplicationWithItsOwnScheme(t *testing.T) {
+	const redirect = "com.example.app:/cb"
+	var client *optest.Client
+	for _, c := range optest.DefaultClients() {
+		if c.ID == optest.Native {
+			client = c
+		}
+	}
+	client.Redirects = append(client.Redirects, redirect)
+	s, _ := atCap(t, func(_ *provider.Config, o *optest.Config) { o.Storage = optest.NewStorage(client) })
+	b := s.Browser()
+	v := mustBeAsked(t, b.Login(optest.Native, "alice", url.Values{"redirect_uri": {redirect}}))
+	require.Contains(t, v.Header.Get("Content-Security-Policy"), "form-action 'self' com.example.app:")
+	req, err := http.NewRequest(http.MethodPost, v.Callback+"&curfew_answer=1", strings.NewReader(url.Values{
+		"curfew_token": {askToken(v)}, "end": listed(v)[:1],
+	}.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", formType)
+	r := s.Do(b.HTTP, req)
+	require.Equal(t, http.StatusSeeOther, r.Status, r.Body)
+	require.True(t, strings.HasPrefix(r.Header.Get("Location"), redirect+"?code="), r.Header.Get("Location"))
+	require.Empty(t, r.Header.Get("Refresh"))
+}
+
 // switched is two hooks, of which the second one takes over once the pointer is
 // set.
 type switched struct {

@@ -20,7 +20,7 @@ import (
 // about to approve on the provider's verification page.
 type DeviceLogin struct {
 	Subject  store.Subject
-	Client   op.Client
+	Client   op.Client // required
 	UserCode string
 
 	// AuthTime is when the user signed in at the verification page.
