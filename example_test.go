@@ -76,6 +76,17 @@ func _(config *op.Config, storage op.Storage, issuer string, hook *provider.Hook
 	return hook.Handler(op.RegisterLegacyServer(server, op.AuthorizeCallbackHandler(p))), nil
 }
 
+func _(hook *provider.Hook, sessions store.Store, issuer string, p http.Handler, authorize func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error)) (http.Handler, error) {
+	api, err := admin.New(admin.Config{Hook: hook, Store: sessions, Issuer: issuer, Authorize: authorize})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", api)
+	mux.Handle("/", hook.Handler(p))
+	return mux, nil
+}
+
 func _(ctx context.Context, hook *provider.Hook) {
 	go func() {
 		if err := hook.Run(ctx); !errors.Is(err, context.Canceled) {
