@@ -69,6 +69,10 @@ var rules = []struct {
 		why: "who does not switch metrics on links no client of Prometheus",
 	},
 	{
+		pkg: "provider/admin", not: slices.Concat(drivers, testOnly, []string{prometheus}),
+		why: "it looks after whatever store the hook has, in production",
+	},
+	{
 		pkg: "provider/metrics", not: slices.Concat(drivers, testOnly),
 		why: "it measures whatever store it is given, in production",
 	},
