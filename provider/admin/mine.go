@@ -247,6 +247,12 @@ func (m *mine) signedOut(w http.ResponseWriter, r *http.Request, sid string) {
 			answer.Text = provider.Describe(s)
 		}
 	}
+	// Chromium keeps a page for the back button in spite of no-store, until a cookie
+	// changes: whoever sits down at this browser next shall not see who was there.
+	http.SetCookie(w, &http.Cookie{
+		Name: "curfew-signed-out", Value: strconv.FormatInt(m.cfg.Now().UnixNano(), 36), MaxAge: 10,
+		HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	})
 	// RFC 9110 section 15.5.2: a 401 names a scheme.
 	w.Header().Set("WWW-Authenticate", `Cookie realm="sessions"`)
 	m.refuse(w, r, answer)

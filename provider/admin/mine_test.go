@@ -324,6 +324,7 @@ func TestMineForThoseWhoAreNotSignedIn(t *testing.T) {
 		r := w.send("GET", "", nil)
 		require.Equal(t, http.StatusUnauthorized, r.status)
 		require.NotEmpty(t, r.header.Get("WWW-Authenticate"))
+		require.Contains(t, r.header.Get("Set-Cookie"), "curfew-signed-out=", "or the back button shows who was there: TestOwnSessionsPage")
 		require.Contains(t, r.body, text)
 		require.Contains(t, r.body, `href="/signin"`)
 		require.NotContains(t, r.body, "Firefox")
