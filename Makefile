@@ -1,5 +1,5 @@
 # Two commands do everything on a Debian-like system with Go and make:
-#   make run    starts an OpenID provider
+#   make run    starts an OpenID provider and an application that signs its users in there
 #   make test   runs all tests, after installing what they need
 
 SHELL       := /bin/bash
@@ -17,7 +17,8 @@ MODULES := internal/browser internal/ibmtest
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
 
-# Flags for examples/op, such as make run ARGS="-store memory".
+# Flags for examples/op, such as make run ARGS="-store memory"; those of the
+# application are in the environment, such as CURFEW_RP_STORE=cookies.
 ARGS ?=
 
 .PHONY: help
@@ -25,8 +26,8 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
-run: go ## Start an OpenID provider whose logins end when the policy says so
-	@go run ./examples/op $(ARGS)
+run: go ## Start an OpenID provider whose logins end when the policy says so, and an application
+	@go run ./examples/demo $(ARGS)
 
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.

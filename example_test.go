@@ -206,6 +206,19 @@ func _(settings policy.Settings, memberships []policy.Membership, now time.Time,
 	rules.Explain(kind, client)       // why?
 }
 
+func _(addr, secret string, key []byte, sessions middleware.SessionStore, shop http.Handler) error {
+	rp, err := middleware.New(middleware.Config{
+		Issuer: "https://login.example.com", ClientID: "shop", ClientSecret: secret,
+		RedirectURL: "https://shop.example.com/auth/callback",
+		Keys:        [][]byte{key},
+		Store:       sessions,
+	})
+	if err != nil {
+		return err
+	}
+	return http.ListenAndServe(addr, rp.Handler(shop))
+}
+
 func _(mux *http.ServeMux, secret string, list, refund http.Handler) error {
 	api, err := middleware.NewResource(middleware.ResourceConfig{
 		Issuer:        "https://login.example.com",

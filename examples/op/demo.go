@@ -23,7 +23,8 @@ func demoClients() []clientEntry {
 	code := []oidc.GrantType{oidc.GrantTypeCode, oidc.GrantTypeRefreshToken}
 	return []clientEntry{
 		{ID: "web", Secret: "web-secret", Type: "web", GrantTypes: code,
-			RedirectURIs: []string{"http://127.0.0.1:9999/cb"}, PostLogoutRedirectURIs: []string{"http://127.0.0.1:9999/"}},
+			RedirectURIs: []string{"http://127.0.0.1:9999/cb"}, PostLogoutRedirectURIs: []string{"http://127.0.0.1:9999/"},
+			BackChannelLogoutURI: "http://127.0.0.1:9999/auth/backchannel"},
 		{ID: "spa", Type: "spa", GrantTypes: code, AccessTokenType: "jwt",
 			RedirectURIs: []string{"http://127.0.0.1:9999/spa"}, PostLogoutRedirectURIs: []string{"http://127.0.0.1:9999/"}},
 		{ID: "cli", Type: "native", GrantTypes: append(code, oidc.GrantTypeDeviceCode), Scopes: []string{adminScope},
@@ -62,7 +63,7 @@ Sign a browser in: open this address.
 
   ISSUER/authorize?client_id=web&redirect_uri=http%3A%2F%2F127.0.0.1%3A9999%2Fcb&response_type=code&scope=openid+profile+offline_access&state=1
 
-Nothing listens where it ends. Copy the code from there, and within a minute:
+Where it ends nobody knows of this sign-in. Copy the code from the address, and within a minute:
 
   printf 'code: '; read -r code; curl -s -u web:web-secret -d grant_type=authorization_code --data-urlencode "code=$code" -d redirect_uri=http://127.0.0.1:9999/cb ISSUER/oauth/token
 
