@@ -34,9 +34,10 @@ type admission struct {
 
 	// browser gives the session the cookie of the browser that signs in to
 	// it; nil: it gets none. joins is the session that the login belongs to
-	// already, and alias the name under which that is noted for the code.
-	browser      *browserJoin
-	joins, alias string
+	// already, own the name that stands for this login alone, and alias the
+	// same where it has to be noted that the login joined another session.
+	browser           *browserJoin
+	joins, own, alias string
 
 	// silent says that the application asked for an answer without the user
 	// (prompt=none), prompted that it did not. Neither: nobody knows.
@@ -449,8 +450,9 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if err != nil {
 		return store.Session{}, err
 	}
-	followed := s.Joined != ""
-	if followed { // the name of a login that joined another session, for good
+	named := s
+	followed := s.Joined != "" // the name of a login that joined another session, for good
+	if followed {
 		if s, err = h.cfg.Store.Get(ctx, s.Joined); err != nil {
 			return store.Session{}, err
 		}
@@ -502,6 +504,13 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	if s.End == nil && joined.End != nil {
 		h.announceEnd(ctx, r, joined)
+	}
+	if joined.End != nil && followed && id != a.own {
+		// Another login's name, of which no session is left to join.
+		if named.End == nil {
+			named.End = &store.End{At: named.ReservedUntil, Reason: policy.ReasonAbandoned}
+		}
+		return named, nil
 	}
 	if joined.End != nil && (followed || !a.passed(&joined, now)) {
 		return joined, &refusedError{reason: joined.End.Reason, text: endedText(&joined), over: true}

@@ -145,12 +145,14 @@ type binding struct {
 	Silent  bool      // prompt=none
 	MaxAge  int64     // seconds; negative: not asked for. prompt=login is 0 (OpenID Connect Core 1.0 section 3.1.2.1)
 	Hint    []byte    // hash of the id_token_hint's subject; nil: there was none
+	Done    bool      // the callback has answered
 }
 
 const (
 	bindingSilent = 1 << iota
 	bindingMaxAge
 	bindingHint
+	bindingDone
 )
 
 func issuerMark(issuer string) string {
@@ -179,6 +181,9 @@ func (r *keyring) sealBinding(issuer string, b binding) string {
 	if b.Hint != nil {
 		flags |= bindingHint
 	}
+	if b.Done {
+		flags |= bindingDone
+	}
 	record = append(record, flags)
 	if b.MaxAge >= 0 {
 		record = binary.AppendUvarint(record, uint64(b.MaxAge))
@@ -203,6 +208,7 @@ func (r *keyring) openBinding(issuer, text string, now time.Time) (binding, erro
 		return binding{}, errBroken
 	}
 	b.Silent = flags[0]&bindingSilent != 0
+	b.Done = flags[0]&bindingDone != 0
 	if flags[0]&bindingMaxAge != 0 {
 		b.MaxAge = int64(min(d.uvarint(), math.MaxInt64))
 	}
@@ -443,12 +449,13 @@ func (h *Hook) BrowserSession(r *http.Request, issuer string) (store.Session, er
 
 // A browserJoin gives a session the cookie of the browser that signs in to it.
 type browserJoin struct {
-	shown []byte // hash of the secret that the browser showed; nil: none
-	next  browserSecret
+	binding binding
+	shown   []byte // hash of the secret that the browser showed; nil: none
+	next    browserSecret
 }
 
-func newBrowserJoin(shown []byte) *browserJoin {
-	j := &browserJoin{shown: shown}
+func newBrowserJoin(b binding, shown []byte) *browserJoin {
+	j := &browserJoin{binding: b, shown: shown}
 	rand.Read(j.next.secret[:])
 	return j
 }
@@ -471,19 +478,17 @@ func (j *browserJoin) enter(s *store.Session, renewed bool) {
 }
 
 // keep sets the session cookie if the session took its secret, and lets the
-// binding go once the code is late.
-func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *browserJoin, authRequestID string) {
-	names := cookieNamesOf(op.IssuerFromContext(ctx))
+// binding go once the code is late: until then the callback may be loaded again.
+func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *browserJoin) {
+	issuer := op.IssuerFromContext(ctx)
+	names := cookieNamesOf(issuer)
 	if j.next.sid = s.ID; holdsSecret(s, j.next.hash()) {
 		req.browser.setCookie(names.cookie(names.session, j.next.text(), 0))
 	}
-	name := names.bindingOf(authRequestID)
-	for _, cookie := range req.browser.cookies {
-		if cookie.Name == name {
-			req.browser.setCookie(names.cookie(name, cookie.Value, max(1, int(h.cfg.CodeLifetime/time.Second))))
-			return
-		}
-	}
+	done := j.binding
+	done.Done = true
+	life := max(1, int(h.cfg.CodeLifetime/time.Second))
+	req.browser.setCookie(names.cookie(names.bindingOf(done.Request), h.ring.sealBinding(issuer, done), life))
 }
 
 // fromBrowser says where a login belongs that arrived at the callback in the
@@ -509,7 +514,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	a.browser = newBrowserJoin(shown)
+	a.browser = newBrowserJoin(b, shown)
 	if a.named {
 		return nil // by the provider's own session
 	}
@@ -521,20 +526,23 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 			return &refusedError{reason: s.End.Reason, text: endedText(&s), over: true}
 		}
 	}
+	// The name of the session is that of the oldest login that this browser has
+	// under way: tabs that arrive at once meet.
 	root := ar.GetID()
-	if tabs, _ := h.bindings(req.browser, issuer, cookieNamesOf(issuer)); len(tabs) > 0 {
-		root = tabs[0].Request
+	tabs, _ := h.bindings(req.browser, issuer, cookieNamesOf(issuer))
+	if i := slices.IndexFunc(tabs, func(b binding) bool { return !b.Done || b.Request == root }); i >= 0 {
+		root = tabs[i].Request
 	}
 	a.renews = true
-	if own := a.sid(0); a.joins != own && (a.joins != "" || root != ar.GetID()) {
-		switch _, err := h.get(ctx, own); {
+	if a.joins != a.own && (a.joins != "" || root != ar.GetID()) {
+		switch _, err := h.get(ctx, a.own); {
 		case err == nil: // it was decided before
-			a.joins = own
+			a.joins = a.own
 			return nil
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		a.alias = own
+		a.alias = a.own
 		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
 	}
 	return nil

@@ -399,6 +399,42 @@ func TestACodeOfAJoinedSessionEndsWithIt(t *testing.T) {
 	require.Empty(t, s.live(t, "alice"))
 }
 
+// A tab that was left at its callback, whose session ended since, keeps nobody
+// from signing in.
+func TestALostTabIsNoDeadEnd(t *testing.T) {
+	for name, swept := range map[string]bool{"at once": false, "after a sweep": true} {
+		t.Run(name, func(t *testing.T) {
+			storage := optest.NewStorage()
+			s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+			b := s.Browser()
+			sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+			id := formID(t, b.Authorize(optest.Web, nil))
+			require.NoError(t, storage.CheckUsernamePassword("alice", optest.Password, id))
+			lost, err := http.NewRequest(http.MethodGet, s.Issuer+"/authorize/callback?id="+id, nil)
+			require.NoError(t, err)
+			for _, c := range s.cookies(b) {
+				lost.AddCookie(c)
+			}
+			require.Equal(t, http.StatusFound, s.Do(s.HTTP, lost).Status) // the browser did not get the answer
+			if swept {
+				require.NoError(t, s.hook.Sweep(t.Context()))
+			}
+			require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonLogout, ""))
+			for range 2 {
+				next := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+				require.NotEqual(t, sid, next)
+				require.Len(t, s.live(t, "alice"), 1)
+				require.NoError(t, s.hook.End(t.Context(), next, policy.ReasonLogout, ""))
+			}
+			require.Equal(t, "login_required", b.Get(lost.URL.String()).Error(), "that login is over")
+			require.NoError(t, s.hook.Sweep(t.Context()))
+			all, _, err := s.hook.List(t.Context(), store.Filter{Subject: s.subject("alice")}, "", 100)
+			require.NoError(t, err)
+			require.Len(t, all, 3, "what a login leaves to be found by is no session")
+		})
+	}
+}
+
 func TestASilentLoginOverTheCapNeedsTheUser(t *testing.T) {
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), silent)
 	b := s.Browser()

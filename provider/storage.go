@@ -168,7 +168,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		return err
 	}
 	if a.browser != nil {
-		c.h.keep(ctx, req, &s, a.browser, ar.GetID())
+		c.h.keep(ctx, req, &s, a.browser)
 	}
 	req.finished, req.admitted = ar, true
 	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: s.Authenticated})
@@ -190,6 +190,7 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 		}
 	}
 	a.sid = func(n int) string { return derivedSID(login.Subject, n, name...) }
+	a.own = derivedSID(login.Subject, 0, "auth", ar.GetID())
 	return a
 }
 

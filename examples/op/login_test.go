@@ -122,13 +122,14 @@ func TestLoginPage(t *testing.T) {
 	require.NotEmpty(t, p.params.Get("code"))
 	require.Equal(t, "state-1", p.params.Get("state"))
 
+	b = newBrowser(t)
+	p = b.get(a.url(oauth2.SetAuthURLParam("prompt", "none")))
+	require.Equal(t, "login_required", p.params.Get("error"))
+	require.Equal(t, "state-1", p.params.Get("state"))
 	p = b.submit(b.get(a.url()), nil, "cancel")
 	require.Equal(t, "access_denied", p.params.Get("error"))
 	require.Equal(t, "state-1", p.params.Get("state"))
 	require.Contains(t, p.url.String(), redirectURI)
-
-	p = b.get(a.url(oauth2.SetAuthURLParam("prompt", "none")))
-	require.Equal(t, "login_required", p.params.Get("error"))
 
 	// Somebody else than the one the application named.
 	_, token := s.login(a)
@@ -234,40 +235,100 @@ func TestReloadedCallback(t *testing.T) {
 	require.Contains(t, p.body, "Go back to the application")
 }
 
-// Who sends somebody the address of a sign-in page does not get the code.
+// Who sends somebody the address of a sign-in page does not get the code, and who
+// learns the address of a callback does not either.
 func TestCallbackInAnotherBrowser(t *testing.T) {
 	_, args := folder(t)
 	s := start(t, args...)
 	a := s.app("web")
 	attacker, victim := newBrowser(t), newBrowser(t)
-	login := attacker.get(a.url())
-	id := login.url.Query().Get("id")
-
-	// The victim signs in, and the attacker is faster at the callback.
-	form := url.Values{"id": {id}, "username": {"alice"}, "password": {alicePassword}}
-	req, err := http.NewRequest(http.MethodPost, s.issuer+"/login", strings.NewReader(form.Encode()))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	require.Equal(t, http.StatusSeeOther, victim.once(req).status)
-
-	for _, p := range []page{
-		attacker.get(s.issuer + "/authorize/callback?id=" + id),
-		attacker.post(s.issuer+"/authorize/callback", url.Values{"id": {id}}),
-		attacker.get(login.url.String()),
-	} {
+	elsewhere := func(p page) {
+		t.Helper()
 		require.Equal(t, http.StatusForbidden, p.status)
 		require.Empty(t, p.params)
 		require.Contains(t, p.body, "another browser")
 	}
-	// Nor by signing in too.
-	p := attacker.post(s.issuer+"/login", url.Values{"id": {id}, "username": {"root"}, "password": {rootPassword}})
-	require.Equal(t, http.StatusForbidden, p.status)
-	require.NotEmpty(t, victim.get(s.issuer+"/authorize/callback?id="+id).params.Get("code"))
+	login := attacker.get(a.url())
+	id := login.url.Query().Get("id")
+	form := url.Values{"id": {id}, "username": {"alice"}, "password": {alicePassword}}
+	elsewhere(victim.get(login.url.String()))
+	elsewhere(victim.post(s.issuer+"/login", form))
+	callback := s.issuer + "/authorize/callback?id="
+	require.Equal(t, "interaction_required", attacker.get(callback+id).params.Get("error"), "there is no code for anybody")
 
-	// Before anybody signed in there is no code for anybody.
-	id = attacker.get(a.url()).url.Query().Get("id")
-	p = attacker.get(s.issuer + "/authorize/callback?id=" + id)
-	require.Equal(t, "interaction_required", p.params.Get("error"))
+	// The other way round: the attacker is faster at the victim's callback.
+	id = victim.get(a.url()).url.Query().Get("id")
+	form.Set("id", id)
+	u, err := url.Parse(s.issuer)
+	require.NoError(t, err)
+	req, err := http.NewRequest(http.MethodPost, s.issuer+"/login", strings.NewReader(form.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	require.Equal(t, http.StatusSeeOther, victim.once(req).status)
+	for _, p := range []page{
+		attacker.get(callback + id),
+		attacker.post(s.issuer+"/authorize/callback", url.Values{"id": {id}}),
+		attacker.get(s.issuer + "/login?id=" + id),
+		attacker.post(s.issuer+"/login", url.Values{"id": {id}, "username": {"root"}, "password": {rootPassword}}),
+	} {
+		elsewhere(p)
+	}
+	for _, cookie := range attacker.client.Jar.Cookies(u) {
+		require.NotContains(t, cookie.Name, "session")
+	}
+	require.NotEmpty(t, victim.get(callback+id).params.Get("code"))
+}
+
+// The browser that signed in once is signed in for the next application: in one
+// session, silently where that was asked for, until the session ends.
+func TestSignOn(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	web, spa, cli := s.app("web"), s.app("spa"), s.app("cli")
+	b, first := s.login(web)
+	sid := web.claims(t, first)["sid"]
+	authTime := web.claims(t, first)["auth_time"]
+	hint := oauth2.SetAuthURLParam("id_token_hint", first.Extra("id_token").(string))
+	root := newBrowser(t)
+	other, err := web.redeem(t, root.signIn(root.get(web.url()), "root", rootPassword).params.Get("code"))
+	require.NoError(t, err)
+	none, again := oauth2.SetAuthURLParam("prompt", "none"), oauth2.SetAuthURLParam("prompt", "login")
+	for name, options := range map[string][]oauth2.AuthCodeOption{
+		"nothing": nil, "none": {none}, "max_age": {oauth2.SetAuthURLParam("max_age", "10000"), none}, "hint": {hint, none},
+	} {
+		p := b.get(spa.url(options...))
+		token, err := spa.redeem(t, p.params.Get("code"))
+		require.NoError(t, err, "%s: %s", name, p.url)
+		require.Equal(t, sid, spa.claims(t, token)["sid"], name)
+		require.Equal(t, authTime, spa.claims(t, token)["auth_time"], name)
+	}
+	for name, option := range map[string]oauth2.AuthCodeOption{
+		"login": again, "consent": oauth2.SetAuthURLParam("prompt", "consent"), "max_age": oauth2.SetAuthURLParam("max_age", "0"),
+		"hint": oauth2.SetAuthURLParam("id_token_hint", other.Extra("id_token").(string)),
+	} {
+		p := b.get(web.url(option))
+		require.Contains(t, p.body, "wants to be sure that it is you", name)
+		require.Contains(t, p.body, `value="alice"`)
+		if name == "max_age" || name == "hint" {
+			require.Equal(t, "login_required", b.get(web.url(option, none)).params.Get("error"), name)
+		}
+	}
+	require.Contains(t, b.get(cli.url()).body, `name="password"`, "an application on a device asks")
+
+	p := b.signIn(b.get(web.url(again)), "alice", alicePassword)
+	token, err := web.redeem(t, p.params.Get("code"))
+	require.NoError(t, err)
+	require.Equal(t, sid, web.claims(t, token)["sid"], "the same session")
+
+	b.submit(b.get(s.issuer+"/"), nil) // signs out
+	require.Contains(t, b.get(s.issuer+"/").body, "You signed out.")
+	require.Equal(t, "login_required", b.get(web.url(none)).params.Get("error"))
+	p = b.get(web.url())
+	require.Contains(t, p.body, "You signed out.", "the page says why it asks")
+	p = b.signIn(p, "alice", alicePassword)
+	token, err = web.redeem(t, p.params.Get("code"))
+	require.NoError(t, err, "%s", p.url)
+	require.NotEqual(t, sid, web.claims(t, token)["sid"])
 }
 
 func TestDeviceFlow(t *testing.T) {
@@ -501,9 +562,9 @@ func TestEndRemovesRecords(t *testing.T) {
 		}
 		return count
 	}
-	require.Equal(t, map[string]int{kindCode: 2, kindAccess: 2, kindRefresh: 2, kindBrowser: 2}, kinds())
+	require.Equal(t, map[string]int{kindCode: 2, kindAccess: 2, kindRefresh: 2}, kinds())
 	b.submit(b.get(s.issuer+"/"), nil)
-	require.Equal(t, map[string]int{kindCode: 1, kindAccess: 1, kindRefresh: 1, kindBrowser: 2}, kinds(), "the browser remembers why")
+	require.Equal(t, map[string]int{kindCode: 1, kindAccess: 1, kindRefresh: 1}, kinds())
 }
 
 func keysIn(t *testing.T, path string) (keys []string) {
@@ -532,8 +593,8 @@ func TestStorageDecidesOnce(t *testing.T) {
 
 	r, err := st.CreateAuthRequest(t.Context(), &oidc.AuthRequest{ClientID: "web", RedirectURI: redirectURI, ResponseType: "code"}, "")
 	require.NoError(t, err)
-	require.NoError(t, st.signIn(t.Context(), r.GetID(), "alice", "browser/1"))
-	require.ErrorIs(t, st.signIn(t.Context(), r.GetID(), "root", "browser/2"), errSignedIn)
+	require.NoError(t, st.signIn(t.Context(), r.GetID(), "alice", time.Now()))
+	require.ErrorIs(t, st.signIn(t.Context(), r.GetID(), "root", time.Now()), errSignedIn)
 	r, err = st.AuthRequestByID(t.Context(), r.GetID())
 	require.NoError(t, err)
 	require.Equal(t, "alice", r.GetSubject())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -154,8 +155,15 @@ func (p *pages) form(w http.ResponseWriter, r *http.Request) bool {
 const lostTitle, lostText = "This sign-in is not known any more",
 	"It took too long, or it was finished before. Go back to the application and sign in again."
 
+const elsewhereTitle, elsewhereText = "This sign-in began in another browser",
+	"It can only go on there. If you did not expect this, start again at the application. Signing in needs cookies."
+
 // A loginPage is what the sign-in page shows.
-type loginPage struct{ ID, Client, Username, Error string }
+type loginPage struct {
+	ID, Client, Username, Error string
+	Ended                       string // why nobody is signed in any more
+	Again                       bool   // somebody is, and is asked once more
+}
 
 // loginRequest returns the auth request that the sign-in page is for, or answers.
 func (p *pages) loginRequest(w http.ResponseWriter, r *http.Request, id string) *authRequest {
@@ -165,6 +173,10 @@ func (p *pages) loginRequest(w http.ResponseWriter, r *http.Request, id string) 
 		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
 	case err != nil:
 		p.broken(w, r, err)
+	case !p.hook.StartedHere(r, p.issuer, id):
+		// Somebody was sent the address of this page, and who sent it waits
+		// for the answer.
+		p.fail(w, http.StatusForbidden, elsewhereTitle, elsewhereText)
 	case ar.Done():
 		p.toCallback(w, r, id) // the back button
 	default:
@@ -196,7 +208,50 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 	if ar == nil {
 		return
 	}
-	p.render(w, http.StatusOK, "login", loginPage{ID: ar.ID, Client: ar.ClientID, Username: ar.LoginHint}, formTarget(ar.RedirectURI))
+	page := loginPage{ID: ar.ID, Client: ar.ClientID, Username: ar.LoginHint}
+	s, err := p.hook.BrowserSession(r, p.issuer)
+	switch {
+	case err == nil && p.storage.continues(ar, s):
+		p.signedIn(w, r, ar.ID, s.Subject.ID, s.Authenticated)
+		return
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		p.broken(w, r, err)
+		return
+	case ar.Silent:
+		p.answer(w, r, ar, oidc.ErrLoginRequired().WithDescription("%s", cmp.Or(provider.Describe(s), "The user has to sign in.")))
+		return
+	case err != nil:
+		page.Ended = provider.Describe(s)
+	default:
+		page.Again = true
+		if u := p.storage.users.bySubject[s.Subject.ID]; u != nil && page.Username == "" {
+			page.Username = u.Username
+		}
+	}
+	p.render(w, http.StatusOK, "login", page, formTarget(ar.RedirectURI))
+}
+
+// answer ends an auth request with an error for the application.
+func (p *pages) answer(w http.ResponseWriter, r *http.Request, ar *authRequest, answer *oidc.Error) {
+	if err := p.storage.remove(r.Context(), keyOf(kindRequest, ar.ID)); err != nil && !errors.Is(err, kv.ErrNotFound) {
+		p.broken(w, r, err)
+		return
+	}
+	op.AuthRequestError(w, r, ar, answer, p.provider)
+}
+
+// signedIn records who answered an auth request, and lets op answer the
+// application.
+func (p *pages) signedIn(w http.ResponseWriter, r *http.Request, id, subject string, authTime time.Time) {
+	err := p.storage.signIn(r.Context(), id, subject, authTime)
+	switch {
+	case errors.Is(err, kv.ErrNotFound), errors.Is(err, errSignedIn):
+		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
+	case err != nil:
+		p.broken(w, r, err)
+	default:
+		p.toCallback(w, r, id)
+	}
 }
 
 func (p *pages) loginSubmit(w http.ResponseWriter, r *http.Request) {
@@ -208,11 +263,7 @@ func (p *pages) loginSubmit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.PostFormValue("action") == "cancel" {
-		if err := p.storage.remove(r.Context(), keyOf(kindRequest, ar.ID)); err != nil && !errors.Is(err, kv.ErrNotFound) {
-			p.broken(w, r, err)
-			return
-		}
-		op.AuthRequestError(w, r, ar, oidc.ErrAccessDenied().WithDescription("the user cancelled the sign-in"), p.provider)
+		p.answer(w, r, ar, oidc.ErrAccessDenied().WithDescription("the user cancelled the sign-in"))
 		return
 	}
 	page := loginPage{ID: ar.ID, Client: ar.ClientID, Username: r.PostFormValue("username")}
@@ -228,20 +279,7 @@ func (p *pages) loginSubmit(w http.ResponseWriter, r *http.Request) {
 		p.render(w, status, "login", page, formTarget(ar.RedirectURI))
 		return
 	}
-
-	// A new secret at each sign-in: nobody can have planted it before.
-	secret := newSecret()
-	err := p.storage.signIn(r.Context(), ar.ID, u.Subject, keyOf(kindBrowser, secret))
-	switch {
-	case errors.Is(err, kv.ErrNotFound), errors.Is(err, errSignedIn):
-		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
-		return
-	case err != nil:
-		p.broken(w, r, err)
-		return
-	}
-	http.SetCookie(w, p.cookie(secret))
-	p.toCallback(w, r, ar.ID)
+	p.signedIn(w, r, ar.ID, u.Subject, time.Now())
 }
 
 // password checks the username and password of a form. If they are wrong it
@@ -272,35 +310,9 @@ func (p *pages) password(r *http.Request, client string) (u *user, status int, p
 	return u, http.StatusOK, ""
 }
 
-// cookie makes the cookie by which a browser is known. It is this example's own,
-// for the home page and callback; it signs nobody in. On https nothing else than
-// this host can set it; on loopback, which has no https, its name is plain.
-func (p *pages) cookie(secret string) *http.Cookie {
-	return &http.Cookie{
-		Name: p.cookieName(), Value: secret, Path: "/", MaxAge: int(browserMemory / time.Second),
-		HttpOnly: true, Secure: p.secure, SameSite: http.SameSiteLaxMode,
-	}
-}
-
-func (p *pages) cookieName() string {
-	if p.secure {
-		return "__Host-example-op"
-	}
-	return "example-op"
-}
-
-// browser returns the key of the browser; empty if it has no cookie.
-func (p *pages) browser(r *http.Request) string {
-	c, err := r.Cookie(p.cookieName())
-	if err != nil || c.Value == "" {
-		return ""
-	}
-	return keyOf(kindBrowser, c.Value)
-}
-
-// callback lets op answer the application, in the browser that signed in only.
-// Without this, who sends somebody the address of a sign-in page could collect
-// the code of their login: op's callback is bound to nothing.
+// callback lets op answer the application, in the browser that asked only: who
+// learns the address of a callback gets no code. The page to sign in at is in that
+// browser too; see loginRequest.
 func (p *pages) callback(w http.ResponseWriter, r *http.Request) {
 	if !p.form(w, r) {
 		return
@@ -311,10 +323,8 @@ func (p *pages) callback(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
 	case err != nil:
 		p.broken(w, r, err)
-	case ar.Done() && ar.Browser != p.browser(r):
-		// Keys of 256-bit secrets: the comparison gives nothing away.
-		p.fail(w, http.StatusForbidden, "You signed in in another browser",
-			"The sign-in can only go on there. If this surprises you, start again at the application.")
+	case ar.Done() && !p.hook.StartedHere(r, p.issuer, ar.ID):
+		p.fail(w, http.StatusForbidden, elsewhereTitle, elsewhereText)
 	default:
 		p.provider.ServeHTTP(w, r)
 	}
@@ -329,30 +339,15 @@ type homePage struct {
 	Ended               string // why nobody is signed in any more
 }
 
-// browserSession returns the session that was signed in to last in this browser.
-// If there is none the error wraps kv.ErrNotFound or store.ErrNotFound.
-func (p *pages) browserSession(r *http.Request) (store.Session, error) {
-	key := p.browser(r)
-	if key == "" {
-		return store.Session{}, kv.ErrNotFound
-	}
-	var b browserRecord
-	if _, err := p.storage.read(r.Context(), key, &b); err != nil {
-		return store.Session{}, err
-	}
-	return p.hook.Session(r.Context(), b.SID)
-}
-
 func (p *pages) home(w http.ResponseWriter, r *http.Request) {
 	var page homePage
-	s, err := p.browserSession(r)
+	s, err := p.hook.BrowserSession(r, p.issuer)
 	switch {
-	case errors.Is(err, kv.ErrNotFound), errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, store.ErrNotFound):
+		page.Ended = provider.Describe(s)
 	case err != nil:
 		p.broken(w, r, err)
 		return
-	case s.End != nil:
-		page.Ended = provider.Describe(s)
 	default:
 		u := p.storage.users.bySubject[s.Subject.ID]
 		if u == nil {
@@ -393,11 +388,11 @@ func (p *pages) window(ctx context.Context, u *user, s store.Session) (policy.Wi
 }
 
 func (p *pages) signOut(w http.ResponseWriter, r *http.Request) {
-	s, err := p.browserSession(r)
+	s, err := p.hook.BrowserSession(r, p.issuer)
 	if err == nil {
 		err = p.hook.End(r.Context(), s.ID, policy.ReasonLogout, s.Subject.ID)
 	}
-	if err != nil && !errors.Is(err, kv.ErrNotFound) && !errors.Is(err, store.ErrNotFound) {
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		p.broken(w, r, err)
 		return
 	}

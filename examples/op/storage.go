@@ -35,11 +35,10 @@ const (
 	// those that no session knows, because the hook's write failed.
 	refreshLifetime = 90 * 24 * time.Hour
 
-	// A used code, a device code that is over and the browser's memory of who
-	// was signed in are kept for longer, to say why.
-	codeMemory    = time.Hour
-	deviceMemory  = 5 * time.Minute
-	browserMemory = 31 * 24 * time.Hour // as long as the hook remembers why a session ended
+	// A used code and a device code that is over are kept for longer, to say
+	// why.
+	codeMemory   = time.Hour
+	deviceMemory = 5 * time.Minute
 )
 
 // A storage is op.Storage over a key/value store. It keeps nothing in memory
@@ -76,7 +75,6 @@ const (
 	kindDevice   = "device/"   // deviceRecord
 	kindUserCode = "usercode/" // string: the key of the device record
 	kindConfirm  = "confirm/"  // confirmRecord
-	kindBrowser  = "browser/"  // browserRecord
 )
 
 func keyOf(kind, secret string) string {
@@ -154,7 +152,7 @@ func (s *storage) Health(ctx context.Context) error {
 }
 
 // An authRequest is op.AuthRequest. Its ID is no credential: who has it can ask
-// for a code only from the browser that signed in, see callback in pages.go.
+// for a code only from the browser that it was made in, see callback in pages.go.
 type authRequest struct {
 	ID              string                   `json:"id"`
 	ClientID        string                   `json:"client_id"`
@@ -168,11 +166,13 @@ type authRequest struct {
 	ChallengeMethod oidc.CodeChallengeMethod `json:"code_challenge_method,omitempty"`
 	LoginHint       string                   `json:"login_hint,omitempty"`
 	HintSubject     string                   `json:"hint_sub,omitempty"` // of the id_token_hint
+	Silent          bool                     `json:"silent,omitempty"`   // prompt=none: without a page
+	Asks            bool                     `json:"asks,omitempty"`     // any other prompt: with one
+	MaxAge          *uint                    `json:"max_age,omitempty"`
 
 	// Set when the user signed in.
 	Subject  string    `json:"sub,omitempty"`
 	AuthTime time.Time `json:"auth_time,omitzero"`
-	Browser  string    `json:"browser,omitempty"` // the key of the browser that did
 }
 
 func (r *authRequest) GetID() string                      { return r.ID }
@@ -202,10 +202,6 @@ var amr = []string{"pwd"}
 
 // CreateAuthRequest implements op.Storage.
 func (s *storage) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, hintSubject string) (op.AuthRequest, error) {
-	if slices.Contains(ar.Prompt, oidc.PromptNone) {
-		// There is no single sign-on here: each login asks for the password.
-		return nil, oidc.ErrLoginRequired()
-	}
 	c, ok := s.clients[ar.ClientID]
 	if !ok {
 		return nil, errUnknownClient()
@@ -223,8 +219,10 @@ func (s *storage) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, h
 		ID: newSecret(), ClientID: ar.ClientID, RedirectURI: ar.RedirectURI, Scopes: ar.Scopes, State: ar.State, Nonce: ar.Nonce,
 		ResponseType: ar.ResponseType, ResponseMode: ar.ResponseMode,
 		Challenge: ar.CodeChallenge, ChallengeMethod: ar.CodeChallengeMethod,
-		LoginHint: ar.LoginHint, HintSubject: hintSubject,
+		LoginHint: ar.LoginHint, HintSubject: hintSubject, MaxAge: ar.MaxAge,
 	}
+	r.Silent = slices.Contains(ar.Prompt, oidc.PromptNone)
+	r.Asks = len(ar.Prompt) > 0 && !r.Silent
 	if err := s.write(ctx, kv.Record{Key: keyOf(kindRequest, r.ID), Expires: time.Now().Add(signInLifetime)}, r); err != nil {
 		return nil, failed(err)
 	}
@@ -253,8 +251,29 @@ func (s *storage) AuthRequestByID(ctx context.Context, id string) (op.AuthReques
 // It must not change its user: there may be a code for it.
 var errSignedIn = errors.New("somebody signed in already")
 
-// signIn records who answered an auth request, in which browser.
-func (s *storage) signIn(ctx context.Context, id, subject, browser string) error {
+// continues reports whether a request may be answered by a session that the
+// browser has, without asking for the password (OpenID Connect Core 1.0 section
+// 3.1.2.1). An application on a device never: others there can ask in its name
+// (RFC 8252 section 8.6).
+func (s *storage) continues(r *authRequest, session store.Session) bool {
+	c, ok := s.clients[r.ClientID]
+	switch {
+	case !ok, c.ApplicationType() == op.ApplicationTypeNative:
+	case s.users.bySubject[session.Subject.ID] == nil: // taken out of the users file
+	case r.Asks:
+	case r.HintSubject != "" && r.HintSubject != session.Subject.ID:
+	case r.MaxAge != nil && time.Since(session.Authenticated) >= time.Duration(min(*r.MaxAge, maxMaxAge))*time.Second:
+	default:
+		return true
+	}
+	return false
+}
+
+const maxMaxAge = 100 * 365 * 24 * 60 * 60 // in seconds: no sign-in is older
+
+// signIn records who answered an auth request, and when they entered their
+// password.
+func (s *storage) signIn(ctx context.Context, id, subject string, authTime time.Time) error {
 	r, record, err := s.authRequest(ctx, id)
 	if err != nil {
 		return err
@@ -262,7 +281,7 @@ func (s *storage) signIn(ctx context.Context, id, subject, browser string) error
 	if r.Done() {
 		return errSignedIn
 	}
-	r.Subject, r.Browser, r.AuthTime = subject, browser, time.Now().UTC()
+	r.Subject, r.AuthTime = subject, authTime.UTC()
 	err = s.write(ctx, record, r)
 	if errors.Is(err, kv.ErrConflict) {
 		return errSignedIn
@@ -281,45 +300,13 @@ type codeRecord struct {
 
 // SaveAuthCode implements op.Storage.
 func (s *storage) SaveAuthCode(ctx context.Context, id, code string) error {
-	r, _, err := s.authRequest(ctx, id)
-	if err != nil {
-		return failed(err)
-	}
 	now := time.Now()
 	sid := provider.SessionID(ctx)
 	record := kv.Record{Key: keyOf(kindCode, code), Group: sid, Expires: now.Add(codeMemory)}
 	if err := s.write(ctx, record, codeRecord{RequestID: id, SID: sid, Valid: now.Add(codeLifetime)}); err != nil {
 		return failed(err)
 	}
-	if err := s.rememberBrowser(ctx, r, sid); err != nil {
-		return failed(err)
-	}
 	return nil
-}
-
-// A browserRecord is who signed in last in a browser, for the home page.
-type browserRecord struct {
-	SID string `json:"sid"`
-}
-
-func (s *storage) rememberBrowser(ctx context.Context, r *authRequest, sid string) error {
-	if r.Browser == "" || sid == "" {
-		return nil
-	}
-	var b browserRecord
-	record, err := s.read(ctx, r.Browser, &b)
-	if err != nil && !errors.Is(err, kv.ErrNotFound) {
-		return err
-	}
-	if err == nil && b.SID == sid {
-		return nil
-	}
-	record.Key, record.Expires = r.Browser, time.Now().Add(browserMemory)
-	err = s.write(ctx, record, browserRecord{SID: sid})
-	if errors.Is(err, kv.ErrConflict) {
-		return nil // the same callback, at the same time
-	}
-	return err
 }
 
 // AuthRequestByCode implements op.Storage. A code works once (RFC 6749 section
@@ -358,24 +345,12 @@ func (s *storage) reused(ctx context.Context, sid string) error {
 func (s *storage) DeleteAuthRequest(ctx context.Context, id string) error {
 	key := keyOf(kindRequest, id)
 	call := callFrom(ctx)
-	if call.code == "" { // an implicit flow: tokens by redirect
-		r, _, err := s.authRequest(ctx, id)
-		if errors.Is(err, kv.ErrNotFound) {
-			return nil // the same callback, at the same time
-		}
-		if err != nil {
-			return failed(err)
-		}
-		if err := s.rememberBrowser(ctx, r, provider.SessionID(ctx)); err != nil {
-			return failed(err)
-		}
-	}
 	err := s.remove(ctx, key)
 	switch {
 	case errors.Is(err, kv.ErrNotFound) && call.code != "":
 		return s.reused(ctx, provider.SessionID(ctx))
 	case errors.Is(err, kv.ErrNotFound):
-		return nil
+		return nil // an implicit flow: the same callback, at the same time
 	case err != nil:
 		return failed(err)
 	}
