@@ -164,7 +164,8 @@ func mangledIntrospection(t *testing.T, p pair) {
 	}
 	for name, token := range p.bearers() {
 		r := p.introspect(p.Web, token)
-		require.True(t, r.status == http.StatusOK || r.status == http.StatusBadRequest, "%s: %s", name, r)
+		// A server that bounds what it reads does not get to see the longest one.
+		require.True(t, r.status == http.StatusOK || r.status >= 400 && r.status < 500, "%s: %s", name, r)
 		if name != "refresh token" { // which a server may introspect
 			require.NotEqual(t, true, r.json["active"], "%s: %s", name, r)
 		}
