@@ -94,3 +94,23 @@ func TestADeviceWithoutRoomIsNotCalledConnected(t *testing.T) {
 	require.NotContains(t, p.body, "is connected")
 	require.Equal(t, "access_denied", s.poll(code).json["error"])
 }
+
+// Another login may take the place between the approval and the device's next
+// poll: the device is told where its user can make room.
+func TestADeviceThatComesTooLateIsToldWhereToMakeRoom(t *testing.T) {
+	for _, action := range []string{"ask", "refuse"} {
+		t.Run(action, func(t *testing.T) {
+			s := start(t, atLimit(t, action)...)
+			b := newBrowser(t)
+			p, code := s.deviceAt(t, b)
+			require.Contains(t, b.submit(p, nil).body, "Your device is connected")
+			s.login(s.app("web"))
+			r := s.poll(code)
+			require.Equal(t, "access_denied", r.json["error"], r.body)
+			require.Contains(t, r.json["error_description"], "used=1 max=1;")
+			require.Contains(t, r.json["error_description"], s.issuer+"/sessions/")
+			require.Less(t, newBrowser(t).get(s.issuer+"/sessions/").status, 500)
+			require.NotEqual(t, http.StatusNotFound, newBrowser(t).get(s.issuer+"/sessions/").status, "there is such a page")
+		})
+	}
+}

@@ -261,6 +261,7 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 	hook, err := provider.New(provider.Config{
 		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
 		Membership: st.users.membership, OnEnd: st.ended, Events: events,
+		SessionsURL: issuer + sessionsPath,
 	})
 	if err != nil {
 		return nil, nil, err
