@@ -160,6 +160,17 @@ func TestAskCancelled(t *testing.T) {
 	}
 }
 
+// endFirst answers the page with its first session, and follows nothing.
+func (s *setup) endFirst(t testing.TB, b *optest.Browser, v optest.Visit) optest.Reply {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPost, v.Callback+"&curfew_answer=1", strings.NewReader(url.Values{
+		"curfew_token": {askToken(v)}, "end": listed(v)[:1],
+	}.Encode()))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", formType)
+	return s.Do(b.HTTP, req)
+}
+
 // A browser takes the redirect that follows a form for a part of its submission,
 // and holds it against form-action: a page in between leads on. An application
 // with a scheme of its own gets the redirect.
@@ -167,12 +178,7 @@ func TestAskLeadsOn(t *testing.T) {
 	s, _ := atCap(t, nil)
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
-	req, err := http.NewRequest(http.MethodPost, v.Callback+"&curfew_answer=1", strings.NewReader(url.Values{
-		"curfew_token": {askToken(v)}, "end": listed(v)[:1],
-	}.Encode()))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", formType)
-	r := s.Do(b.HTTP, req)
+	r := s.endFirst(t, b, v)
 	require.Equal(t, http.StatusOK, r.Status, r.Body)
 	require.Empty(t, r.Header.Get("Location"))
 	target, found := strings.CutPrefix(r.Header.Get("Refresh"), "0; url="+optest.RedirectURI+"?code=")
@@ -433,12 +439,7 @@ func TestAskForAnApplicationWithItsOwnScheme(t *testing.T) {
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Native, "alice", url.Values{"redirect_uri": {redirect}}))
 	require.Contains(t, v.Header.Get("Content-Security-Policy"), "form-action 'self' com.example.app:")
-	req, err := http.NewRequest(http.MethodPost, v.Callback+"&curfew_answer=1", strings.NewReader(url.Values{
-		"curfew_token": {askToken(v)}, "end": listed(v)[:1],
-	}.Encode()))
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", formType)
-	r := s.Do(b.HTTP, req)
+	r := s.endFirst(t, b, v)
 	require.Equal(t, http.StatusSeeOther, r.Status, r.Body)
 	require.True(t, strings.HasPrefix(r.Header.Get("Location"), redirect+"?code="), r.Header.Get("Location"))
 	require.Empty(t, r.Header.Get("Refresh"))

@@ -312,27 +312,20 @@ func checkAskTemplate(t *template.Template, now time.Time) error {
 		if err := t.Execute(&body, page); err != nil {
 			return err
 		}
-		must := map[string]string{}
+		var must []string // what has to be there, and its name
 		if n := page.Notice; n != nil {
-			must["Notice.Title"], must["Notice.Text"], must["Notice.Link"] = n.Title, n.Text, n.Link
+			must = []string{"Notice.Title", n.Title, "Notice.Text", n.Text, "Notice.Link", n.Link}
 		} else {
-			must["Error"], must["Action"], must["Hidden"] = page.Error, answerParam, page.Hidden[0].Value
+			must = []string{"Error", page.Error, "Action", answerParam, "Hidden", page.Hidden[0].Value}
 			for _, s := range page.Sessions {
-				must["Sessions, each ID"] = cmp.Or(missing(body.String(), s.ID), must["Sessions, each ID"])
+				must = append(must, "the ID of each of Sessions", s.ID)
 			}
 		}
-		for what, text := range must {
-			if missing(body.String(), text) != "" {
-				return fmt.Errorf("the page does not have %s", what)
+		for i := 0; i < len(must); i += 2 {
+			if !strings.Contains(body.String(), must[i+1]) {
+				return fmt.Errorf("the page does not have %s", must[i])
 			}
 		}
 	}
 	return nil
-}
-
-func missing(body, text string) string {
-	if strings.Contains(body, text) {
-		return ""
-	}
-	return text
 }
