@@ -29,6 +29,7 @@ const childVariable = "CURFEW_TEST_CHILD"
 
 var children = map[string]func(ctx context.Context, s *sqlitestore.Store, arg string) error{
 	"race":  childRace,
+	"count": childCount,
 	"write": childWrite,
 }
 
@@ -193,6 +194,55 @@ func TestProcessesShareTheCap(t *testing.T) {
 			}
 		})
 	}
+}
+
+const countEach = 40
+
+// childCount adds to the same counters as others do, from several goroutines.
+func childCount(ctx context.Context, s *sqlitestore.Store, _ string) error {
+	const workers = 4
+	results := make(chan error, workers)
+	for w := range workers {
+		go func() {
+			var errs []error
+			for i := w; i < countEach; i += workers {
+				errs = append(errs, s.AddCounts(ctx, []store.Count{
+					{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}, {Account: "a", Hour: time.Unix(3600*int64(i%3), 0), Name: "m", N: 2},
+				}))
+			}
+			results <- errors.Join(errs...)
+		}()
+	}
+	var errs []error
+	for range workers {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}
+
+// What processes add at the same time is all there.
+func TestProcessesShareCounters(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	var running []*process
+	for range 3 {
+		running = append(running, startChild(t, "count", path, ""))
+	}
+	for _, p := range running {
+		p.ready(t)
+	}
+	for _, p := range running {
+		p.release(t)
+	}
+	for _, p := range running {
+		require.NoError(t, p.cmd.Wait())
+	}
+	counts, err := newStore(t, openDB(t, path, params)).ReadCounts(t.Context(), "a", time.Unix(0, 0), time.Unix(3*3600, 0))
+	require.NoError(t, err)
+	sums := map[string]int64{}
+	for _, c := range counts {
+		sums[c.Name] += c.N
+	}
+	require.Equal(t, map[string]int64{"n": 3 * countEach, "m": 3 * 2 * countEach}, sums)
 }
 
 // childWrite logs in, refreshes, ends and changes settings without end, and says
