@@ -161,8 +161,9 @@ type Config struct {
 	// 10 s.
 	SweepEvery time.Duration
 
-	// NoCounts switches off what [Hook.Counts] returns: nothing is counted by
-	// account and hour then.
+	// NoCounts switches off what [Hook.Counts] returns: this process counts
+	// nothing by account and hour then, and drops nothing that was counted
+	// before.
 	NoCounts bool
 
 	// Now is the clock. Nil means time.Now. op and most storages read
