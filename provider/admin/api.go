@@ -302,7 +302,11 @@ func (a *Admin) fail(w http.ResponseWriter, r *http.Request, route route, err er
 	p := a.problemOf(r, err)
 	switch p.status {
 	case http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750 section 3
+		challenge := "Bearer" // RFC 6750 section 3
+		if r.Header.Get("Authorization") != "" {
+			challenge = `Bearer error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}

@@ -409,19 +409,16 @@ func (a *Admin) ibmResponse(c *call, s provider.StoredAccount, history bool) (ma
 	body["account_id"], body["entity_tag"] = c.account, s.Tag
 	entries := []map[string]any{} // never null, which the client could not tell from missing
 	if history {
-		list, _, err := a.History(c.ctx(), c.account, 0, ibmHistory)
+		_, err := a.eachVersion(c.ctx(), c.account, 0, ibmHistory, func(v, previous provider.StoredAccount) error {
+			params, err := ibmChanged(previous, v)
+			entries = append(entries, map[string]any{
+				"timestamp": timestamp(v.At), "iam_id": v.By, "iam_id_account": c.account,
+				"action": "UPDATE", "params": params, "message": v.Message,
+			})
+			return err
+		})
 		if err != nil {
 			return nil, err
-		}
-		for _, e := range list {
-			params, err := ibmChanged(e.before, e.stored)
-			if err != nil {
-				return nil, err
-			}
-			entries = append(entries, map[string]any{
-				"timestamp": timestamp(e.At), "iam_id": e.By, "iam_id_account": c.account,
-				"action": "UPDATE", "params": params, "message": e.Message,
-			})
 		}
 	}
 	body["history"] = entries

@@ -222,42 +222,76 @@ func sameStored(a, b provider.StoredAccount) (bool, error) {
 
 // An Entry is one change of an account's settings.
 type Entry struct {
-	Version   int64           `json:"version"`
-	EntityTag string          `json:"entity_tag"`
-	At        time.Time       `json:"at"`
-	By        string          `json:"by"`
-	Message   string          `json:"message"`
-	Changes   []policy.Change `json:"changes"`
+	Version   int64     `json:"version"`
+	EntityTag string    `json:"entity_tag"`
+	At        time.Time `json:"at"`
+	By        string    `json:"by"`
+	Message   string    `json:"message"`
 
-	stored, before provider.StoredAccount
+	// Changes are the first [MaxChanges] fields that it changed, and More how
+	// many there are beside them.
+	Changes []policy.Change `json:"changes"`
+	More    int             `json:"more_changes,omitempty"`
 }
+
+// MaxChanges is how many changed fields an entry of the history lists.
+const MaxChanges = 200
 
 // History returns one page of the changes of an account's settings, newest first,
 // older than the version before (0: from the newest), and the version to go on
 // before; 0 on the last page.
 func (a *Admin) History(ctx context.Context, account string, before int64, limit int) ([]Entry, int64, error) {
-	if a.cfg.Store == nil {
-		return []Entry{}, 0, nil
-	}
-	// One more, to tell what the last of the page changed.
-	versions, err := provider.AccountHistory(ctx, a.cfg.Store, account, before, limit+1)
-	if err != nil {
-		return nil, 0, err
-	}
 	entries := []Entry{}
-	for i, v := range versions[:min(limit, len(versions))] {
-		e := Entry{Version: v.Version, EntityTag: v.Tag, At: v.At, By: v.By, Message: v.Message, stored: v}
-		if i+1 < len(versions) {
-			e.before = versions[i+1]
+	more, err := a.eachVersion(ctx, account, before, limit, func(v, previous provider.StoredAccount) error {
+		changes := policy.Diff(previous.Settings, v.Settings)
+		listed := changes[:min(len(changes), MaxChanges)]
+		entries = append(entries, Entry{
+			Version: v.Version, EntityTag: v.Tag, At: v.At, By: v.By, Message: v.Message,
+			Changes: listed, More: len(changes) - len(listed),
+		})
+		return nil
+	})
+	if err != nil || !more {
+		return entries, 0, err
+	}
+	return entries, entries[len(entries)-1].Version, nil
+}
+
+// versionBatch is how many versions are in memory at once: each may be large.
+const versionBatch = 4
+
+// eachVersion calls visit for up to limit versions of an account's settings, the
+// newest first, each with the one before it. It reports whether there are more.
+func (a *Admin) eachVersion(ctx context.Context, account string, before int64, limit int, visit func(v, previous provider.StoredAccount) error) (more bool, err error) {
+	if a.cfg.Store == nil {
+		return false, nil
+	}
+	var v provider.StoredAccount // waits for the one before it
+	for visited := 0; ; {
+		batch, err := provider.AccountHistory(ctx, a.cfg.Store, account, before, versionBatch)
+		if err != nil {
+			return false, err
 		}
-		e.Changes = policy.Diff(e.before.Settings, v.Settings)
-		entries = append(entries, e)
+		for _, previous := range batch {
+			if v.Version > 0 {
+				if err := visit(v, previous); err != nil {
+					return false, err
+				}
+				visited++
+			}
+			if v = previous; visited == limit {
+				return true, nil
+			}
+			before = previous.Version
+		}
+		if len(batch) < versionBatch {
+			break
+		}
 	}
-	var next int64
-	if len(versions) > limit {
-		next = versions[limit-1].Version
+	if v.Version > 0 {
+		return false, visit(v, provider.StoredAccount{})
 	}
-	return entries, next, nil
+	return false, nil
 }
 
 // Version returns one version of an account's settings, as it was written. If

@@ -285,3 +285,62 @@ func TestWarningsComeBeforeTheSave(t *testing.T) {
 	// Their limits can be saved as they are.
 	w.save(root, policy.Account{Limits: presets.Presets[0].Limits})
 }
+
+// Versions are read a few at a time, since each may be large. The pages are the
+// same, wherever they end.
+func TestPagesOfTheHistory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	const versions = 11
+	for i := range versions {
+		w.save(root, bounds(time.Duration(i+1)*time.Hour, 0, 0, 0))
+	}
+	for limit := 1; limit <= versions+1; limit++ {
+		var all []admin.Entry
+		for before := int64(0); ; {
+			var h struct {
+				History []admin.Entry
+				Next    int64 `json:"next_before"`
+			}
+			query := fmt.Sprintf("?limit=%d", limit)
+			if before > 0 {
+				query += fmt.Sprintf("&before=%d", before)
+			}
+			w.send("GET", "/v1/accounts/acme/settings/history"+query, root, nil).into(200, &h)
+			require.LessOrEqual(t, len(h.History), limit)
+			all = append(all, h.History...)
+			if before = h.Next; before == 0 {
+				break
+			}
+		}
+		require.Len(t, all, versions, "limit %d", limit)
+		for i, e := range all {
+			require.EqualValues(t, versions-i, e.Version)
+			require.Equal(t, fmt.Sprintf("%dh", versions-i), e.Changes[0].After)
+		}
+		require.Equal(t, "inherit", all[versions-1].Changes[0].Before)
+		require.Equal(t, "1h", all[versions-2].Changes[0].Before)
+	}
+	// A change of very many fields.
+	many := policy.Account{Users: map[string]policy.Limits{}}
+	for i := range 1000 {
+		many.Users[fmt.Sprint(i)] = policy.Limits{Concurrent: policy.LimitTo(1)}
+	}
+	w.save(root, many)
+	entries, _, err := w.api.History(t.Context(), "acme", 0, 1)
+	require.NoError(t, err)
+	require.Len(t, entries[0].Changes, admin.MaxChanges)
+	require.Equal(t, 1001-admin.MaxChanges, entries[0].More)
+}
+
+// A preview that runs out of time says so, and what it found.
+func TestAPreviewThatIsNotComplete(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *world, _ *provider.Config, c *admin.Config) { c.PreviewTime = 1 })
+	root := w.login("root")
+	var p admin.Preview
+	w.send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": bounds(time.Hour, 0, 0, 0)}).into(200, &p)
+	require.False(t, p.Complete)
+	require.Len(t, p.Changes, 1)
+}

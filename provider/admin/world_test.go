@@ -33,6 +33,7 @@ type world struct {
 	t     testing.TB
 	hook  *provider.Hook
 	store store.Store
+	api   *admin.Admin
 
 	mu       sync.Mutex
 	asked    []admin.Action
@@ -57,14 +58,13 @@ func newWorld(t testing.TB, options ...option) *world {
 	require.NoError(t, err)
 
 	var embedded *op.Provider
-	var api http.Handler
 	w.Server = optest.Start(t, optest.Config{
 		Hook: w.hook, InMemory: true,
 		Options: []op.Option{func(p *op.Provider) error { embedded = p; return nil }},
 		Middleware: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, "/v1/") {
-					api.ServeHTTP(rw, r)
+					w.api.ServeHTTP(rw, r)
 					return
 				}
 				next.ServeHTTP(rw, r)
@@ -101,7 +101,7 @@ func newWorld(t testing.TB, options ...option) *world {
 		}
 		return admin.Actor{}, admin.ErrForbidden
 	}
-	api, err = admin.New(adminConfig)
+	w.api, err = admin.New(adminConfig)
 	require.NoError(t, err)
 	return w
 }
