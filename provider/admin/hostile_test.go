@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
 )
 
@@ -57,7 +58,7 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 		"NUL": `"a\u0000b"`, "bidi": `"a\u202egpj.exe"`, "isolate": `"\u2066a"`, "line": `"a\nb"`, "escape": `"\u001b[2Jx"`,
 		"not UTF-16": `"\ud800"`, "number": `123456.5`, "negative": `-1`, "object": `{"a":{"b":1}}`, "list of lists": `[[1]]`, "null": `null`,
 		"deep": strings.Repeat(`[`, 40) + strings.Repeat(`]`, 40), "deep object": strings.Repeat(`{"a":`, 40) + `1` + strings.Repeat(`}`, 40),
-		"far too long": `"` + strings.Repeat("x", 600<<10) + `"`,
+		"far too long": `"` + strings.Repeat("x", 70<<10) + `"`,
 	}
 	tried := 0
 	for _, r := range admin.Routes() {
@@ -166,17 +167,17 @@ func TestHostileSettings(t *testing.T) {
 	var again map[string]any
 	require.NoError(t, json.Unmarshal(got.Body, &again))
 
-	// The largest document that is taken, and one that is not.
+	// A document that is large, and one that is too large.
 	users := map[string]any{}
-	for i := range 20_000 {
+	for i := range 5000 {
 		users[fmt.Sprintf("user-%0100d", i)] = map[string]any{"concurrent": 1}
 	}
 	w.send("PUT", "/v1/accounts/acme/settings", root, map[string]any{"settings": map[string]any{"users": users}}, "If-Match", "*").into(200, &s)
-	require.Len(t, s.Settings.Users, 20_000)
-	for i := range 20_000 {
-		users[fmt.Sprintf("more-%0200d", i)] = map[string]any{"concurrent": 1}
-	}
-	require.Equal(t, 413, w.send("PUT", "/v1/accounts/acme/settings", root, map[string]any{"settings": map[string]any{"users": users}}, "If-Match", "*").Status)
+	require.Len(t, s.Settings.Users, 5000)
+	large := `{"settings":{"users":{` + strings.Repeat(" ", policy.MaxDocument) + `}}}`
+	require.Contains(t, string(w.send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Body), "is larger than")
+	large = `{"settings":{"users":{` + strings.Repeat(" ", policy.MaxDocument+(64<<10)) + `}}}`
+	require.Equal(t, 413, w.send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Status)
 }
 
 // Query parameters and what is in the address.
