@@ -192,7 +192,9 @@ func _(t *testing.T, startProvider func(*testing.T, provider.Config) *httptest.S
 		},
 		Limits: providertest.Limits(),
 		Grace:  providertest.Grace,
-		Off:    providertest.Off{SingleSignOn: true, DeviceGrant: true, EndSession: true},
+		Off: providertest.Off{
+			SingleSignOn: true, DeviceGrant: true, EndSession: true, BackChannelLogout: true, FrontChannelLogout: true,
+		},
 	})
 }
 

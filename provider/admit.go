@@ -46,6 +46,10 @@ type admission struct {
 	// named says that the provider's own session is the name.
 	named bool
 
+	// idToken says that the application gets an ID token and nothing else, so
+	// that no grant of tokens says that it was signed in to.
+	idToken bool
+
 	// adopt admits a session from before the installation: it counts, and is
 	// not refused for the cap.
 	adopt bool
@@ -94,6 +98,19 @@ func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Dur
 	codes = append(codes, store.Code{Hash: a.code, Until: until})
 	s.Codes = codes[max(0, len(codes)-maxCodes):]
 	return until
+}
+
+// enterClient remembers the application of a login that is answered by an ID token
+// alone: it is told of the end like those that have a grant (Back-Channel Logout
+// 1.0 section 2.3).
+func (a *admission) enterClient(s *store.Session, now time.Time, max int) {
+	if !a.idToken {
+		return
+	}
+	id := accessGrantID(a.clientID(), s.Authenticated)
+	if s.Grant(id) == nil {
+		putGrant(s, store.Grant{ID: id, Client: a.clientID(), Authenticated: s.Authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}, max)
+	}
 }
 
 // passed reports whether an ended session by the same name does not stand in
@@ -216,6 +233,7 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 	if a.reserve {
 		s.ReservedUntil = a.reserveIn(&s, now, h.cfg.CodeLifetime)
 	}
+	a.enterClient(&s, now, h.cfg.MaxGrants)
 	if a.browser != nil {
 		a.browser.enter(&s, true)
 	}
@@ -491,6 +509,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		}
 		h.slide(s, r, a.clientID(), now, class)
 		s.ClientNames = withName(s.ClientNames, name)
+		a.enterClient(s, now, h.cfg.MaxGrants)
 		if !a.reserve {
 			s.ReservedUntil = time.Time{}
 		} else if until := a.reserveIn(s, now, h.cfg.CodeLifetime); !s.ReservedUntil.IsZero() && until.After(s.ReservedUntil) {

@@ -72,7 +72,7 @@ type cookieNames struct {
 func cookieNamesOf(issuer string) cookieNames {
 	sum := digest("issuer", issuer)
 	of := hex.EncodeToString(sum[:4])
-	n := cookieNames{session: "curfew-session-" + of, binding: "curfew-login-" + of + "-", secure: !isLoopbackHTTP(issuer)}
+	n := cookieNames{session: sessionCookie + of, binding: "curfew-login-" + of + "-", secure: !isLoopbackHTTP(issuer)}
 	if n.secure {
 		n.session, n.binding = "__Host-"+n.session, "__Host-"+n.binding
 	}

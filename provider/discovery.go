@@ -13,5 +13,8 @@ func announcements(cfg Config) []announcement {
 	if cfg.Logout.URIs != nil { // Back-Channel Logout 1.0 section 2.1
 		list = append(list, announcement{"backchannel_logout_supported", "true"}, announcement{"backchannel_logout_session_supported", "true"})
 	}
+	if cfg.Logout.FrontChannel { // Front-Channel Logout 1.0 section 3
+		list = append(list, announcement{"frontchannel_logout_supported", "true"}, announcement{"frontchannel_logout_session_supported", "true"})
+	}
 	return list
 }

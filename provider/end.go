@@ -160,6 +160,13 @@ func ofLimit(reason policy.Reason) bool {
 // end ends a session once, and reports whether it was this call that did. For
 // the reason of a limit it ends a session only if that is over.
 func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
+	ended, told, err := h.endTelling(ctx, s, r, reason, by)
+	return ended, told != nil, err
+}
+
+// endTelling is end, and returns when each application was told once; nil if it
+// was not this call that ended the session.
+func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, <-chan struct{}, error) {
 	var did bool
 	ended, err := h.change(ctx, s, func(s *store.Session) error {
 		did = false
@@ -179,9 +186,9 @@ func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy
 		return nil
 	})
 	if err == nil && did {
-		h.announceEnd(ctx, r, ended)
+		return ended, h.announceEnd(ctx, r, ended), nil
 	}
-	return ended, did, err
+	return ended, nil, err
 }
 
 // End ends one session, with who ended it. Ending a session that has ended

@@ -60,6 +60,7 @@ type request struct {
 	}
 
 	browser *browserState // its cookies, where they were asked for
+	posted  *bytes.Buffer // the form that was posted, where a page may have to ask for it again
 
 	// What the response needs.
 	unavailable  bool           // 503 instead of what op answers
@@ -68,6 +69,7 @@ type request struct {
 	announces    []announcement // what to add to discovery
 	extraAfter   string         // the member of the object to add them after; empty: the last
 	private      bool           // no-store (RFC 6749 section 5.1)
+	page         *LogoutPage    // instead of op's redirect
 }
 
 // A usage is a session as one client uses it, under the current rules.
@@ -95,7 +97,7 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 			rw  responseWriter
 		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent(), askable: r.Method == http.MethodGet}}
 		req, rw := &both.req, &both.rw
-		rw.ResponseWriter, rw.req = w, req
+		rw.ResponseWriter, rw.req, rw.hook = w, req, h
 		if strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
 			req.announces = h.announces
 		}
@@ -104,6 +106,7 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 				return
 			}
 		}
+		h.keepForm(req, r)
 		defer req.release()
 		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
 		if !h.finishAsking(rw, r) {
@@ -141,6 +144,7 @@ const retryAfter = "2"
 type responseWriter struct {
 	http.ResponseWriter
 	req     *request
+	hook    *Hook
 	decided bool
 	held    bool
 	status  int
@@ -177,7 +181,8 @@ func (w *responseWriter) WriteHeader(status int) {
 	case w.req.asking != nil, w.req.choice != nil && redirect:
 		w.held, w.status = true, status
 		return
-	case w.req.unavailable && !redirect,
+	case w.req.page != nil,
+		w.req.unavailable && !redirect,
 		w.req.unauthorized && status >= 400,
 		(w.req.extra != nil || len(w.req.announces) > 0) && status == http.StatusOK && isPlainJSON(w.Header()):
 		w.held, w.status = true, status
@@ -245,6 +250,10 @@ func (w *responseWriter) finish() {
 		w.req.setCookies(w.Header())
 	}
 	if !w.held {
+		return
+	}
+	if w.req.page != nil && !w.req.unavailable {
+		w.hook.writeLogoutPage(w.ResponseWriter, w.req.page)
 		return
 	}
 	h := w.Header()

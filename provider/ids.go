@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/curfew-oidc/curfew/store"
@@ -47,6 +48,12 @@ func derivedSID(subject store.Subject, n int, name ...string) string {
 func grantID(parts ...string) string {
 	sum := digest(append([]string{"grant"}, parts...)...)
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
+}
+
+// accessGrantID is the ID of the grant of a client that has no refresh token from
+// an authentication.
+func accessGrantID(client string, authenticated time.Time) string {
+	return grantID("client", client, strconv.FormatInt(authenticated.UnixMicro(), 10))
 }
 
 // adoptedToken is the record of a refresh token from before the installation:

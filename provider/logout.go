@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"html/template"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -18,7 +20,7 @@ import (
 
 // Logout is how applications are told that a session of theirs ended: OpenID
 // Connect Back-Channel Logout 1.0, for every end and not only for a user who
-// signs out. The zero Logout tells nobody.
+// signs out, and Front-Channel Logout 1.0. The zero Logout tells nobody.
 //
 // What is owed is written with the end itself, so that no crash loses it. It is
 // sent at once, and again, less and less often, until the application has taken
@@ -36,6 +38,15 @@ type Logout struct {
 	// it is tried again, as if the application had not answered. Nil: nobody
 	// is told.
 	URIs func(ctx context.Context, clientID string) (LogoutURIs, error)
+
+	// FrontChannel switches Front-Channel Logout 1.0 on: a user who signs out
+	// sees a page that loads the FrontChannel URIs in frames, before they
+	// go on. Browsers that keep third-party cookies from frames make it
+	// unreliable (section 4.1): it is an addition to the back channel.
+	FrontChannel bool
+
+	// Template is executed with a [LogoutPage]. Nil: a plain page.
+	Template *template.Template
 
 	// Loopback allows back-channel URIs on loopback addresses, with http too:
 	// for development. Without it a URI must be https.
@@ -69,7 +80,8 @@ type Logout struct {
 
 // LogoutURIs are the logout URIs that a client is registered with.
 type LogoutURIs struct {
-	BackChannel string // backchannel_logout_uri; empty: none
+	BackChannel  string // backchannel_logout_uri; empty: none
+	FrontChannel string // frontchannel_logout_uri; empty: none
 }
 
 func (l *Logout) check() error {
@@ -80,6 +92,17 @@ func (l *Logout) check() error {
 		return fmt.Errorf("%w: Logout.Timeout is %s, at most 20s is allowed", ErrConfig, l.Timeout)
 	case l.Tries < 0:
 		return fmt.Errorf("%w: Logout.Tries is negative", ErrConfig)
+	}
+	if l.FrontChannel && l.URIs == nil {
+		return fmt.Errorf("%w: Logout.FrontChannel needs Logout.URIs", ErrConfig)
+	}
+	if l.Template == nil {
+		l.Template = defaultLogoutTemplate
+	}
+	for _, sample := range []LogoutPage{{Confirm: &LogoutConfirm{}}, {Stayed: true}, {Frames: []string{"https://app.example.org/"}, Continue: "/"}} {
+		if err := l.Template.Execute(io.Discard, sample); err != nil {
+			return fmt.Errorf("%w: Logout.Template: %w", ErrConfig, err)
+		}
 	}
 	for i, p := range l.Allow {
 		if !p.IsValid() {

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -83,6 +84,8 @@ func TestLogoutConfigurationIsChecked(t *testing.T) {
 		"Logout.Timeout is negative":             {Timeout: -1},
 		"Logout.Timeout is 1m0s, at most 20s":    {Timeout: time.Minute},
 		"Logout.Tries is negative":               {Tries: -1},
+		"Logout.FrontChannel needs Logout.URIs":  {FrontChannel: true},
+		"Logout.Template: template":              {Template: template.Must(template.New("").Parse("{{.NoSuchThing}}"))},
 		"Logout.Allow: range 1 is not set":       {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}},
 		"10.0.0.0/8 is meant":                    {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
 		"::ffff:10.0.0.0/104 must be written as": {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -295,4 +296,66 @@ func decoded(t testing.TB, token string) (header, claims map[string]any) {
 		require.NoError(t, json.Unmarshal(b, v))
 	}
 	return header, claims
+}
+
+// An application that got nothing but an ID token is told as well, also where it
+// joined the session of another one. One whose code was not redeemed is not.
+func TestWhoIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const host = "127.0.0.1:7003"
+		n := startNotified(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) {
+			uris := p.Logout.URIs
+			p.Logout.URIs = func(ctx context.Context, client string) (provider.LogoutURIs, error) {
+				if client == optest.Implicit {
+					return provider.LogoutURIs{BackChannel: "http://" + host + "/backchannel"}, nil
+				}
+				return uris(ctx, client)
+			}
+		})
+		idTokens := n.Receive(optest.Implicit, host)
+		n.hook.DialLogout(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == host {
+				return idTokens.Dial(ctx)
+			}
+			return n.dial(ctx, network, address)
+		})
+		end := func(sid string) {
+			require.NoError(t, n.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, ""))
+			synctest.Wait()
+		}
+		idToken := url.Values{"response_type": {"id_token"}, "scope": {"openid"}}
+		b := n.signIn(t, optest.Web, "alice")
+		v := b.Login(optest.Implicit, "alice", idToken)
+		require.Equal(t, b.sid, n.ParseIDToken(optest.Implicit, v.Params.Get("id_token"))["sid"])
+		end(b.sid)
+		n.web.Once(b.sid)
+		idTokens.Once(b.sid)
+
+		v = n.Browser().Login(optest.Implicit, "alice", idToken)
+		alone, _ := n.ParseIDToken(optest.Implicit, v.Params.Get("id_token"))["sid"].(string)
+		end(alone)
+		require.Len(t, idTokens.Got(), 2)
+
+		b = n.signIn(t, optest.Web, "alice")
+		require.NotEmpty(t, b.Login(optest.Web2, "alice", nil).Code())
+		end(b.sid)
+		require.Len(t, n.web.Got(), 2)
+		require.Empty(t, n.web2.Got())
+	})
+}
+
+// Without Config.Logout nothing is owed, written or announced.
+func TestNobodyIsToldByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, policy.Account{}, inMemory)
+		s.hook.DialLogout(func(context.Context, string, string) (net.Conn, error) {
+			t.Error("somebody is told")
+			return nil, errors.New("nobody is there")
+		})
+		sid, _ := s.login(t, optest.Web, "alice")
+		require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, ""))
+		s.sweepFor(t, time.Hour)
+		require.Empty(t, s.kept(t, sid).Deliveries)
+		require.Error(t, s.hook.Redeliver(t.Context(), sid, optest.Web))
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -150,6 +149,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	}
 	a := c.loginAdmission(ctx, ar, client)
 	a.reserve = ar.GetResponseType() == oidc.ResponseTypeCode
+	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
 		return err
 	}
@@ -458,7 +458,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	// A new family starts above every generation that one by its name, since
 	// dropped, can have come to: an old token is never ahead of it.
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
-	g.ID = grantID("client", i.client, strconv.FormatInt(i.authenticated.UnixMicro(), 10))
+	g.ID = accessGrantID(i.client, i.authenticated)
 	nonce := newNonce()
 	if i.refresh {
 		g.ID = grantID(i.name...)

@@ -311,43 +311,58 @@ func (c *core) noteDevice(ctx context.Context, deviceCode string) {
 	}
 }
 
-// TerminateSessionFromRequest ends the session that the hint names: the "sid" of
-// an ID token that op has verified (RP-Initiated Logout 1.0 section 2).
+// TerminateSessionFromRequest ends the session that the hint names, the "sid" of
+// an ID token that op has verified (RP-Initiated Logout 1.0 section 2), or the
+// browser's, once its user has said so.
 func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessionRequest) (string, error) {
 	req := requestFrom(ctx)
 	if req == nil {
 		return "", noHandler()
 	}
-	sid := ""
-	if er.IDTokenHintClaims != nil {
-		sid = er.IDTokenHintClaims.SessionID
+	w, err := c.whoseLogout(ctx, req, er)
+	if err != nil {
+		return "", c.outage(ctx, req, err)
+	}
+	if w.ask != nil {
+		req.page = w.ask
+		return er.RedirectURI, nil // which the page takes the place of
 	}
 	redirect := er.RedirectURI
 	own, precise := c.Storage.(op.CanTerminateSessionFromRequest)
 	if precise {
 		var err error
-		if redirect, err = own.TerminateSessionFromRequest(ctx, er); err != nil {
+		if redirect, err = own.TerminateSessionFromRequest(ctx, w.request(er)); err != nil {
 			return "", err
 		}
 	}
 	last := true
-	if er.UserID != "" {
+	var ended endedLogout
+	if w.user != "" {
 		var err error
-		if last, err = c.logout(ctx, sid, er.UserID, er.ClientID); err != nil {
+		if last, ended, err = c.logout(ctx, w.sid, w.user, er.ClientID); err != nil {
 			return "", c.outage(ctx, req, err)
 		}
 	}
 	if !precise && last {
-		if err := c.Storage.TerminateSession(ctx, er.UserID, er.ClientID); err != nil {
+		if err := c.Storage.TerminateSession(ctx, w.user, er.ClientID); err != nil {
 			return "", err
 		}
 	}
+	c.forgetBrowser(ctx, req, w.sid)
+	c.leave(ctx, req, ended, redirect)
 	return redirect, nil
+}
+
+// An endedLogout is a session that a logout ended, and when its applications were
+// told. The zero one is none.
+type endedLogout struct {
+	session store.Session
+	told    <-chan struct{}
 }
 
 // logout ends a session, and reports whether it was the subject's last live one
 // with the client: TerminateSession of a typical storage ends them all.
-func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last bool, err error) {
+func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last bool, ended endedLogout, err error) {
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -355,24 +370,25 @@ func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last b
 	if sid != "" { // a hint from before the installation has none
 		s, err := h.cfg.Store.Get(ctx, sid)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, err
+			return false, ended, err
 		}
 		if err == nil && s.Subject == subject && s.End == nil {
-			if _, _, err := h.end(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID); err != nil {
-				return false, err
+			ended.session, ended.told, err = h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID)
+			if err != nil {
+				return false, ended, err
 			}
 		}
 	}
 	for cursor := ""; ; {
 		page, next, err := h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
 		if err != nil {
-			return false, err
+			return false, ended, err
 		}
 		if len(page) > 0 {
-			return false, nil
+			return false, ended, nil
 		}
 		if next == "" {
-			return true, nil
+			return true, ended, nil
 		}
 		cursor = next
 	}

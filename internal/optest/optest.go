@@ -66,6 +66,9 @@ type Config struct {
 	// response itself.
 	OwnResponse bool
 
+	// AnnounceLogout makes op itself announce back-channel logout.
+	AnnounceLogout bool
+
 	// Options are more options for op.NewProvider.
 	Options []op.Option
 
@@ -149,14 +152,15 @@ func (s *Server) handler(cfg Config) http.Handler {
 		storage = cfg.Hook.Storage(storage)
 	}
 	provider, err := op.NewProvider(&op.Config{
-		CryptoKey:                sha256.Sum256([]byte("optest")),
-		CryptoKeyId:              "optest",
-		DefaultLogoutRedirectURI: "/signed-out",
-		CodeMethodS256:           true,
-		AuthMethodPost:           true,
-		AuthMethodPrivateKeyJWT:  true,
-		GrantTypeRefreshToken:    true,
-		RequestObjectSupported:   true,
+		CryptoKey:                  sha256.Sum256([]byte("optest")),
+		CryptoKeyId:                "optest",
+		DefaultLogoutRedirectURI:   "/signed-out",
+		CodeMethodS256:             true,
+		AuthMethodPost:             true,
+		AuthMethodPrivateKeyJWT:    true,
+		GrantTypeRefreshToken:      true,
+		RequestObjectSupported:     true,
+		BackChannelLogoutSupported: cfg.AnnounceLogout, BackChannelLogoutSessionSupported: cfg.AnnounceLogout,
 		DeviceAuthorization: op.DeviceAuthorizationConfig{
 			Lifetime:     5 * time.Minute,
 			PollInterval: time.Second,

@@ -46,7 +46,9 @@ func target(s *optest.Server, limits policy.Limits) providertest.Target {
 		},
 		Limits: limits,
 		Grace:  providertest.Grace,
-		Off:    providertest.Off{SingleSignOn: !s.Storage.SSO},
+		Off: providertest.Off{
+			SingleSignOn: !s.Storage.SSO, ConfirmLogout: true, BackChannelLogout: true, FrontChannelLogout: true,
+		},
 	}
 }
 

@@ -3,6 +3,7 @@ package providertest_test
 import (
 	"context"
 	"database/sql"
+	"net"
 	"path/filepath"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ type server struct {
 	sso       bool
 	sqlite    bool // an SQLite store instead of one in memory
 	socket    bool // a loopback socket instead of connections in memory
+	told      bool // applications are told of ends
 	hook      provider.Config
 	limits    policy.Limits
 	configure func(*providertest.Target)
@@ -63,10 +65,42 @@ func (x server) run(t *testing.T) {
 		}
 		cfg.SSOSession = func(_ context.Context, l provider.Login) string { return optest.SSOSession(l.AuthRequest) }
 	}
+	const frontURI = "https://app.example.org/front"
+	var back net.Listener
+	if x.told {
+		var err error
+		back, err = net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		cfg.SweepEvery = time.Second
+		cfg.Logout = provider.Logout{FrontChannel: true, Loopback: true, URIs: func(_ context.Context, client string) (provider.LogoutURIs, error) {
+			if client != optest.Web {
+				return provider.LogoutURIs{}, nil
+			}
+			return provider.LogoutURIs{BackChannel: "http://" + back.Addr().String() + "/backchannel", FrontChannel: frontURI}, nil
+		}}
+	}
 	hook, err := provider.New(cfg)
 	require.NoError(t, err)
+	if x.told {
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = hook.Run(ctx) // it returns the context's error
+		}()
+		t.Cleanup(func() {
+			stop()
+			<-done
+		})
+	}
 	x.optest.Hook, x.optest.InMemory = hook, !x.socket
 	it := target(optest.Start(t, x.optest), x.limits)
+	it.Off.ConfirmLogout = cfg.NoBrowserSession
+	it.ConfirmLogout = providertest.ConfirmLogout
+	if x.told {
+		it.Off.BackChannelLogout, it.Off.FrontChannelLogout = false, false
+		it.BackChannelLogout, it.FrontChannelLogoutURI = back, frontURI
+	}
 	if x.configure != nil {
 		x.configure(&it)
 	}
@@ -104,8 +138,10 @@ func TestKit(t *testing.T) {
 			limits: providertest.Limits(), optest: optest.Config{Wrap: optest.Bare},
 			configure: func(it *providertest.Target) { it.Off.DeviceGrant = true },
 		},
-		"SQLite":      {limits: providertest.Limits(), sqlite: true, sso: true},
-		"on a socket": {limits: providertest.Limits(), socket: true},
+		"applications are told":           {limits: providertest.Limits(), told: true, sso: true},
+		"applications are told, eviction": {limits: evict(policy.EndOldest), told: true, sqlite: true, optest: optest.Config{Embedding: optest.AsLegacyServer}},
+		"SQLite":                          {limits: providertest.Limits(), sqlite: true, sso: true},
+		"on a socket":                     {limits: providertest.Limits(), socket: true},
 	} {
 		t.Run(name, x.run)
 	}

@@ -27,7 +27,9 @@ type kit struct {
 	Target
 	direct    *http.Client // an application's: no cookies, no redirects
 	provider  *oidc.Provider
+	metadata  map[string]any
 	endpoints map[string]string // by their names in the metadata
+	receiver  *logoutReceiver   // nil with Off.BackChannelLogout
 
 	mu    sync.Mutex
 	freed *sync.Cond
@@ -50,9 +52,8 @@ func newKit(t *testing.T, target Target) *kit {
 	var err error
 	k.provider, err = oidc.NewProvider(oidc.ClientContext(context.Background(), k.direct), k.Issuer)
 	require.NoError(t, err, "discovery")
-	metadata := map[string]any{}
-	require.NoError(t, k.provider.Claims(&metadata))
-	for name, value := range metadata {
+	require.NoError(t, k.provider.Claims(&k.metadata))
+	for name, value := range k.metadata {
 		if s, ok := value.(string); ok {
 			k.endpoints[name] = s
 		}
@@ -63,6 +64,9 @@ func newKit(t *testing.T, target Target) *kit {
 		"introspection_endpoint": k.Off.Introspection, "revocation_endpoint": k.Off.Revocation,
 	} {
 		require.True(t, off || k.endpoints[name] != "", "the metadata has no %s, and Off does not say so", name)
+	}
+	if !k.Off.BackChannelLogout {
+		k.receiver = newLogoutReceiver(t, k.BackChannelLogout)
 	}
 	return k
 }
@@ -129,6 +133,7 @@ func (k *kit) browser() *browser {
 
 // A visit is where a browser stands.
 type visit struct {
+	kit    *kit
 	params url.Values     // what the application gets; nil at a page of the provider
 	page   *http.Response // the last answer, its body kept
 	body   string
@@ -156,7 +161,7 @@ func (b *browser) arrive(resp *http.Response, err error) (visit, error) {
 		return visit{}, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
-	v := visit{page: resp, body: string(body)}
+	v := visit{kit: b.k, page: resp, body: string(body)}
 	if to, err := resp.Location(); err == nil && b.k.isApplication(to) {
 		v.params = to.Query()
 		if v.params == nil {
@@ -326,7 +331,11 @@ func (k *kit) revoke(c Client, token string) reply {
 }
 
 func (b *browser) endSession(params url.Values) (visit, error) {
-	return b.get(b.k.endpoints["end_session_endpoint"] + "?" + params.Encode())
+	v, err := b.get(b.k.endpoints["end_session_endpoint"] + "?" + params.Encode())
+	if err != nil {
+		return v, err
+	}
+	return v.goOn(), nil
 }
 
 // claims verifies an ID token and returns what it says. Expiry is for the
@@ -405,7 +414,11 @@ func (k *kit) startDevice(t *testing.T, user string) *session {
 // free for the next test.
 func (s *session) signOut() {
 	if !s.k.Off.EndSession {
-		_, _ = s.browser.endSession(url.Values{"id_token_hint": {s.first.id()}})
+		// If another session took its place in the browser, the user would be
+		// asked there; a new browser has nothing to ask about.
+		for _, b := range []*browser{s.browser, s.k.browser()} {
+			_, _ = b.endSession(url.Values{"id_token_hint": {s.first.id()}})
+		}
 	}
 	if !s.k.Off.Revocation {
 		s.k.revoke(s.client, s.now.refresh())

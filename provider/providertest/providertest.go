@@ -32,7 +32,9 @@
 package providertest
 
 import (
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +92,22 @@ type Target struct {
 	// concurrently. Nil only with Off.DeviceGrant.
 	ApproveDevice func(browser *http.Client, page *http.Response, user string) error
 
+	// ConfirmLogout answers the page that asks whether the user wants to sign
+	// out (OpenID Connect RP-Initiated Logout 1.0 section 2): yes. page is that
+	// page; its body can be read. It is called concurrently. Nil only with
+	// Off.ConfirmLogout or Off.EndSession. See [ConfirmLogout].
+	ConfirmLogout func(browser *http.Client, page *http.Response) (*http.Response, error)
+
+	// BackChannelLogout is where Web is told of ends: Web is registered with
+	// an address at which this listener is reached, and the kit serves there.
+	// For an https address it is one of package crypto/tls. Nil only with
+	// Off.BackChannelLogout.
+	BackChannelLogout net.Listener
+
+	// FrontChannelLogoutURI is the frontchannel_logout_uri of Web, without a
+	// query; nothing has to be there. Empty only with Off.FrontChannelLogout.
+	FrontChannelLogoutURI string
+
 	// Limits are the limits that bind every session of the users. The zero
 	// Limits binds nothing: tests of limits do not apply then.
 	Limits policy.Limits
@@ -137,6 +155,18 @@ type Off struct {
 	// EndSession: there is no end_session endpoint.
 	EndSession bool
 
+	// ConfirmLogout: the provider asks nobody whether they want to sign out
+	// (Config.NoBrowserSession).
+	ConfirmLogout bool
+
+	// BackChannelLogout: applications are not told of ends through the back
+	// channel (Config.Logout).
+	BackChannelLogout bool
+
+	// FrontChannelLogout: applications are not told of ends through the
+	// browser (Config.Logout).
+	FrontChannelLogout bool
+
 	// Introspection: there is no introspection endpoint, or web applications
 	// may not introspect their own tokens there.
 	Introspection bool
@@ -170,7 +200,7 @@ type check struct {
 func Run(t *testing.T, target Target) {
 	t.Helper()
 	k := newKit(t, target)
-	for _, c := range append(rules(), modules()...) {
+	for _, c := range slices.Concat(rules(), modules(), logoutModules()) {
 		if c.needs != nil {
 			if why := c.needs(k); why != "" {
 				t.Logf("not applicable: %s: %s", c.name, why)
@@ -206,6 +236,9 @@ func (x Target) missing() []string {
 	add(x.Device.ID == "" && !x.Off.DeviceGrant, "Device.ID (or Off.DeviceGrant)")
 	add(x.ApproveDevice == nil && !x.Off.DeviceGrant, "ApproveDevice (or Off.DeviceGrant)")
 	add(x.Web.PostLogoutRedirectURI == "" && !x.Off.EndSession, "Web.PostLogoutRedirectURI (or Off.EndSession)")
+	add(x.ConfirmLogout == nil && !x.Off.ConfirmLogout && !x.Off.EndSession, "ConfirmLogout (or Off.ConfirmLogout)")
+	add(x.BackChannelLogout == nil && !x.Off.BackChannelLogout, "BackChannelLogout (or Off.BackChannelLogout)")
+	add(x.FrontChannelLogoutURI == "" && !x.Off.FrontChannelLogout, "FrontChannelLogoutURI (or Off.FrontChannelLogout)")
 	add(len(x.Users) < 2, "Users (at least two)")
 	add(x.SignIn == nil, "SignIn")
 	return names

@@ -1,0 +1,339 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"html/template"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// What the user is asked, and told, when an application signs them out: OpenID
+// Connect RP-Initiated Logout 1.0.
+
+//go:embed templates/logout.html
+var logoutFiles embed.FS
+
+var defaultLogoutTemplate = template.Must(template.ParseFS(logoutFiles, "templates/logout.html"))
+
+// A LogoutPage is what [Logout.Template] is executed with. One of Confirm, Stayed
+// and Frames is set. Its Content-Security-Policy allows no script, images and
+// fonts from the same server, and the styles that have Nonce in their nonce
+// attribute.
+type LogoutPage struct {
+	// Confirm asks whether the user wants to sign out.
+	Confirm *LogoutConfirm
+
+	// Stayed says that the user did not want to.
+	Stayed bool
+
+	// Frames are the addresses that tell applications through the browser
+	// (Front-Channel Logout 1.0 section 2): each belongs in a hidden iframe.
+	// Then the user goes on to Continue, by themselves or, after Seconds, by
+	// <meta http-equiv="refresh">.
+	Frames   []string
+	Continue string
+	Seconds  int
+
+	Nonce string
+}
+
+// A LogoutConfirm is a form: method "post", action Action, a hidden input for each
+// of Hidden, and two buttons named "curfew_answer", of which one has the value
+// "yes".
+type LogoutConfirm struct {
+	Action string
+	Hidden []LogoutField
+
+	// To is where the user goes when they have signed out, if it is another
+	// server: its host. Client is the client_id of the application that asks;
+	// empty if that is not known.
+	To, Client string
+}
+
+// A LogoutField is a hidden input.
+type LogoutField struct{ Name, Value string }
+
+const (
+	logoutSeconds = 3 // for frames to load
+
+	sessionCookie = "curfew-session-" // in the name of each session cookie
+
+	confirmPrefix = "curfew_lo_" // of the seal
+	confirmLife   = 10 * time.Minute
+	confirmField  = "curfew_logout"
+	answerField   = "curfew_answer"
+
+	maxPosted = 64 << 10
+)
+
+// sealConfirm seals that this browser was asked whether its session is to end.
+func (r *keyring) sealConfirm(s *store.Session, at time.Time) string {
+	record := append(make([]byte, 0, 64), recordVersion)
+	record = append(record, issuerMark(s.Subject.Issuer)...)
+	record = appendString(record, s.ID)
+	return r.seal(confirmPrefix, appendTime(record, at))
+}
+
+// confirms reports whether a text was sealed for the session a short while ago.
+func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
+	plain, err := r.open(confirmPrefix, text, now)
+	if err != nil {
+		return false
+	}
+	d := decoder{b: string(plain)}
+	d.version()
+	mark, sid, at := d.bytes(8), d.string(), d.time()
+	age := now.Sub(at)
+	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
+}
+
+// keepForm keeps a copy of the form that a browser with a session posts: op reads
+// it where nobody else sees it, and a page that asks has to send it again.
+func (h *Hook) keepForm(req *request, r *http.Request) {
+	if r.Method != http.MethodPost || h.cfg.NoBrowserSession || r.Body == nil ||
+		!strings.Contains(r.Header.Get("Cookie"), sessionCookie) {
+		return
+	}
+	req.posted = &bytes.Buffer{}
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.TeeReader(r.Body, &bounded{req.posted, maxPosted}), r.Body}
+}
+
+// A bounded writer drops what is too much.
+type bounded struct {
+	b   *bytes.Buffer
+	max int
+}
+
+func (w *bounded) Write(p []byte) (int, error) {
+	w.b.Write(p[:min(len(p), w.max-w.b.Len())])
+	return len(p), nil
+}
+
+// logoutForm returns the parameters of a request to the end_session endpoint, and
+// those that were posted.
+func (req *request) logoutForm() (all, posted url.Values) {
+	all, posted = url.Values{}, url.Values{}
+	if req.http != nil {
+		all = req.http.URL.Query()
+	}
+	if req.posted != nil && req.posted.Len() < maxPosted {
+		posted, _ = url.ParseQuery(req.posted.String()) // what can be read of it: op has judged it
+	}
+	for name, values := range posted {
+		all[name] = append(all[name], values...)
+	}
+	return all, posted
+}
+
+// A logoutTarget is the session that a request to sign out is about.
+type logoutTarget struct {
+	ask       *LogoutPage // the user has to be asked, or told, first
+	sid, user string
+	confirmed bool // it is the browser's, whatever the hint says
+}
+
+// request returns what the embedded storage is told.
+func (w *logoutTarget) request(er *op.EndSessionRequest) *op.EndSessionRequest {
+	if !w.confirmed {
+		return er
+	}
+	own := *er
+	own.UserID = w.user
+	if own.IDTokenHintClaims != nil && own.IDTokenHintClaims.Subject != w.user {
+		own.IDTokenHintClaims = nil // it names somebody else
+	}
+	return &own
+}
+
+// whoseLogout finds out which session a request to sign out is about. Without a
+// hint, or with one that is not of the session in this browser, the user must be
+// asked (RP-Initiated Logout 1.0 section 2): anybody can send a browser here.
+// Where the browser shows no session there is nothing to ask about; then the hint
+// is what counts.
+func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionRequest) (logoutTarget, error) {
+	w := logoutTarget{user: er.UserID}
+	if er.IDTokenHintClaims != nil {
+		w.sid = er.IDTokenHintClaims.SessionID
+	}
+	s, live, err := c.h.browserSession(ctx, req)
+	if err != nil || !live || w.sid == s.ID {
+		return w, err
+	}
+	all, posted := req.logoutForm()
+	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) {
+		w.ask = &LogoutPage{Confirm: c.confirmation(req, er, &s, all)}
+		return w, nil
+	}
+	if posted.Get(answerField) != "yes" {
+		w.ask = &LogoutPage{Stayed: true}
+		return w, nil
+	}
+	return logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: true}, nil
+}
+
+// confirmation is the form that asks. It sends the application's parameters
+// again, so that op judges them again.
+func (c *core) confirmation(req *request, er *op.EndSessionRequest, s *store.Session, all url.Values) *LogoutConfirm {
+	f := &LogoutConfirm{Action: req.http.URL.Path, Client: er.ClientID}
+	if to, err := url.Parse(er.RedirectURI); err == nil && !strings.EqualFold(to.Host, req.http.Host) {
+		f.To = to.Host
+	}
+	delete(all, confirmField)
+	delete(all, answerField)
+	names := make([]string, 0, len(all))
+	for name := range all {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		for _, value := range all[name] {
+			f.Hidden = append(f.Hidden, LogoutField{name, value})
+		}
+	}
+	f.Hidden = append(f.Hidden, LogoutField{confirmField, c.h.ring.sealConfirm(s, c.h.now())})
+	return f
+}
+
+// forgetBrowser deletes the session cookie of a session that was signed out of,
+// and of one that is over.
+func (c *core) forgetBrowser(ctx context.Context, req *request, sid string) {
+	state := c.h.browserOf(req)
+	if state == nil {
+		return
+	}
+	names := cookieNamesOf(op.IssuerFromContext(ctx))
+	for _, cookie := range state.cookies {
+		if cookie.Name != names.session {
+			continue
+		}
+		if held, ok := parseBrowserSecret(cookie.Value); !ok || held.sid == sid {
+			state.setCookie(names.cookie(names.session, "", -1))
+		}
+	}
+}
+
+// leave waits until the applications of a session that was signed out of were
+// told once, which RP-Initiated Logout 1.0 section 2 wants before the user goes
+// on, but not for longer than Logout.Timeout. It makes the page that tells those
+// that are told through the browser.
+func (c *core) leave(ctx context.Context, req *request, ended endedLogout, redirect string) {
+	if ended.told == nil {
+		return
+	}
+	timeout := time.NewTimer(c.h.cfg.Logout.Timeout)
+	defer timeout.Stop()
+	select {
+	case <-ended.told:
+	case <-timeout.C:
+	case <-ctx.Done():
+	}
+	if frames := c.h.frames(ctx, &ended.session); len(frames) > 0 {
+		req.page = &LogoutPage{Frames: frames, Continue: redirect, Seconds: logoutSeconds}
+	}
+}
+
+// errFrontChannel is why an application is not told through the browser.
+var errFrontChannel = errors.New("frontchannel_logout_uri is not an address that a frame may have")
+
+// frames returns the addresses that tell the applications of a session of its
+// end: Front-Channel Logout 1.0 section 2. An application whose address cannot be
+// had is left out: it has the back channel.
+func (h *Hook) frames(ctx context.Context, s *store.Session) []string {
+	if !h.cfg.Logout.FrontChannel {
+		return nil
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	var frames []string
+	for _, client := range clientsOf(s) {
+		uris, err := h.cfg.Logout.URIs(ctx, client)
+		if err != nil || uris.FrontChannel == "" {
+			continue
+		}
+		u, err := checkLogoutURI(uris.FrontChannel, h.cfg.Logout.Loopback)
+		if err != nil || origin(u) == "" {
+			h.event(ctx, Event{Type: EventDeliveryFailed, Subject: s.Subject, SID: s.ID, Client: client, Kind: s.Kind, Reason: s.End.Reason, Err: errFrontChannel})
+			continue
+		}
+		q := u.Query()
+		q.Set("iss", s.Subject.Issuer)
+		q.Set("sid", s.ID)
+		u.RawQuery = q.Encode()
+		frames = append(frames, u.String())
+	}
+	return frames
+}
+
+// origin returns where a frame comes from, as a Content-Security-Policy names it;
+// empty if it cannot.
+func origin(u *url.URL) string {
+	if strings.ContainsFunc(u.Host, func(c rune) bool {
+		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(".-_:[]", c))
+	}) {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// writeLogoutPage writes a page instead of what op has written.
+func (h *Hook) writeLogoutPage(w http.ResponseWriter, page *LogoutPage) {
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
+	var body bytes.Buffer
+	if err := h.cfg.Logout.Template.Execute(&body, page); err != nil {
+		body.Reset() // the user is not to be stopped by it
+		if err := defaultLogoutTemplate.Execute(&body, page); err != nil {
+			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
+			return
+		}
+	}
+	frames := "'none'"
+	if origins := originsOf(page.Frames); len(origins) > 0 {
+		frames = strings.Join(origins, " ")
+	}
+	header := w.Header()
+	noStore(header)
+	for _, name := range []string{"Location", "ETag", "Content-Encoding", "Content-Length"} {
+		header.Del(name)
+	}
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("X-Frame-Options", "DENY")
+	// No form-action: it would keep the browser from where op redirects to.
+	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+page.Nonce+"'; img-src 'self'; font-src 'self'; "+
+		"frame-src "+frames+"; base-uri 'none'; frame-ancestors 'none'")
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(body.Bytes()) // a browser that went away is not an error here
+}
+
+func originsOf(addresses []string) []string {
+	var list []string
+	for _, address := range addresses {
+		u, err := url.Parse(address)
+		if err != nil {
+			continue
+		}
+		if o := origin(u); !slices.Contains(list, o) {
+			list = append(list, o)
+		}
+	}
+	return list
+}
