@@ -314,7 +314,7 @@ func (h *Hook) writeLogoutPage(w http.ResponseWriter, page *LogoutPage) {
 		header.Del(name)
 	}
 	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Referrer-Policy", "same-origin")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("X-Frame-Options", "DENY")
 	// No form-action: it would keep the browser from where op redirects to.
