@@ -7,6 +7,7 @@ import (
 	"embed"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"html/template"
 	"io"
 	"net/http"
@@ -298,7 +299,9 @@ func (h *Hook) writeLogoutPage(w http.ResponseWriter, page *LogoutPage) {
 	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
 	var body bytes.Buffer
 	if err := h.cfg.Logout.Template.Execute(&body, page); err != nil {
-		body.Reset() // the user is not to be stopped by it
+		// The user is not to be stopped by it.
+		h.event(context.Background(), Event{Type: EventPageFailed, Err: fmt.Errorf("Logout.Template: %w", err)})
+		body.Reset()
 		if err := defaultLogoutTemplate.Execute(&body, page); err != nil {
 			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
 			return

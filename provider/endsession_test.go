@@ -55,8 +55,8 @@ func (b signedIn) send(t testing.TB, method string, params url.Values) optest.Re
 
 var hiddenInput = regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
 
-// asked requires the page that asks, and returns its form with an answer.
-func asked(t testing.TB, r optest.Reply, answer string) url.Values {
+// confirmForm requires the page that asks, and returns its form with an answer.
+func confirmForm(t testing.TB, r optest.Reply, answer string) url.Values {
 	t.Helper()
 	require.Equal(t, http.StatusOK, r.Status, "%s", r.Body)
 	require.Contains(t, r.Body, "<h1>Sign out?</h1>")
@@ -168,7 +168,7 @@ func TestTheUserIsAskedBeforeTheyAreSignedOut(t *testing.T) {
 			} {
 				for _, method := range []string{http.MethodGet, http.MethodPost} {
 					b := s.signIn(t, optest.Web, "alice")
-					form := asked(t, b.send(t, method, params), "no")
+					form := confirmForm(t, b.send(t, method, params), "no")
 					require.True(t, s.isLive(t, b.sid), why)
 					require.NotContains(t, b.send(t, method, params).Body, "<b>", why)
 
@@ -206,8 +206,8 @@ func TestNobodyElseCanConfirmASignOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, policy.Account{}, inMemory)
 		victim, attacker := s.signIn(t, optest.Web, "alice"), s.signIn(t, optest.Web, "mallory")
-		own := asked(t, attacker.send(t, http.MethodGet, nil), "yes")
-		good := asked(t, victim.send(t, http.MethodGet, nil), "yes")
+		own := confirmForm(t, attacker.send(t, http.MethodGet, nil), "yes")
+		good := confirmForm(t, victim.send(t, http.MethodGet, nil), "yes")
 		token := good.Get("curfew_logout")
 		tampered := token[:len(token)-3] + "AAA"
 		for name, r := range map[string]optest.Reply{
@@ -219,14 +219,14 @@ func TestNobodyElseCanConfirmASignOut(t *testing.T) {
 			"in another's place":  attacker.send(t, http.MethodPost, good),
 			"with an endless URI": victim.send(t, http.MethodPost, url.Values{"state": {strings.Repeat("x", 100<<10)}, "curfew_answer": {"yes"}, "curfew_logout": {token}}),
 		} {
-			asked(t, r, "yes")
+			confirmForm(t, r, "yes")
 			require.True(t, s.isLive(t, victim.sid), name)
 			require.True(t, s.isLive(t, attacker.sid), name)
 		}
 		time.Sleep(10 * time.Minute)
-		asked(t, victim.send(t, http.MethodPost, good), "yes") // too late: again
+		confirmForm(t, victim.send(t, http.MethodPost, good), "yes") // too late: again
 		require.True(t, s.isLive(t, victim.sid))
-		require.Equal(t, http.StatusFound, victim.send(t, http.MethodPost, asked(t, victim.send(t, http.MethodGet, nil), "yes")).Status)
+		require.Equal(t, http.StatusFound, victim.send(t, http.MethodPost, confirmForm(t, victim.send(t, http.MethodGet, nil), "yes")).Status)
 		require.False(t, s.isLive(t, victim.sid))
 		require.True(t, s.isLive(t, attacker.sid))
 	})
@@ -249,7 +249,7 @@ func TestABadPostLogoutURINeverRedirects(t *testing.T) {
 		}
 	}
 	// One that is not judged, as nobody says whose it is, is not used either.
-	form := asked(t, b.send(t, http.MethodGet, url.Values{"post_logout_redirect_uri": {"https://attacker.example/"}}), "yes")
+	form := confirmForm(t, b.send(t, http.MethodGet, url.Values{"post_logout_redirect_uri": {"https://attacker.example/"}}), "yes")
 	require.Equal(t, "/signed-out", b.send(t, http.MethodPost, form).Header.Get("Location"))
 }
 

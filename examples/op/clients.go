@@ -27,6 +27,7 @@ type clientEntry struct {
 	AccessTokenType        string              `json:"access_token_type"` // opaque (if empty) or jwt
 	PostLogoutRedirectURIs []string            `json:"post_logout_redirect_uris"`
 	BackChannelLogoutURI   string              `json:"backchannel_logout_uri"`
+	FrontChannelLogoutURI  string              `json:"frontchannel_logout_uri"`
 	Scopes                 []string            `json:"scopes"`   // beyond those of everybody: curfew.admin
 	Accounts               []string            `json:"accounts"` // that it administers when it acts for itself
 }
@@ -146,11 +147,26 @@ func newClient(e clientEntry) (*client, error) {
 			return nil, fmt.Errorf("backchannel_logout_uri: %q %w", e.BackChannelLogoutURI, err)
 		}
 	}
+	if uri := e.FrontChannelLogoutURI; uri != "" {
+		if err := checkURI(uri, false); err != nil {
+			return nil, fmt.Errorf("frontchannel_logout_uri: %q %w", uri, err)
+		}
+		// OpenID Connect Front-Channel Logout 1.0 section 2.
+		if !slices.ContainsFunc(e.RedirectURIs, func(redirect string) bool { return sameOrigin(redirect, uri) }) {
+			return nil, fmt.Errorf("frontchannel_logout_uri: %q is on another server than all redirect_uris", uri)
+		}
+	}
 	// Secrets are long and random, so a plain hash will do: it keeps them out
 	// of memory dumps and makes the comparison one of equal lengths.
 	c := &client{entry: e, secretHash: sha256.Sum256([]byte(e.Secret))}
 	c.entry.Secret = ""
 	return c, nil
+}
+
+func sameOrigin(a, b string) bool {
+	ua, errA := url.Parse(a)
+	ub, errB := url.Parse(b)
+	return errA == nil && errB == nil && ua.Scheme == ub.Scheme && ua.Host == ub.Host
 }
 
 func knownOnce[T ~string](field string, list, known []T) error {

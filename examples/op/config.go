@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,7 @@ type config struct {
 	importFrom    string   // settings file that is put into the store; empty: none
 	baseline      []string // presets that settings are compared with
 	metrics       string   // empty: none
+	logoutAllow   []netip.Prefix
 
 	// The default files are in the state folder, which is made for them. A
 	// folder that was asked for is not: where it is missing is probably not
@@ -53,7 +55,7 @@ func (e *usageError) Unwrap() error { return e.err }
 func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
 	state, stateErr := stateFolder(getenv)
 	var c config
-	var alg, spec, baseline string
+	var alg, spec, baseline, allow string
 	f := flag.NewFlagSet("op", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&c.listen, "listen", "127.0.0.1:9998", "`address` to listen on; port 0 takes a free one")
@@ -73,6 +75,8 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")
 	f.StringVar(&c.importFrom, "settings-import", "", "`file` with settings, in YAML, to put into the store once for each content of it")
 	f.StringVar(&baseline, "baseline", "", "`presets` whose limits settings are compared with, such as nist-63b4-aal2,pci-dss-4")
+	f.StringVar(&allow, "logout-allow", "", "`ranges` of private addresses at which applications are told that a session ended,\n"+
+		"such as 10.20.0.0/16, separated by commas (default: none; on a loopback issuer, loopback)")
 	f.StringVar(&c.metrics, "metrics", "", "`address` to serve Prometheus metrics on, at /metrics, such as 127.0.0.1:9464 (default: none)")
 	f.Usage = func() {
 		fmt.Fprintln(stderr, "op is an OpenID provider whose logins end when the policy says so.\n"+
@@ -128,6 +132,9 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	host, _, err := net.SplitHostPort(c.listen)
 	if err != nil {
 		return c, &usageError{"listen", err}
+	}
+	if c.logoutAllow, err = parseRanges(allow); err != nil {
+		return c, &usageError{"logout-allow", err}
 	}
 	if c.metrics != "" {
 		if _, _, err := net.SplitHostPort(c.metrics); err != nil {

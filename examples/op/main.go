@@ -14,6 +14,7 @@
 //	users.go     the users file, passwords
 //	clients.go   the clients file
 //	settings.go  the settings file
+//	logout.go    how applications are told that a session ended
 //	admin.go     who may use the settings and sessions API
 //	storage.go   op.Storage, with device.go and exchange.go
 //	pages.go     what people see, with sessions.go
@@ -142,7 +143,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		db.sessions, events = m.Store(db.sessions), provider.Tee(m.Event, events)
 	}
 	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
-	server, hook, err := newServer(issuer, st, db, settings, a, events, log)
+	server, hook, err := newServer(issuer, st, db, settings, logoutOf(issuer, clients, c.logoutAllow), a, events, log)
 	if err != nil {
 		return err
 	}
@@ -257,10 +258,10 @@ func sweep(ctx context.Context, st *storage, log *slog.Logger) {
 const maxBody = 64 << 10
 
 // newServer puts the provider together.
-func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
+func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, logout provider.Logout, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
 	hook, err := provider.New(provider.Config{
 		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
-		Membership: st.users.membership, OnEnd: st.ended, Events: events,
+		Membership: st.users.membership, OnEnd: st.ended, Logout: logout, Events: events,
 		SessionsURL: issuer + sessionsPath,
 	})
 	if err != nil {
