@@ -133,7 +133,8 @@ func (t *Tab) Back() {
 // Type enters text into an input, instead of what is in it.
 func (t *Tab) Type(selector, text string) {
 	t.t.Helper()
-	do(t, "type into "+selector, chromedp.WaitVisible(selector), chromedp.Clear(selector), chromedp.SendKeys(selector, text))
+	do(t, "type into "+selector, chromedp.WaitVisible(selector), chromedp.Focus(selector),
+		chromedp.KeyEvent("a", chromedp.KeyModifiers(chromedp.ModifierCtrl)), chromedp.SendKeys(selector, text))
 }
 
 // Press sends keys to what has the focus.
@@ -219,4 +220,12 @@ func (t *Tab) Screenshot(name string) {
 func Evaluate[T any](t *Tab, script string) T {
 	t.t.Helper()
 	return run(t, "evaluate", chromedp.Evaluate[T](script, chromedp.EvalAwaitPromise))
+}
+
+// WaitFor waits until script of the test's own finds that something holds.
+func (t *Tab) WaitFor(condition string) {
+	t.t.Helper()
+	for deadline := time.Now().Add(patience); !Evaluate[bool](t, condition); time.Sleep(50 * time.Millisecond) {
+		require.True(t.t, time.Now().Before(deadline), "it does not come to: %s\n%s", condition, t.seen())
+	}
 }
