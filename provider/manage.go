@@ -206,7 +206,7 @@ var ErrInvalidToken = errors.New("the access token is not valid")
 func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token string) (AccessToken, error) {
 	id, subject, err := openAccessToken(ctx, p, token)
 	if err != nil {
-		return AccessToken{}, fmt.Errorf("%w: %w", ErrInvalidToken, err)
+		return AccessToken{}, err
 	}
 	c := &core{h: h}
 	t, s, r, sealed, err := c.open(ctx, id)
@@ -232,13 +232,24 @@ func openAccessToken(ctx context.Context, p op.OpenIDProvider, token string) (id
 	if opened, err := p.Crypto().Decrypt(token); err == nil {
 		id, subject, ok := strings.Cut(opened, ":")
 		if !ok {
-			return "", "", errors.New("it is not an access token")
+			return "", "", fmt.Errorf("%w: it has no subject", ErrInvalidToken)
 		}
 		return id, subject, nil
 	}
+	if strings.Count(token, ".") != 2 {
+		return "", "", fmt.Errorf("%w: it is neither opaque nor a JWT", ErrInvalidToken)
+	}
+	// Keys that cannot be had look like a wrong signature below.
+	if _, err := p.Storage().KeySet(ctx); err != nil {
+		return "", "", fmt.Errorf("key set: %w", err)
+	}
 	claims, err := op.VerifyAccessToken[*oidc.AccessTokenClaims](ctx, token, p.AccessTokenVerifier(ctx))
 	if err != nil {
-		return "", "", err
+		return "", "", fmt.Errorf("%w: %w", ErrInvalidToken, err)
+	}
+	if claims.JWTID == "" {
+		// An ID token is signed with the same keys. Only access tokens have an ID.
+		return "", "", fmt.Errorf("%w: it has no ID", ErrInvalidToken)
 	}
 	return claims.JWTID, claims.Subject, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -300,7 +301,7 @@ func (a *Admin) Version(ctx context.Context, account string, version int64) (Set
 	if version == 0 {
 		return a.present(account, provider.StoredAccount{Tag: "0"}), nil
 	}
-	if version < 0 || a.cfg.Store == nil {
+	if version < 0 || version == math.MaxInt64 || a.cfg.Store == nil {
 		return Settings{}, fmt.Errorf("version %d of the settings: %w", version, store.ErrNotFound)
 	}
 	versions, err := provider.AccountHistory(ctx, a.cfg.Store, account, version+1, 1)

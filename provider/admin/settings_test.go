@@ -193,6 +193,7 @@ func TestHistoryAndRestore(t *testing.T) {
 	w.send("GET", path+"/history/9", auditor, nil).problem(404, "not_found")
 	w.send("GET", path+"/history/x", auditor, nil).problem(404, "not_found")
 	w.send("GET", path+"/history/-1", auditor, nil).problem(404, "not_found")
+	w.send("GET", path+"/history/9223372036854775807", auditor, nil).problem(404, "not_found")
 
 	// Undo is a new change: the history keeps what was undone.
 	undo := func(token string, body any, match string) response {
