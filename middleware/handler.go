@@ -22,7 +22,7 @@ func (rp *RelyingParty) Optional(next http.Handler) http.Handler { return rp.han
 
 func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if SessionFrom(r.Context()) != nil { // a Handler inside an Optional
+		if r.Context().Value(checkedKey) == rp { // a Handler inside an Optional
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -36,8 +36,10 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 		rp.sync(w, r)
 		text := rp.takeNotice(w, r)
 		var out *SignedOutError
+		ctx := r.Context()
 		switch {
 		case err == nil:
+			ctx = context.WithValue(ctx, checkedKey, rp)
 		case required:
 			rp.deny(w, r, h, err)
 			return
@@ -49,7 +51,7 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 		case h != nil && rp.asItIs(h) != nil: // nobody can tell whether it goes on
 			h = nil
 		}
-		ctx := context.WithValue(r.Context(), noticeKey, text)
+		ctx = context.WithValue(ctx, noticeKey, text)
 		if h == nil {
 			next.ServeHTTP(w, r.WithContext(ctx))
 			return

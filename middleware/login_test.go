@@ -1,6 +1,8 @@
 package middleware_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"maps"
 	"net/http"
 	"net/url"
@@ -118,15 +120,59 @@ func TestActiveLimit(t *testing.T) {
 	}
 }
 
-// Activity in one application keeps the other.
-func TestTwoApplications(t *testing.T) {
+// Two applications in one browser are one session at the provider: who is active in
+// one is so in the other, though that one has not refreshed for longer than the
+// window.
+func TestActivityInAnotherApplication(t *testing.T) {
+	t.Parallel()
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, mode, func(_ *world, _ *policy.Account, o *optest.Config, _ *middleware.Config) {
+					o.Storage = optest.NewStorage()
+					for _, c := range optest.DefaultClients() {
+						if c.ID == optest.Web2 {
+							c.Redirects = []string{"http://127.0.0.1:9997/cb"}
+							o.Storage.SetClient(c)
+						}
+					}
+				})
+				cfg := w.cfg
+				cfg.ClientID, cfg.ClientSecret, cfg.RedirectURL = optest.Web2, optest.Web2+"-secret", "http://127.0.0.1:9997/cb"
+				other, err := middleware.New(cfg)
+				require.NoError(t, err)
+				w.serve("127.0.0.1:9997", w.app(other))
+				b := w.browser()
+				b.login("/page")
+				sid := w.lastSID()
+				b.login("http://127.0.0.1:9997/page")
+				require.Equal(t, sid, w.lastSID())
+				for range 3 {
+					time.Sleep(time.Hour)
+					b.goesOn("http://127.0.0.1:9997/page")
+				}
+				b.goesOn("/page")
+				time.Sleep(2*time.Hour + time.Second)
+				require.Equal(t, opHost, b.visit("/page").url.Host)
+				require.Equal(t, opHost, b.visit("http://127.0.0.1:9997/page").url.Host)
+			})
+		})
+	}
+}
+
+// The middleware's pages have their style in themselves, and allow nothing else.
+func TestStyleOfPages(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		b := w.browser()
-		b.login("/page")
-		p := b.script(http.MethodGet, "/auth/session")
-		require.Contains(t, p.body, `"signed_in":true`)
+		p := newWorld(t).browser().visit("/auth/signout")
+		_, style, _ := strings.Cut(p.body, "<style>")
+		style, _, ok := strings.Cut(style, "</style>")
+		require.True(t, ok)
+		sum := sha256.Sum256([]byte(style))
+		policy := p.header.Get("Content-Security-Policy")
+		require.Contains(t, policy, "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+		require.NotContains(t, policy, "unsafe")
+		require.NotContains(t, p.body, "<script")
 	})
 }
 

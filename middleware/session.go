@@ -60,6 +60,7 @@ type contextKey int
 const (
 	sessionKey contextKey = iota
 	noticeKey
+	checkedKey // that the session was good, rather than could not be checked
 )
 
 // SessionFrom returns the session of a request that came through
