@@ -95,6 +95,30 @@ func TestActivityKeepsTheSession(t *testing.T) {
 	}
 }
 
+// A user counts as active until a twelfth of the window before the last click at worst.
+func TestRefreshFollowsTheWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limited(24*time.Hour, 15*time.Minute))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(75*time.Second - time.Millisecond)
+		b.goesOn("/page")
+		require.EqualValues(t, 0, w.refreshes.Load())
+		time.Sleep(time.Millisecond)
+		b.goesOn("/page")
+		require.EqualValues(t, 1, w.refreshes.Load())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, with(func(c *middleware.Config) { c.RefreshAfter = 10 * time.Second }))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(10 * time.Second)
+		b.goesOn("/page")
+		require.EqualValues(t, 1, w.refreshes.Load())
+	})
+}
+
 func TestActiveLimit(t *testing.T) {
 	t.Parallel()
 	for name, mode := range modes {
@@ -108,7 +132,7 @@ func TestActiveLimit(t *testing.T) {
 					time.Sleep(time.Hour)
 					b.goesOn("/page")
 				}
-				time.Sleep(time.Until(begin.Add(8*time.Hour - time.Millisecond)))
+				time.Sleep(time.Until(begin.Add(8*time.Hour - time.Second))) // the provider tells whole seconds
 				b.goesOn("/page")
 				time.Sleep(2 * time.Second)
 				p := b.visit("/page")
@@ -302,7 +326,7 @@ func TestSignOut(t *testing.T) {
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
+				w := newWorld(t, mode, with(func(c *middleware.Config) { c.Store = middleware.NewMemoryStore() }))
 				b := w.browser()
 				b.login("/page")
 				copied := b.cookies()
@@ -320,6 +344,17 @@ func TestSignOut(t *testing.T) {
 					thief.set(n, v)
 				}
 				require.Equal(t, opHost, thief.visit("/page").url.Host, "a copy of the cookie is over too")
+
+				// At another process too, which shares the store.
+				cfg := w.cfg
+				other, err := middleware.New(cfg)
+				require.NoError(t, err)
+				w.serve(appHost, w.app(other))
+				thief = w.browser()
+				for n, v := range copied {
+					thief.set(n, v)
+				}
+				require.Equal(t, opHost, thief.visit("/page").url.Host)
 			})
 		})
 	}

@@ -414,6 +414,69 @@ func TestRefreshedIDToken(t *testing.T) {
 	}
 }
 
+// An ID token at sign-in that is not the answer to this sign-in.
+func TestIDTokenOfTheSignIn(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(claims, tokens map[string]any){
+		"fine":             func(_, _ map[string]any) {},
+		"no ID token":      func(claims, _ map[string]any) { clear(claims) },
+		"no nonce":         func(claims, _ map[string]any) { delete(claims, "nonce") },
+		"another nonce":    func(claims, _ map[string]any) { claims["nonce"] = "n" },
+		"iss":              func(claims, _ map[string]any) { claims["iss"] = "https://evil.example" },
+		"aud":              func(claims, _ map[string]any) { claims["aud"] = "web2" },
+		"no aud":           func(claims, _ map[string]any) { delete(claims, "aud") },
+		"azp":              func(claims, _ map[string]any) { claims["azp"] = "web2" },
+		"two aud, no azp":  func(claims, _ map[string]any) { claims["aud"] = []string{"web", "web2"}; delete(claims, "azp") },
+		"expired":          func(claims, _ map[string]any) { claims["exp"] = time.Now().Add(-time.Second).Unix() },
+		"no exp":           func(claims, _ map[string]any) { delete(claims, "exp") },
+		"old":              func(claims, _ map[string]any) { claims["iat"] = time.Now().Add(-time.Hour).Unix() },
+		"of the future":    func(claims, _ map[string]any) { claims["iat"] = time.Now().Add(time.Hour).Unix() },
+		"no sub":           func(claims, _ map[string]any) { delete(claims, "sub") },
+		"at_hash":          func(claims, _ map[string]any) { claims["at_hash"] = "AAAAAAAAAAAAAAAAAAAAAA" },
+		"over":             func(claims, _ map[string]any) { claims["session_expiry"] = time.Now().Unix() },
+		"over by the body": func(_, tokens map[string]any) { tokens["authorization_expires_in"] = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := newSigner(t, w)
+				keys := *w.answer.Load()
+				w.answers(func(r *http.Request) *http.Response {
+					if r.URL.Path != "/oauth/token" {
+						return keys(r)
+					}
+					var tokens map[string]any
+					if !fetch(t, w, r, &tokens) {
+						return response(http.StatusBadGateway, "")
+					}
+					token, err := jwt.ParseSigned(tokens["id_token"].(string), []jose.SignatureAlgorithm{jose.RS256})
+					require.NoError(t, err)
+					claims := map[string]any{}
+					require.NoError(t, token.UnsafeClaimsWithoutVerification(&claims))
+					delete(claims, "at_hash")
+					change(claims, tokens)
+					if len(claims) == 0 {
+						delete(tokens, "id_token")
+					} else {
+						tokens["id_token"] = s.sign(t, "JWT", claims)
+					}
+					body, err := json.Marshal(tokens)
+					require.NoError(t, err)
+					return response(http.StatusOK, string(body))
+				})
+				b := w.browser()
+				p := b.signIn(b.visit("/page"), "alice")
+				if name == "fine" {
+					require.Contains(t, p.body, "page of")
+					return
+				}
+				refusedSignIn(t, w, p)
+				require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
+			})
+		})
+	}
+}
+
 // A key set that does not answer is an outage, not another user.
 func TestRefreshWhileKeysAreMissing(t *testing.T) {
 	t.Parallel()

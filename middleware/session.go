@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -229,12 +230,19 @@ func (rec *record) take(token *oauth2.Token, asked time.Time, refreshAfter time.
 		rec.Refresh = token.RefreshToken
 	}
 	life := time.Duration(max(0, token.ExpiresIn)) * time.Second // 0: it does not say
-	rec.AccessEnds = after(asked, life)
+	rec.AccessEnds = time.Time{}
+	if life > 0 {
+		rec.AccessEnds = asked.Add(life)
+	}
 	// draft-ietf-oauth-refresh-token-expiration-03 section 6.1.2: what this
 	// response does not say is not known.
-	rec.IdleWindow = seconds(token.Extra("refresh_token_timeout"))
-	rec.IdleEnds = after(asked, rec.IdleWindow)
-	rec.AuthorizationEnds = after(asked, seconds(token.Extra("authorization_expires_in")))
+	rec.IdleEnds, rec.AuthorizationEnds, rec.IdleWindow = time.Time{}, time.Time{}, 0
+	if window, ok := seconds(token.Extra("refresh_token_timeout")); ok {
+		rec.IdleEnds, rec.IdleWindow = asked.Add(window), window
+	}
+	if left, ok := seconds(token.Extra("authorization_expires_in")); ok {
+		rec.AuthorizationEnds = asked.Add(left)
+	}
 
 	wait := refreshAfter
 	switch {
@@ -256,36 +264,26 @@ func (rec *record) take(token *oauth2.Token, asked time.Time, refreshAfter time.
 // not say.
 const unknownLife = 5 * time.Minute
 
-// seconds reads a number of a token response; zero if there is none. A limit of
-// less than a second is one all the same.
-func seconds(v any) time.Duration {
+// seconds reads a number of a token response; ok is false if there is none.
+func seconds(v any) (d time.Duration, ok bool) {
 	var f float64
 	switch v := v.(type) {
 	case float64:
 		f = v
-	case json.Number:
-		f, _ = v.Float64()
 	case string: // some providers quote it
-		if _, err := fmt.Sscanf(v, "%g", &f); err != nil {
-			return 0
+		var err error
+		if f, err = strconv.ParseFloat(v, 64); err != nil {
+			return 0, false
 		}
 	default:
-		return 0
+		return 0, false
 	}
-	const farAway = 100 * 365 * 24 * time.Hour
+	const farAway = 100 * 365 * 24 * time.Hour // what a Duration holds, and a limit to nobody
 	switch {
-	case !(f >= 0):
-		return 0
+	case !(f >= 0): // NaN too
+		return 0, false
 	case f >= farAway.Seconds():
-		return farAway
+		return farAway, true
 	}
-	return max(time.Nanosecond, time.Duration(f*float64(time.Second)))
-}
-
-// after returns the time that is d later; none if d is none.
-func after(t time.Time, d time.Duration) time.Time {
-	if d == 0 {
-		return time.Time{}
-	}
-	return t.Add(d)
+	return time.Duration(f * float64(time.Second)), true
 }

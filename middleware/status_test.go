@@ -150,7 +150,7 @@ func TestEventStream(t *testing.T) {
 	for name, mode := range modes {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
+				w := newWorld(t, mode, limited(24*time.Hour, 2*time.Hour+7*time.Second)) // no multiple of how often it looks
 				var cause error
 				w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 					fmt.Fprint(rw, "data: hello\n\n")
@@ -176,7 +176,7 @@ func TestEventStream(t *testing.T) {
 				body, err := io.ReadAll(resp.Body)
 				require.NoError(t, err)
 				require.Equal(t, "data: hello\n\ndata: goodbye\n\n", string(body))
-				require.Equal(t, 3*time.Hour+30*time.Minute, time.Since(began))
+				require.Equal(t, 3*time.Hour+30*time.Minute+7*time.Second, time.Since(began))
 				var out *middleware.SignedOutError
 				require.ErrorAs(t, cause, &out)
 				require.Equal(t, middleware.ReasonInactivity, out.Reason)
@@ -195,7 +195,7 @@ func TestWebSocket(t *testing.T) {
 	for name, returns := range map[string]bool{"the handler stays": false, "the handler returns": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+				w := newWorld(t, limited(24*time.Hour, 2*time.Hour+7*time.Second))
 				s := newSigner(t, w)
 				closed := make(chan time.Time, 1)
 				w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -234,7 +234,7 @@ func TestWebSocket(t *testing.T) {
 				}
 				began := time.Now()
 				conn := open()
-				require.Equal(t, 2*time.Hour+time.Second, (<-closed).Sub(began), "at the deadline, and a moment to say goodbye")
+				require.Equal(t, 2*time.Hour+8*time.Second, (<-closed).Sub(began), "at the deadline, and a moment to say goodbye")
 				require.NoError(t, conn.Close())
 
 				// A logout through the back channel is noticed within half a minute.
@@ -353,6 +353,15 @@ func TestKeptFormOfAnotherBrowser(t *testing.T) {
 		p = c.submit(kept, nil)
 		require.Equal(t, http.StatusBadRequest, p.status)
 		require.NotContains(t, p.body, "of alice")
+
+		// Nor in one whose own login is over.
+		d := w.browser()
+		d.signIn(d.visit("/page"), "bob")
+		a.login("/page")
+		time.Sleep(3 * time.Hour)
+		kept = a.post("/form", url.Values{"text": {"of alice"}})
+		require.Equal(t, http.StatusUnauthorized, d.post("/form", url.Values{"text": {"of bob"}}).status)
+		require.Equal(t, http.StatusBadRequest, d.submit(kept, nil).status)
 
 		// Signed in again in another tab meanwhile: sent without another sign-in.
 		a.login("/page")
