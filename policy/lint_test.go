@@ -153,7 +153,7 @@ func TestPresets(t *testing.T) {
 	data, err := json.Marshal(policy.Presets()[1])
 	require.NoError(t, err)
 	require.JSONEq(t, `{"id":"ibm-enterprise-tutorial","title":"IBM Cloud IAM, secure enterprise","source":"IBM Cloud, tutorial on a secure enterprise account",
-		"revision":"2026-04-06","limits":{"active":"12h","inactivity":"30m"}}`, string(data))
+		"revision":"as of 2026-08","limits":{"active":"12h","inactivity":"30m"}}`, string(data))
 }
 
 func TestSeverity(t *testing.T) {

@@ -59,7 +59,7 @@ var presets = []Preset{
 	},
 	{
 		ID: "ibm-enterprise-tutorial", Title: "IBM Cloud IAM, secure enterprise",
-		Source: "IBM Cloud, tutorial on a secure enterprise account", Revision: "2026-04-06",
+		Source: "IBM Cloud, tutorial on a secure enterprise account", Revision: "as of 2026-08",
 		Limits: limits(12*time.Hour, 30*time.Minute, 0),
 	},
 	{
@@ -104,7 +104,7 @@ var presets = []Preset{
 	},
 	{
 		ID: "owasp-high-value", Title: "OWASP, applications of high value",
-		Source: "OWASP Session Management Cheat Sheet, Session Expiration", Revision: "as of 2026-06",
+		Source: "OWASP Session Management Cheat Sheet, Session Expiration", Revision: "as of 2026-08",
 		Limits: limits(8*time.Hour, 5*time.Minute, 3),
 		Note:   "The upper ends of 4 to 8 hours and 2 to 5 minutes. The number of sessions is our choice. Five minutes are below the usual floor of 15.",
 		most:   []bounds{{active: 8 * time.Hour, inactivity: 5 * time.Minute, severity: Warn}},
@@ -116,7 +116,7 @@ var presets = []Preset{
 		most:   []bounds{{inactivity: 15 * time.Minute, severity: Wrong}},
 	},
 	{
-		ID: "hipaa", Title: "HIPAA", Source: "45 CFR 164.312(a)(2)(iii)", Revision: "as of 2026-06",
+		ID: "hipaa", Title: "HIPAA", Source: "45 CFR 164.312(a)(2)(iii)", Revision: "as of 2026-08",
 		Limits: limits(12*time.Hour, 15*time.Minute, 0),
 		Note:   "It asks for an automatic logoff and names no time; both numbers are our choice.",
 	},

@@ -22,9 +22,9 @@ func adminFolder(t *testing.T) (dir string, args []string) {
 	t.Helper()
 	dir, args = folder(t)
 	put(t, dir, "users.yaml", `
-- {username: alice, password: "`+alicePassword+`", sub: sub-alice}
-- {username: root, password: "`+rootPassword+`", sub: sub-root, roles: [administrator]}
-- {username: eve, password: eve-4, sub: sub-eve, accounts: [partner], roles: [administrator]}
+- {username: alice, password_hash: "`+cheapHash(t, alicePassword)+`", sub: sub-alice}
+- {username: root, password_hash: "`+cheapHash(t, rootPassword)+`", sub: sub-root, roles: [administrator]}
+- {username: eve, password_hash: "`+cheapHash(t, "eve-4")+`", sub: sub-eve, accounts: [partner], roles: [administrator]}
 `)
 	put(t, dir, "clients.json", `[
 {"client_id": "web", "client_secret": "`+webSecret+`", "type": "web", "redirect_uris": ["`+redirectURI+`"], "scopes": ["curfew.admin"],

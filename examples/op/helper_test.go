@@ -76,11 +76,7 @@ const (
 func folder(t *testing.T) (dir string, args []string) {
 	t.Helper()
 	dir = t.TempDir()
-	hash := func(password string) string {
-		h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-		require.NoError(t, err)
-		return string(h)
-	}
+	hash := func(password string) string { return cheapHash(t, password) }
 	put(t, dir, "users.yaml", fmt.Sprintf(`
 - {username: alice, password_hash: %q, sub: sub-alice, accounts: [default], groups: []}
 - {username: bob, password_hash: %q, sub: sub-bob}
@@ -100,6 +96,14 @@ func folder(t *testing.T) (dir string, args []string) {
 		"-listen", "127.0.0.1:0", "-users", filepath.Join(dir, "users.yaml"), "-clients", filepath.Join(dir, "clients.json"),
 		"-keys", filepath.Join(dir, "keys.json"), "-store", "sqlite:" + filepath.Join(dir, "op.db"), "-signing-alg", "ES256",
 	}
+}
+
+// cheapHash hashes a password at the lowest cost: tests are not about bcrypt.
+func cheapHash(t *testing.T, password string) string {
+	t.Helper()
+	h, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	require.NoError(t, err)
+	return string(h)
 }
 
 func put(t *testing.T, dir, name, content string) string {
