@@ -107,7 +107,7 @@ func TestSeveralTabs(t *testing.T) {
 
 func TestReturnAddress(t *testing.T) {
 	t.Parallel()
-	for name, address := range map[string]string{
+	addresses := map[string]string{
 		"other host":     "//evil.example/",
 		"three slashes":  "///evil.example/",
 		"backslash":      `/\evil.example/`,
@@ -128,18 +128,17 @@ func TestReturnAddress(t *testing.T) {
 		"callback":       "/cb?code=1&state=2",
 		"fragment":       "/page#x",
 		"double-encoded": "/%5Cevil.example/",
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
-				b := w.browser()
-				p := b.signIn(b.visit("/auth/signin?return="+url.QueryEscape(address)), "alice")
-				require.Equal(t, appHost, p.url.Host)
-				require.NotContains(t, strings.Join(p.via, " "), "://evil")
-				require.NotContains(t, strings.Join(p.header["Set-Cookie"], " "), "a=b")
-			})
-		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for name, address := range addresses {
+			b := w.browser()
+			p := b.signIn(b.visit("/auth/signin?return="+url.QueryEscape(address)), "alice")
+			require.Equal(t, appHost, p.url.Host, name)
+			require.NotContains(t, strings.Join(p.via, " "), "://evil", name)
+			require.NotContains(t, strings.Join(p.header["Set-Cookie"], " "), "a=b", name)
+		}
+	})
 	synctest.Test(t, func(t *testing.T) { // as long as an address may be
 		w := newWorld(t)
 		b := w.browser()
@@ -153,89 +152,77 @@ func TestReturnAddress(t *testing.T) {
 // a seal in TestSeal.
 func TestTamperedCookies(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
-				b := w.browser()
-				b.login("/page")
-				cookie, value := b.cookie("")
-				for i := 0; i < len(value); i += 1 + len(value)/100 {
-					for _, c := range []byte{'A', 'B'} {
-						if value[i] == c {
-							continue
-						}
-						forger := w.browser()
-						forger.set(cookie, value[:i]+string(c)+value[i+1:])
-						p := forger.script(http.MethodGet, "/api")
-						require.Equal(t, http.StatusUnauthorized, p.status, "byte %d", i)
-						break
-					}
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		b := w.browser()
+		b.login("/page")
+		cookie, value := b.cookie("")
+		for i := 0; i < len(value); i += 1 + len(value)/100 {
+			for _, c := range []byte{'A', 'B'} {
+				if value[i] == c {
+					continue
 				}
-				for _, v := range []string{"", ".", "1.", "0." + value, "99." + value, value + "A", value[:len(value)-1], strings.Repeat("A", 8000)} {
-					forger := w.browser()
-					forger.set(cookie, v)
-					require.Equal(t, http.StatusUnauthorized, forger.script(http.MethodGet, "/api").status, "%.40q", v)
-				}
-				b.goesOn("/page")
-			})
-		})
-	}
+				forger := w.browser()
+				forger.set(cookie, value[:i]+string(c)+value[i+1:])
+				p := forger.script(http.MethodGet, "/api")
+				require.Equal(t, http.StatusUnauthorized, p.status, "byte %d", i)
+				break
+			}
+		}
+		for _, v := range []string{"", ".", "1.", "0." + value, "99." + value, value + "A", value[:len(value)-1], strings.Repeat("A", 8000)} {
+			forger := w.browser()
+			forger.set(cookie, v)
+			require.Equal(t, http.StatusUnauthorized, forger.script(http.MethodGet, "/api").status, "%.40q", v)
+		}
+		b.goesOn("/page")
+	})
 }
 
 // Nobody is signed in with a cookie that was there before the sign-in.
 func TestSessionFixation(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
-				attacker, victim := w.browser(), w.browser()
-				p := attacker.signIn(attacker.visit("/page"), "bob")
-				require.Contains(t, p.body, "page of")
-				cookie, planted := attacker.cookie("")
-				victim.set(cookie, planted)
-				victim.signIn(victim.visit("/auth/signin?return=/page"), "alice")
-				_, mine := victim.cookie("")
-				require.NotEqual(t, planted, mine)
-				require.Equal(t, opHost, attacker.visit("/page").url.Host, "what was planted is over")
-				require.Contains(t, victim.goesOn("/page").body, optest.SubjectOf("alice"))
-			})
-		})
-	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		attacker, victim := w.browser(), w.browser()
+		p := attacker.signIn(attacker.visit("/page"), "bob")
+		require.Contains(t, p.body, "page of")
+		cookie, planted := attacker.cookie("")
+		victim.set(cookie, planted)
+		victim.signIn(victim.visit("/auth/signin?return=/page"), "alice")
+		_, mine := victim.cookie("")
+		require.NotEqual(t, planted, mine)
+		require.Equal(t, opHost, attacker.visit("/page").url.Host, "what was planted is over")
+		require.Contains(t, victim.goesOn("/page").body, optest.SubjectOf("alice"))
+	})
 }
 
 // Two applications on one host: their cookies have different names, and what one
 // has sealed does not open at the other, though they have the same keys and store.
 func TestCookiesOfAnotherApplication(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				store := middleware.NewMemoryStore()
-				w := newWorld(t, mode, with(func(c *middleware.Config) { c.Store = store }))
-				cfg := w.cfg
-				cfg.ClientID, cfg.ClientSecret = optest.Web2, optest.Web2+"-secret"
-				other, err := middleware.New(cfg)
-				require.NoError(t, err)
-				a := w.browser()
-				a.login("/page")
-				cookie, value := a.cookie("")
-				w.serve(appHost, w.app(other))
-				b := w.browser()
-				b.login("/page")
-				name2, value2 := b.cookie("")
-				require.NotEqual(t, cookie, name2)
-				require.Contains(t, b.script(http.MethodGet, "/api").body, "api of")
-				for _, v := range []string{value, value2} {
-					swapped := w.browser()
-					swapped.set(cookie, v)
-					swapped.set(name2, value)
-					require.Equal(t, http.StatusUnauthorized, swapped.script(http.MethodGet, "/api").status)
-				}
-			})
-		})
-	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		store := middleware.NewMemoryStore()
+		w := newWorld(t, mode, with(func(c *middleware.Config) { c.Store = store }))
+		cfg := w.cfg
+		cfg.ClientID, cfg.ClientSecret = optest.Web2, optest.Web2+"-secret"
+		other, err := middleware.New(cfg)
+		require.NoError(t, err)
+		a := w.browser()
+		a.login("/page")
+		cookie, value := a.cookie("")
+		w.serve(appHost, w.app(other))
+		b := w.browser()
+		b.login("/page")
+		name2, value2 := b.cookie("")
+		require.NotEqual(t, cookie, name2)
+		require.Contains(t, b.script(http.MethodGet, "/api").body, "api of")
+		for _, v := range []string{value, value2} {
+			swapped := w.browser()
+			swapped.set(cookie, v)
+			swapped.set(name2, value)
+			require.Equal(t, http.StatusUnauthorized, swapped.script(http.MethodGet, "/api").status)
+		}
+	})
 }
 
 // RFC 9207: an answer of another provider is not taken for one of ours.

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -98,6 +97,28 @@ func (s *signer) sign(t *testing.T, typ string, claims map[string]any) string {
 	return token
 }
 
+// changed answers a token request as the provider does, with another ID token: with
+// changed claims, and none if none is left.
+func (s *signer) changed(t *testing.T, r *http.Request, change func(claims, tokens map[string]any)) *http.Response {
+	t.Helper()
+	var tokens map[string]any
+	if !fetch(t, s.w, r, &tokens) {
+		return response(http.StatusBadGateway, "")
+	}
+	token, err := jwt.ParseSigned(tokens["id_token"].(string), []jose.SignatureAlgorithm{jose.RS256})
+	require.NoError(t, err)
+	claims := map[string]any{}
+	require.NoError(t, token.UnsafeClaimsWithoutVerification(&claims))
+	delete(claims, "at_hash")
+	change(claims, tokens)
+	if delete(tokens, "id_token"); len(claims) > 0 {
+		tokens["id_token"] = s.sign(t, "JWT", claims)
+	}
+	body, err := json.Marshal(tokens)
+	require.NoError(t, err)
+	return response(http.StatusOK, string(body))
+}
+
 // tell posts a logout token as a provider does.
 func (w *world) tell(token string) page {
 	w.t.Helper()
@@ -115,53 +136,49 @@ func (w *world) lastSID() string {
 
 func TestBackChannelLogout(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
-				s := newSigner(t, w)
-				a, b, c := w.browser(), w.browser(), w.browser()
-				a.login("/page")
-				first := w.lastSID()
-				b.login("/page")
-				c.signIn(c.visit("/page"), "bob")
-				require.NotEqual(t, first, w.lastSID())
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		s := newSigner(t, w)
+		a, b, c := w.browser(), w.browser(), w.browser()
+		a.login("/page")
+		first := w.lastSID()
+		b.login("/page")
+		c.signIn(c.visit("/page"), "bob")
+		require.NotEqual(t, first, w.lastSID())
 
-				time.Sleep(time.Second)
-				token := s.sign(t, "logout+jwt", s.claims(first))
-				p := w.tell(token)
-				require.Equal(t, http.StatusOK, p.status, p.body)
-				require.Equal(t, "no-store", p.header.Get("Cache-Control"))
-				p = a.visit("/page?draft=1")
-				require.Equal(t, opHost, p.url.Host, "signed out")
-				b.goesOn("/page")
-				c.goesOn("/page")
-				time.Sleep(time.Second) // what was issued in the second of the logout is over too
-				require.Contains(t, a.signIn(p, "alice").body, "notice: You were signed out, here or in another application.\n")
+		time.Sleep(time.Second)
+		token := s.sign(t, "logout+jwt", s.claims(first))
+		p := w.tell(token)
+		require.Equal(t, http.StatusOK, p.status, p.body)
+		require.Equal(t, "no-store", p.header.Get("Cache-Control"))
+		p = a.visit("/page?draft=1")
+		require.Equal(t, opHost, p.url.Host, "signed out")
+		b.goesOn("/page")
+		c.goesOn("/page")
+		time.Sleep(time.Second) // what was issued in the second of the logout is over too
+		require.Contains(t, a.signIn(p, "alice").body, "notice: You were signed out, here or in another application.\n")
 
-				// The same token again does nothing.
-				require.Equal(t, http.StatusBadRequest, w.tell(token).status)
-				a.goesOn("/page")
+		// The same token again does nothing.
+		require.Equal(t, http.StatusBadRequest, w.tell(token).status)
+		a.goesOn("/page")
 
-				// For whom there is no session it is a success (section 2.7).
-				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims("unknown"))).status)
+		// For whom there is no session it is a success (section 2.7).
+		require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims("unknown"))).status)
 
-				// Without sid: all sessions of the user, and of nobody else.
-				time.Sleep(time.Second)
-				all := s.claims("")
-				delete(all, "sid")
-				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", all)).status)
-				require.Equal(t, opHost, a.visit("/page").url.Host)
-				require.Equal(t, opHost, b.visit("/page").url.Host)
-				c.goesOn("/page")
+		// Without sid: all sessions of the user, and of nobody else.
+		time.Sleep(time.Second)
+		all := s.claims("")
+		delete(all, "sid")
+		require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", all)).status)
+		require.Equal(t, opHost, a.visit("/page").url.Host)
+		require.Equal(t, opHost, b.visit("/page").url.Host)
+		c.goesOn("/page")
 
-				// Who signs in afterwards stays.
-				time.Sleep(2 * time.Second)
-				a.login("/page")
-				a.goesOn("/page")
-			})
-		})
-	}
+		// Who signs in afterwards stays.
+		time.Sleep(2 * time.Second)
+		a.login("/page")
+		a.goesOn("/page")
+	})
 }
 
 // With sid alone, of another subject, of another process, during the sign-in.
@@ -186,31 +203,27 @@ func TestBackChannelWithOneClaim(t *testing.T) {
 
 func TestBackChannelDuringSignIn(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode)
-				s := newSigner(t, w)
-				keys := *w.answer.Load()
-				b := w.browser()
-				callback := b.answerOf("/page", "alice")
-				inner := w.client.Transport
-				w.client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
-					resp, err := inner.RoundTrip(r)
-					if r.URL.Path == "/oauth/token" && err == nil {
-						all := s.claims("")
-						delete(all, "sid")
-						require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", all)).status)
-					}
-					return resp, err
-				})
-				w.answers(keys)
-				refusedSignIn(t, w, b.visit(callback))
-				w.client.Transport = inner
-				require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
-			})
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		s := newSigner(t, w)
+		keys := *w.answer.Load()
+		b := w.browser()
+		callback := b.answerOf("/page", "alice")
+		inner := w.client.Transport
+		w.client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := inner.RoundTrip(r)
+			if r.URL.Path == "/oauth/token" && err == nil {
+				all := s.claims("")
+				delete(all, "sid")
+				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", all)).status)
+			}
+			return resp, err
 		})
-	}
+		w.answers(keys)
+		refusedSignIn(t, w, b.visit(callback))
+		w.client.Transport = inner
+		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
+	})
 }
 
 func TestBadLogoutTokens(t *testing.T) {
@@ -351,7 +364,6 @@ func TestRefreshedIDToken(t *testing.T) {
 	for name, change := range map[string]func(map[string]any){
 		"fine":           func(map[string]any) {},
 		"no ID token":    func(c map[string]any) { clear(c) },
-		"same nonce":     func(map[string]any) {},
 		"sub":            func(c map[string]any) { c["sub"] = optest.SubjectOf("bob") },
 		"iss":            func(c map[string]any) { c["iss"] = "https://evil.example" },
 		"aud":            func(c map[string]any) { c["aud"] = "web2" },
@@ -369,34 +381,16 @@ func TestRefreshedIDToken(t *testing.T) {
 				keys := *w.answer.Load()
 				b := w.browser()
 				b.login("/page")
-				var original map[string]any
 				w.answers(func(r *http.Request) *http.Response {
 					if r.URL.Path != "/oauth/token" {
 						return keys(r)
 					}
-					var tokens map[string]any
-					if !fetch(t, w, r, &tokens) {
-						return response(http.StatusBadGateway, "")
-					}
-					token, err := jwt.ParseSigned(tokens["id_token"].(string), []jose.SignatureAlgorithm{jose.RS256})
-					require.NoError(t, err)
-					require.NoError(t, token.UnsafeClaimsWithoutVerification(&original))
-					claims := maps.Clone(original)
-					delete(claims, "at_hash")
-					change(claims)
-					if len(claims) == 0 {
-						delete(tokens, "id_token")
-					} else {
-						tokens["id_token"] = s.sign(t, "JWT", claims)
-					}
-					body, err := json.Marshal(tokens)
-					require.NoError(t, err)
-					return response(http.StatusOK, string(body))
+					return s.changed(t, r, func(claims, _ map[string]any) { change(claims) })
 				})
 				time.Sleep(6 * time.Minute)
 				p := b.visit("/page")
 				switch name {
-				case "fine", "no ID token", "same nonce":
+				case "fine", "no ID token":
 					require.Equal(t, http.StatusOK, p.status, p.body)
 					require.Contains(t, p.body, "page of "+optest.SubjectOf("alice"))
 					return
@@ -417,7 +411,7 @@ func TestRefreshedIDToken(t *testing.T) {
 // An ID token at sign-in that is not the answer to this sign-in.
 func TestIDTokenOfTheSignIn(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(claims, tokens map[string]any){
+	cases := map[string]func(claims, tokens map[string]any){
 		"fine":             func(_, _ map[string]any) {},
 		"no ID token":      func(claims, _ map[string]any) { clear(claims) },
 		"no nonce":         func(claims, _ map[string]any) { delete(claims, "nonce") },
@@ -435,46 +429,28 @@ func TestIDTokenOfTheSignIn(t *testing.T) {
 		"at_hash":          func(claims, _ map[string]any) { claims["at_hash"] = "AAAAAAAAAAAAAAAAAAAAAA" },
 		"over":             func(claims, _ map[string]any) { claims["session_expiry"] = time.Now().Unix() },
 		"over by the body": func(_, tokens map[string]any) { tokens["authorization_expires_in"] = 0 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
-				s := newSigner(t, w)
-				keys := *w.answer.Load()
-				w.answers(func(r *http.Request) *http.Response {
-					if r.URL.Path != "/oauth/token" {
-						return keys(r)
-					}
-					var tokens map[string]any
-					if !fetch(t, w, r, &tokens) {
-						return response(http.StatusBadGateway, "")
-					}
-					token, err := jwt.ParseSigned(tokens["id_token"].(string), []jose.SignatureAlgorithm{jose.RS256})
-					require.NoError(t, err)
-					claims := map[string]any{}
-					require.NoError(t, token.UnsafeClaimsWithoutVerification(&claims))
-					delete(claims, "at_hash")
-					change(claims, tokens)
-					if len(claims) == 0 {
-						delete(tokens, "id_token")
-					} else {
-						tokens["id_token"] = s.sign(t, "JWT", claims)
-					}
-					body, err := json.Marshal(tokens)
-					require.NoError(t, err)
-					return response(http.StatusOK, string(body))
-				})
-				b := w.browser()
-				p := b.signIn(b.visit("/page"), "alice")
-				if name == "fine" {
-					require.Contains(t, p.body, "page of")
-					return
-				}
-				refusedSignIn(t, w, p)
-				require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
-			})
-		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := newSigner(t, w)
+		keys := *w.answer.Load()
+		for name, change := range cases {
+			w.answers(func(r *http.Request) *http.Response {
+				if r.URL.Path != "/oauth/token" {
+					return keys(r)
+				}
+				return s.changed(t, r, change)
+			})
+			b := w.browser()
+			p := b.signIn(b.visit("/page"), "alice")
+			if name == "fine" {
+				require.Contains(t, p.body, "page of")
+				continue
+			}
+			refusedSignIn(t, w, p)
+			require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status, name)
+		}
+	})
 }
 
 // A key set that does not answer is an outage, not another user.
@@ -497,19 +473,10 @@ func TestRefreshWhileKeysAreMissing(t *testing.T) {
 				if r.URL.Path != "/oauth/token" {
 					return known(r)
 				}
-				var tokens map[string]any
-				require.True(t, fetch(t, w, r, &tokens))
-				token, err := jwt.ParseSigned(tokens["id_token"].(string), []jose.SignatureAlgorithm{jose.RS256})
-				require.NoError(t, err)
-				claims := map[string]any{}
-				require.NoError(t, token.UnsafeClaimsWithoutVerification(&claims))
-				delete(claims, "at_hash")
-				if !ok { // as if the provider has a new key
-					tokens["id_token"] = s.sign(t, "JWT", claims)
+				if ok {
+					return nil
 				}
-				body, err := json.Marshal(tokens)
-				require.NoError(t, err)
-				return response(http.StatusOK, string(body))
+				return s.changed(t, r, func(_, _ map[string]any) {}) // as if the provider has a new key
 			})
 		}
 		sign(false)

@@ -44,46 +44,42 @@ func (b *browser) status() (s status) {
 // The countdown slides nothing, however often it asks; the heartbeat does.
 func TestCountdownAndHeartbeat(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode, limited(8*time.Hour, 2*time.Hour))
-				b := w.browser()
-				require.False(t, b.status().SignedIn)
-				b.login("/page")
-				for range 119 {
-					time.Sleep(time.Minute)
-					require.True(t, b.status().SignedIn)
-				}
-				require.EqualValues(t, 0, w.refreshes.Load())
-				s := b.status()
-				require.EqualValues(t, 60, *s.Idle)
-				require.EqualValues(t, 60, *s.Expires)
-				require.EqualValues(t, 8*3600-119*60, *s.Active)
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, limited(8*time.Hour, 2*time.Hour))
+		b := w.browser()
+		require.False(t, b.status().SignedIn)
+		b.login("/page")
+		for range 119 {
+			time.Sleep(time.Minute)
+			require.True(t, b.status().SignedIn)
+		}
+		require.EqualValues(t, 0, w.refreshes.Load())
+		s := b.status()
+		require.EqualValues(t, 60, *s.Idle)
+		require.EqualValues(t, 60, *s.Expires)
+		require.EqualValues(t, 8*3600-119*60, *s.Active)
 
-				p := b.script(http.MethodPost, "/auth/session")
-				require.Equal(t, http.StatusOK, p.status)
-				require.EqualValues(t, 1, w.refreshes.Load())
-				require.EqualValues(t, 7200, *b.status().Idle)
-				time.Sleep(119 * time.Minute)
-				// Without script it is a form that comes back.
-				p = b.post("/auth/session", url.Values{"return": {"/page?x=1"}})
-				require.Equal(t, "/page?x=1", p.url.RequestURI())
-				require.EqualValues(t, 2, w.refreshes.Load())
-				p = b.post("/auth/session", url.Values{"return": {"//evil.example"}})
-				require.Equal(t, appHost, p.url.Host)
+		p := b.script(http.MethodPost, "/auth/session")
+		require.Equal(t, http.StatusOK, p.status)
+		require.EqualValues(t, 1, w.refreshes.Load())
+		require.EqualValues(t, 7200, *b.status().Idle)
+		time.Sleep(119 * time.Minute)
+		// Without script it is a form that comes back.
+		p = b.post("/auth/session", url.Values{"return": {"/page?x=1"}})
+		require.Equal(t, "/page?x=1", p.url.RequestURI())
+		require.EqualValues(t, 2, w.refreshes.Load())
+		p = b.post("/auth/session", url.Values{"return": {"//evil.example"}})
+		require.Equal(t, appHost, p.url.Host)
 
-				time.Sleep(2*time.Hour + time.Second)
-				s = b.status()
-				require.False(t, s.SignedIn)
-				require.Equal(t, "inactivity", s.Reason)
-				require.Equal(t, "You were signed out after 2 hours without activity.", s.Message)
-				p = b.script(http.MethodPost, "/auth/session")
-				require.Equal(t, http.StatusUnauthorized, p.status)
-				require.Equal(t, `Bearer error="invalid_token"`, p.header.Get("WWW-Authenticate"))
-			})
-		})
-	}
+		time.Sleep(2*time.Hour + time.Second)
+		s = b.status()
+		require.False(t, s.SignedIn)
+		require.Equal(t, "inactivity", s.Reason)
+		require.Equal(t, "You were signed out after 2 hours without activity.", s.Message)
+		p = b.script(http.MethodPost, "/auth/session")
+		require.Equal(t, http.StatusUnauthorized, p.status)
+		require.Equal(t, `Bearer error="invalid_token"`, p.header.Get("WWW-Authenticate"))
+	})
 }
 
 // Polling keeps nobody signed in, where the application says what is polling.
@@ -111,20 +107,16 @@ func TestBackground(t *testing.T) {
 
 func TestLifetime(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode, with(func(c *middleware.Config) { c.Lifetime = time.Hour }))
-				b := w.browser()
-				b.login("/page")
-				time.Sleep(time.Hour - time.Millisecond)
-				b.goesOn("/page")
-				time.Sleep(time.Millisecond)
-				p := b.signIn(b.visit("/page"), "alice")
-				require.Contains(t, p.body, "notice: You were signed out because a sign-in lasts at most 1 hour.\n")
-			})
-		})
-	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, with(func(c *middleware.Config) { c.Lifetime = time.Hour }))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(time.Hour - time.Millisecond)
+		b.goesOn("/page")
+		time.Sleep(time.Millisecond)
+		p := b.signIn(b.visit("/page"), "alice")
+		require.Contains(t, p.body, "notice: You were signed out because a sign-in lasts at most 1 hour.\n")
+	})
 }
 
 // Without a refresh token and without a word about limits a session ends some day.
@@ -147,45 +139,41 @@ func TestNothingIsKnown(t *testing.T) {
 // whose session slides goes on.
 func TestEventStream(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, mode, limited(24*time.Hour, 2*time.Hour+7*time.Second)) // no multiple of how often it looks
-				var cause error
-				w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-					fmt.Fprint(rw, "data: hello\n\n")
-					if f, ok := rw.(http.Flusher); ok {
-						f.Flush()
-					}
-					if !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
-						return
-					}
-					<-r.Context().Done()
-					cause = context.Cause(r.Context())
-					fmt.Fprint(rw, "data: goodbye\n\n")
-				})))
-				b := w.browser()
-				b.login("/page")
-				began := time.Now()
-				resp, err := b.http.Do(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}, "Sec-Fetch-Mode": {"cors"}}))
-				require.NoError(t, err)
-				require.Equal(t, http.StatusOK, resp.StatusCode)
-				time.Sleep(90 * time.Minute)
-				b.goesOn("/page") // slides
-				require.EqualValues(t, 1, w.refreshes.Load(), "the stream itself refreshes nothing")
-				body, err := io.ReadAll(resp.Body)
-				require.NoError(t, err)
-				require.Equal(t, "data: hello\n\ndata: goodbye\n\n", string(body))
-				require.Equal(t, 3*time.Hour+30*time.Minute+7*time.Second, time.Since(began))
-				var out *middleware.SignedOutError
-				require.ErrorAs(t, cause, &out)
-				require.Equal(t, middleware.ReasonInactivity, out.Reason)
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode, limited(24*time.Hour, 2*time.Hour+7*time.Second)) // no multiple of how often it looks
+		var cause error
+		w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(rw, "data: hello\n\n")
+			if f, ok := rw.(http.Flusher); ok {
+				f.Flush()
+			}
+			if !strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
+				return
+			}
+			<-r.Context().Done()
+			cause = context.Cause(r.Context())
+			fmt.Fprint(rw, "data: goodbye\n\n")
+		})))
+		b := w.browser()
+		b.login("/page")
+		began := time.Now()
+		resp, err := b.http.Do(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}, "Sec-Fetch-Mode": {"cors"}}))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode)
+		time.Sleep(90 * time.Minute)
+		b.goesOn("/page") // slides
+		require.EqualValues(t, 1, w.refreshes.Load(), "the stream itself refreshes nothing")
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, "data: hello\n\ndata: goodbye\n\n", string(body))
+		require.Equal(t, 3*time.Hour+30*time.Minute+7*time.Second, time.Since(began))
+		var out *middleware.SignedOutError
+		require.ErrorAs(t, cause, &out)
+		require.Equal(t, middleware.ReasonInactivity, out.Reason)
 
-				p := b.once(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}}))
-				require.Equal(t, http.StatusUnauthorized, p.status, "and it is not opened again")
-			})
-		})
-	}
+		p := b.once(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}}))
+		require.Equal(t, http.StatusUnauthorized, p.status, "and it is not opened again")
+	})
 }
 
 // A connection that was taken over is closed, also when its handler has returned
@@ -376,45 +364,41 @@ func TestKeptFormOfAnotherBrowser(t *testing.T) {
 // No secret is printed, however hard one tries.
 func TestNoSecretIsPrinted(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var log strings.Builder
-				var access string
-				store := middleware.NewMemoryStore()
-				w := newWorld(t, mode, with(func(c *middleware.Config) {
-					c.Store = store
-					c.Events = middleware.LogEvents(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-				}))
-				w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-					s := middleware.SessionFrom(r.Context())
-					access = s.AccessToken()
-					fmt.Fprintf(rw, "page of %v %+v %#v %s", s, s, s, s)
-					slog.New(slog.NewTextHandler(rw, nil)).Info("x", "session", s)
-				})))
-				b := w.browser()
-				p := b.login("/page")
-				require.NotEmpty(t, access)
-				require.NotContains(t, p.body, access)
-				time.Sleep(15 * time.Minute)
-				b.goesOn("/page")
-				w.answers(func(*http.Request) *http.Response { return response(500, access) })
-				time.Sleep(15 * time.Minute)
-				b.visit("/page")
-				w.answers(nil)
-				time.Sleep(24 * time.Hour)
-				b.visit("/page")
-				b.visit("/cb?code=the-code&state=the-state")
-				for _, event := range []string{"signed_in", "refreshed", "unavailable", "ended", "sign_in_failed"} {
-					require.Contains(t, log.String(), "msg="+event)
-				}
-				_, cookie := b.cookie("-in-")
-				for _, secret := range []string{access, cookie, "the-code", "the-state", optest.Web + "-secret"} {
-					require.NotContains(t, log.String(), secret)
-				}
-			})
-		})
-	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		var log strings.Builder
+		var access string
+		store := middleware.NewMemoryStore()
+		w := newWorld(t, mode, with(func(c *middleware.Config) {
+			c.Store = store
+			c.Events = middleware.LogEvents(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		}))
+		w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			s := middleware.SessionFrom(r.Context())
+			access = s.AccessToken()
+			fmt.Fprintf(rw, "page of %v %+v %#v %s", s, s, s, s)
+			slog.New(slog.NewTextHandler(rw, nil)).Info("x", "session", s)
+		})))
+		b := w.browser()
+		p := b.login("/page")
+		require.NotEmpty(t, access)
+		require.NotContains(t, p.body, access)
+		time.Sleep(15 * time.Minute)
+		b.goesOn("/page")
+		w.answers(func(*http.Request) *http.Response { return response(500, access) })
+		time.Sleep(15 * time.Minute)
+		b.visit("/page")
+		w.answers(nil)
+		time.Sleep(24 * time.Hour)
+		b.visit("/page")
+		b.visit("/cb?code=the-code&state=the-state")
+		for _, event := range []string{"signed_in", "refreshed", "unavailable", "ended", "sign_in_failed"} {
+			require.Contains(t, log.String(), "msg="+event)
+		}
+		_, cookie := b.cookie("-in-")
+		for _, secret := range []string{access, cookie, "the-code", "the-state", optest.Web + "-secret"} {
+			require.NotContains(t, log.String(), secret)
+		}
+	})
 }
 
 func TestBadConfig(t *testing.T) {

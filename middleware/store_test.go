@@ -76,31 +76,27 @@ func breakable(s *brokenStore) setting {
 // A store that does not answer signs nobody out, and nobody in.
 func TestStoreDownIsNoLogout(t *testing.T) {
 	t.Parallel()
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				store := &brokenStore{}
-				w := newWorld(t, mode, breakable(store))
-				b := w.browser()
-				b.login("/page")
-				callback := w.browser()
-				answer := callback.answerOf("/page", "alice")
-				store.failing(func(string) bool { return true })
-				p := b.visit("/page")
-				require.Equal(t, http.StatusServiceUnavailable, p.status)
-				require.NotEmpty(t, p.header.Get("Retry-After"))
-				require.NotContains(t, p.body, errStore.Error())
-				require.Equal(t, http.StatusServiceUnavailable, b.script(http.MethodGet, "/api").status)
-				require.Equal(t, http.StatusServiceUnavailable, b.submit(b.visit("/auth/signout"), nil).status, "not told to be signed out")
-				require.Equal(t, http.StatusServiceUnavailable, callback.visit(answer).status)
-				require.Equal(t, http.StatusOK, b.visit("/").status, "what anybody may see is there")
-				store.failing(func(string) bool { return false })
-				b.goesOn("/page")
-				require.Empty(t, w.seen(middleware.EventEnded))
-				require.NotEmpty(t, w.seen(middleware.EventUnavailable))
-			})
-		})
-	}
+	eachMode(t, func(t *testing.T, mode setting) {
+		store := &brokenStore{}
+		w := newWorld(t, mode, breakable(store))
+		b := w.browser()
+		b.login("/page")
+		callback := w.browser()
+		answer := callback.answerOf("/page", "alice")
+		store.failing(func(string) bool { return true })
+		p := b.visit("/page")
+		require.Equal(t, http.StatusServiceUnavailable, p.status)
+		require.NotEmpty(t, p.header.Get("Retry-After"))
+		require.NotContains(t, p.body, errStore.Error())
+		require.Equal(t, http.StatusServiceUnavailable, b.script(http.MethodGet, "/api").status)
+		require.Equal(t, http.StatusServiceUnavailable, b.submit(b.visit("/auth/signout"), nil).status, "not told to be signed out")
+		require.Equal(t, http.StatusServiceUnavailable, callback.visit(answer).status)
+		require.Equal(t, http.StatusOK, b.visit("/").status, "what anybody may see is there")
+		store.failing(func(string) bool { return false })
+		b.goesOn("/page")
+		require.Empty(t, w.seen(middleware.EventEnded))
+		require.NotEmpty(t, w.seen(middleware.EventUnavailable))
+	})
 }
 
 // Tokens that the provider gave and the store did not take are good for the request;
