@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strings"
@@ -328,4 +329,40 @@ func TestMaxAge(t *testing.T) {
 			})
 		})
 	}
+}
+
+// RFC 9207 section 2.4: a provider that says it sends iss must have sent it.
+func TestMissingIssuerOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.answers(func(r *http.Request) *http.Response {
+			var doc map[string]any
+			if !strings.HasSuffix(r.URL.Path, "openid-configuration") || !fetch(t, w, r, &doc) {
+				return nil
+			}
+			doc["authorization_response_iss_parameter_supported"] = true
+			body, err := json.Marshal(doc)
+			require.NoError(t, err)
+			return response(http.StatusOK, string(body))
+		})
+		b := w.browser()
+		callback := b.answerOf("/page", "alice")
+		refusedSignIn(t, w, b.visit(callback))
+		callback = b.answerOf("/page", "alice")
+		require.Contains(t, b.visit(callback+"&iss="+url.QueryEscape("http://"+opHost)).body, "page of")
+	})
+}
+
+// What a browser loads in advance begins no sign-in, and takes no notice away.
+func TestPrefetch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		req := request(t, http.MethodGet, "/page", nil, navigate)
+		req.Header.Set("Sec-Purpose", "prefetch;prerender")
+		require.Equal(t, http.StatusUnauthorized, b.once(req).status)
+		require.Empty(t, b.cookies())
+	})
 }
