@@ -155,10 +155,7 @@ func (w *logoutTarget) request(er *op.EndSessionRequest) *op.EndSessionRequest {
 		return er
 	}
 	own := *er
-	own.UserID = w.user
-	if own.IDTokenHintClaims != nil && own.IDTokenHintClaims.Subject != w.user {
-		own.IDTokenHintClaims = nil // it names somebody else
-	}
+	own.UserID, own.IDTokenHintClaims = w.user, nil // which are another session's
 	return &own
 }
 
@@ -191,7 +188,7 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 // confirmation is the form that asks. It sends the application's parameters
 // again, so that op judges them again.
 func (c *core) confirmation(req *request, er *op.EndSessionRequest, s *store.Session, all url.Values) *LogoutConfirm {
-	f := &LogoutConfirm{Action: req.http.URL.Path, Client: er.ClientID}
+	f := &LogoutConfirm{Action: sameAddress(req.http.URL.Path), Client: er.ClientID}
 	if to, err := url.Parse(er.RedirectURI); err == nil && !strings.EqualFold(to.Host, req.http.Host) {
 		f.To = to.Host
 	}
@@ -210,6 +207,11 @@ func (c *core) confirmation(req *request, er *op.EndSessionRequest, s *store.Ses
 	f.Hidden = append(f.Hidden, LogoutField{confirmField, c.h.ring.sealConfirm(s, c.h.now())})
 	return f
 }
+
+// sameAddress is a reference to the address that a browser is at, without its
+// query. What is in front of the last part of the path may be somebody else's, such
+// as a proxy's.
+func sameAddress(p string) string { return "./" + p[strings.LastIndexByte(p, '/')+1:] }
 
 // forgetBrowser deletes the session cookie of a session that was signed out of,
 // and of one that is over.

@@ -64,7 +64,7 @@ func confirmForm(t testing.TB, r optest.Reply, answer string) url.Values {
 	require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
 	require.Equal(t, "DENY", r.Header.Get("X-Frame-Options"))
 	require.Contains(t, r.Header.Get("Content-Security-Policy"), "default-src 'none'")
-	require.Contains(t, r.Body, `<form method="post" action="/end_session">`)
+	require.Contains(t, r.Body, `<form method="post" action="./end_session">`)
 	form := url.Values{"curfew_answer": {answer}}
 	for _, m := range hiddenInput.FindAllStringSubmatch(r.Body, -1) {
 		form.Add(html.UnescapeString(m[1]), html.UnescapeString(m[2]))

@@ -168,12 +168,12 @@ func (h *Hook) notify(ctx context.Context, n notification) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Logout.Timeout)
+	defer cancel()
 	token, err := h.logoutToken(ctx, n.subject, n.sid, n.client)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.Logout.Timeout)
-	defer cancel()
 	body := url.Values{"logout_token": {token}}.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(body))
 	if err != nil {

@@ -245,7 +245,8 @@ func asks(t *testing.T, k *kit, spoil func(good url.Values)) {
 
 var hiddenInput = regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
 
-// ConfirmLogout answers the page of package provider for [Target.ConfirmLogout].
+// ConfirmLogout answers the plain page of package provider, for
+// [Target.ConfirmLogout].
 func ConfirmLogout(browser *http.Client, page *http.Response) (*http.Response, error) {
 	body, err := io.ReadAll(page.Body)
 	if err != nil {
