@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,6 +31,10 @@ func TestKit(t *testing.T) {
 	}
 	put(t, dir, "users.yaml", file.String())
 	settings := put(t, dir, "settings.yaml", "accounts: {default: {active: 30s, inactivity: 12s, concurrent: 3, at_limit: refuse}}")
+	back, err := net.Listen("tcp", "127.0.0.1:0") // the kit closes it
+	require.NoError(t, err)
+	const front = "http://127.0.0.1:9999/front"
+	tell(t, dir, "http://"+back.Addr().String()+"/backchannel", front)
 	s := start(t, append(args, "-floor", "1s", "-settings", settings)...)
 
 	// submit sends the first form of a page, filled in.
@@ -83,7 +88,10 @@ func TestKit(t *testing.T) {
 			}
 			return nil
 		},
-		Limits: providertest.Limits(),
+		Limits:                providertest.Limits(),
+		ConfirmLogout:         providertest.ConfirmLogout,
+		BackChannelLogout:     back,
+		FrontChannelLogoutURI: front,
 	}
 	providertest.Run(t, target)
 }

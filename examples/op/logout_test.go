@@ -14,6 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// tell enters in the clients file how the client "web" is told of ends.
+func tell(t *testing.T, dir, back, front string) {
+	t.Helper()
+	clients, err := os.ReadFile(filepath.Join(dir, "clients.json"))
+	require.NoError(t, err)
+	const none = `"backchannel_logout_uri": ""`
+	require.Contains(t, string(clients), none)
+	put(t, dir, "clients.json", strings.Replace(string(clients), none,
+		`"backchannel_logout_uri": "`+back+`", "frontchannel_logout_uri": "`+front+`"`, 1))
+}
+
 // Whoever signs out of the provider signs out of its applications: in the clients
 // file is how they are told.
 func TestApplicationsAreToldOfASignOut(t *testing.T) {
@@ -32,14 +43,10 @@ func TestApplicationsAreToldOfASignOut(t *testing.T) {
 	}
 
 	dir, args := folder(t)
-	file := filepath.Join(dir, "clients.json")
-	clients, err := os.ReadFile(file)
-	require.NoError(t, err)
 	u, err := url.Parse(redirectURI)
 	require.NoError(t, err)
 	front := u.Scheme + "://" + u.Host + "/front"
-	put(t, dir, "clients.json", strings.Replace(string(clients), `"backchannel_logout_uri": ""`,
-		`"backchannel_logout_uri": "`+app.URL+`", "frontchannel_logout_uri": "`+front+`"`, 1))
+	tell(t, dir, app.URL, front)
 	s := start(t, args...)
 	a := s.app("web")
 	var metadata map[string]any
