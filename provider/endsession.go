@@ -213,24 +213,6 @@ func (c *core) confirmation(req *request, er *op.EndSessionRequest, s *store.Ses
 // as a proxy's.
 func sameAddress(p string) string { return "./" + p[strings.LastIndexByte(p, '/')+1:] }
 
-// forgetBrowser deletes the session cookie of a session that was signed out of,
-// and of one that is over.
-func (c *core) forgetBrowser(ctx context.Context, req *request, sid string) {
-	state := c.h.browserOf(req)
-	if state == nil {
-		return
-	}
-	names := cookieNamesOf(op.IssuerFromContext(ctx))
-	for _, cookie := range state.cookies {
-		if cookie.Name != names.session {
-			continue
-		}
-		if held, ok := parseBrowserSecret(cookie.Value); !ok || held.sid == sid {
-			state.setCookie(names.cookie(names.session, "", -1))
-		}
-	}
-}
-
 // leave waits until the applications of a session that was signed out of were
 // told once, which RP-Initiated Logout 1.0 section 2 wants before the user goes
 // on, but not for longer than Logout.Timeout. It makes the page that tells those

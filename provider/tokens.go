@@ -348,7 +348,8 @@ func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessio
 			return "", err
 		}
 	}
-	c.forgetBrowser(ctx, req, w.sid)
+	// The browser keeps its cookie, which is good for nothing any more but to say
+	// why: without it the provider's own sign-on could continue what has ended.
 	c.leave(ctx, req, ended, redirect)
 	return redirect, nil
 }

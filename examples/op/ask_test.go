@@ -92,7 +92,9 @@ func TestADeviceWithoutRoomIsNotCalledConnected(t *testing.T) {
 	require.Contains(t, p.body, "Your device is not connected")
 	require.Contains(t, p.body, "The limit is 1 at a time, and you have 1.")
 	require.NotContains(t, p.body, "is connected")
-	require.Equal(t, "access_denied", s.poll(code).json["error"])
+	r := s.poll(code)
+	require.Equal(t, "access_denied", r.json["error"])
+	require.Contains(t, r.json["error_description"], "concurrency: used=1 max=1")
 }
 
 // Another login may take the place between the approval and the device's next

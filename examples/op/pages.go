@@ -496,7 +496,9 @@ func (p *pages) deviceConfirm(w http.ResponseWriter, r *http.Request) {
 			full = d
 		}
 	}
-	if err := p.storage.decideDevice(r.Context(), token, approve); err != nil {
+	// Where there is no room the device is refused when it comes for its tokens:
+	// there it learns of the limit, and not only that somebody said no.
+	if err := p.storage.decideDevice(r.Context(), token, approve || full.Max > 0); err != nil {
 		p.undecided(w, r, err)
 		return
 	}
