@@ -1,0 +1,315 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// ConsoleConfig configures [Console]. Admin, Authorize and Accounts are required.
+type ConsoleConfig struct {
+	// Admin is what the console shows and changes.
+	Admin *Admin
+
+	// Authorize is [Config.Authorize] for the requests of browsers, which have a
+	// session of the console's own rather than an access token. It may go by a
+	// cookie alone: the console refuses forms of other websites.
+	Authorize func(ctx context.Context, r *http.Request, action Action, account string) (Actor, error)
+
+	// Accounts returns the accounts that the sender of a request may choose from,
+	// in the order in which they are shown. It only saves typing: Authorize
+	// decides about each. Its errors mean what those of Authorize do.
+	Accounts func(ctx context.Context, r *http.Request) ([]string, error)
+
+	// TrustedOrigins are the origins, beside that of the request itself, from
+	// which forms are accepted: the provider's own, where a proxy changes the
+	// Host header.
+	TrustedOrigins []string
+
+	// Home is the address of a page to go back to, SignIn of one to sign in at
+	// and SignOut of one to sign out at. Empty: there is no link.
+	Home, SignIn, SignOut string
+}
+
+// Console returns the pages on which administrators look after an account: the
+// settings, with what a change would do before it is saved, their history, and
+// the sessions. Install it at any path that ends in a slash:
+//
+//	console, err := admin.Console(admin.ConsoleConfig{Admin: a, Authorize: authorize, Accounts: accounts})
+//	...
+//	mux.Handle("/console/", http.StripPrefix("/console", console))
+//
+// It needs no script, and loads nothing from elsewhere. What changes something is
+// POST only, and refused if a browser sends it from another origin
+// ([http.CrossOriginProtection]). Who may not do something sees no button for it.
+func Console(cfg ConsoleConfig) (http.Handler, error) {
+	switch {
+	case cfg.Admin == nil:
+		return nil, errors.New("admin: ConsoleConfig.Admin is required")
+	case cfg.Authorize == nil:
+		return nil, errors.New("admin: ConsoleConfig.Authorize is required")
+	case cfg.Accounts == nil:
+		return nil, errors.New("admin: ConsoleConfig.Accounts is required")
+	}
+	c := &console{cfg: cfg, admin: cfg.Admin}
+	forms := http.NewCrossOriginProtection()
+	for _, origin := range cfg.TrustedOrigins {
+		if err := forms.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("admin: ConsoleConfig.TrustedOrigins: %w", err)
+		}
+	}
+	forms.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.refuse(c.visit(w, r), consoleForeign)
+	}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /"+consoleStyleName, serveConsoleStyle)
+	for _, route := range consoleTable() {
+		mux.HandleFunc(route.method+" "+route.pattern, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, route) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if allowed := methodsOf(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			c.refuse(c.visit(w, r), consoleMethod)
+			return
+		}
+		c.refuse(c.visit(w, r), consoleNoPage)
+	})
+	guarded := forms.Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		consoleHeaders(w.Header())
+		guarded.ServeHTTP(w, r)
+	}), nil
+}
+
+type console struct {
+	cfg   ConsoleConfig
+	admin *Admin
+}
+
+// A consoleRoute is one address of the console. The table is the one place that
+// says which there are.
+type consoleRoute struct {
+	method, pattern string
+	action          Action
+	serve           func(*console, *visit) error
+}
+
+func consoleTable() []consoleRoute {
+	return []consoleRoute{
+		{"GET", "/{$}", "", (*console).chooseAccount},
+
+		{"GET", "/{account}/{$}", ReadSettings, (*console).showOverview},
+		{"GET", "/{account}/edit", WriteSettings, (*console).showEdit},
+		{"POST", "/{account}/edit", WriteSettings, (*console).showEdit},
+		{"GET", "/{account}/review", Foresee, (*console).showReview},
+		{"POST", "/{account}/review", Foresee, (*console).showReview},
+		{"POST", "/{account}/save", WriteSettings, (*console).save},
+		{"GET", "/{account}/presets", ReadSettings, (*console).showPresets},
+		{"GET", "/{account}/overrides", ReadSettings, (*console).showOverrides},
+		{"GET", "/{account}/explain", ReadSettings, (*console).showExplain},
+		{"GET", "/{account}/history", ReadSettings, (*console).showHistory},
+
+		{"GET", "/{account}/activity", ReadSessions, (*console).showActivity},
+		{"GET", "/{account}/sessions", ReadSessions, (*console).showSessions},
+		{"GET", "/{account}/sessions/{sid}", ReadSessions, (*console).showSession},
+		{"POST", "/{account}/sessions/end", EndSessions, (*console).endSessions},
+		{"GET", "/{account}/deliveries", ReadSessions, (*console).showDeliveries},
+		{"POST", "/{account}/sessions/{sid}/deliveries", EndSessions, (*console).redeliver},
+	}
+}
+
+// A visit is one request for a page.
+type visit struct {
+	c       *console
+	w       http.ResponseWriter
+	r       *http.Request
+	account string
+	actor   Actor
+	form    url.Values // of the query or, of a POST, of the body
+	now     time.Time
+}
+
+func (v *visit) ctx() context.Context { return v.r.Context() }
+
+// get returns a value of the form as it was sent.
+func (v *visit) get(name string) string { return v.form.Get(name) }
+
+// may reports whether the actor may do something else than what they asked for:
+// a page has no button for what is refused anyway.
+func (v *visit) may(action Action) bool {
+	actor, err := v.c.cfg.Authorize(v.ctx(), v.r, action, v.account)
+	return err == nil && actor.ID != ""
+}
+
+func (c *console) visit(w http.ResponseWriter, r *http.Request) *visit {
+	return &visit{c: c, w: w, r: r, account: r.PathValue("account"), now: c.admin.now()}
+}
+
+const (
+	// maxConsoleForm is how large a form may be: one scope of the settings, or
+	// the sessions that are marked on a page.
+	maxConsoleForm = 64 << 10
+
+	// maxConsoleQuery is how long a query may be.
+	maxConsoleQuery = 8 << 10
+)
+
+func (c *console) serve(w http.ResponseWriter, r *http.Request, route consoleRoute) {
+	v := c.visit(w, r)
+	if err := c.answer(v, route); err != nil {
+		c.fail(v, err)
+	}
+}
+
+func (c *console) answer(v *visit, route consoleRoute) error {
+	if route.action != "" {
+		// Before anything else: who may not know learns nothing.
+		var err error
+		if v.actor, err = c.cfg.Authorize(v.ctx(), v.r, route.action, v.account); err != nil {
+			return err
+		}
+		if v.actor.ID == "" {
+			return errors.New("ConsoleConfig.Authorize returned an actor without an ID")
+		}
+	}
+	for _, name := range []string{"account", "sid"} {
+		if textProblem(v.r.PathValue(name), maxName) != "" {
+			return store.ErrNotFound
+		}
+	}
+	if len(v.r.URL.RawQuery) > maxConsoleQuery {
+		return consoleTooLarge
+	}
+	var err error
+	if v.r.Method == http.MethodPost {
+		v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxConsoleForm)
+		err = v.r.ParseForm()
+		v.form = v.r.PostForm
+	} else {
+		v.form, err = url.ParseQuery(v.r.URL.RawQuery)
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return consoleTooLarge
+	case err != nil:
+		return consoleBadForm
+	}
+	return route.serve(c, v)
+}
+
+// A consoleAnswer is a page that only says something. It is an error too.
+type consoleAnswer struct {
+	status      int
+	Title, Text string
+	SignIn      bool // leads to the page to sign in at
+}
+
+func (a consoleAnswer) Error() string { return a.Title }
+
+const nothingChanged = "Nothing was changed. Please go back and try again."
+
+var (
+	consoleSignedOut = consoleAnswer{http.StatusUnauthorized, "You are not signed in", "Sign in to administer login sessions.", true}
+	consoleForbidden = consoleAnswer{http.StatusForbidden, "This is not for you to see",
+		"Only those who administer this account may see or do this. If you should be one of them, ask another administrator.", false}
+	consoleNoPage = consoleAnswer{http.StatusNotFound, "There is no such page",
+		"The address is not complete, or what was here is gone: sessions that ended long ago are forgotten.", false}
+	consoleForeign = consoleAnswer{http.StatusForbidden, "This form was sent by another website",
+		"For your safety it was not accepted, and nothing was changed. If you did not expect this page, close it.", false}
+	consoleTooLarge = consoleAnswer{http.StatusRequestEntityTooLarge, "This form is too large", nothingChanged, false}
+	consoleBadForm  = consoleAnswer{http.StatusBadRequest, "This form could not be read", nothingChanged, false}
+	consoleMethod   = consoleAnswer{http.StatusMethodNotAllowed, "This is not how this page is used", nothingChanged, false}
+	consoleTryAgain = consoleAnswer{http.StatusServiceUnavailable, "Please try again",
+		"This cannot be answered at the moment. Go back and try again in a few seconds.", false}
+)
+
+// fail answers with the page that an error calls for.
+func (c *console) fail(v *visit, err error) {
+	var answer consoleAnswer
+	var fields policy.FieldErrors
+	switch {
+	case errors.As(err, &answer):
+	case errors.Is(err, ErrUnauthenticated):
+		answer = consoleSignedOut
+		// RFC 9110 section 15.5.2: a 401 names a scheme.
+		v.w.Header().Set("WWW-Authenticate", `Cookie realm="console"`)
+	case errors.Is(err, ErrForbidden):
+		answer = consoleForbidden
+	case errors.Is(err, ErrReadOnly):
+		answer = consoleAnswer{http.StatusConflict, "The settings cannot be changed here", c.admin.cfg.ReadOnly, false}
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrNoUser):
+		answer = consoleNoPage
+	case errors.Is(err, ErrLive):
+		answer = consoleAnswer{http.StatusConflict, "The session has not ended", "Applications are told when it does.", false}
+	case errors.As(err, &fields):
+		answer = consoleAnswer{http.StatusBadRequest, "Something is not right", fields.Error(), false}
+	default:
+		if v.ctx().Err() == nil {
+			c.admin.cfg.Failed(v.r, err)
+		}
+		v.w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		answer = consoleTryAgain
+	}
+	c.refuse(v, answer)
+}
+
+func (c *console) refuse(v *visit, a consoleAnswer) {
+	v.account = "" // no menu: the page may be for somebody who may not know of it
+	c.render(v, a.status, "answer", a.Title, "", a)
+}
+
+// see answers a form by leading to a page, so that to load it again sends nothing
+// again. The address is relative to that of the console: http.Redirect would make
+// it absolute.
+func (v *visit) see(page string, query url.Values) {
+	to := v.root() + page
+	if len(query) > 0 {
+		to += "?" + query.Encode()
+	}
+	v.w.Header().Set("Location", to)
+	v.w.WriteHeader(http.StatusSeeOther)
+}
+
+// at is the address of a page of the account, relative to the console's.
+func (v *visit) at(page string) string { return url.PathEscape(v.account) + "/" + page }
+
+// root is the way to the address of the console from the page that is asked for.
+func (v *visit) root() string {
+	depth := strings.Count(v.r.URL.EscapedPath(), "/") - 1
+	if depth < 1 {
+		return "./"
+	}
+	return strings.Repeat("../", depth)
+}
+
+// chooseAccount is the first page. Who has one account goes on to it.
+func (c *console) chooseAccount(v *visit) error {
+	accounts, err := c.cfg.Accounts(v.ctx(), v.r)
+	if err != nil {
+		return err
+	}
+	accounts = slices.DeleteFunc(slices.Clone(accounts), func(account string) bool {
+		_, err := c.cfg.Authorize(v.ctx(), v.r, ReadSettings, account)
+		return err != nil
+	})
+	switch len(accounts) {
+	case 0:
+		return ErrForbidden
+	case 1:
+		v.account = accounts[0]
+		v.see(v.at(""), nil)
+		return nil
+	}
+	c.render(v, http.StatusOK, "accounts", "Choose an account", "", accounts)
+	return nil
+}

@@ -1,0 +1,182 @@
+package admin
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"html/template"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/curfew-oidc/curfew/internal/plain"
+	"github.com/curfew-oidc/curfew/policy"
+)
+
+//go:embed templates/console_*.html
+var consoleFiles embed.FS
+
+//go:embed static/console.css
+var consoleOwnStyle []byte
+
+// consoleStyle is the style of the page of one's own sessions with what the
+// console has beside it: they look as of one hand.
+var consoleStyle = slices.Concat(mineStyle, []byte("\n"), consoleOwnStyle)
+
+// See mineStyleName.
+const consoleStyleName = "console.css"
+
+var consoleStyleLink = func() string {
+	sum := sha256.Sum256(consoleStyle)
+	return consoleStyleName + "?v=" + hex.EncodeToString(sum[:6])
+}()
+
+var consoleTemplates = func() map[string]*template.Template {
+	m := map[string]*template.Template{}
+	for _, name := range []string{
+		"accounts", "activity", "answer", "deliveries", "edit", "ending", "explain", "history", "overrides", "overview",
+		"presets", "review", "session", "sessions", "stale",
+	} {
+		m[name] = template.Must(template.New("console_layout.html").Funcs(template.FuncMap{
+			"lower":   lowerFirst,
+			"list":    func(v ...any) []any { return v },
+			"clean":   clean,
+			"grouped": grouped,
+			"path":    url.PathEscape,
+			"plural":  plural,
+		}).ParseFS(consoleFiles, "templates/console_layout.html", "templates/console_"+name+".html"))
+	}
+	return m
+}()
+
+func serveConsoleStyle(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	w.Header().Del("Vary")
+	_, _ = w.Write(consoleStyle) // a browser that went away is not an error here
+}
+
+// consoleHeaders sets what every answer has.
+func consoleHeaders(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "same-origin") // with "no-referrer" browsers send "Origin: null" along with our own forms
+	h.Set("Vary", "Cookie")
+}
+
+// A consolePage is what the layout is executed with.
+type consolePage struct {
+	Title                 string
+	Root, Style           string
+	Home, SignIn, SignOut string
+	Account, Path         string // Path is the address of the account's pages
+	Actor                 string
+	Menu                  []menuItem
+	ReadOnly              string
+	Notice                string
+	Body                  any
+}
+
+type menuItem struct {
+	Title, Page string
+	Current     bool
+}
+
+// The menu, with what one may need to do to see a page.
+var consoleMenu = []struct {
+	title, page string
+	action      Action
+}{
+	{"Login session", "", ReadSettings},
+	{"Overrides", "overrides", ReadSettings},
+	{"Explain", "explain", ReadSettings},
+	{"History", "history", ReadSettings},
+	{"Sessions", "sessions", ReadSessions},
+	{"Deliveries", "deliveries", ReadSessions},
+	{"Activity", "activity", ReadSessions},
+}
+
+// render writes a page of the given template. menu is the page in the menu that
+// it belongs to.
+func (c *console) render(v *visit, status int, name, title, menu string, body any, notice ...string) {
+	p := consolePage{
+		Title: title, Root: v.root(), Style: consoleStyleLink,
+		Home: c.cfg.Home, SignIn: c.cfg.SignIn, SignOut: c.cfg.SignOut,
+		Account: clean(v.account), Actor: clean(v.actor.ID), Body: body,
+	}
+	if v.account != "" {
+		p.Path, p.ReadOnly = p.Root+url.PathEscape(v.account)+"/", c.admin.cfg.ReadOnly
+		for _, item := range consoleMenu {
+			if item.action == ReadSettings && name != "answer" || v.may(item.action) {
+				p.Menu = append(p.Menu, menuItem{item.title, item.page, item.page == menu})
+			}
+		}
+	}
+	for _, text := range notice {
+		p.Notice += text
+	}
+	var page bytes.Buffer
+	if err := consoleTemplates[name].Execute(&page, p); err != nil { // values that it does not expect: a defect
+		c.admin.cfg.Failed(v.r, err)
+		http.Error(v.w, "The page could not be written.", http.StatusInternalServerError)
+		return
+	}
+	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	v.w.WriteHeader(status)
+	_, _ = page.WriteTo(v.w) // a browser that went away is not an error here
+}
+
+// fromHere reports whether a request follows from one of the console's own pages,
+// as browsers say (Fetch Metadata): what its address claims to have happened is
+// only shown then.
+func (v *visit) fromHere() bool { return v.r.Header.Get("Sec-Fetch-Site") == "same-origin" }
+
+func (v *visit) past(t time.Time) mineTime {
+	return mineTime{t.UTC().Format(time.RFC3339), plain.Date(t), plain.Ago(v.now.Sub(t))}
+}
+
+func (v *visit) future(t time.Time) mineTime {
+	return mineTime{t.UTC().Format(time.RFC3339), plain.Date(t), plain.In(t.Sub(v.now))}
+}
+
+// An option is one choice of a list.
+type option struct {
+	Value, Label string
+	Chosen       bool
+}
+
+// options marks the chosen one of a list of pairs of value and label.
+func options(chosen string, pairs ...string) []option {
+	var list []option
+	for i := 0; i < len(pairs); i += 2 {
+		list = append(list, option{pairs[i], pairs[i+1], pairs[i] == chosen})
+	}
+	return list
+}
+
+func kindOptions(chosen, all string) []option {
+	list := options(chosen, string(policy.Browser), kindsInWords(policy.Browser), string(policy.CLI), kindsInWords(policy.CLI),
+		string(policy.Automation), kindsInWords(policy.Automation))
+	if all != "" {
+		list = append(options(chosen, "", all), list...)
+	}
+	return list
+}
+
+// A warningView is a warning for people.
+type warningView struct{ Severity, Where, Text, Source, Rule string }
+
+func warningViews(list []policy.Warning) []warningView {
+	out := make([]warningView, len(list))
+	for i, w := range list {
+		severity := map[policy.Severity]string{policy.Info: "Note", policy.Warn: "Warning", policy.Wrong: "Problem"}[w.Severity]
+		out[i] = warningView{severity, whereInWords(w.Path), upperFirst(durationsInWords(w.Text)) + ".", w.Source + ", " + w.Revision, w.Rule}
+	}
+	return out
+}
