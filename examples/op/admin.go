@@ -43,31 +43,23 @@ func (p *pages) api(docs store.Documents, a administration) (*admin.Admin, error
 	})
 }
 
-// authorize is admin.Config.Authorize: by an access token of this provider with
-// the scope curfew.admin, of an administrator who is in the account, or of a
-// client that the clients file gives the account to. Nobody else may read.
+// authorize is admin.Config.Authorize, by an access token of this provider: see
+// authorizeToken.
 func (p *pages) authorize(ctx context.Context, r *http.Request, action admin.Action, account string) (admin.Actor, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return admin.Actor{}, admin.ErrUnauthenticated
 	}
-	t, err := p.hook.AccessToken(op.ContextWithIssuer(ctx, p.issuer), p.provider, token)
-	if errors.Is(err, provider.ErrInvalidToken) {
-		return admin.Actor{}, fmt.Errorf("%w: %w", admin.ErrUnauthenticated, err)
-	}
+	return p.authorizeToken(ctx, token, action, account)
+}
+
+// authorizeToken lets an access token with the scope curfew.admin do everything,
+// if it is of an administrator who is in the account, or of a client that the
+// clients file gives the account to. Nobody else may read.
+func (p *pages) authorizeToken(ctx context.Context, token string, action admin.Action, account string) (admin.Actor, error) {
+	actor, record, err := p.tokenHolder(ctx, token)
 	if err != nil {
 		return admin.Actor{}, err
-	}
-	record, err := p.storage.accessToken(ctx, t.ID, t.Subject)
-	if errors.Is(err, kv.ErrNotFound) || errors.Is(err, errUnknownUser) {
-		return admin.Actor{}, fmt.Errorf("%w: %w", admin.ErrUnauthenticated, err)
-	}
-	if err != nil {
-		return admin.Actor{}, err
-	}
-	actor := admin.Actor{ID: record.Subject, User: record.Subject, SID: t.Session.ID, Client: t.Client}
-	if record.Machine {
-		actor = admin.Actor{ID: "client:" + record.ClientID, Client: record.ClientID}
 	}
 	if action == admin.Beat { // of the session of the token, whatever its scope
 		return actor, nil
@@ -76,6 +68,29 @@ func (p *pages) authorize(ctx context.Context, r *http.Request, action admin.Act
 		return admin.Actor{}, admin.ErrForbidden
 	}
 	return actor, nil
+}
+
+// tokenHolder says whose an access token is. If it is not good the error wraps
+// [admin.ErrUnauthenticated].
+func (p *pages) tokenHolder(ctx context.Context, token string) (admin.Actor, accessRecord, error) {
+	t, err := p.hook.AccessToken(op.ContextWithIssuer(ctx, p.issuer), p.provider, token)
+	if errors.Is(err, provider.ErrInvalidToken) {
+		return admin.Actor{}, accessRecord{}, fmt.Errorf("%w: %w", admin.ErrUnauthenticated, err)
+	}
+	if err != nil {
+		return admin.Actor{}, accessRecord{}, err
+	}
+	record, err := p.storage.accessToken(ctx, t.ID, t.Subject)
+	if errors.Is(err, kv.ErrNotFound) || errors.Is(err, errUnknownUser) {
+		return admin.Actor{}, accessRecord{}, fmt.Errorf("%w: %w", admin.ErrUnauthenticated, err)
+	}
+	if err != nil {
+		return admin.Actor{}, accessRecord{}, err
+	}
+	if record.Machine {
+		return admin.Actor{ID: "client:" + record.ClientID, Client: record.ClientID}, record, nil
+	}
+	return admin.Actor{ID: record.Subject, User: record.Subject, SID: t.Session.ID, Client: t.Client}, record, nil
 }
 
 // administers returns the accounts that the holder of a token administers.

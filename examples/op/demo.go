@@ -72,7 +72,8 @@ Read the settings, as an administrator or as the client admin-api:
   token=$(curl -s -u admin-api:admin-api-secret -d grant_type=client_credentials -d scope=curfew.admin ISSUER/oauth/token | sed -n 's/.*"access_token":"\([^"]*\)".*/\1/p')
   curl -s -H "Authorization: Bearer $token" ISSUER/v1/accounts/default/settings
 
-ISSUER/ shows who is signed in, until when, and why not any more.
+ISSUER/ shows who is signed in, until when, and why not any more. At ISSUER/console/
+root changes the limits and looks after all sessions.
 `
 
 // greet writes the start message.

@@ -16,6 +16,7 @@
 //	settings.go  the settings file
 //	logout.go    how applications are told that a session ended
 //	admin.go     who may use the settings and sessions API
+//	console.go   the console for administrators, and their sign-in to it
 //	storage.go   op.Storage, with device.go and exchange.go
 //	pages.go     what people see, with sessions.go
 //	guard.go     headers and errors of all responses
@@ -213,6 +214,9 @@ func readPeople(c config) (*users, map[string]*client, error) {
 	if err != nil {
 		return nil, nil, &usageError{"clients", err}
 	}
+	if clients[consoleID] != nil || us.bySubject[consoleID] != nil {
+		return nil, nil, &usageError{"clients", fmt.Errorf("%q is the client_id of the provider's own console", consoleID)}
+	}
 	for id := range clients {
 		if us.bySubject[id] != nil {
 			// A token of the client would look like the user's: RFC 9700 section 4.15.
@@ -291,6 +295,9 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 	if p.provider, err = op.NewProvider(config, hook.Storage(st), op.StaticIssuer(issuer), options...); err != nil {
 		return nil, nil, err
 	}
+	if st.clients[consoleID], err = consoleClient(issuer, st.keys); err != nil {
+		return nil, nil, err
+	}
 	handler, err := p.handler()
 	if err != nil {
 		return nil, nil, err
@@ -300,10 +307,16 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 		return nil, nil, err
 	}
 	all := http.NewServeMux()
+	guarded := p.guard(all)
+	console, err := p.console(api, guarded)
+	if err != nil {
+		return nil, nil, err
+	}
 	all.Handle("/v1/", api) // it bounds bodies itself: a settings document may be larger
+	all.Handle(consolePath, console)
 	all.Handle("/", hook.Handler(http.MaxBytesHandler(handler, maxBody)))
 	return &http.Server{
-		Handler:           p.guard(all),
+		Handler:           guarded,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second, // a refresh that lost a race waits for up to 2 s, twice

@@ -105,7 +105,8 @@ func (p *pages) own(r *http.Request) bool {
 	case "/", "/login", "/signout", "/device", strings.TrimSuffix(sessionsPath, "/"):
 		return true
 	default:
-		return strings.HasPrefix(path, "/device/") || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, sessionsPath)
+		return strings.HasPrefix(path, "/device/") || strings.HasPrefix(path, "/static/") || strings.HasPrefix(path, sessionsPath) ||
+			strings.HasPrefix(path, consolePath)
 	}
 }
 

@@ -109,7 +109,7 @@ func (c *console) presence(v *visit) (*presence, error) {
 		return nil, err
 	}
 	live := liveChart("", periods, time.Hour)
-	p := &presence{Line: live.Line, Area: live.Area, Summary: live.Summary, Now: "not counted yet"}
+	p := &presence{Line: live.Line, Area: live.Area, Summary: live.Summary, Now: "–"}
 	for _, period := range periods {
 		if period.Samples > 0 {
 			p.Now = "about " + grouped(int(math.Round(period.Live)))

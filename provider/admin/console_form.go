@@ -189,14 +189,18 @@ func (m mistakes) report(field, reason string) {
 
 // readLimits reads the fields of a form over the limits that are in force.
 func readLimits(form url.Values, fields []string, l policy.Limits, wrong mistakes) policy.Limits {
+	before := formOf(l)
 	for _, field := range fields {
 		switch field {
 		case "active":
 			l.Active = readTime(form, field, wrong)
+			unchosen(form, before, field, wrong)
 		case "inactivity":
 			l.Inactivity = readTime(form, field, wrong)
+			unchosen(form, before, field, wrong)
 		case "concurrent":
 			l.Concurrent = readCount(form, field, wrong)
+			unchosen(form, before, field, wrong)
 		case "at_limit":
 			if err := l.AtLimit.UnmarshalText([]byte(form.Get(field))); err != nil {
 				wrong.report(field, "Choose one of these.")
@@ -206,6 +210,15 @@ func readLimits(form url.Values, fields []string, l policy.Limits, wrong mistake
 		}
 	}
 	return l
+}
+
+// unchosen reports a number that was entered beside another choice. Without a
+// script nothing chooses "At most" for who enters one.
+func unchosen(form, before url.Values, field string, wrong mistakes) {
+	n := strings.TrimSpace(form.Get(field + "_n"))
+	if form.Get(field) != modeLimit && n != "" && n != before.Get(field+"_n") {
+		wrong.report(field, "You entered a number: choose \u201cAt most\u201d for it to count, or take it out.")
+	}
 }
 
 func readTime(form url.Values, field string, wrong mistakes) (b policy.Bound[time.Duration]) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -104,14 +105,14 @@ func (s search) query() Query {
 }
 
 // address is the search as the query of an address.
-func (s search) address(more ...string) string {
+func (s search) address(more ...string) template.URL {
 	q := url.Values{}
 	for i, pairs := 0, append([]string{"user", s.user, "client", s.client, "kind", s.kind, "state", s.state}, more...); i < len(pairs); i += 2 {
 		if pairs[i+1] != "" && (pairs[i] != "state" || pairs[i+1] != "live") {
 			q.Set(pairs[i], pairs[i+1])
 		}
 	}
-	return q.Encode()
+	return template.URL(q.Encode()) // encoded: the templates need not do it
 }
 
 // A sessionsPage is one page of a search.
@@ -120,9 +121,9 @@ type sessionsPage struct {
 	Kinds, States []option
 	Errors        mistakes
 	Rows          []sessionRow
-	Next          string // query of the next page
-	Later         bool   // it is not the first page
-	First         string // query of the first page
+	Next          template.URL // query of the next page
+	Later         bool         // it is not the first page
+	First         template.URL // query of the first page
 	CanEnd        bool
 	Matching      string // what "End all" would end, in words; empty: there is no such button
 	Live          bool
@@ -227,7 +228,7 @@ type endingPage struct {
 	More                  int
 	Yours                 int
 	Hidden                []pair
-	Back                  string
+	Back                  template.URL
 }
 
 // endingLook is how many sessions are counted before somebody ends them.
@@ -270,7 +271,7 @@ func (c *console) endSessions(v *visit) error {
 		v.see(v.at("sessions/"+url.PathEscape(sel.Sessions[0])), url.Values{"told": {"ended"}})
 		return nil
 	}
-	query, err := url.ParseQuery(s.address("ended", strconv.Itoa(result.Ended)))
+	query, err := url.ParseQuery(string(s.address("ended", strconv.Itoa(result.Ended))))
 	if err != nil {
 		return err
 	}
@@ -364,7 +365,7 @@ func (c *console) showDeliveries(v *visit) error {
 	page := struct {
 		States []option
 		Rows   []deliveryRow
-		Next   string
+		Next   template.URL
 		CanEnd bool
 	}{
 		States: options(state, "any", "Owed and given up", "owed", "Owed", "given_up", "Given up"),
@@ -376,7 +377,7 @@ func (c *console) showDeliveries(v *visit) error {
 		page.Rows = append(page.Rows, row)
 	}
 	if next != "" {
-		page.Next = url.Values{"state": {state}, "cursor": {next}}.Encode()
+		page.Next = template.URL(url.Values{"state": {state}, "cursor": {next}}.Encode())
 	}
 	c.render(v, http.StatusOK, "deliveries", "Deliveries", "deliveries", page)
 	return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"html/template"
 	"maps"
 	"net/http"
 	"net/url"
@@ -142,14 +143,14 @@ func newTile(field, account string, a policy.Account) tile {
 		t.About = "How long a sign-in lasts before the user has to enter their credentials again."
 	case "inactivity":
 		t.About = "How long a session may go unused before it ends."
-		if len(from) > 0 {
-			t.More = append(t.More, pair{"Activity is", lowerFirst(classesInWords(cmp.Or(everyone.Activity.Value, policy.DefaultClasses)))})
+		if len(everyone.Activity.From) > 0 && everyone.Activity.Value != policy.DefaultClasses {
+			t.More = append(t.More, pair{"What counts as activity", classesInWords(everyone.Activity.Value)})
 		}
 	case "concurrent":
 		t.About = "How many sessions one user may have at once, browsers and command lines together."
 		for _, c := range everyone.Caps {
 			if c.AtLimit != nil {
-				t.More = append(t.More, pair{"One too many", lowerFirst(atLimitInWords(c.AtLimit.Value))})
+				t.More = append(t.More, pair{"At the limit", atLimitInWords(c.AtLimit.Value)})
 			}
 		}
 	}
@@ -675,8 +676,8 @@ func (c *console) stale(v *visit, s Settings, ch change) error {
 	}
 	c.render(v, http.StatusPreconditionFailed, "stale", title, menuOf(ch.editing.target), struct {
 		Stale *staleView
-		Again string
-	}{view, again.Encode()})
+		Again template.URL
+	}{view, template.URL(again.Encode())})
 	return nil
 }
 

@@ -114,12 +114,12 @@ func classesInWords(s policy.Classes) string {
 	}
 	var names []string
 	for _, c := range s.List() {
-		names = append(names, classInWords(c))
+		names = append(names, lowerFirst(classInWords(c)))
 	}
 	if len(names) == 0 {
 		return "Nothing"
 	}
-	return strings.Join(names, ", ")
+	return upperFirst(strings.Join(names, ", "))
 }
 
 // kindsInWords is a kind in the plural.

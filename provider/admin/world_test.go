@@ -58,6 +58,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	require.NoError(t, err)
 
 	var embedded *op.Provider
+	var console http.Handler
 	w.Server = optest.Start(t, optest.Config{
 		Hook: w.hook, InMemory: true,
 		Options: []op.Option{func(p *op.Provider) error { embedded = p; return nil }},
@@ -65,6 +66,10 @@ func newWorld(t testing.TB, options ...option) *world {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, "/v1/") {
 					w.api.ServeHTTP(rw, r)
+					return
+				}
+				if strings.HasPrefix(r.URL.Path, "/console/") {
+					http.StripPrefix("/console", console).ServeHTTP(rw, r)
 					return
 				}
 				next.ServeHTTP(rw, r)
@@ -102,6 +107,11 @@ func newWorld(t testing.TB, options ...option) *world {
 		return admin.Actor{}, admin.ErrForbidden
 	}
 	w.api, err = admin.New(adminConfig)
+	require.NoError(t, err)
+	console, err = admin.Console(admin.ConsoleConfig{
+		Admin: w.api, Authorize: adminConfig.Authorize, Home: "/",
+		Accounts: func(context.Context, *http.Request) ([]string, error) { return []string{"acme", "elsewhere"}, nil },
+	})
 	require.NoError(t, err)
 	return w
 }

@@ -1,0 +1,643 @@
+package admin_test
+
+import (
+	"context"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin"
+)
+
+// A webPage is a page of the console.
+type webPage struct {
+	Status   int
+	Header   http.Header
+	Body     string
+	Location string
+	address  string
+	w        *world
+	token    string
+}
+
+// page opens a page of the console, or sends a form to it; headers come in pairs.
+func (w *world) page(method, path, token string, form url.Values, headers ...string) webPage {
+	w.t.Helper()
+	address := path
+	if !strings.Contains(path, "://") {
+		address = w.Issuer + "/console/" + path
+	}
+	var body io.Reader
+	if form != nil {
+		body = strings.NewReader(form.Encode())
+	}
+	req, err := http.NewRequest(method, address, body)
+	require.NoError(w.t, err)
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	req.Header.Set("Sec-Fetch-Site", "same-origin")
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	client := *w.HTTP
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Do(req)
+	require.NoError(w.t, err)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	require.NoError(w.t, err)
+	p := webPage{resp.StatusCode, resp.Header, string(data), resp.Header.Get("Location"), address, w, token}
+	w.checkPage(p)
+	return p
+}
+
+var nothingElse = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+var (
+	tags     = regexp.MustCompile(`<[^>]*>`)
+	values   = regexp.MustCompile(`="[^"]*"`)
+	elsewise = regexp.MustCompile(`(?i)\s(src|href|action|formaction|xlink:href)="\s*([a-z]+:|//)`)
+	scripted = regexp.MustCompile(`(?i)^<script|\s(on[a-z]+|style|srcdoc)\b`)
+)
+
+// checkPage holds what every answer of the console keeps to.
+func (w *world) checkPage(p webPage) {
+	w.t.Helper()
+	require.Equal(w.t, nothingElse, p.Header.Get("Content-Security-Policy"), "%s: %d %s", p.address, p.Status, p.Body)
+	if !strings.Contains(p.address, "/console.css") {
+		require.Equal(w.t, "no-store", p.Header.Get("Cache-Control"), p.address)
+		for _, tag := range tags.FindAllString(p.Body, -1) {
+			require.NotRegexp(w.t, elsewise, tag, p.address)
+			require.NotRegexp(w.t, scripted, values.ReplaceAllString(tag, ""), p.address)
+		}
+	}
+	if p.Status/100 != 3 {
+		require.NotEmpty(w.t, p.Body, p.address)
+	}
+}
+
+// text is what a page shows, as text.
+func (p webPage) text() string {
+	return strings.Join(strings.Fields(html.UnescapeString(tags.ReplaceAllString(p.Body, " "))), " ")
+}
+
+var (
+	formTag  = regexp.MustCompile(`(?s)<form method="post" action="([^"]*)"[^>]*>(.*?)</form>`)
+	inputTag = regexp.MustCompile(`<input ([^>]*)>`)
+	attr     = regexp.MustCompile(`([a-z_-]+)="([^"]*)"`)
+	optTag   = regexp.MustCompile(`(?s)<select[^>]* name="([^"]*)"[^>]*>(.*?)</select>`)
+	chosen   = regexp.MustCompile(`<option value="([^"]*)" selected`)
+)
+
+// form is the form of the page that is sent to the action, as a browser would
+// send it without anything being changed.
+func (p webPage) form(action string) url.Values {
+	p.w.t.Helper()
+	for _, f := range formTag.FindAllStringSubmatch(p.Body, -1) {
+		if !strings.HasSuffix(f[1], action) {
+			continue
+		}
+		values := url.Values{}
+		for _, tag := range inputTag.FindAllStringSubmatch(f[2], -1) {
+			a := map[string]string{}
+			for _, m := range attr.FindAllStringSubmatch(tag[1], -1) {
+				a[m[1]] = html.UnescapeString(m[2])
+			}
+			if (a["type"] == "radio" || a["type"] == "checkbox") && !strings.Contains(tag[1], " checked") {
+				continue
+			}
+			values.Add(a["name"], a["value"])
+		}
+		for _, s := range optTag.FindAllStringSubmatch(f[2], -1) {
+			if m := chosen.FindStringSubmatch(s[2]); m != nil {
+				values.Set(s[1], html.UnescapeString(m[1]))
+			}
+		}
+		return values
+	}
+	require.Fail(p.w.t, "no form to "+action, p.Body)
+	return nil
+}
+
+// send sends a form of a page, with some values changed, to where it goes.
+func (p webPage) send(action string, pairs ...string) webPage {
+	p.w.t.Helper()
+	form := p.form(action)
+	for i := 0; i < len(pairs); i += 2 {
+		form.Set(pairs[i], pairs[i+1])
+	}
+	to, err := url.Parse(p.address)
+	require.NoError(p.w.t, err)
+	for _, f := range formTag.FindAllStringSubmatch(p.Body, -1) {
+		if strings.HasSuffix(f[1], action) {
+			to, err = to.Parse(html.UnescapeString(f[1]))
+			require.NoError(p.w.t, err)
+			break
+		}
+	}
+	return p.w.page("POST", to.String(), p.token, form)
+}
+
+// follow goes where an answer leads.
+func (p webPage) follow() webPage {
+	p.w.t.Helper()
+	require.Equal(p.w.t, 303, p.Status, p.text())
+	to, err := url.Parse(p.address)
+	require.NoError(p.w.t, err)
+	to, err = to.Parse(p.Location)
+	require.NoError(p.w.t, err)
+	return p.w.page("GET", to.String(), p.token, nil)
+}
+
+// consoleAddress fills in the pattern of a route, so that who may gets an answer.
+func consoleAddress(r admin.Route, account, sid string) string {
+	path := strings.NewReplacer("{account}", account, "{sid}", sid, "{$}", "").Replace(strings.TrimPrefix(r.Pattern, "/"))
+	switch {
+	case strings.HasSuffix(path, "/explain"):
+		path += "?user=" + optest.SubjectOf("ann")
+	case r.Method == "GET" && strings.HasSuffix(path, "/review"):
+		path += "?what=restore&restored=0"
+	}
+	return path
+}
+
+func consoleForm(r admin.Route, sid string) url.Values {
+	if r.Method != "POST" {
+		return nil
+	}
+	return url.Values{
+		"what": {"remove"}, "scope": {"kinds"}, "name": {"cli"}, "which": {"marked"}, "sid": {sid}, "confirm": {"yes"},
+		"client": {"web"}, "active": {"limit"}, "active_n": {"1"}, "active_unit": {"hours"},
+	}
+}
+
+// Every address of the console, from the table: nobody who is not signed in, no
+// member, no administrator of another account and nobody who may only read sees or
+// changes anything, nor learns whether an account exists.
+func TestConsoleIsForThoseWhoMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root, otherRoot, ann, auditor := w.login("root"), w.login("other-root"), w.login("ann"), w.login("auditor")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	sid := w.sessions(root, "user="+optest.SubjectOf("ann"))[0].ID
+	before := w.everything()
+
+	for _, r := range admin.ConsoleRoutes() {
+		name := r.Method + " " + r.Pattern
+		send := func(token, account string) webPage {
+			return w.page(r.Method, consoleAddress(r, account, sid), token, consoleForm(r, sid))
+		}
+		for _, token := range []string{"", "nonsense", sid} {
+			got := send(token, "acme")
+			if r.Action == "" { // nothing to choose from
+				require.Equal(t, 403, got.Status, name)
+				continue
+			}
+			require.Equal(t, 401, got.Status, "%s: %s", name, got.Body)
+			require.NotContains(t, got.Body, "acme", name)
+		}
+		strangers := []string{otherRoot, ann}
+		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.Foresee {
+			strangers = append(strangers, auditor)
+		}
+		for _, token := range strangers {
+			got, missing := send(token, "acme"), send(token, "no-such-account")
+			if r.Action == "" {
+				require.NotContains(t, got.Body+got.Location, "acme", name)
+				continue
+			}
+			require.Equal(t, 403, got.Status, "%s: %s", name, got.Body)
+			require.Equal(t, missing.Body, got.Body, name)
+			require.NotContains(t, got.Body, "ann", name)
+			require.NotContains(t, got.Body, "8 hours", name)
+		}
+		require.Equal(t, before, w.everything(), name)
+		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "", "Origin", "https://evil.example"}} {
+			if r.Method == "POST" {
+				got := w.page(r.Method, consoleAddress(r, "acme", sid), root, consoleForm(r, sid), header...)
+				require.Equal(t, 403, got.Status, name)
+				require.Contains(t, got.Body, "another website")
+			}
+		}
+		require.Equal(t, before, w.everything(), name)
+	}
+	// With the right token each of them does something.
+	for _, r := range admin.ConsoleRoutes() {
+		got := w.page(r.Method, consoleAddress(r, "acme", sid), root, consoleForm(r, sid))
+		want := []int{200, 303}
+		switch {
+		case strings.HasSuffix(r.Pattern, "/save"):
+			want = []int{412} // without the tag of what it is about
+		}
+		require.Contains(t, want, got.Status, "%s %s: %s", r.Method, r.Pattern, got.text())
+	}
+	require.NotEqual(t, before, w.everything())
+	// An auditor sees all of it, and no button.
+	for _, r := range admin.ConsoleRoutes() {
+		if r.Method == "GET" && (r.Action == admin.ReadSettings || r.Action == admin.ReadSessions) {
+			got := w.page("GET", consoleAddress(r, "acme", sid), auditor, nil)
+			require.Equal(t, 200, got.Status, r.Pattern)
+			require.NotContains(t, got.Body, `method="post"`, r.Pattern)
+			require.NotContains(t, got.Body, `/edit`, r.Pattern)
+		}
+	}
+}
+
+// A limit is edited in units, reviewed, and saved; exactly the sessions that the
+// review named have ended then.
+func TestConsoleEdit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	for range 3 {
+		w.login("ann")
+	}
+	w.login("bob")
+
+	edit := w.page("GET", "acme/edit?field=concurrent", root, nil)
+	require.Equal(t, 200, edit.Status)
+	review := edit.send("review", "concurrent", "limit", "concurrent_n", "1", "at_limit", "end_oldest")
+	require.Equal(t, 200, review.Status, review.text())
+	require.Contains(t, review.text(), "Ends 2 sessions of 1 person now.")
+	require.Contains(t, review.text(), "lets whoever signs in last sign everybody else out", "a warning, before it is saved")
+	require.Len(t, w.sessions(root, ""), 5, "nothing was saved")
+
+	saved := review.send("save", "message", "audit finding 12").follow()
+	require.Equal(t, 200, saved.Status)
+	require.Contains(t, saved.text(), "Saved as version 2.")
+	require.Contains(t, saved.text(), "audit finding 12")
+	require.NoError(t, w.hook.Sweep(t.Context()))
+	require.Len(t, w.sessions(root, ""), 3)
+	require.Len(t, w.sessions(root, "user="+optest.SubjectOf("ann")), 1)
+
+	// Undo is a new change.
+	history := w.page("GET", "acme/history", root, nil)
+	require.Contains(t, history.Body, "review?what=restore&amp;restored=1")
+	back := w.page("GET", "acme/review?what=restore&restored=1", root, nil).send("save").follow()
+	require.Contains(t, back.text(), "Saved as version 3.")
+	var s admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	require.Equal(t, bounds(8*time.Hour, time.Hour, 0, 0), s.Settings)
+}
+
+// What is wrong is said beside the field, and nothing that was typed is lost.
+func TestConsoleMistakes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(8*time.Hour, time.Hour, 3, policy.Refuse))
+	before := w.everything()
+	edit := w.page("GET", "acme/edit", root, nil)
+	for name, c := range map[string]struct {
+		pairs       []string
+		field, text string
+	}{
+		"nothing":          {[]string{"active_n", ""}, "active", "Enter a number."},
+		"no number":        {[]string{"active_n", "eight"}, "active", "Enter a number of hours"},
+		"a formula":        {[]string{"active_n", "=1+1"}, "active", "Enter a number of hours"},
+		"an exponent":      {[]string{"active_n", "1e9"}, "active", "Enter a number of hours"},
+		"zero":             {[]string{"active_n", "0"}, "active", "above zero"},
+		"too many":         {[]string{"active_n", "721"}, "active", "721 hours is above the maximum of 30 days."},
+		"a million years":  {[]string{"active_n", "999999999999", "active_unit", "days"}, "active", "more than a hundred years"},
+		"half a second":    {[]string{"active_n", "0.0001"}, "active", "whole seconds"},
+		"no unit":          {[]string{"active_unit", "fortnights"}, "active", "Choose a unit."},
+		"no choice":        {[]string{"active", ""}, "active", "Choose one of these."},
+		"below the floor":  {[]string{"inactivity_n", "14", "inactivity_unit", "minutes"}, "inactivity", "14 minutes is below the floor of 15 minutes."},
+		"above active":     {[]string{"inactivity_n", "9", "inactivity_unit", "hours"}, "inactivity", "9 hours is above active 8 hours."},
+		"part of one":      {[]string{"concurrent_n", "1.5"}, "concurrent", "whole number"},
+		"less than one":    {[]string{"concurrent_n", "0"}, "concurrent", "whole number from 1"},
+		"negative":         {[]string{"concurrent_n", "-1"}, "concurrent", "whole number from 1"},
+		"not chosen":       {[]string{"concurrent", "unlimited", "concurrent_n", "5"}, "concurrent", "You entered a number"},
+		"an unknown end":   {[]string{"at_limit", "explode"}, "at_limit", "Choose one of these."},
+		"an unknown class": {[]string{"activity", "limit", "class", "breathing"}, "activity", "Choose from these."},
+	} {
+		got := edit.send("review", c.pairs...)
+		require.Equal(t, 400, got.Status, "%s: %s", name, got.text())
+		require.Regexp(t, `id="`+c.field+`-error">[^<]*`+regexp.QuoteMeta(c.text), got.Body, name)
+		require.Regexp(t, `aria-describedby="[^"]*`+c.field+`-error`, got.Body, name)
+		form := got.form("review")
+		for i := 0; i < len(c.pairs); i += 2 {
+			if strings.HasSuffix(c.pairs[i], "_n") {
+				require.Equal(t, c.pairs[i+1], form.Get(c.pairs[i]), name)
+			}
+		}
+	}
+	require.Equal(t, before, w.everything())
+
+	// A fraction of a unit is fine.
+	review := edit.send("review", "inactivity_n", "1.5")
+	require.Contains(t, review.text(), "1 hour 30 minutes")
+	// So is going back to change it.
+	form := review.form("save")
+	again := w.page("POST", "acme/edit", root, form)
+	require.Equal(t, "1.5", again.form("review").Get("inactivity_n"))
+
+	// A message that cannot be kept.
+	got := review.send("save", "message", "evil\u202etxt")
+	require.Equal(t, 400, got.Status)
+	require.Contains(t, got.Body, `id="message-error"`)
+	require.Equal(t, before, w.everything())
+}
+
+// Of two administrators who save at once the second one sees what the first one
+// changed, keeps what they typed, and goes on from there.
+func TestConsoleStale(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	review := w.page("GET", "acme/edit?field=inactivity", root, nil).send("review", "inactivity_n", "30", "inactivity_unit", "minutes")
+	undo := w.page("GET", "acme/review?what=restore&restored=0", root, nil)
+	w.page("GET", "acme/edit?field=active", root, nil).send("review", "active_n", "4").send("save", "message", "came first").follow()
+
+	stale := review.send("save", "message", "came second")
+	require.Equal(t, 412, stale.Status)
+	require.Contains(t, stale.text(), "Somebody else saved meanwhile")
+	require.Contains(t, stale.text(), "came first")
+	require.Contains(t, stale.text(), "Active sessions 8 hours 4 hours")
+	form := stale.form("review")
+	require.Equal(t, "30", form.Get("inactivity_n"))
+	require.Equal(t, "came second", form.Get("message"))
+	var s admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	require.Equal(t, bounds(4*time.Hour, time.Hour, 0, 0), s.Settings)
+
+	saved := stale.send("review").send("save").follow()
+	require.Contains(t, saved.text(), "came second")
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	require.Equal(t, bounds(4*time.Hour, 30*time.Minute, 0, 0), s.Settings)
+
+	stale = undo.send("save")
+	require.Equal(t, 412, stale.Status)
+	require.Contains(t, stale.text(), "came first")
+	require.Contains(t, stale.Body, "review?message=&amp;restored=0&amp;what=restore")
+
+	// A version that nobody knows, of a store that began anew.
+	stale = review.send("save", "tag", "7-unknown", "version", "7")
+	require.Equal(t, 412, stale.Status)
+	require.Contains(t, stale.text(), "not known any more")
+}
+
+func TestConsoleOverrides(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	name := `<b>"R&D" a.b/c</b>`
+	for scope, name := range map[string]string{"kinds": "cli", "clients": "web", "groups": name, "users": optest.SubjectOf("ann")} {
+		edit := w.page("GET", "acme/edit?"+url.Values{"scope": {scope}, "name": {name}}.Encode(), root, nil)
+		require.Equal(t, 200, edit.Status, edit.text())
+		edit.send("review", "inactivity", "limit", "inactivity_n", "20", "inactivity_unit", "minutes").send("save").follow()
+	}
+	var s admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	twenty := policy.Limits{Inactivity: policy.LimitTo(20 * time.Minute)}
+	require.Equal(t, map[policy.Kind]policy.Limits{policy.CLI: twenty}, s.Settings.Kinds)
+	require.Equal(t, map[string]policy.Limits{"web": twenty}, s.Settings.Clients)
+	require.Equal(t, map[string]policy.Limits{name: twenty}, s.Settings.Groups)
+	require.Equal(t, map[string]policy.Limits{optest.SubjectOf("ann"): twenty}, s.Settings.Users)
+
+	list := w.page("GET", "acme/overrides", root, nil)
+	require.Contains(t, list.text(), name)
+	explained := w.page("GET", "acme/explain?user="+optest.SubjectOf("ann"), root, nil)
+	require.Contains(t, explained.text(), "Sign out due to inactivity 20 minutes user "+optest.SubjectOf("ann"))
+	require.Contains(t, explained.text(), "1 hour of everyone")
+	require.Contains(t, w.page("GET", "acme/explain?user="+optest.SubjectOf("other-ann"), root, nil).Body, `id="user-error">There is no such user`)
+
+	// A mistake is said beside the field of the override.
+	edit := w.page("GET", "acme/edit?scope=groups&name="+url.QueryEscape(name), root, nil)
+	wrong := edit.send("review", "inactivity_n", "1")
+	require.Equal(t, 400, wrong.Status)
+	require.Contains(t, wrong.Body, `id="inactivity-error">1 minute is below the floor`)
+
+	remove := w.page("GET", "acme/review?"+url.Values{"what": {"remove"}, "scope": {"groups"}, "name": {name}}.Encode(), root, nil)
+	remove.send("save").follow()
+	var after admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &after)
+	require.Empty(t, after.Settings.Groups)
+	for _, query := range []string{"scope=groups", "scope=groups&name=", "scope=kinds&name=toaster", "scope=users&name=a%00b", "scope=users&name=" + strings.Repeat("x", 256)} {
+		got := w.page("GET", "acme/edit?"+query, root, nil)
+		require.Equal(t, 400, got.Status, query)
+		require.Contains(t, got.Body, `id="name-error"`, query)
+	}
+}
+
+func TestConsoleSessions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	for range 55 {
+		w.login("ann")
+	}
+	w.login("bob")
+	ann, bob := optest.SubjectOf("ann"), optest.SubjectOf("bob")
+
+	first := w.page("GET", "acme/sessions?user="+ann, root, nil)
+	require.Equal(t, 50, strings.Count(first.Body, `name="sid"`))
+	next := regexp.MustCompile(`href="(sessions\?[^"]*)" rel="next"`).FindStringSubmatch(first.Body)
+	require.NotNil(t, next)
+	second := w.page("GET", "acme/"+html.UnescapeString(next[1]), root, nil)
+	require.Equal(t, 5, strings.Count(second.Body, `name="sid"`))
+	require.Contains(t, w.page("GET", "acme/sessions?kind=cli", root, nil).text(), "There are none.")
+
+	// One, by its page.
+	sid := w.sessions(root, "user="+bob)[0].ID
+	page := w.page("GET", "acme/sessions/"+sid, root, nil)
+	asked := page.send("sessions/end", "which", "marked")
+	require.Contains(t, asked.text(), "Ends 1 session of 1 person now.")
+	require.Len(t, w.sessions(root, "user="+bob), 1, "it only asked")
+	ended := asked.send("sessions/end").follow()
+	require.Contains(t, ended.text(), "The session was ended.")
+	require.Contains(t, ended.text(), "An administrator ended your sign-in.")
+	require.Empty(t, w.sessions(root, "user="+bob))
+	require.Contains(t, w.page("GET", "acme/sessions?state=ended", root, nil).text(), "Ended by an administrator, by "+optest.SubjectOf("root"))
+
+	// Those that are marked.
+	form := url.Values{"which": {"marked"}, "sid": {w.sessions(root, "user="+ann)[0].ID, w.sessions(root, "user="+ann)[1].ID}}
+	asked = w.page("POST", "acme/sessions/end", root, form)
+	require.Contains(t, asked.text(), "Ends 2 sessions of 1 person now.")
+	require.Equal(t, form["sid"], asked.form("sessions/end")["sid"])
+	require.Contains(t, asked.send("sessions/end").follow().text(), "session")
+	require.Equal(t, 400, w.page("POST", "acme/sessions/end", root, url.Values{"which": {"marked"}}).Status)
+	require.Equal(t, 400, w.page("POST", "acme/sessions/end", root, url.Values{"which": {""}, "confirm": {"yes"}}).Status)
+	require.Equal(t, 400, w.page("POST", "acme/sessions/end", root, url.Values{"which": {"matching"}, "kind": {"cli"}, "confirm": {"yes"}}).Status)
+
+	// All but the one that this is done in.
+	asked = w.page("POST", "acme/sessions/end", root, url.Values{"which": {"matching"}})
+	require.Contains(t, asked.text(), "yours among them")
+	require.Equal(t, "on", asked.form("sessions/end").Get("except_mine"))
+	done := asked.send("sessions/end").follow()
+	require.Regexp(t, `5[0-9] sessions ended\.`, done.text())
+	require.Len(t, w.sessions(root, ""), 1)
+	// What an address from elsewhere claims is not shown.
+	require.NotContains(t, w.page("GET", "acme/sessions?ended=99", root, nil, "Sec-Fetch-Site", "cross-site").text(), "99")
+}
+
+func TestConsoleReadOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *world, c *provider.Config, a *admin.Config) {
+		c.Settings = provider.StaticSettings{Accounts: map[string]policy.Account{"acme": bounds(8*time.Hour, time.Hour, 0, 0)}}
+		a.ReadOnly = "They are in the file settings.yaml."
+	})
+	root := w.login("root")
+	for _, path := range []string{"", "overrides", "history", "presets", "explain", "sessions"} {
+		got := w.page("GET", "acme/"+path, root, nil)
+		require.Equal(t, 200, got.Status, path)
+		require.Contains(t, got.text(), "They are in the file settings.yaml.", path)
+		require.NotContains(t, got.Body, "/edit", path)
+		require.NotContains(t, got.Body, "Undo", path)
+	}
+	require.Contains(t, w.page("GET", "acme/", root, nil).text(), "8 hours")
+	require.Equal(t, 409, w.page("GET", "acme/edit", root, nil).Status)
+	got := w.page("POST", "acme/save", root, url.Values{"active": {"unlimited"}, "field": {"active"}})
+	require.Equal(t, 409, got.Status)
+	require.Contains(t, got.text(), "They are in the file settings.yaml.")
+}
+
+// Hostile values in every field: none is kept that would mislead, none breaks out
+// of the page, and a form that is too large is refused.
+func TestConsoleHostileValues(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
+	w.login("ann")
+	sid := w.sessions(root, "user="+optest.SubjectOf("ann"))[0].ID
+	before := w.everything()
+	fields := []string{
+		"what", "tag", "version", "scope", "name", "field", "restored", "observe", "message", "preset",
+		"active", "active_n", "active_unit", "inactivity", "inactivity_n", "inactivity_unit",
+		"concurrent", "concurrent_n", "at_limit", "activity", "class",
+		"user", "client", "kind", "state", "cursor", "sid", "which", "from", "before", "find", "saved", "ended", "told",
+	}
+	hostile := map[string]string{
+		"HTML": `"><script>alert(1)</script><img src=x onerror=alert(1)>`, "attribute": `' onfocus='alert(1)`,
+		"formula": `=HYPERLINK("https://evil.example","x")`, "bidi": "a\u202eb\u2066c", "NUL": "a\x00b", "line": "a\r\nLocation: https://evil.example",
+		"not UTF-8": "a\xffb", "template": "{{.}}${7*7}", "path": "../../../etc/passwd", "number": "99999999999999999999999", "minus": "-1",
+	}
+	for _, r := range admin.ConsoleRoutes() {
+		if r.Action == admin.EndSessions {
+			continue // below: they end something
+		}
+		for name, value := range hostile {
+			all := url.Values{}
+			for _, field := range fields {
+				all.Set(field, value)
+			}
+			singles := []url.Values{all}
+			if r.Method == "POST" && name == "HTML" || name == "NUL" {
+				for _, field := range fields {
+					one := url.Values{"what": {"limits"}, "field": {"all"}, "message": {""}}
+					one.Set(field, value)
+					singles = append(singles, one)
+				}
+			}
+			for _, values := range singles {
+				path := strings.SplitN(consoleAddress(r, "acme", sid), "?", 2)[0]
+				var got webPage
+				if r.Method == "GET" {
+					got = w.page("GET", path+"?"+values.Encode(), root, nil)
+				} else {
+					got = w.page("POST", path, root, values)
+				}
+				require.Less(t, got.Status, 500, "%s %s: %s", path, name, got.Body)
+				require.NotContains(t, got.Body, "<script", path)
+				require.NotContains(t, got.Body, "<img", path)
+				require.NotContains(t, got.Body, "\x00", path)
+				require.NotContains(t, got.Location, "evil", path)
+			}
+		}
+		for _, account := range []string{"a%00b", "%3Cscript%3E", "%E2%80%AE", strings.Repeat("x", 300)} {
+			got := w.page(r.Method, strings.SplitN(consoleAddress(r, account, sid), "?", 2)[0], root, consoleForm(r, sid))
+			require.Less(t, got.Status, 500, account)
+		}
+	}
+	require.Equal(t, before, w.everything())
+
+	large := url.Values{"message": {strings.Repeat("x", 10<<20)}}
+	for _, r := range admin.ConsoleRoutes() {
+		if r.Method == "POST" {
+			require.Equal(t, 413, w.page("POST", consoleAddress(r, "acme", sid), root, large).Status, r.Pattern)
+			got := w.page("POST", consoleAddress(r, "acme", sid), root, nil, "Content-Type", "application/x-www-form-urlencoded; %%%")
+			require.Less(t, got.Status, 500)
+		}
+	}
+	require.Equal(t, 413, w.page("GET", "acme/sessions?user="+strings.Repeat("x", 9000), root, nil).Status)
+	for name, value := range hostile {
+		for _, form := range []url.Values{
+			{"which": {"marked"}, "sid": {value}, "confirm": {"yes"}}, {"which": {value}, "confirm": {"yes"}},
+			{"which": {"matching"}, "user": {value}, "confirm": {"yes"}}, {"which": {"matching"}, "client": {value}, "confirm": {"yes"}},
+		} {
+			require.Less(t, w.page("POST", "acme/sessions/end", root, form).Status, 500, name)
+		}
+		got := w.page("POST", "acme/sessions/"+sid+"/deliveries", root, url.Values{"client": {value}})
+		require.Less(t, got.Status, 500, name)
+	}
+	require.Equal(t, before, w.everything())
+}
+
+func TestConsoleAccounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	// One is gone to; of several one chooses. See world: of the two root may one.
+	require.Equal(t, "./acme/", w.page("GET", "", root, nil).Location)
+	several, err := admin.Console(admin.ConsoleConfig{
+		Admin:    w.api,
+		Accounts: anyAccounts("acme", "<b>", "a/b", "elsewhere"), Authorize: anybody,
+	})
+	require.NoError(t, err)
+	got := serve(several, "GET", "/")
+	require.Contains(t, got, `href="./acme/"`)
+	require.Contains(t, got, `href="./a%2Fb/"`)
+	require.Contains(t, got, `<bdi>&lt;b&gt;</bdi>`)
+	require.Contains(t, serve(several, "GET", "/a%2Fb/sessions"), `href="../a%2Fb/overrides"`)
+	require.Contains(t, serve(several, "GET", "/console.css"), "--ground")
+
+	for name, spoil := range map[string]func(*admin.ConsoleConfig){
+		"Admin":          func(c *admin.ConsoleConfig) { c.Admin = nil },
+		"Accounts":       func(c *admin.ConsoleConfig) { c.Accounts = nil },
+		"Authorize":      func(c *admin.ConsoleConfig) { c.Authorize = nil },
+		"TrustedOrigins": func(c *admin.ConsoleConfig) { c.TrustedOrigins = []string{"nonsense"} },
+	} {
+		c := admin.ConsoleConfig{Admin: w.api, Accounts: anyAccounts(), Authorize: anybody}
+		spoil(&c)
+		_, err := admin.Console(c)
+		require.ErrorContains(t, err, "ConsoleConfig."+name, fmt.Sprint(name))
+	}
+	require.Equal(t, 405, w.page("PUT", "acme/save", root, nil).Status)
+	require.Equal(t, 404, w.page("GET", "acme/nothing", root, nil).Status)
+	require.Equal(t, 404, w.page("GET", "acme/sessions/none", root, nil).Status)
+	require.Equal(t, 404, w.page("GET", "acme/review?what=restore&restored=77", root, nil).Status)
+}
+
+func anyAccounts(list ...string) func(context.Context, *http.Request) ([]string, error) {
+	return func(context.Context, *http.Request) ([]string, error) { return list, nil }
+}
+
+func anybody(context.Context, *http.Request, admin.Action, string) (admin.Actor, error) {
+	return admin.Actor{ID: "root"}, nil
+}
+
+func serve(h http.Handler, method, path string) string {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w.Body.String()
+}
