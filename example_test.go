@@ -261,3 +261,18 @@ func _(hook *provider.Hook, issuer string, mux *http.ServeMux) error {
 	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
 	return nil
 }
+
+func _(api *admin.Admin, rp *middleware.RelyingParty, mux *http.ServeMux,
+	byCookie func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error),
+	accounts func(context.Context, *http.Request) ([]string, error),
+) error {
+	console, err := admin.Console(admin.ConsoleConfig{
+		Admin: api, Authorize: byCookie, Accounts: accounts,
+		Home: "/", SignIn: "/console/auth/signin", SignOut: "/console/auth/signout",
+	})
+	if err != nil {
+		return err
+	}
+	mux.Handle("/console/", rp.Handler(http.StripPrefix("/console", console)))
+	return nil
+}

@@ -69,7 +69,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	f.StringVar(&c.keys, "keys", filepath.Join(state, "keys.json"), "`file` with the keys, mode 0600; made at the first start")
 	f.StringVar(&alg, "signing-alg", "", "what a new keys file is for: RS256 or ES256 (default RS256)")
 	f.StringVar(&c.users, "users", "", "`file` with the users, in YAML (default: two demo users)")
-	f.StringVar(&c.clients, "clients", "", "`file` with the clients, in JSON (default: three demo clients)")
+	f.StringVar(&c.clients, "clients", "", "`file` with the clients, in JSON (default: four demo clients)")
 	f.DurationVar(&c.floor, "floor", 15*time.Minute, "lowest duration that a setting may have")
 	f.StringVar(&c.settings, "settings", "", "`file` with the settings, in YAML, read again on SIGHUP (default: they are in the store)")
 	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")

@@ -109,13 +109,13 @@ func newTile(field, account string, a policy.Account) tile {
 		case "inactivity":
 			return timeBoundInWords(e.Inactivity.Value), e.Inactivity.From
 		}
-		for _, c := range e.Caps {
-			if len(c.Exempt) > 0 {
-				return "Not counted", c.Exempt
-			}
-			return capInWords(c.Max), []policy.Scope{c.From}
+		switch {
+		case len(e.Caps) == 0:
+			return "Not set", nil
+		case len(e.Caps[0].Exempt) > 0:
+			return "Not counted", e.Caps[0].Exempt
 		}
-		return "Not set", nil
+		return capInWords(e.Caps[0].Max), []policy.Scope{e.Caps[0].From}
 	}
 	var from []policy.Scope
 	t.Value, from = value(everyone)
