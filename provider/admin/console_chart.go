@@ -59,7 +59,7 @@ type tableRow struct {
 // The size of the plot, in units of the picture, which are about a CSS pixel.
 const (
 	chartWidth, chartHeight = 360.0, 190.0
-	plotLeft, plotRight     = 40.0, 352.0
+	plotLeft, plotRight     = 40.0, 342.0
 	plotTop, plotBottom     = 12.0, 162.0
 )
 
