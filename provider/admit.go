@@ -119,6 +119,9 @@ func (a *admission) passed(s *store.Session, now time.Time) bool {
 	if s.End == nil || a.late(s, now) {
 		return false
 	}
+	if a.login.AuthTime.IsZero() && a.alias != "" {
+		return true // the name is another tab's, and nothing says that the credentials are older
+	}
 	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
 }
 

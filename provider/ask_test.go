@@ -563,13 +563,10 @@ func TestAskIsNotSilent(t *testing.T) {
 	s := start(t, limits(0, 0, 1, policy.Ask), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
-	signOn := s.cookie(t, b, "optest_sso")
-	clearCookies(b)
-	s.plant(b, signOn) // the provider's own, and nothing of the hook's
-	v := b.Authorize(optest.Web, url.Values{"prompt": {"none"}})
+	v := b.Authorize(optest.Native, url.Values{"prompt": {"none"}}) // whose logins do not join
 	require.Equal(t, "interaction_required", v.Error(), "%d %s", v.Status, v.Body)
 	require.Contains(t, v.Description(), "used=1 max=1;")
-	mustBeAsked(t, b.Authorize(optest.Web, nil))
+	mustBeAsked(t, b.Authorize(optest.Native, nil))
 }
 
 // Without the hook's cookies nobody knows which browser it is.

@@ -506,7 +506,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		return refused
 	}
 	a.silent, a.prompted = b.Silent, !b.Silent
-	if native {
+	if native && !a.silent {
 		return nil // each of its logins is its own
 	}
 	issuer := a.login.Subject.Issuer
@@ -514,11 +514,18 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	own := err == nil && s.Subject == a.login.Subject
+	if a.silent && !a.named && (!own || s.End != nil) {
+		return notSignedIn(&s, own)
+	}
+	if native {
+		return nil
+	}
 	a.browser = newBrowserJoin(b, shown)
 	if a.named {
 		return nil // by the provider's own session
 	}
-	if err == nil && s.Subject == a.login.Subject {
+	if own {
 		switch {
 		case s.End == nil:
 			a.joins = s.ID
@@ -546,6 +553,17 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
 	}
 	return nil
+}
+
+// notSignedIn refuses an answer without the user where the browser has no live
+// session to rest it on (OpenID Connect Core 1.0 section 3.1.2.1): a sign-on that
+// the provider remembers for longer would begin a login that nobody asked for, or go
+// on with one that was ended. s is the session that it had; known is false if none.
+func notSignedIn(s *store.Session, known bool) *refusedError {
+	if known {
+		return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+	}
+	return &refusedError{text: "prompt=none, and this browser has no login session", over: true}
 }
 
 // alias records that a login joined the session of another one, under the name

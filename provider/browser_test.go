@@ -439,12 +439,13 @@ func TestASilentLoginOverTheCapNeedsTheUser(t *testing.T) {
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
+	v := b.Authorize(optest.Native, url.Values{"prompt": {"none"}}) // whose logins do not join
+	require.Equal(t, "interaction_required", v.Error(), v.Description())
+	require.Equal(t, policy.ReasonConcurrency, provider.ReasonOf(v.Description()))
 	signOn := s.cookie(t, b, "optest_sso")
 	clearCookies(b)
 	s.plant(b, signOn) // the provider's own, and nothing of the hook's
-	v := b.Authorize(optest.Web, url.Values{"prompt": {"none"}})
-	require.Equal(t, "interaction_required", v.Error(), v.Description())
-	require.Equal(t, policy.ReasonConcurrency, provider.ReasonOf(v.Description()))
+	require.Equal(t, "login_required", b.Authorize(optest.Web, url.Values{"prompt": {"none"}}).Error())
 	require.Equal(t, "access_denied", b.Authorize(optest.Web, nil).Error())
 }
 

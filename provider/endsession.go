@@ -146,7 +146,8 @@ func (req *request) logoutForm() (all, posted url.Values) {
 type logoutTarget struct {
 	ask       *LogoutPage // the user has to be asked, or told, first
 	sid, user string
-	confirmed bool // it is the browser's, whatever the hint says
+	confirmed bool   // it is the browser's, whatever the hint says
+	hinted    string // the same user's session that the hint names, if that is another one
 }
 
 // request returns what the embedded storage is told.
@@ -182,7 +183,13 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		w.ask = &LogoutPage{Stayed: true}
 		return w, nil
 	}
-	return logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: true}, nil
+	confirmed := logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: true}
+	if w.user == confirmed.user {
+		// The application's own, such as that of a native one, which has no
+		// part in the browser's: it is what the user meant to sign out of.
+		confirmed.hinted = w.sid
+	}
+	return confirmed, nil
 }
 
 // confirmation is the form that asks. It sends the application's parameters
@@ -217,18 +224,18 @@ func sameAddress(p string) string { return "./" + p[strings.LastIndexByte(p, '/'
 // told once, which RP-Initiated Logout 1.0 section 2 wants before the user goes
 // on, but not for longer than Logout.Timeout. It makes the page that tells those
 // that are told through the browser.
-func (c *core) leave(ctx context.Context, req *request, ended endedLogout, redirect string) {
-	if ended.told == nil {
-		return
+func (c *core) leave(ctx context.Context, req *request, ended []endedLogout, redirect string) {
+	wait, cancel := context.WithTimeout(ctx, c.h.cfg.Logout.Timeout)
+	defer cancel()
+	var frames []string
+	for i := range ended {
+		select {
+		case <-ended[i].told:
+		case <-wait.Done():
+		}
+		frames = append(frames, c.h.frames(ctx, &ended[i].session)...)
 	}
-	timeout := time.NewTimer(c.h.cfg.Logout.Timeout)
-	defer timeout.Stop()
-	select {
-	case <-ended.told:
-	case <-timeout.C:
-	case <-ctx.Done():
-	}
-	if frames := c.h.frames(ctx, &ended.session); len(frames) > 0 {
+	if len(frames) > 0 {
 		req.page = &LogoutPage{Frames: frames, Continue: redirect, Seconds: logoutSeconds}
 	}
 }

@@ -336,10 +336,10 @@ func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessio
 		}
 	}
 	last := true
-	var ended endedLogout
+	var ended []endedLogout
 	if w.user != "" {
 		var err error
-		if last, ended, err = c.logout(ctx, w.sid, w.user, er.ClientID); err != nil {
+		if last, ended, err = c.logout(ctx, w.user, er.ClientID, w.sid, w.hinted); err != nil {
 			return "", c.outage(ctx, req, err)
 		}
 	}
@@ -355,29 +355,37 @@ func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessio
 }
 
 // An endedLogout is a session that a logout ended, and when its applications were
-// told. The zero one is none.
+// told.
 type endedLogout struct {
 	session store.Session
 	told    <-chan struct{}
 }
 
-// logout ends a session, and reports whether it was the subject's last live one
-// with the client: TerminateSession of a typical storage ends them all.
-func (c *core) logout(ctx context.Context, sid, userID, clientID string) (last bool, ended endedLogout, err error) {
+// logout ends sessions of a subject, and reports whether none with the client is
+// left that is live: TerminateSession of a typical storage ends them all. An empty
+// ID is none: a hint from before the installation has no other.
+func (c *core) logout(ctx context.Context, userID, clientID string, sids ...string) (last bool, ended []endedLogout, err error) {
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	subject := subjectOf(ctx, userID)
-	if sid != "" { // a hint from before the installation has none
+	for _, sid := range sids {
+		if sid == "" {
+			continue
+		}
 		s, err := h.cfg.Store.Get(ctx, sid)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return false, ended, err
 		}
-		if err == nil && s.Subject == subject && s.End == nil {
-			ended.session, ended.told, err = h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID)
-			if err != nil {
-				return false, ended, err
-			}
+		if err != nil || s.Subject != subject || s.End != nil {
+			continue
+		}
+		s, told, err := h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID)
+		if err != nil {
+			return false, ended, err
+		}
+		if told != nil {
+			ended = append(ended, endedLogout{s, told})
 		}
 	}
 	for cursor := ""; ; {
