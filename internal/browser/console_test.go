@@ -22,19 +22,8 @@ func demodata(t *testing.T, args ...string) {
 	require.NoError(t, err, "%s", out)
 }
 
-const consoleSettings = `accounts:
-  default:
-    active: 24h
-    inactivity: 2h
-    concurrent: 5
-    at_limit: end_oldest
-    kinds:
-      cli: {active: 720h, inactivity: 12h}
-    groups:
-      admins: {active: 12h, inactivity: 30m}
-    clients:
-      payroll: {inactivity: 15m}
-`
+// consoleSettings is the settings file of the organization.
+var consoleSettings = filepath.Join("testdata", "console.yaml")
 
 // organization starts examples/op with the people, sessions and counters of
 // internal/demodata, and returns its issuer. logout is where the client web is told
@@ -42,20 +31,12 @@ const consoleSettings = `accounts:
 func organization(t *testing.T, logout string, args ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		return path
-	}
-	users := filepath.Join(dir, "users.yaml")
+	users, clients := filepath.Join(dir, "users.yaml"), filepath.Join(dir, "clients.json")
 	demodata(t, "-users", users)
-	clients := write("clients.json", fmt.Sprintf(`[{"client_id": "web", "client_secret": "web-secret", "type": "web",
-		"redirect_uris": ["http://127.0.0.1:9999/cb"], "grant_types": ["authorization_code", "refresh_token"], "backchannel_logout_uri": %q}]`, logout))
+	require.NoError(t, os.WriteFile(clients, fmt.Appendf(nil, `[{"client_id": "web", "client_secret": "web-secret", "type": "web",
+		"redirect_uris": ["http://127.0.0.1:9999/cb"], "grant_types": ["authorization_code", "refresh_token"], "backchannel_logout_uri": %q}]`, logout), 0o600))
 	if len(args) == 0 {
-		args = []string{"-settings-import", write("settings.yaml", consoleSettings)}
-	}
-	if args[0] == "-settings" {
-		args[1] = write("fixed.yaml", consoleSettings)
+		args = []string{"-settings-import", consoleSettings}
 	}
 	_, issuer := provider(t, append([]string{"-users", users, "-clients", clients, "-store", "sqlite:" + filepath.Join(dir, "demo.db")}, args...)...)
 	demodata(t, "-store", filepath.Join(dir, "demo.db"), "-issuer", issuer)
@@ -73,17 +54,17 @@ func enter(b *Browser, issuer, user string) *Tab {
 	return tab
 }
 
-// looks keeps what a page looks like in both schemes, wide and small.
+// looks keeps what a page looks like: light and wide, dark and small.
 func (t *Tab) looks(name string) {
 	t.t.Helper()
-	for _, scheme := range []string{"light", "dark"} {
-		for size, width := range map[string]int64{"": 1280, "-small": 390} {
-			t.Look(width, 900, scheme)
-			require.True(t.t, Evaluate[bool](t, "document.documentElement.scrollWidth <= window.innerWidth"), "%s is wider than the window at %d", name, width)
-			t.Screenshot(name + size + "-" + scheme)
-		}
+	for _, look := range []struct {
+		width  int64
+		scheme string
+	}{{390, "dark"}, {1280, "light"}} {
+		t.Look(look.width, 900, look.scheme)
+		require.True(t.t, Evaluate[bool](t, "document.documentElement.scrollWidth <= window.innerWidth"), "%s is wider than the window at %d", name, look.width)
+		t.Screenshot(name + "-" + look.scheme)
 	}
-	t.Look(1280, 900, "light")
 }
 
 // What administrators do, in a browser that runs no script.
@@ -118,9 +99,16 @@ func TestConsole(t *testing.T) {
 	require.Equal(t, "800", tab.Value("#active"))
 	require.True(t, Evaluate[bool](tab, "document.activeElement.id === 'active'"))
 	tab.looks("mistake")
-	tab.Type("#active", "5")
-	tab.Click("button[type=submit]")
-	require.Contains(t, tab.Text("#consequence"), "Ends ")
+
+	// By keyboard: past the menu, to the number, and on.
+	tab.Go(console + "edit?field=active")
+	tab.Press("\t")
+	require.True(t, Evaluate[bool](tab, "document.activeElement.className === 'skip'"))
+	tab.Press("\r\t\t")
+	require.True(t, Evaluate[bool](tab, "document.activeElement.id === 'active'"))
+	tab.Screenshot("focus")
+	tab.Press("5\r") // over what is there: it is selected
+	tab.Wait("#consequence")
 	require.Contains(t, tab.Text("main table"), "24 hours")
 	tab.looks("review")
 	var ends, people int
@@ -151,6 +139,7 @@ func TestConsole(t *testing.T) {
 	require.Equal(t, "5 hours", tab.Text("#tile-active .value"))
 	require.Contains(t, tab.Text(".notice"), "Saved as version 3.")
 	require.Contains(t, tab.Text("#tile-active"), "audit finding 12")
+	tab.Screenshot("saved")
 	eventually(t, func() bool { return liveSessions(tab, console) == before+1-ends }) // and the second administrator's
 
 	// Undo is a new change.
@@ -245,7 +234,7 @@ func (t *Tab) beside(address string) *Tab {
 // administers nothing sees nothing.
 func TestConsoleReadOnly(t *testing.T) {
 	t.Parallel()
-	issuer := organization(t, "http://127.0.0.1:9999/logout", "-settings", "")
+	issuer := organization(t, "http://127.0.0.1:9999/logout", "-settings", consoleSettings)
 	console := issuer + "/console/default/"
 	tab := enter(Start(t, false), issuer, "root")
 	require.Contains(t, tab.Text(".read-only"), "They are in the settings file of the server")
@@ -276,10 +265,10 @@ type finding struct {
 // accessible holds that axe-core finds nothing serious on the page.
 func (t *Tab) accessible(axe, name string) {
 	t.t.Helper()
+	Evaluate[bool](t, axe+"; true")
 	for _, scheme := range []string{"light", "dark"} {
 		t.Look(1280, 900, scheme)
-		findings := Evaluate[[]finding](t, axe+`;
-			axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => ({
+		findings := Evaluate[[]finding](t, `axe.run(document, {resultTypes: ['violations']}).then(r => r.violations.map(v => ({
 				id: v.id, impact: v.impact, help: v.help, nodes: v.nodes.map(n => n.html + ' ' + n.failureSummary)})))`)
 		for _, f := range findings {
 			require.NotContains(t.t, []string{"serious", "critical"}, f.Impact, "%s, %s: %s: %s\n%s", name, scheme, f.ID, f.Help, strings.Join(f.Nodes, "\n"))

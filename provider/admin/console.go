@@ -136,6 +136,7 @@ type visit struct {
 	actor   Actor
 	form    url.Values // of the query or, of a POST, of the body
 	now     time.Time
+	allowed map[Action]bool // what is known of it
 }
 
 func (v *visit) ctx() context.Context { return v.r.Context() }
@@ -146,12 +147,16 @@ func (v *visit) get(name string) string { return v.form.Get(name) }
 // may reports whether the actor may do something else than what they asked for:
 // a page has no button for what is refused anyway.
 func (v *visit) may(action Action) bool {
+	if may, known := v.allowed[action]; known {
+		return may
+	}
 	actor, err := v.c.cfg.Authorize(v.ctx(), v.r, action, v.account)
-	return err == nil && actor.ID != ""
+	v.allowed[action] = err == nil && actor.ID != ""
+	return v.allowed[action]
 }
 
 func (c *console) visit(w http.ResponseWriter, r *http.Request) *visit {
-	return &visit{c: c, w: w, r: r, account: r.PathValue("account"), now: c.admin.now()}
+	return &visit{c: c, w: w, r: r, account: r.PathValue("account"), now: c.admin.now(), allowed: map[Action]bool{}}
 }
 
 const (
@@ -180,6 +185,7 @@ func (c *console) answer(v *visit, route consoleRoute) error {
 		if v.actor.ID == "" {
 			return errors.New("ConsoleConfig.Authorize returned an actor without an ID")
 		}
+		v.allowed[route.action] = true
 	}
 	for _, name := range []string{"account", "sid"} {
 		if textProblem(v.r.PathValue(name), maxName) != "" {

@@ -113,7 +113,7 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 	if v.account != "" {
 		p.Path, p.ReadOnly = p.Root+url.PathEscape(v.account)+"/", c.admin.cfg.ReadOnly
 		for _, item := range consoleMenu {
-			if item.action == ReadSettings && name != "answer" || v.may(item.action) {
+			if v.may(item.action) {
 				p.Menu = append(p.Menu, menuItem{item.title, item.page, item.page == menu})
 			}
 		}

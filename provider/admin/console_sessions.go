@@ -224,7 +224,7 @@ func (c *console) showSession(v *visit) error {
 type endingPage struct {
 	Title, Text, Matching string
 	Rows                  []sessionRow
-	Count                 string
+	Count, Button         string
 	More                  int
 	Yours                 int
 	Hidden                []pair
@@ -300,8 +300,9 @@ func (c *console) confirmEnd(v *visit, s search, sel Selection) error {
 	}
 	page.More = len(found) - len(page.Rows)
 	page.Count = fmt.Sprintf("%s of %s", plural(len(found), "session"), plural(len(users), "person"))
+	page.Button = "End " + plural(len(found), "session")
 	if !complete {
-		page.Count = "more than " + page.Count
+		page.Count, page.Button = "more than "+page.Count, "End all of them"
 	}
 	for _, sid := range sel.Sessions {
 		page.Hidden = append(page.Hidden, pair{"sid", sid})

@@ -220,8 +220,8 @@ type problemLink struct{ Field, Label, Text string }
 // A staleView says what others changed while somebody edited.
 type staleView struct {
 	Entries []historyEntry
-	Changes []changeInWords // all of them together
-	Known   bool            // what they were is still known
+	Changes changesInWords // all of them together
+	Known   bool           // what they were is still known
 }
 
 // editing is the form of a visit, with what it is about.
@@ -527,7 +527,7 @@ func (ch *change) good() bool { return len(ch.wrong) == 0 && len(ch.rest) == 0 }
 
 // A reviewPage shows what a change would do.
 type reviewPage struct {
-	Changes      []changeInWords
+	Changes      changesInWords
 	Preview      Preview
 	Consequence  string
 	Sessions     []sessionRow
@@ -577,7 +577,7 @@ func (c *console) review(v *visit, s Settings) error {
 	page := reviewPage{
 		Hidden: v.hidden(), Message: v.get("message"), MessageError: message, Edit: ch.what == "limits",
 		CanSave: c.admin.cfg.ReadOnly == "" && v.may(WriteSettings) && ch.good(), Problems: ch.rest,
-		Changes: changesInWords(policy.Diff(s.Settings, ch.settings)),
+		Changes: newChangesInWords(policy.Diff(s.Settings, ch.settings)),
 	}
 	status := http.StatusOK
 	switch {
@@ -648,7 +648,7 @@ func (c *console) stale(v *visit, s Settings, ch change) error {
 	view := &staleView{}
 	since := v.version()
 	if before, err := c.admin.Version(v.ctx(), v.account, since); err == nil && before.EntityTag == v.get("tag") {
-		view.Known, view.Changes = true, changesInWords(policy.Diff(before.Settings, s.Settings))
+		view.Known, view.Changes = true, newChangesInWords(policy.Diff(before.Settings, s.Settings))
 	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -934,13 +934,13 @@ type historyEntry struct {
 	By      string
 	At      mineTime
 	Message string
-	Changes []changeInWords
+	Changes changesInWords
 	Back    int64  // the version that its button puts in force again; -1: it has none
 	Button  string // what that says
 }
 
 func (v *visit) entry(e Entry) historyEntry {
-	return historyEntry{Version: e.Version, By: clean(e.By), At: v.past(e.At), Message: e.Message, Changes: changesInWords(e.Changes), Back: -1}
+	return historyEntry{Version: e.Version, By: clean(e.By), At: v.past(e.At), Message: e.Message, Changes: newChangesInWords(e.Changes), Back: -1}
 }
 
 func (c *console) showHistory(v *visit) error {

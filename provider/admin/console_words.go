@@ -228,11 +228,20 @@ func valueInWords(field, value string) string {
 // A changeInWords is a [policy.Change] for people.
 type changeInWords struct{ Field, Scope, Before, After string }
 
-func changesInWords(list []policy.Change) []changeInWords {
-	out := make([]changeInWords, len(list))
-	for i, c := range list {
+// changesInWords are the first of some changes. More is how many are left out:
+// thousands of users may have settings of their own.
+type changesInWords struct {
+	List []changeInWords
+	More int
+}
+
+const maxChanges = 100
+
+func newChangesInWords(list []policy.Change) (out changesInWords) {
+	out.More = max(0, len(list)-maxChanges)
+	for _, c := range list[:min(len(list), maxChanges)] {
 		scope, name := splitField(c.Path)
-		out[i] = changeInWords{cmp.Or(fieldWords[name], name), scope, valueInWords(name, c.Before), valueInWords(name, c.After)}
+		out.List = append(out.List, changeInWords{cmp.Or(fieldWords[name], name), scope, valueInWords(name, c.Before), valueInWords(name, c.After)})
 	}
 	return out
 }
