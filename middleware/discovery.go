@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,6 +21,31 @@ type endpoints struct {
 	endSession string // empty: no RP-initiated logout
 	revocation string
 	sendsIss   bool // RFC 9207
+}
+
+// A bounded transport reads no more of an answer than it may have. Libraries read
+// discovery documents and keys to their end.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, resourceMaxBody+1), resp.Body}
+	return resp, nil
+}
+
+// boundedClient returns a client like c with bounded answers.
+func boundedClient(c http.Client) *http.Client {
+	if c.Transport == nil {
+		c.Transport = http.DefaultTransport
+	}
+	c.Transport = bounded{c.Transport}
+	return &c
 }
 
 // providerTimeout bounds one call to the provider.
@@ -88,7 +114,14 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 	if rp.cfg.ClientSecret != "" && (len(meta.AuthMethods) == 0 || slices.Contains(meta.AuthMethods, "client_secret_basic")) {
 		e.oauth.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
 	}
-	for _, u := range []string{e.oauth.Endpoint.AuthURL, e.oauth.Endpoint.TokenURL, meta.Keys} {
+	// Each gets a secret or a token, or says whom to believe.
+	used := []string{e.oauth.Endpoint.AuthURL, e.oauth.Endpoint.TokenURL, meta.Keys}
+	for _, optional := range []string{meta.EndSession, meta.Revocation} {
+		if optional != "" {
+			used = append(used, optional)
+		}
+	}
+	for _, u := range used {
 		if err := checkWebURL(u); err != nil {
 			return nil, err
 		}

@@ -285,7 +285,8 @@ func (rp *RelyingParty) deposit(r *http.Request, k kept, text string) (id string
 func (rp *RelyingParty) sendAgain(w http.ResponseWriter, r *http.Request, k kept) {
 	page := PageData{
 		Kind: PageSendAgain, Title: "Send it again?", Text: "You are signed in. What you typed has not been sent yet.",
-		Action: k.URL, Button: "Send", Shown: k.Fields, Hidden: k.Fields, Multipart: k.Multipart,
+		// With the host: "//other.example/" alone is a path of ours that reads as another site.
+		Action: rp.origin + k.URL, Button: "Send", Shown: k.Fields, Hidden: k.Fields, Multipart: k.Multipart,
 	}
 	if rp.cfg.FormToken != nil {
 		name, value := rp.cfg.FormToken(w, r)

@@ -228,7 +228,7 @@ func TestPostedFormIsKept(t *testing.T) {
 		require.Contains(t, p.body, "csrf_token, password")
 		p = b.signIn(b.submit(p, nil), "alice")
 		require.Equal(t, "/auth/resume", p.url.Path)
-		require.Contains(t, p.body, `action="/form?id=3"`)
+		require.Contains(t, p.body, `action="`+appURL+`/form?id=3"`)
 		p = b.submit(p, nil)
 		require.Equal(t, http.StatusOK, p.status)
 		require.Contains(t, p.body, "form of "+optest.SubjectOf("alice")+": "+url.Values{"text": form["text"], "amount": {"7"}}.Encode())

@@ -209,8 +209,9 @@ func TestBackChannelDuringSignIn(t *testing.T) {
 		keys := *w.answer.Load()
 		b := w.browser()
 		callback := b.answerOf("/page", "alice")
-		inner := w.client.Transport
-		w.client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		network := w.client.Transport.(*faulty)
+		inner := network.next
+		network.next = roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp, err := inner.RoundTrip(r)
 			if r.URL.Path == "/oauth/token" && err == nil {
 				all := s.claims("")
@@ -221,7 +222,7 @@ func TestBackChannelDuringSignIn(t *testing.T) {
 		})
 		w.answers(keys)
 		refusedSignIn(t, w, b.visit(callback))
-		w.client.Transport = inner
+		network.next = inner
 		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
 	})
 }

@@ -67,7 +67,8 @@ type Config struct {
 
 	// InCookies keeps the sessions, sealed, in the browser instead of the Store,
 	// which then keeps only what is over: sessions that have ended, logout
-	// tokens that were used, forms between a click and the return. Several
+	// tokens that were used, forms between a click and the return. They last 30
+	// days at most, since a copy of a cookie must be known to be over. Several
 	// processes then do not share the refresh of a session: it is one at a time
 	// in each. With a Store of its own in each process a logout through the back
 	// channel ends the session only where it arrived.
@@ -213,6 +214,7 @@ func New(cfg Config) (*RelyingParty, error) {
 	if rp.client == nil {
 		rp.client = &http.Client{Timeout: 10 * time.Second}
 	}
+	rp.client = boundedClient(*rp.client)
 	if rp.page == nil {
 		rp.page = defaultPage
 	}

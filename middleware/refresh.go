@@ -64,7 +64,7 @@ func (rp *RelyingParty) refresh(ctx context.Context, h *held, force bool) error 
 			return rp.over(ctx, h)
 		case !wanted():
 			return nil
-		case h.rec.LeaseBy != "" && now.Before(h.rec.LeaseUntil):
+		case h.rec.leased(now):
 			if !waits() {
 				return nil
 			}
@@ -82,6 +82,12 @@ func (rp *RelyingParty) refresh(ctx context.Context, h *held, force bool) error 
 		}
 		return rp.renew(context.WithoutCancel(ctx), h)
 	}
+}
+
+// leased reports whether somebody is at it. A lease that ends later than any can
+// is of a time before a clock was set back.
+func (rec *record) leased(now time.Time) bool {
+	return rec.LeaseBy != "" && now.Before(rec.LeaseUntil) && rec.LeaseUntil.Sub(now) <= leaseTime+clockSkew
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

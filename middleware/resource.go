@@ -202,7 +202,7 @@ func (cfg *ResourceConfig) complete() error {
 	}
 	// A redirect would carry tokens and our secret to wherever it points.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	cfg.HTTPClient = &client
+	cfg.HTTPClient = boundedClient(client)
 	return nil
 }
 

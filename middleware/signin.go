@@ -255,8 +255,9 @@ func (rp *RelyingParty) redeem(ctx context.Context, e *endpoints, code string, s
 		rec.LocalEnds = asked.Add(rp.cfg.Lifetime)
 	case rec.ends().IsZero() && rec.Refresh == "":
 		rec.LocalEnds = asked.Add(unboundedLife)
-	case rp.cfg.InCookies && rec.ends().IsZero():
-		rec.LocalEnds = asked.Add(longestLife)
+	}
+	if rp.cfg.InCookies { // not longer than it would be remembered that it is over
+		rec.LocalEnds = earliest(rec.LocalEnds, asked.Add(longestLife))
 	}
 	// RFC 9700 section 4.14: a session that is over before it began would only
 	// lead to sign-in and back, for ever.

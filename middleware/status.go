@@ -15,8 +15,10 @@ func (rp *RelyingParty) sessionPage(w http.ResponseWriter, r *http.Request) {
 		err = rp.asItIs(h)
 	}
 	if r.Method == http.MethodPost && h != nil {
-		// Not more often than a person clicks: it costs the provider something.
-		if h.rec.EndedAt.IsZero() && (err != nil || rp.now().Sub(h.rec.Refreshed) >= time.Second) {
+		// Not more often than a person clicks: it costs the provider something. A
+		// negative age is of a clock that was set back.
+		age := rp.now().Sub(h.rec.Refreshed)
+		if h.rec.EndedAt.IsZero() && (err != nil || age >= time.Second || age < 0) {
 			err = rp.refresh(r.Context(), h, true)
 		}
 	}
@@ -26,6 +28,7 @@ func (rp *RelyingParty) sessionPage(w http.ResponseWriter, r *http.Request) {
 			rp.deny(w, r, h, err)
 			return
 		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		redirect(w, rp.safeReturn(r.PostFormValue("return")))
 		return
 	}

@@ -66,7 +66,11 @@ func (c *cli) call(ctx context.Context) error {
 	}
 	switch {
 	case resp.status == http.StatusOK:
-		_, err := fmt.Fprintln(c.stdout, strings.TrimSuffix(string(resp.body), "\n"))
+		body := strings.TrimSuffix(string(resp.body), "\n")
+		if c.terminal { // anything else gets it as it is
+			body = printable(body)
+		}
+		_, err := fmt.Fprintln(c.stdout, body)
 		return err
 	case resp.stepUp():
 		return errStepUp // RFC 9470

@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintln(stderr, "cli:", printable(err.Error()))
 		return exitUsage
 	}
-	c.stdout = stdout
+	c.stdout, c.terminal = stdout, isTerminal(stdout)
 	err = command(c, ctx)
 	text, code := explain(err, c.issuer)
 	if err != nil {
@@ -80,6 +80,7 @@ type cli struct {
 	api      string // empty: the provider's userinfo endpoint
 	file     *clitoken.File
 	stdout   io.Writer
+	terminal bool // stdout is one
 	http     *http.Client
 }
 
@@ -205,8 +206,18 @@ func (c *cli) discover(ctx context.Context) (context.Context, *provider, error) 
 	if err := p.Claims(&more); err != nil {
 		return nil, nil, &unavailableError{c.issuer, err}
 	}
+	// They get tokens, like the issuer.
+	endpoint := p.Endpoint()
+	for name, address := range map[string]string{
+		"token_endpoint": endpoint.TokenURL, "device_authorization_endpoint": endpoint.DeviceAuthURL,
+		"userinfo_endpoint": p.UserInfoEndpoint(), "revocation_endpoint": more.Revocation,
+	} {
+		if err := checkURL(address); address != "" && err != nil {
+			return nil, nil, fmt.Errorf("the provider's %s: %w", name, err)
+		}
+	}
 	config := &oauth2.Config{
-		ClientID: c.clientID, Endpoint: p.Endpoint(),
+		ClientID: c.clientID, Endpoint: endpoint,
 		Scopes: []string{oidc.ScopeOpenID, "profile", oidc.ScopeOfflineAccess},
 	}
 	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client has no secret

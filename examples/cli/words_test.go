@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -75,6 +79,47 @@ func TestDeniedInWords(t *testing.T) {
 // What comes from the network cannot write to the terminal what it likes.
 func TestPrintable(t *testing.T) {
 	require.Equal(t, "a[2Jb\nc]0;xd", printable("a\x1b[2Jb\nc\x1b]0;x\a\r\u009bd\u202e"))
+}
+
+// What an API answers is shown on a terminal without what that would obey, and goes
+// anywhere else as it is.
+func TestAnswersOnATerminal(t *testing.T) {
+	const body = "{\n\t\"name\": \"ann\x1b[2J\u009b1A\"\n}"
+	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, body) }))
+	t.Cleanup(api.Close)
+	file := clitoken.In(t.TempDir(), "https://login.example.com", "cli")
+	require.NoError(t, file.Save(t.Context(), clitoken.Login{AccessToken: "token"}))
+	c := &cli{api: api.URL, file: file, http: api.Client()}
+	var piped bytes.Buffer
+	c.stdout = &piped
+	require.NoError(t, c.call(t.Context()))
+	require.Equal(t, body+"\n", piped.String())
+
+	piped.Reset()
+	c.terminal = true
+	require.NoError(t, c.call(t.Context()))
+	require.Equal(t, "{\n\t\"name\": \"ann[2J1A\"\n}\n", piped.String())
+
+	device, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = device.Close() })
+	plain, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = plain.Close() })
+	require.True(t, isTerminal(device), "a device, as a terminal is one")
+	require.False(t, isTerminal(plain))
+	require.False(t, isTerminal(&piped))
+}
+
+// No endpoint of the discovery document gets a token in the clear.
+func TestEndpointsInTheClear(t *testing.T) {
+	for _, name := range []string{"token_endpoint", "device_authorization_endpoint", "userinfo_endpoint", "revocation_endpoint"} {
+		c := &cli{issuer: "https://login.example.com", http: &http.Client{Transport: &scripted{answers: []func() (*http.Response, error){
+			says(http.StatusOK, map[string]any{"issuer": "https://login.example.com", name: "http://login.example.com/x"}),
+		}}}}
+		_, _, err := c.discover(t.Context())
+		require.ErrorContains(t, err, "the provider's "+name)
+	}
 }
 
 // A scripted is a token endpoint that gives one answer after the other, and says when
