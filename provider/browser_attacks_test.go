@@ -1,8 +1,13 @@
 package provider_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,6 +20,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
 // A timeless storage does not say when users signed in.
@@ -181,4 +188,109 @@ func TestSigningOutOfANativeApplicationEndsItsSession(t *testing.T) {
 	b.send(t, "POST", form)
 	require.False(t, s.isLive(t, b.sid))
 	require.False(t, s.isLive(t, nativeSID), "the application that asked is signed out as well")
+}
+
+// Rule 8 at the page: each store call of an answer fails in each way. Nobody is
+// let in past the cap, nobody but the chosen session ends, and the user, who sends
+// the answer again or loads the page, gets in.
+func TestEachStoreCallOfAnAnswerFails(t *testing.T) {
+	for how, fault := range faults {
+		t.Run(how, func(t *testing.T) {
+			for n, more := 1, true; more; n++ {
+				synctest.Test(t, func(t *testing.T) {
+					faulty := faultstore.New(memstore.New())
+					s, held := atCap(t, func(p *provider.Config, o *optest.Config) {
+						inMemory(p, o)
+						p.Store = faulty
+					})
+					chosen, other := s.sid(t, optest.Web, held[0]), s.sid(t, optest.Web, held[1])
+					b := s.Browser()
+					page := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+					first, hit := faulty.Calls(), false
+					faulty.Script(func(c faultstore.Call) faultstore.Fault {
+						if c.N == first+n {
+							hit = true
+							return fault
+						}
+						return faultstore.None
+					})
+					v := b.Submit(page, answer(chosen))
+					faulty.Script(nil)
+					require.LessOrEqual(t, len(s.live(t, "alice")), 2)
+					require.True(t, s.isLive(t, other))
+					if v.Code() == "" {
+						require.True(t, hit)
+						v = b.Submit(page, answer(chosen))
+						if v.Code() == "" { // it was ended by the first one already
+							v = b.Get(page.Callback)
+						}
+					}
+					require.NotEmpty(t, v.Code(), "call %d: %d %s", n, v.Status, v.Body)
+					ok(t, s.Code(optest.Web, v))
+					require.Len(t, s.live(t, "alice"), 2)
+					require.True(t, s.isLive(t, other))
+					refusedFor(t, s.Refresh(optest.Web, held[0].RefreshToken()), policy.ReasonEndedByUser)
+					more = hit
+					require.True(t, hit || n > 1)
+				})
+			}
+		})
+	}
+}
+
+// Rule 11 for the cookies, the page at the cap and the sign-out.
+func TestNothingSecretOfABrowserIsLoggedOrStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		sessions := memstore.New()
+		audit := provider.Audit(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+		n := startNotified(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Ask), func(p *provider.Config, _ *optest.Config) {
+			p.Store, p.Events = sessions, audit
+		})
+		var secrets []string
+		note := func(b *optest.Browser) {
+			for name, c := range n.cookies(b) {
+				if strings.HasPrefix(name, "curfew-") {
+					secrets = append(secrets, c.Value)
+				}
+			}
+		}
+		b := n.signIn(t, optest.Web, "alice")
+		note(b.Browser)
+		joined := n.loginIn(t, b.Browser, optest.Web2, "alice", nil)
+		note(b.Browser)
+		n.Login(optest.Web, "alice")
+		third := n.Browser()
+		page := mustBeAsked(t, third.Login(optest.Web, "alice", nil))
+		note(third)
+		v := third.Submit(page, answer(n.live(t, "alice")[0].ID))
+		require.NotEmpty(t, v.Code())
+		note(third)
+		last := n.signIn(t, optest.Web, "bob")
+		note(last.Browser)
+		form := confirmForm(t, last.send(t, http.MethodGet, url.Values{"state": {"a-typed-value"}}), "yes")
+		require.Equal(t, http.StatusFound, last.send(t, http.MethodPost, form).Status)
+		synctest.Wait()
+		require.NotEmpty(t, n.web.Raw())
+
+		secrets = append(secrets, askToken(page), v.Code(), joined.RefreshToken(), form.Get("curfew_logout"), "a-typed-value")
+		secrets = append(secrets, n.web.Raw()...)
+		kept := log.String()
+		all, _, err := sessions.List(t.Context(), store.Filter{}, "", 100)
+		require.NoError(t, err)
+		for _, session := range all {
+			body, err := session.MarshalJSON()
+			require.NoError(t, err)
+			kept += string(body)
+		}
+		require.Contains(t, kept, `"msg":"session_ended"`)
+		for _, secret := range secrets {
+			require.NotEmpty(t, secret)
+			for _, part := range strings.Split(secret, ".") {
+				if len(part) > 8 && !strings.HasPrefix(part, "curfew_") && !slices.ContainsFunc(all, func(s store.Session) bool { return strings.HasSuffix(s.ID, part) }) {
+					require.NotContains(t, kept, part)
+				}
+			}
+		}
+	})
 }

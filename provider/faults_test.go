@@ -89,6 +89,54 @@ var flows = map[string]flow{
 			}
 		}, 1, false, true,
 	},
+	"a second application joins": {
+		func(t *testing.T, s *setup) func() bool {
+			b := s.Browser()
+			sid := s.sid(t, optest.Exchange, s.loginIn(t, b, optest.Exchange, "admin", nil))
+			v := b.Authorize(optest.Web2, nil)
+			return func() bool {
+				switch {
+				case v.AtForm():
+					v = b.SignIn(v, "admin")
+				case v.Code() == "" && v.Callback != "":
+					v = b.Get(v.Callback)
+				case v.Code() == "":
+					v = b.Login(optest.Web2, "admin", nil)
+				}
+				if v.Code() == "" {
+					require.Equal(t, "server_error", v.Error(), v.Description())
+					return false
+				}
+				r := s.Code(optest.Web2, v)
+				if !answered(t, r) {
+					return false
+				}
+				require.Equal(t, sid, s.sid(t, optest.Web2, r))
+				return true
+			}
+		}, 1, false, true,
+	},
+	"sign-out that is confirmed": {
+		func(t *testing.T, s *setup) func() bool {
+			b := s.signIn(t, optest.Exchange, "admin")
+			var form url.Values
+			return func() bool {
+				if form == nil {
+					r := b.send(t, http.MethodGet, url.Values{})
+					if r.Status == http.StatusServiceUnavailable {
+						return false
+					}
+					form = confirmForm(t, r, "yes")
+				}
+				r := b.send(t, http.MethodPost, form)
+				if r.Status == http.StatusServiceUnavailable {
+					return false
+				}
+				require.Equal(t, http.StatusFound, r.Status, "%s", r.Body)
+				return true
+			}
+		}, 0, false, false,
+	},
 	"implicit": {
 		func(t *testing.T, s *setup) func() bool {
 			b := s.Browser()
