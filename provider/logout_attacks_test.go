@@ -373,8 +373,13 @@ func TestReceiversThatMisbehave(t *testing.T) {
 				n := startNotified(t, policy.Account{}, nil)
 				n.hook.DialLogout(func(context.Context, string, string) (net.Conn, error) {
 					client, server := net.Pipe()
-					go func() { _, _ = io.Copy(io.Discard, server) }()
-					go x.serve(server)
+					go func() {
+						// Who answers before it was asked has hung up, to a client.
+						if _, err := server.Read(make([]byte, 1)); err == nil {
+							go x.serve(server)
+						}
+						_, _ = io.Copy(io.Discard, server)
+					}()
 					return client, nil
 				})
 				sid, _ := n.login(t, optest.Web, "alice")
