@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/store"
 )
 
 // A webPage is a page of the console.
@@ -640,4 +642,123 @@ func serve(h http.Handler, method, path string) string {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
 	return w.Body.String()
+}
+
+// The pictures are drawn from the counters, by reason, and each has its numbers in
+// a table.
+func TestConsoleActivity(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	empty := w.page("GET", "acme/activity", root, nil)
+	require.Contains(t, empty.text(), "Nobody has counted yet.")
+	require.NotContains(t, empty.Body, "<desc")
+
+	hour := time.Now().UTC().Truncate(time.Hour)
+	all := []policy.Reason{
+		policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
+		policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
+		policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange, policy.ReasonAbandoned, provider.OtherReason,
+	}
+	counts := []store.Count{
+		{Account: "acme", Hour: hour, Name: "live", N: 24690}, {Account: "acme", Hour: hour, Name: "samples", N: 2},
+		{Account: "acme", Hour: hour.Add(-2 * time.Hour), Name: "samples", N: 6}, // nobody was there; in between nobody counted
+		{Account: "acme", Hour: hour.Add(-48 * time.Hour), Name: "refused.concurrency", N: 77},
+		{Account: "elsewhere", Hour: hour, Name: "refused.concurrency", N: 4242},
+	}
+	style := serve(consoleOf(t, w), "GET", "/console.css")
+	for i, reason := range all {
+		counts = append(counts, store.Count{Account: "acme", Hour: hour, Name: "ended." + string(reason), N: int64(i + 1)})
+		require.Contains(t, style, ".r-"+string(reason)+" {", "each reason has a colour")
+	}
+	require.NoError(t, w.store.AddCounts(t.Context(), counts))
+
+	page := w.page("GET", "acme/activity", root, nil)
+	require.Equal(t, 200, page.Status)
+	require.NotContains(t, page.Body, "4242", "of another account")
+	require.Contains(t, page.text(), "Between 0 and 12,345 sessions were live")
+	require.Contains(t, page.text(), "91 in all; the most frequent reason: another reason, 13.")
+	require.Contains(t, page.text(), "77 in all; the most frequent reason: too many sessions, 77.", "of the 90 days, not of the day")
+	require.Contains(t, page.text(), hour.Format("2 January, 15:04")+" 12,345")
+	require.Contains(t, page.text(), hour.Add(-time.Hour).Format("2 January, 15:04")+" not counted")
+	require.Contains(t, page.text(), hour.Add(-2*time.Hour).Format("2 January, 15:04")+" 0")
+	for _, reason := range all {
+		require.Contains(t, page.Body, `<rect class="r-`+string(reason)+`" x="`)
+	}
+	// Every picture has a name, a description and a table; a bar does not leave
+	// the plot.
+	pictures := strings.Count(page.Body, `role="img"`)
+	require.Equal(t, 5, pictures, "of six, one has nothing to show")
+	for _, tag := range []string{"<desc ", "<table class=\"numbers\">", "The numbers are in the table"} {
+		require.Equal(t, pictures, strings.Count(page.Body, tag), tag)
+	}
+	for _, m := range regexp.MustCompile(`<rect class="r-\w+" x="([0-9.]+)" y="([0-9.]+)" width="([0-9.]+)" height="([0-9.]+)">`).FindAllStringSubmatch(page.Body, -1) {
+		var v [4]float64
+		for i := range v {
+			_, err := fmt.Sscan(m[i+1], &v[i])
+			require.NoError(t, err)
+		}
+		require.GreaterOrEqual(t, v[0], 40.0)
+		require.LessOrEqual(t, v[0]+v[2], 342.01)
+		require.GreaterOrEqual(t, v[1], 12.0)
+		require.InDelta(t, 162, max(162, v[1]+v[3]), .02)
+	}
+	overview := w.page("GET", "acme/", root, nil)
+	require.Contains(t, overview.text(), "Live about 12,345 Ended 91 Refused 0")
+}
+
+func consoleOf(t *testing.T, w *world) http.Handler {
+	t.Helper()
+	console, err := admin.Console(admin.ConsoleConfig{Admin: w.api, Accounts: anyAccounts("acme"), Authorize: anybody})
+	require.NoError(t, err)
+	return console
+}
+
+// An outage is said to be one, and told to the operator.
+func TestConsoleOutage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	away := errors.New("the store is away")
+	console, err := admin.Console(admin.ConsoleConfig{
+		Admin: w.api, Accounts: anyAccounts("acme"),
+		Authorize: func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error) {
+			return admin.Actor{}, away
+		},
+	})
+	require.NoError(t, err)
+	rec := httptest.NewRecorder()
+	console.ServeHTTP(rec, httptest.NewRequest("GET", "/acme/", nil))
+	require.Equal(t, 503, rec.Code)
+	require.Equal(t, "2", rec.Header().Get("Retry-After"))
+	require.NotContains(t, rec.Body.String(), "away")
+	require.ErrorIs(t, w.failures[0], away)
+}
+
+// Warnings are there before a change is saved, each with its source and revision,
+// and a preset fills the form in.
+func TestConsolePresets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *world, _ *provider.Config, a *admin.Config) { a.Deployment.Targets = []string{"pci-dss-4"} })
+	root := w.login("root")
+	w.save(root, bounds(24*time.Hour, 2*time.Hour, 3, policy.Refuse))
+	require.Contains(t, w.page("GET", "acme/", root, nil).text(), "2 hours is above the 15 minutes of PCI DSS 4.")
+	presets := w.page("GET", "acme/presets", root, nil)
+	for _, p := range policy.Presets() {
+		require.Contains(t, presets.text(), p.Title)
+		require.Contains(t, presets.text(), p.Source+", "+p.Revision)
+		require.Contains(t, presets.Body, "edit?preset="+p.ID)
+	}
+	review := w.page("GET", "acme/edit?preset=pci-dss-4", root, nil).send("review")
+	require.Equal(t, 200, review.Status, review.text())
+	require.Contains(t, review.text(), "24 hours 12 hours")
+	require.Contains(t, review.text(), "2 hours 15 minutes")
+	require.NotContains(t, review.text(), "PCI DSS")
+	require.Contains(t, review.send("save").follow().text(), "Saved as version 2.")
+
+	looser := w.page("GET", "acme/edit?field=inactivity", root, nil).send("review", "inactivity", "unlimited", "inactivity_n", "")
+	require.Contains(t, looser.text(), "PCI DSS, requirement 8.2.8, 4.0.1 (2024)")
+	require.Contains(t, looser.text(), "their message does not say why")
+	// Observing is a change like any other.
+	observe := w.page("GET", "acme/edit?field=observe", root, nil).send("review", "observe", "on").send("save").follow()
+	require.Contains(t, observe.text(), "Only observed.")
 }
