@@ -227,6 +227,7 @@ type endingPage struct {
 	Count, Button         string
 	More                  int
 	Yours                 int
+	Except                bool // one's own session may be among them
 	Hidden                []pair
 	Back                  template.URL
 }
@@ -300,6 +301,7 @@ func (c *console) confirmEnd(v *visit, s search, sel Selection) error {
 	}
 	page.More = len(found) - len(page.Rows)
 	page.Count = fmt.Sprintf("%s of %s", plural(len(found), "session"), plural(len(users), "person"))
+	page.Except = page.Yours > 0 || !complete
 	page.Button = "End " + plural(len(found), "session")
 	if !complete {
 		page.Count, page.Button = "more than "+page.Count, "End all of them"
