@@ -394,6 +394,68 @@ func TestSessionsOfUsersWhoAreGoneDoNotStarveTheSweeper(t *testing.T) {
 	})
 }
 
+// A refresh moves the deadline, but not each one the time of the next sweep, which
+// stores have an index of. That is early then, never late, and the sweep that finds
+// the session alive sets the right one.
+func TestRefreshesSeldomMoveTheDueTime(t *testing.T) {
+	const window, every = 2 * time.Hour, 10 * time.Minute
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, window, 0, 0), inMemory)
+		r := s.Login(optest.Web, "alice")
+		sid := s.sid(t, optest.Web, r)
+		get := func() store.Session {
+			session, err := s.store.Get(t.Context(), sid)
+			require.NoError(t, err)
+			return session
+		}
+		due, moved := get().Due, 0
+		for range 36 {
+			time.Sleep(every)
+			r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+			after := get()
+			require.False(t, after.Due.After(after.LastActivity.Add(window)), "due after the deadline")
+			require.True(t, after.Due.After(after.LastActivity.Add(window/2)), "due so early that the sweeps of a session in use are in vain")
+			if !after.Due.Equal(due) {
+				due = after.Due
+				moved++
+			}
+			require.NoError(t, s.hook.Sweep(t.Context()))
+			require.Equal(t, after.Revision, get().Revision, "swept in vain")
+		}
+		require.Equal(t, 6, moved)
+
+		time.Sleep(every)
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		deadline := get().LastActivity.Add(window)
+		require.True(t, get().Due.Before(deadline))
+		time.Sleep(time.Until(get().Due))
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, deadline, get().Due, "the sweep that came early sets the right time")
+		time.Sleep(time.Until(deadline) - time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Nil(t, get().End)
+		time.Sleep(time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, deadline, get().End.At)
+	})
+}
+
+// A policy that shortens the limits moves the time at the next use, however
+// little.
+func TestAStricterPolicyMovesTheDueTimeAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, 2*time.Hour, 0, 0), inMemory)
+		r := s.Login(optest.Web, "alice")
+		sid := s.sid(t, optest.Web, r)
+		time.Sleep(time.Minute)
+		s.set(limits(0, 2*time.Hour-2*time.Minute, 0, 0))
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		session, err := s.store.Get(t.Context(), sid)
+		require.NoError(t, err)
+		require.Equal(t, session.LastActivity.Add(2*time.Hour-2*time.Minute), session.Due)
+	})
+}
+
 // A process that has just started, or that only sweeps, has asked for no
 // settings yet.
 func TestAFreshProcessAppliesALoweredCap(t *testing.T) {

@@ -266,6 +266,18 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 	s.Due, _ = r.rules.Deadline(s.Policy())
 }
 
+// postpone is schedule after an activity, which moves the deadline back. The time
+// that was set stays as long as it is not too early by more than half of what is
+// left: stores have an index of these times, and to change that costs more than the
+// rest of a refresh. A sweep that comes too early sets the right one.
+func (h *Hook) postpone(s *store.Session, r ruling) {
+	was := s.Due
+	h.schedule(s, r)
+	if middle := s.LastActivity.Add(s.Due.Sub(s.LastActivity) / 2); s.End == nil && was.After(middle) && was.Before(s.Due) {
+		s.Due = was
+	}
+}
+
 // remember is how long an ended session is kept. A login that was never
 // completed is worth a day: until no code for it can turn up any more. One that
 // was adopted is kept for as long as its token would be adopted again.

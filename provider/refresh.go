@@ -404,7 +404,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		rotated.Unknown = g.Unknown
 		*g = rotated
 		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
-		h.schedule(s, st.ruling)
+		h.postpone(s, st.ruling)
 		return nil
 	}
 	var err error

@@ -392,7 +392,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 				continue
 			}
 			due := s.Due
-			if h.schedule(&s, r); !s.Due.Equal(due) {
+			if h.postpone(&s, r); !s.Due.Equal(due) {
 				changed = append(changed, s)
 			}
 		}

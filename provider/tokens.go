@@ -95,7 +95,7 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t accessTok
 		if seen {
 			s.Grant(t.Grant).Used = true
 		}
-		h.schedule(s, r)
+		h.postpone(s, r)
 		return nil
 	})
 	return err

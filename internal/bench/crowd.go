@@ -102,11 +102,18 @@ func (p *population) all() iter.Seq[store.Session] {
 	}
 }
 
+// dueEvery is how many refreshes of a session move its due time once: one of four,
+// as with access tokens of 15 minutes and an inactivity window of two hours.
+const dueEvery = 4
+
 // refreshed changes what a refresh does, at no cost: what is measured is the
 // store. The document's size stays the same.
 func refreshed(s *store.Session) {
-	s.LastActivity, s.Due = s.LastActivity.Add(time.Second), s.Due.Add(time.Second)
+	s.LastActivity = s.LastActivity.Add(time.Second)
 	g := &s.Grants[0]
+	if g.Generation++; g.Generation%dueEvery == 0 {
+		s.Due = s.Due.Add(dueEvery * time.Second)
+	}
 	g.Rotated = g.Rotated.Add(time.Second)
 	g.NonceHash[0]++
 	g.FromHash[0]++

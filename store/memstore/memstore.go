@@ -38,6 +38,7 @@ type Store struct {
 // replaced, so that it can be copied without the lock.
 type entry struct {
 	session *store.Session
+	of      *subject
 	claimed time.Time // until when a sweeper has it
 }
 
@@ -413,55 +414,81 @@ func replaceable(s, next *store.Session) error {
 func (m *Store) put(s *store.Session) {
 	e := m.sessions[s.ID]
 	if e == nil {
-		e = &entry{session: s}
-		m.sessions[s.ID] = e
-		m.byID.insert(e)
+		e = m.add(s)
 	} else {
-		m.countIn(e.session, -1)
-		if !e.session.Due.IsZero() {
-			m.byDue.remove(e)
-		}
+		m.replace(e, s)
 	}
-	e.session, e.claimed = s, time.Time{}
-	m.countIn(s, 1)
-	if !s.Due.IsZero() {
-		m.byDue.insert(e)
-	}
+	m.writes++
+	e.of.changed = m.writes
+}
 
+func (m *Store) add(s *store.Session) *entry {
 	sub := m.subjects[s.Subject]
 	if sub == nil {
 		sub = &subject{all: map[string]*entry{}, unended: map[string]*entry{}}
 		m.subjects[s.Subject] = sub
 	}
-	m.writes++
-	sub.changed = m.writes
-	sub.all[s.ID] = e
-	m.unended -= len(sub.unended)
-	if s.End == nil {
-		sub.unended[s.ID] = e
-	} else {
-		delete(sub.unended, s.ID)
+	e := &entry{session: s, of: sub}
+	m.sessions[s.ID], sub.all[s.ID] = e, e
+	m.byID.insert(e)
+	if !s.Due.IsZero() {
+		m.byDue.insert(e)
 	}
-	m.unended += len(sub.unended)
+	m.enter(e)
+	return e
+}
+
+// replace changes of what sessions are found by only what is different: a refresh
+// mostly changes nothing of it.
+func (m *Store) replace(e *entry, s *store.Session) {
+	was := e.session
+	found := was.End == nil == (s.End == nil) && slices.Equal(was.Accounts, s.Accounts)
+	queued := was.Due.Equal(s.Due)
+	if !found {
+		m.leave(e)
+	}
+	if !queued && !was.Due.IsZero() {
+		m.byDue.remove(e)
+	}
+	e.session, e.claimed = s, time.Time{}
+	if !queued && !s.Due.IsZero() {
+		m.byDue.insert(e)
+	}
+	if !found {
+		m.enter(e)
+	}
+}
+
+// enter and leave do what has to do with the sessions that have not ended.
+func (m *Store) enter(e *entry) {
+	m.countIn(e.session, 1)
+	if e.session.End == nil {
+		e.of.unended[e.session.ID] = e
+		m.unended++
+	}
+}
+
+func (m *Store) leave(e *entry) {
+	m.countIn(e.session, -1)
+	if e.session.End == nil {
+		delete(e.of.unended, e.session.ID)
+		m.unended--
+	}
 }
 
 // remove removes a session. The lock is held for writing.
 func (m *Store) remove(e *entry) {
 	s := e.session
+	m.leave(e)
 	delete(m.sessions, s.ID)
 	m.byID.remove(e)
-	m.countIn(s, -1)
 	if !s.Due.IsZero() {
 		m.byDue.remove(e)
 	}
-	sub := m.subjects[s.Subject]
 	m.writes++
-	sub.changed = m.writes
-	delete(sub.all, s.ID)
-	m.unended -= len(sub.unended)
-	delete(sub.unended, s.ID)
-	m.unended += len(sub.unended)
-	if len(sub.all) == 0 {
+	e.of.changed = m.writes
+	delete(e.of.all, s.ID)
+	if len(e.of.all) == 0 {
 		delete(m.subjects, s.Subject)
 	}
 }

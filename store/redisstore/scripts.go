@@ -32,21 +32,24 @@ func newScript(writes bool, source string) *script {
 var (
 	// update replaces a session that stays in the indexes that it is in, or that
 	// ends and moves to those of the ended. It returns 1; 0 if there is none;
-	// and the stored head if that is not what it must be.
+	// and the stored head if that is not what it must be. Of what is stored it
+	// reads the head alone, and most refreshes change nothing but the record.
 	update = newScript(true, `
 -- KEYS: the session, due, claims, claimed; of one that has ended also pairs of indexes: of the unended, of the ended
 -- ARGV: ID, revision, terms, record
 local none = '\0\0\0\0\0\0\0\0'
-local old = redis.call('GET', KEYS[1])
-if not old then
+local sub = string.sub
+local old = redis.call('GETRANGE', KEYS[1], 0, 24 + #ARGV[3])
+if old == '' then
 	return 0
 end
 local id, record = ARGV[1], ARGV[4]
-local was, is = string.sub(old, 17, 17), string.sub(record, 17, 17)
-if string.sub(old, 9, 16) ~= ARGV[2] or string.sub(old, 26, 25 + #ARGV[3]) ~= ARGV[3] or (was == '1' and is == '0') then
-	return string.sub(old, 9, 29 + struct.unpack('>I4', old, 26))
+local was, is = sub(old, 17, 17), sub(record, 17, 17)
+if sub(old, 9, 16) ~= ARGV[2] or sub(old, 26) ~= ARGV[3] or (was == '1' and is == '0') then
+	old = redis.call('GET', KEYS[1])
+	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
-local claim, before, after = string.sub(old, 1, 8), string.sub(old, 18, 25), string.sub(record, 18, 25)
+local claim, before, after = sub(old, 1, 8), sub(old, 18, 25), sub(record, 18, 25)
 if claim ~= none then
 	redis.call('ZREM', KEYS[3], claim .. before .. id)
 	redis.call('ZREM', KEYS[4], before .. id)
@@ -54,7 +57,7 @@ end
 if before ~= after and before ~= none then
 	redis.call('ZREM', KEYS[2], before .. id)
 end
-if after ~= none then
+if after ~= none and (before ~= after or claim ~= none) then
 	redis.call('ZADD', KEYS[2], 0, after .. id)
 end
 if was ~= is then
