@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -90,7 +89,7 @@ func (r *keyring) openQuestion(text string, now time.Time) (question, error) {
 		return question{}, err
 	}
 	var q question
-	d := decoder{b: string(plain)}
+	d := decoder{b: plain}
 	d.version()
 	var kind string
 	for _, s := range []*string{&q.purpose, &q.subject.Issuer, &q.subject.ID, &q.login, &q.place, &kind, &q.client} {
@@ -381,7 +380,7 @@ func (w *responseWriter) dropHeld() {
 	for _, name := range []string{"Location", "Content-Type", "Content-Length", "Content-Encoding", "ETag"} {
 		h.Del(name)
 	}
-	w.body = bytes.Buffer{}
+	w.body = nil
 }
 
 func isRedirect(status int) bool { return status >= 300 && status < 400 }

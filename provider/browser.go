@@ -198,7 +198,7 @@ func (r *keyring) openBinding(issuer, text string, now time.Time) (binding, erro
 		return binding{}, err
 	}
 	b := binding{MaxAge: -1}
-	d := decoder{b: string(plain)}
+	d := decoder{b: plain}
 	d.version()
 	mark := d.bytes(8)
 	b.Request = d.string()

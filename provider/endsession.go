@@ -94,7 +94,7 @@ func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
 	if err != nil {
 		return false
 	}
-	d := decoder{b: string(plain)}
+	d := decoder{b: plain}
 	d.version()
 	mark, sid, at := d.bytes(8), d.string(), d.time()
 	age := now.Sub(at)

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -148,7 +149,7 @@ type responseWriter struct {
 	decided bool
 	held    bool
 	status  int
-	body    bytes.Buffer
+	body    *[]byte // what was written of a response that is held back
 }
 
 // Unwrap serves http.ResponseController.
@@ -199,7 +200,11 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.held {
-		return w.body.Write(b)
+		if w.body == nil {
+			w.body = scratch.Get().(*[]byte)
+		}
+		*w.body = append(*w.body, b...)
+		return len(b), nil
 	}
 	return w.ResponseWriter.Write(b)
 }
@@ -207,8 +212,14 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 // isPlainJSON reports whether a member can be added to a body: not to a page, nor
 // to what something inside of the handler has compressed.
 func isPlainJSON(h http.Header) bool {
-	mediaType, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	return err == nil && mediaType == "application/json" && h.Get("Content-Encoding") == ""
+	contentType := h.Get("Content-Type")
+	if contentType != "application/json" {
+		mediaType, _, err := mime.ParseMediaType(contentType)
+		if err != nil || mediaType != "application/json" {
+			return false
+		}
+	}
+	return h.Get("Content-Encoding") == ""
 }
 
 // Shared, and never changed: their capacity is their length.
@@ -257,9 +268,11 @@ func (w *responseWriter) finish() {
 		return
 	}
 	h := w.Header()
-	body := w.body.Bytes()
-	var before [][]byte // what goes in front of body, if it is spliced
-	h.Del("ETag")       // of what op wrote
+	var body []byte
+	if w.body != nil {
+		body = *w.body
+	}
+	h.Del("ETag") // of what op wrote
 	if w.req.unavailable && !isRedirect(w.status) || w.req.unauthorized {
 		h.Del("Content-Encoding")
 	}
@@ -290,22 +303,25 @@ func (w *responseWriter) finish() {
 		}
 		// Spliced, not decoded and encoded: nothing that op wrote changes.
 		if at := endOfMember(body, w.req.extraAfter); at > 0 {
-			before, body = [][]byte{body[:at], []byte(","), w.req.extra}, body[at:]
+			body = splice(body, at, true, w.req.extra)
 		} else if end := bytes.LastIndexByte(body, '}'); end > 0 {
-			comma := []byte(",")
-			if bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")) {
-				comma = nil
-			}
-			before, body = [][]byte{body[:end], comma, w.req.extra}, body[end:]
+			body = splice(body, end, !bytes.HasSuffix(bytes.TrimSpace(body[:end]), []byte("{")), w.req.extra)
 		}
 	}
-	length := len(body)
-	for _, part := range before {
-		length += len(part)
-	}
-	h.Set("Content-Length", strconv.Itoa(length))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.ResponseWriter.WriteHeader(w.status)
-	for _, part := range append(before, body) {
-		w.ResponseWriter.Write(part) // a client that went away is not an error here
+	w.ResponseWriter.Write(body) // a client that went away is not an error here
+	if w.body != nil {
+		giveBack(w.body, body)
+		w.body = nil
 	}
+}
+
+// splice puts members into the object that body is, in its place if there is room.
+func splice(body []byte, at int, comma bool, members []byte) []byte {
+	body = slices.Insert(body, at, members...)
+	if comma {
+		body = slices.Insert(body, at, ',')
+	}
+	return body
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -82,34 +83,66 @@ func derive(secret [32]byte, purpose string) []byte {
 	return m.Sum(nil)
 }
 
-func (r *keyring) seal(prefix string, plain []byte) string {
-	k := r.keys[0]
-	size := chacha20poly1305.NonceSizeX + len(plain) + chacha20poly1305.Overhead
-	// One buffer for the text and, behind it, for what it encodes.
-	end := len(prefix) + len(k.id) + 1 + base64.RawURLEncoding.EncodedLen(size)
-	buf := make([]byte, end+size)
-	text := append(append(buf[:0], prefix...), k.id...)
-	box := buf[end : end+chacha20poly1305.NonceSizeX]
-	rand.Read(box)
-	box = k.aead.Seal(box, box, plain, text)
-	text = append(text, '.')
-	return string(base64.RawURLEncoding.AppendEncode(text, box))
+// scratch holds empty buffers for what is sealed, opened and answered: memory that
+// was used a moment ago is in the processor's caches. What was in them is secret.
+var scratch = sync.Pool{New: func() any {
+	b := make([]byte, 0, 2048)
+	return &b
+}}
+
+// giveBack clears a buffer, or the longer one that it became, and keeps it unless it
+// is large.
+func giveBack(buffer *[]byte, became []byte) {
+	b := *buffer
+	if cap(became) > cap(b) {
+		b = became
+	}
+	if cap(b) <= 8192 {
+		clear(b[:cap(b)])
+		*buffer = b[:0]
+		scratch.Put(buffer)
+	}
 }
 
-func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
+func (r *keyring) seal(prefix string, plain []byte) string {
+	return r.sealRecord(prefix, func(b []byte) []byte { return append(b, plain...) })
+}
+
+// sealRecord seals what record appends to a buffer.
+func (r *keyring) sealRecord(prefix string, record func([]byte) []byte) string {
+	k := r.keys[0]
+	buffer := scratch.Get().(*[]byte)
+	b := append(append(*buffer, prefix...), k.id...)
+	head := len(b)
+	b = append(b, make([]byte, chacha20poly1305.NonceSizeX)...)
+	nonce := len(b)
+	rand.Read(b[head:])
+	b = record(b)
+	b = k.aead.Seal(b[:nonce], b[head:nonce], b[nonce:], b[:head]) // the record is sealed in its place
+	end := len(b)
+	b = append(append(b, b[:head]...), '.')
+	b = base64.RawURLEncoding.AppendEncode(b, b[head:end])
+	text := string(b[end:])
+	giveBack(buffer, b)
+	return text
+}
+
+func (r *keyring) open(prefix, text string, now time.Time) (record string, err error) {
 	rest, ok := strings.CutPrefix(text, prefix)
 	if !ok {
-		return nil, errForeign
+		return "", errForeign
 	}
 	id, body, ok := strings.Cut(rest, ".")
 	if !ok {
-		return nil, errBroken
+		return "", errBroken
 	}
+	buffer := scratch.Get().(*[]byte)
 	// Strict: one token has one text, so that nobody can make a second one
 	// out of it.
-	box, err := decodeStrictly(body)
+	box, err := appendDecoded(*buffer, body)
+	defer func() { giveBack(buffer, box) }()
 	if err != nil || len(box) < chacha20poly1305.NonceSizeX+chacha20poly1305.Overhead {
-		return nil, errBroken
+		return "", errBroken
 	}
 	for _, k := range r.keys {
 		if k.id != id {
@@ -118,25 +151,29 @@ func (r *keyring) open(prefix, text string, now time.Time) ([]byte, error) {
 		nonce, sealed := box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:]
 		plain, err := k.aead.Open(sealed[:0], nonce, sealed, []byte(prefix+id))
 		if err != nil {
-			return nil, errBroken
+			return "", errBroken
 		}
-		return plain, nil
+		return string(plain), nil
 	}
 	if created, ok := keyCreated(id); ok && now.Sub(created) < r.rollover && created.Sub(now) < r.rollover {
-		return nil, errKeyAhead
+		return "", errKeyAhead
 	}
-	return nil, errBroken
+	return "", errBroken
 }
 
 // decodeStrictly decodes base64url so that one value has one text: nobody can
 // make a second token out of one. Package base64 skips line breaks even in its
 // strict mode.
-func decodeStrictly(text string) ([]byte, error) {
+func decodeStrictly(text string) ([]byte, error) { return appendDecoded(nil, text) }
+
+func appendDecoded(b []byte, text string) ([]byte, error) {
 	if strings.ContainsAny(text, "\r\n") {
 		return nil, errBroken
 	}
-	return base64.RawURLEncoding.Strict().DecodeString(text)
+	return strictly.AppendDecode(b, []byte(text))
 }
+
+var strictly = base64.RawURLEncoding.Strict()
 
 // A refreshToken is what is sealed in a refresh token.
 type refreshToken struct {
@@ -155,19 +192,19 @@ type refreshToken struct {
 const recordVersion = 1
 
 func (r *keyring) sealRefresh(t refreshToken) string {
-	b := make([]byte, 0, 256)
-	b = append(b, recordVersion)
-	for _, s := range []string{t.Token, t.SID, t.Grant, t.Client, t.Subject.Issuer, t.Subject.ID} {
-		b = appendString(b, s)
-	}
-	b = binary.AppendUvarint(b, uint64(len(t.Scopes)))
-	for _, s := range t.Scopes {
-		b = appendString(b, s)
-	}
-	b = appendTime(b, t.Authenticated)
-	b = binary.AppendUvarint(b, t.Generation)
-	b = append(b, t.Nonce[:]...)
-	return r.seal(refreshPrefix, b)
+	return r.sealRecord(refreshPrefix, func(b []byte) []byte {
+		b = append(b, recordVersion)
+		for _, s := range []string{t.Token, t.SID, t.Grant, t.Client, t.Subject.Issuer, t.Subject.ID} {
+			b = appendString(b, s)
+		}
+		b = binary.AppendUvarint(b, uint64(len(t.Scopes)))
+		for _, s := range t.Scopes {
+			b = appendString(b, s)
+		}
+		b = appendTime(b, t.Authenticated)
+		b = binary.AppendUvarint(b, t.Generation)
+		return append(b, t.Nonce[:]...)
+	})
 }
 
 func (r *keyring) openRefresh(text string, now time.Time) (refreshToken, error) {
@@ -176,7 +213,7 @@ func (r *keyring) openRefresh(text string, now time.Time) (refreshToken, error) 
 		return refreshToken{}, err
 	}
 	var t refreshToken
-	d := decoder{b: string(plain)}
+	d := decoder{b: plain}
 	d.version()
 	for _, s := range []*string{&t.Token, &t.SID, &t.Grant, &t.Client, &t.Subject.Issuer, &t.Subject.ID} {
 		*s = d.string()
@@ -201,14 +238,14 @@ type accessToken struct {
 }
 
 func (r *keyring) sealAccess(t accessToken) string {
-	b := make([]byte, 0, 128)
-	b = append(b, recordVersion)
-	for _, s := range []string{t.ID, t.SID, t.Grant} {
-		b = appendString(b, s)
-	}
-	b = binary.AppendUvarint(b, t.Generation)
-	b = appendTime(b, t.Expires)
-	return r.seal(accessPrefix, b)
+	return r.sealRecord(accessPrefix, func(b []byte) []byte {
+		b = append(b, recordVersion)
+		for _, s := range []string{t.ID, t.SID, t.Grant} {
+			b = appendString(b, s)
+		}
+		b = binary.AppendUvarint(b, t.Generation)
+		return appendTime(b, t.Expires)
+	})
 }
 
 func (r *keyring) openAccess(text string, now time.Time) (accessToken, error) {
@@ -217,7 +254,7 @@ func (r *keyring) openAccess(text string, now time.Time) (accessToken, error) {
 		return accessToken{}, err
 	}
 	var t accessToken
-	d := decoder{b: string(plain)}
+	d := decoder{b: plain}
 	d.version()
 	for _, s := range []*string{&t.ID, &t.SID, &t.Grant} {
 		*s = d.string()

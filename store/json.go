@@ -30,10 +30,24 @@ var ErrFormat = errors.New("unknown format of the session document")
 // UTC, to the nanosecond; members that are zero are omitted. It is an error if
 // a text is not valid UTF-8, if a time is outside of the years 0 to 9999, or if
 // Format is set and is not [Format].
-func (s Session) MarshalJSON() ([]byte, error) {
-	e := encoder{b: make([]byte, 0, 1024)}
-	e.session(&s)
+func (s Session) MarshalJSON() ([]byte, error) { return s.AppendJSON(nil) }
+
+// AppendJSON appends what MarshalJSON returns to b, which it may change behind its
+// length.
+func (s *Session) AppendJSON(b []byte) ([]byte, error) {
+	e := encoder{b: slices.Grow(b, s.sizeHint())}
+	e.session(s)
 	return e.bytes()
+}
+
+// sizeHint returns about how long the document of s is: mostly a little more.
+func (s *Session) sizeHint() int {
+	n := 512 + len(s.ID) + len(s.Subject.Issuer) + len(s.Subject.ID) + len(s.UserAgent)
+	for i := range s.Grants {
+		g := &s.Grants[i]
+		n += 320 + len(g.Client) + (len(g.NonceHash)+len(g.FromHash)+len(g.Repeat)+len(g.Address))/3*4
+	}
+	return n
 }
 
 // UnmarshalJSON replaces s by the session of the document. Its Revision is then

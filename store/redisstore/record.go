@@ -79,7 +79,7 @@ type head struct {
 var errRecord = errors.New("the record is damaged")
 
 // parseHead parses a head, and returns how long it is.
-func parseHead(b string) (h head, n int, err error) {
+func parseHead[T ~string | ~[]byte](b T) (h head, n int, err error) {
 	const fixed = termsAt - claimSize + 4
 	if len(b) < fixed {
 		return head{}, 0, errRecord
@@ -88,10 +88,10 @@ func parseHead(b string) (h head, n int, err error) {
 	if n > len(b) {
 		return head{}, 0, errRecord
 	}
-	h.raw = b[:n]
+	h.raw = string(b[:n])
 	h.revision = int64(binary.BigEndian.Uint64([]byte(b[:revisionSize])))
 	h.ended = b[revisionSize] == '1'
-	for rest := []byte(b[fixed:n]); len(rest) > 0; {
+	for rest := []byte(h.raw[fixed:]); len(rest) > 0; {
 		size, used := binary.Uvarint(rest)
 		if used <= 0 || size > uint64(len(rest)-used) {
 			return head{}, 0, errRecord
@@ -103,7 +103,7 @@ func parseHead(b string) (h head, n int, err error) {
 }
 
 // parseRecord parses a record.
-func parseRecord(record string) (store.Session, head, error) {
+func parseRecord[T ~string | ~[]byte](record T) (store.Session, head, error) {
 	if len(record) < claimSize {
 		return store.Session{}, head{}, errRecord
 	}
@@ -124,27 +124,16 @@ type row struct {
 	id, bucket string
 	ended      bool
 	terms      []string
-	termBytes  []byte // with their length
 	record     []byte
+	head       int // how long the record is without the document
 }
 
 func newRow(s *store.Session, revision int64) (row, error) {
 	if err := s.Validate(); err != nil {
 		return row{}, err
 	}
-	document, err := s.MarshalJSON()
-	if err != nil {
-		return row{}, err
-	}
 	r := row{id: s.ID, bucket: s.ID[:2], ended: s.End != nil, terms: terms(s)}
-	var encoded []byte
-	for _, term := range r.terms {
-		encoded = binary.AppendUvarint(encoded, uint64(len(term)))
-		encoded = append(encoded, term...)
-	}
-	r.termBytes = append(binary.BigEndian.AppendUint32(nil, uint32(len(encoded))), encoded...)
-
-	b := make([]byte, claimSize, termsAt+len(r.termBytes)+len(document))
+	b := make([]byte, claimSize, 2048)
 	b = binary.BigEndian.AppendUint64(b, uint64(revision))
 	b = append(b, endedByte(r.ended))
 	if s.Due.IsZero() {
@@ -152,9 +141,25 @@ func newRow(s *store.Session, revision int64) (row, error) {
 	} else {
 		b = append(b, sortable(s.Due)...)
 	}
-	b = append(b, r.termBytes...)
-	r.record = append(b, document...)
-	return r, nil
+	b = append(b, 0, 0, 0, 0) // the length
+	for _, term := range r.terms {
+		b = binary.AppendUvarint(b, uint64(len(term)))
+		b = append(b, term...)
+	}
+	binary.BigEndian.PutUint32(b[termsAt:], uint32(len(b)-termsAt-4))
+	r.head = len(b)
+	var err error
+	r.record, err = s.AppendJSON(b)
+	return r, err
+}
+
+// unclaimed returns how the record of a session begins that is not claimed, has
+// not ended, and is found by and due as r, at a revision.
+func (r *row) unclaimed(revision int64) []byte {
+	b := slices.Clone(r.record[:r.head])
+	binary.BigEndian.PutUint64(b[claimSize:], uint64(revision))
+	b[claimSize+revisionSize] = endedByte(false)
+	return b
 }
 
 func endedByte(ended bool) byte {

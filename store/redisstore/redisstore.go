@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -120,17 +119,17 @@ func conflict(id string, is, want int64) error {
 	return fmt.Errorf("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
 }
 
-// read reads a record; it is "" if there is none.
-func (s *Store) read(ctx context.Context, id string) (string, error) {
+// read reads a record; it is nil if there is none.
+func (s *Store) read(ctx context.Context, id string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
-		return "", err
+		return nil, err
 	}
 	if !inBucket(id) {
-		return "", nil
+		return nil, nil
 	}
-	record, err := s.client.Get(ctx, sessionKey(id)).Result()
+	record, err := s.client.Get(ctx, sessionKey(id)).Bytes()
 	if errors.Is(err, redis.Nil) {
-		return "", nil
+		return nil, nil
 	}
 	return record, fault(ctx, err)
 }
@@ -141,7 +140,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	switch {
 	case err != nil:
 		return store.Session{}, fmt.Errorf("get session: %w", err)
-	case record == "":
+	case len(record) == 0:
 		return store.Session{}, fmt.Errorf("get %w", notFound(id))
 	}
 	session, _, err := parseRecord(record)
@@ -288,9 +287,9 @@ func (s *Store) update(ctx context.Context, session store.Session) error {
 			keys = append(keys, from[i], to[i])
 		}
 	}
-	revision := binary.BigEndian.AppendUint64(nil, uint64(session.Revision))
+	expected := r.unclaimed(session.Revision)
 	for {
-		results, err := s.run(ctx, call{update, keys, []any{r.id, revision, r.termBytes, r.record}})
+		results, err := s.run(ctx, call{update, keys, []any{expected, r.record}})
 		if err != nil {
 			return err
 		}
@@ -335,7 +334,7 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 	for {
 		record, err := s.read(ctx, id)
-		if err != nil || record == "" {
+		if err != nil || len(record) == 0 {
 			return err
 		}
 		h, _, err := parseHead(record[min(claimSize, len(record)):])
@@ -486,7 +485,7 @@ func (s *Store) plan(ctx context.Context, st *step, subject store.Subject, decid
 	switch {
 	case err != nil:
 		return err
-	case record != "":
+	case len(record) > 0:
 		return fmt.Errorf("session %q: %w", stillborn, store.ErrExists)
 	}
 	return fmt.Errorf("session %q is new and has ended", stillborn)

@@ -32,24 +32,27 @@ func newScript(writes bool, source string) *script {
 var (
 	// update replaces a session that stays in the indexes that it is in, or that
 	// ends and moves to those of the ended. It returns 1; 0 if there is none;
-	// and the stored head if that is not what it must be. Of what is stored it
-	// reads the head alone, and most refreshes change nothing but the record.
+	// and the stored head if that is not what it must be. Most refreshes change
+	// nothing but the record: for them it is one comparison.
 	update = newScript(true, `
 -- KEYS: the session, due, claims, claimed; of one that has ended also pairs of indexes: of the unended, of the ended
--- ARGV: ID, revision, terms, record
-local none = '\0\0\0\0\0\0\0\0'
-local sub = string.sub
-local old = redis.call('GETRANGE', KEYS[1], 0, 24 + #ARGV[3])
+-- ARGV: the beginning of the stored record, if it is not claimed, has not ended and is due as the new one; the new one
+local expected, record = ARGV[1], ARGV[2]
+local old = redis.call('GETRANGE', KEYS[1], 0, #expected - 1)
+if old == expected and string.byte(record, 17) == 48 then
+	redis.call('SET', KEYS[1], record)
+	return 1
+end
 if old == '' then
 	return 0
 end
-local id, record = ARGV[1], ARGV[4]
+local sub, none = string.sub, '\0\0\0\0\0\0\0\0'
 local was, is = sub(old, 17, 17), sub(record, 17, 17)
-if sub(old, 9, 16) ~= ARGV[2] or sub(old, 26) ~= ARGV[3] or (was == '1' and is == '0') then
+if sub(old, 9, 16) ~= sub(expected, 9, 16) or sub(old, 26) ~= sub(expected, 26) or (was == '1' and is == '0') then
 	old = redis.call('GET', KEYS[1])
 	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
-local claim, before, after = sub(old, 1, 8), sub(old, 18, 25), sub(record, 18, 25)
+local id, claim, before, after = sub(KEYS[1], 15), sub(old, 1, 8), sub(old, 18, 25), sub(record, 18, 25)
 if claim ~= none then
 	redis.call('ZREM', KEYS[3], claim .. before .. id)
 	redis.call('ZREM', KEYS[4], before .. id)
