@@ -1,0 +1,336 @@
+package provider_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+// withCookies makes a request with a Cookie header as it is.
+func (s *setup) withCookies(t testing.TB, method, address string, header ...string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, address, nil)
+	require.NoError(t, err)
+	for _, line := range header {
+		r.Header.Add("Cookie", line)
+	}
+	return r
+}
+
+// finished makes an auth request in a browser, signs the user in to it and
+// returns the callback.
+func (s *setup) finished(t testing.TB, b *optest.Browser, storage *optest.Storage, client, user string, extra url.Values) string {
+	t.Helper()
+	id := formID(t, b.Authorize(client, extra))
+	require.NoError(t, storage.CheckUsernamePassword(user, optest.Password, id))
+	return s.Issuer + "/authorize/callback?id=" + id
+}
+
+// Every bit of both cookies: what is not the cookie is none, and no failure.
+func TestMangledCookies(t *testing.T) {
+	quiet(t)
+	storage := optest.NewStorage()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+	b := s.Browser()
+	sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+	session := s.cookie(t, b, "curfew-session-")
+	id := formID(t, b.Authorize(optest.Web, nil))
+	var binding *http.Cookie
+	for _, c := range s.cookies(b) {
+		if s.hook.StartedHere(s.withCookies(t, http.MethodGet, s.Issuer, c.String()), s.Issuer, id) {
+			binding = c
+		}
+	}
+	require.NotNil(t, binding)
+	_, err := s.hook.BrowserSession(s.withCookies(t, http.MethodGet, s.Issuer, session.String()), s.Issuer)
+	require.NoError(t, err)
+
+	flips := func(c *http.Cookie, check func(line string)) {
+		for i := range len(c.Value) * 8 {
+			value := []byte(c.Value)
+			value[i/8] ^= 1 << (i % 8)
+			check(c.Name + "=" + string(value))
+		}
+		for _, value := range []string{"", "1", "1..", "1." + session.Value, session.Value + "x", session.Value[:20], strings.Repeat("a", 5000),
+			"1." + strings.Repeat("A", 43) + "." + sid, "2" + session.Value[1:], `"` + session.Value + `x"`, binding.Value + ".x", session.Value + "\x00"} {
+			check(c.Name + "=" + value)
+		}
+	}
+	n := 0
+	flips(session, func(line string) {
+		n++
+		_, err := s.hook.BrowserSession(s.withCookies(t, http.MethodGet, s.Issuer, line), s.Issuer)
+		require.ErrorIs(t, err, store.ErrNotFound, line)
+	})
+	flips(binding, func(line string) {
+		n++
+		require.False(t, s.hook.StartedHere(s.withCookies(t, http.MethodGet, s.Issuer, line), s.Issuer, id), line)
+	})
+	require.Greater(t, n, 1500)
+
+	// And over HTTP, at each endpoint that looks at them.
+	require.NoError(t, storage.CheckUsernamePassword("alice", optest.Password, id))
+	i := 0
+	for _, c := range []*http.Cookie{session, binding} {
+		flips(c, func(line string) {
+			if i++; i%23 != 0 && len(line) > 60 {
+				return // a sample: each is a request or two
+			}
+			line = strings.ReplaceAll(line, "\n", "") // which no client can send
+			line = strings.ReplaceAll(strings.ReplaceAll(line, "\r", ""), "\x00", "")
+			r := s.Do(s.HTTP, s.withCookies(t, http.MethodGet, s.AuthorizeURL(optest.Web, nil), line))
+			require.True(t, r.Status == http.StatusFound || r.Status == http.StatusBadRequest, "%d %s", r.Status, line)
+			r = s.Do(s.HTTP, s.withCookies(t, http.MethodGet, s.Issuer+"/authorize/callback?id="+id, line))
+			require.True(t, r.Status == http.StatusFound || r.Status == http.StatusBadRequest, "%d %s", r.Status, line)
+			require.NotContains(t, r.Header.Get("Location"), "server_error", line)
+			for _, set := range r.Header.Values("Set-Cookie") {
+				require.NotContains(t, set, "curfew-session-", line)
+			}
+		})
+	}
+	got, err := s.store.Get(t.Context(), sid)
+	require.NoError(t, err)
+	require.Len(t, got.Codes, 1, "nothing joined")
+}
+
+// What one issuer gave a browser is nothing at another one, also where both share
+// everything, and somebody gives it the other's name.
+func TestACookieIsOfOneIssuer(t *testing.T) {
+	shared, keys := memstore.New(), provider.Keys{provider.NewKey(time.Now())}
+	with := func(p *provider.Config, o *optest.Config) {
+		silent(p, o)
+		p.Store, p.Keys = shared, keys
+	}
+	a, b := start(t, limits(24*time.Hour, 0, 0, 0), with), start(t, limits(24*time.Hour, 0, 0, 0), with)
+	there := a.Browser()
+	a.loginIn(t, there, optest.Web, "alice", nil)
+	id := formID(t, a.Browser().Authorize(optest.Web, nil))
+	here := b.Browser()
+	b.loginIn(t, here, optest.Web, "alice", nil)
+	own := b.cookie(t, here, "curfew-session-")
+	foreign := a.cookie(t, there, "curfew-session-")
+	require.NotEqual(t, own.Name, foreign.Name)
+	renamed := own.Name + "=" + foreign.Value
+	_, err := b.hook.BrowserSession(b.withCookies(t, http.MethodGet, b.Issuer, renamed), b.Issuer)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	_, err = b.hook.BrowserSession(b.withCookies(t, http.MethodGet, b.Issuer, renamed), a.Issuer)
+	require.ErrorIs(t, err, store.ErrNotFound)
+	for _, c := range a.cookies(there) {
+		require.False(t, b.hook.StartedHere(b.withCookies(t, http.MethodGet, b.Issuer, c.String()), b.Issuer, id))
+	}
+}
+
+// A cookie that was planted gives who planted it no part in what follows.
+func TestPlantedCookies(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	mallory, victim := s.Browser(), s.Browser()
+	begun := mallory.Authorize(optest.Web, nil)
+	planted := s.cookie(t, mallory, "curfew-login-")
+	evil := s.sid(t, optest.Web, s.loginIn(t, mallory, optest.Web, "mallory", nil))
+	fixed := s.cookie(t, mallory, "curfew-session-")
+	s.plant(victim, planted, fixed)
+
+	sid := s.sid(t, optest.Web, s.loginIn(t, victim, optest.Web, "alice", nil))
+	require.NotEqual(t, evil, sid)
+	require.NotEqual(t, fixed.Value, s.cookie(t, victim, "curfew-session-").Value, "the planted secret is gone")
+	got, err := s.of(t, mallory)
+	require.NoError(t, err)
+	require.Equal(t, evil, got.ID, "and is good for nothing else than before")
+
+	// The victim's session has a name that Mallory's login could have had. It is
+	// Alice's all the same.
+	again := s.sid(t, optest.Web, ok(t, s.Code(optest.Web, mallory.SignIn(begun, "mallory"))))
+	require.NotEqual(t, sid, again)
+	require.Len(t, s.live(t, "alice"), 1)
+	live, err := s.of(t, victim)
+	require.NoError(t, err)
+	require.Equal(t, sid, live.ID)
+}
+
+// The session of another user, by a cookie that names it with one's own secret.
+func TestACookieWithTheIDOfAnotherSession(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	mallory := s.Browser()
+	s.loginIn(t, mallory, optest.Web, "mallory", nil)
+	alice := s.sid(t, optest.Web, s.loginIn(t, s.Browser(), optest.Web, "alice", nil)) // a sid is published
+	own := s.cookie(t, mallory, "curfew-session-")
+	secret := strings.Join(strings.Split(own.Value, ".")[:2], ".")
+	_, err := s.hook.BrowserSession(s.withCookies(t, http.MethodGet, s.Issuer, own.Name+"="+secret+"."+alice), s.Issuer)
+	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+func TestManyTabsAndHugeCookieHeaders(t *testing.T) {
+	quiet(t)
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	b := s.Browser()
+	var last optest.Visit
+	for range 40 {
+		last = b.Authorize(optest.Web, nil)
+	}
+	size := 0
+	for name, c := range s.cookies(b) {
+		size += len(name) + len(c.Value) + 3
+	}
+	require.LessOrEqual(t, len(s.cookies(b)), 12)
+	require.Less(t, size, 4000, "what a browser has to send stays small")
+	require.NotEmpty(t, b.SignIn(last, "alice").Code())
+	require.NotEmpty(t, s.cookie(t, b, "curfew-session-"), "the newest are kept")
+
+	cookie := s.cookie(t, b, "curfew-session-")
+	many := make([]string, 2000)
+	for i := range many {
+		many[i] = fmt.Sprintf("%s%012x=%s", strings.Replace(cookie.Name, "session", "login", 1)+"-", i, strings.Repeat("x", 200))
+	}
+	for name, header := range map[string][]string{
+		"many of ours":     many,
+		"more than go has": {strings.Repeat("a=b; ", 5000)},
+		"one, long":        {cookie.Name + "=" + strings.Repeat("x", 500_000)},
+		"the name alone":   {cookie.Name, cookie.Name + "=", "=" + cookie.Value, ";;;=;", "\xff=\xfe"},
+		"ours at last":     {strings.Repeat("a=b; ", 500) + cookie.Name + "=" + cookie.Value},
+	} {
+		r := s.Do(s.HTTP, s.withCookies(t, http.MethodGet, s.AuthorizeURL(optest.Web, nil), header...))
+		require.Equal(t, http.StatusFound, r.Status, "%s: %s", name, r.Body)
+		require.Less(t, len(r.Header.Values("Set-Cookie")), 40, name)
+		require.Equal(t, http.StatusBadRequest, s.Do(s.HTTP, s.withCookies(t, http.MethodGet, s.Issuer+"/authorize/callback?id=x", header...)).Status)
+	}
+}
+
+func TestKeyRotationKeepsBrowsers(t *testing.T) {
+	now := time.Now()
+	older, newer := provider.NewKey(now.Add(-time.Minute)), provider.NewKey(now)
+	shared, storage := memstore.New(), optest.NewStorage()
+	at := func(keys ...provider.Key) *setup {
+		return start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			o.InMemory, o.Storage = true, storage // all have one issuer
+			p.Store, p.Keys = shared, keys
+		})
+	}
+	before := at(older)
+	b := before.Browser()
+	sid := before.sid(t, optest.Web, before.loginIn(t, b, optest.Web, "alice", nil))
+	begun := before.finished(t, b, storage, optest.Web2, "alice", nil)
+	for name, keys := range map[string][]provider.Key{"added": {older, newer}, "moved": {newer, older}} {
+		after := at(keys...)
+		moved := after.Browser()
+		moved.HTTP.Jar = b.HTTP.Jar
+		got, err := after.of(t, moved)
+		require.NoError(t, err, name)
+		require.Equal(t, sid, got.ID)
+		v := moved.Get(begun)
+		require.Equal(t, sid, after.sid(t, optest.Web2, ok(t, after.Code(optest.Web2, v))), name)
+		begun = after.finished(t, moved, storage, optest.Web2, "alice", nil)
+	}
+	// A key that is gone: the browser goes on in its session, whose secret no key
+	// has to do with. Who asked for what is not known any more.
+	last := at(provider.NewKey(now.Add(time.Second)))
+	moved := last.Browser()
+	moved.HTTP.Jar = b.HTTP.Jar
+	got, err := last.of(t, moved)
+	require.NoError(t, err)
+	require.Equal(t, sid, got.ID)
+	require.NotEqual(t, "server_error", moved.Get(begun).Error())
+	require.Equal(t, sid, last.sid(t, optest.Web, last.loginIn(t, moved, optest.Web, "alice", nil)))
+}
+
+// A callback is the same by whatever method it comes.
+func TestCallbacksByOtherMethods(t *testing.T) {
+	storage := optest.NewStorage()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+	b := s.Browser()
+	callback := s.finished(t, b, storage, optest.Web, "alice", nil)
+	for _, method := range []string{http.MethodHead, http.MethodPost, http.MethodGet} {
+		r, err := http.NewRequest(method, callback, nil)
+		require.NoError(t, err)
+		resp, err := b.HTTP.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, http.StatusFound, resp.StatusCode, method)
+		require.Contains(t, resp.Header.Get("Location"), "code=", method)
+	}
+	session, err := s.of(t, b)
+	require.NoError(t, err)
+	require.Len(t, session.BrowserHash, 32, "one secret")
+	// From another site's form no cookie comes along: no part in the session.
+	callback = s.finished(t, b, storage, optest.Web, "alice", nil)
+	r, err := http.NewRequest(http.MethodPost, callback, nil)
+	require.NoError(t, err)
+	reply := s.Do(s.HTTP, r)
+	require.Contains(t, reply.Header.Get("Location"), "access_denied", "a session of its own, over the cap")
+	require.Empty(t, reply.Header.Values("Set-Cookie"))
+}
+
+// Cookies are set however a handler writes.
+func TestCookiesAreSetHoweverItIsWritten(t *testing.T) {
+	s := start(t, policy.Account{}, nil)
+	storage := s.hook.Storage(optest.NewStorage())
+	for name, write := range map[string]func(http.ResponseWriter){
+		"nothing":     func(http.ResponseWriter) {},
+		"a body":      func(w http.ResponseWriter) { _, _ = w.Write([]byte("x")) },
+		"an empty":    func(w http.ResponseWriter) { _, _ = w.Write(nil) },
+		"a status":    func(w http.ResponseWriter) { w.WriteHeader(http.StatusFound) },
+		"twice":       func(w http.ResponseWriter) { w.WriteHeader(http.StatusFound); w.WriteHeader(http.StatusOK) },
+		"early hints": func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints); w.WriteHeader(http.StatusFound) },
+		"a flush":     func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		"a redirect":  func(w http.ResponseWriter) { w.Header().Set("Location", "/"); w.WriteHeader(http.StatusSeeOther) },
+	} {
+		server := httptest.NewServer(s.hook.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx := op.ContextWithIssuer(r.Context(), s.Issuer)
+			_, err := storage.CreateAuthRequest(ctx, &oidc.AuthRequest{ClientID: optest.Web, ResponseType: "code", RedirectURI: optest.RedirectURI}, "")
+			if err != nil {
+				panic(err)
+			}
+			http.SetCookie(w, &http.Cookie{Name: "own", Value: "kept"})
+			write(w)
+		})))
+		resp, err := server.Client().Transport.RoundTrip(httptest.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, nil))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		server.Close()
+		var names []string
+		for _, c := range resp.Cookies() {
+			names = append(names, c.Name)
+		}
+		require.Len(t, names, 2, "%s: %v", name, names)
+		require.Equal(t, "own", names[0], name)
+		require.Contains(t, names[1], "curfew-login-", name)
+	}
+}
+
+// Where the issuer is https, nobody but its host can set the cookies.
+func TestTheCookiesOfHTTPS(t *testing.T) {
+	s := start(t, policy.Account{}, nil)
+	storage := s.hook.Storage(optest.NewStorage())
+	for issuer, secure := range map[string]bool{
+		"https://login.example": true, "https://127.0.0.1": true, "http://login.example": true, "http://127.0.0.1.example": true,
+		"http://127.0.0.1:9998": false, "http://[::1]:9998": false, "http://localhost": false, "http://op.localhost:1": false,
+	} {
+		w := httptest.NewRecorder()
+		s.hook.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx := op.ContextWithIssuer(r.Context(), issuer)
+			_, err := storage.CreateAuthRequest(ctx, &oidc.AuthRequest{ClientID: optest.Web, ResponseType: "code", RedirectURI: optest.RedirectURI}, "")
+			require.NoError(t, err)
+		})).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+		c := w.Result().Cookies()[0]
+		require.Equal(t, secure, c.Secure, issuer)
+		require.Equal(t, secure, strings.HasPrefix(c.Name, "__Host-curfew-login-"), issuer)
+		require.True(t, c.HttpOnly)
+		require.Equal(t, http.SameSiteLaxMode, c.SameSite)
+		require.Equal(t, "/", c.Path)
+		require.Equal(t, 86400, c.MaxAge)
+		require.Empty(t, c.Domain)
+	}
+}
