@@ -125,6 +125,12 @@ func (a *admission) passed(s *store.Session, now time.Time) bool {
 	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
 }
 
+// freed reports whether a name leads to a session that has ended, and that this
+// login never was in: its credentials are newer, so another one may have the name.
+func (a *admission) freed(s *store.Session) bool {
+	return s.End != nil && a.codeIn(s) < 0 && (s.End.Reason == policy.ReasonAbandoned || a.login.AuthTime.After(s.End.At))
+}
+
 // admit gives a login its session: the one it has already, or a new one if the
 // policy lets it. It is the one choke point: every first token comes after it.
 // The error is a *refusedError, or one of the store.
@@ -144,7 +150,10 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return joined, r, err
 		}
-		// It was forgotten, or abandoned, in between.
+		if a.joins != a.own { // and is noted for the code
+			return store.Session{}, r, lateCode()
+		}
+		// The session that it joined is no more, and it may have another one.
 	}
 	s := h.newSession(ctx, req, a, r, a.sid(0))
 	tooOld, err := h.tooOld(ctx, s, r)
@@ -539,8 +548,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.End == nil && joined.End != nil {
 		h.announceEnd(ctx, r, joined)
 	}
-	if joined.End != nil && followed && id != a.own {
-		// Another login's name, of which no session is left to join.
+	if followed && a.freed(&joined) {
 		if named.End == nil {
 			named.End = &store.End{At: named.ReservedUntil, Reason: policy.ReasonAbandoned}
 		}

@@ -55,9 +55,9 @@ const (
 	// cookie.
 	maxBoundID = 256
 
-	// maxSecrets bounds how many secrets a session cookie can have at once; see
-	// store.Session.BrowserHash.
-	maxSecrets = 4
+	// maxSecrets bounds how many secrets a session cookie can have at once, one
+	// for each login under way; see store.Session.BrowserHash.
+	maxSecrets = maxBindings
 )
 
 // cookieNames are the names of an issuer's cookies. Several issuers may live on
@@ -537,7 +537,8 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	// under way: tabs that arrive at once meet.
 	root := ar.GetID()
 	tabs, _ := h.bindings(req.browser, issuer, cookieNamesOf(issuer))
-	if i := slices.IndexFunc(tabs, func(b binding) bool { return !b.Done || b.Request == root }); i >= 0 {
+	i := slices.IndexFunc(tabs, func(b binding) bool { return !b.Done || b.Request == root })
+	if i >= 0 && !a.login.AuthTime.IsZero() { // or nobody could say whether it is newer than an end
 		root = tabs[i].Request
 	}
 	a.renews = true
@@ -549,8 +550,17 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		a.alias = a.own
 		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
+		if a.joins == "" {
+			a.alias = a.own // of what admission makes or finds
+			return nil
+		}
+		// Before the session changes its secret: a tab that shows the old one a
+		// moment later finds the session by these names.
+		if err := h.alias(ctx, a, &s, a.own); err != nil {
+			return err
+		}
+		return h.alias(ctx, a, &s, a.sid(0))
 	}
 	return nil
 }
@@ -570,20 +580,20 @@ func notSignedIn(s *store.Session, known bool) *refusedError {
 // by which its code will be looked up: as a login that was over when it began. It
 // holds no slot and has no tokens, and is forgotten when no code for it can turn
 // up any more.
-func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session) error {
-	if a.alias == "" || a.code == nil || a.alias == s.ID {
+func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name string) error {
+	if name == "" || name == s.ID || a.code == nil {
 		return nil
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	now := h.now()
 	err := h.cfg.Store.Create(ctx, store.Session{
-		Format: store.Format, ID: a.alias, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.clientID(),
+		Format: store.Format, ID: name, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.clientID(),
 		Started: now, Authenticated: now, LastActivity: now, ActivityClass: policy.Interactive,
 		ReservedUntil: now, Due: now, Joined: s.ID,
 	}, math.MaxInt)
 	if errors.Is(err, store.ErrExists) {
-		return nil // the same callback, at the same time
+		return nil // there is a session by the name already
 	}
 	return err
 }

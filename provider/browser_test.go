@@ -235,6 +235,9 @@ func TestStartedHere(t *testing.T) {
 	b, other := s.Browser(), s.Browser()
 	id := formID(t, b.Authorize(optest.Web, nil))
 	other.Authorize(optest.Web, nil)
+	// One's own binding under the name of another login's.
+	renamed := s.cookie(t, b, "curfew-login-").Name + "=" + s.cookie(t, other, "curfew-login-").Value
+	require.False(t, s.hook.StartedHere(s.withCookies(t, http.MethodGet, s.Issuer, renamed), s.Issuer, id))
 	for browser, want := range map[*optest.Browser]bool{b: true, other: false} {
 		r, err := http.NewRequest(http.MethodGet, s.Issuer+"/login", nil)
 		require.NoError(t, err)
@@ -280,6 +283,48 @@ func TestTabsThatSignInAtOnceAreOneSession(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Tabs of a browser that has a session, in each of which the user is asked again:
+// each makes the secret of the others void while they are under way.
+func TestTabsThatReauthenticateAtOnceAreOneSession(t *testing.T) {
+	storage := optest.NewStorage()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+	b := s.Browser()
+	sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+	for range 10 {
+		callbacks := make([]string, 5)
+		for i := range callbacks {
+			callbacks[i] = s.finished(t, b, storage, optest.Web, "alice", url.Values{"prompt": {"login"}})
+		}
+		visits := make([]optest.Visit, len(callbacks))
+		parallel(len(callbacks), func(i int) { visits[i] = b.Get(callbacks[i]) })
+		for _, v := range visits {
+			require.Equal(t, sid, s.sid(t, optest.Web, ok(t, s.Code(optest.Web, v))), v.Description())
+		}
+		got, err := s.of(t, b)
+		require.NoError(t, err)
+		require.Equal(t, sid, got.ID)
+		require.Equal(t, sid, s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil)))
+		live := s.live(t, "alice")
+		require.Len(t, live, 1)
+		require.Len(t, live[0].BrowserHash, 32, "one secret again")
+	}
+}
+
+// A tab that was open while another one joined and its session ended: who enters
+// their password in it is signed in.
+func TestATabFromBeforeTheEndSignsIn(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
+	b := s.Browser()
+	sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+	tab := b.Authorize(optest.Web, nil)
+	require.Equal(t, sid, s.sid(t, optest.Web2, s.loginIn(t, b, optest.Web2, "alice", nil)))
+	require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByUser, "alice"))
+	next := s.sid(t, optest.Web, ok(t, s.Code(optest.Web, b.SignIn(tab, "alice"))))
+	require.NotEqual(t, sid, next)
+	require.Equal(t, next, s.sid(t, optest.Web2, s.loginIn(t, b, optest.Web2, "alice", nil)))
+	require.Len(t, s.live(t, "alice"), 1)
 }
 
 // Two tabs whose authorization requests crossed: neither saw the other's cookie.
@@ -432,6 +477,30 @@ func TestALostTabIsNoDeadEnd(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, all, 3, "what a login leaves to be found by is no session")
 		})
+	}
+}
+
+// The same where the clock that auth_time is from runs ahead: credentials that
+// look newer than the end are not.
+func TestAnEndHoldsWhereAuthTimeIsAhead(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+		silent(p, o)
+		p.Now = func() time.Time { return time.Now().Add(-time.Minute) }
+	})
+	b := s.Browser()
+	for _, joins := range []bool{false, true} {
+		v := b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}})
+		if joins {
+			ok(t, s.Code(optest.Web, v))
+			v = b.Login(optest.Web2, "alice", url.Values{"prompt": {"login"}})
+		}
+		require.NotEmpty(t, v.Code(), v.Description())
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonCredentialChange, "")
+		require.NoError(t, err)
+		client := map[bool]string{false: optest.Web, true: optest.Web2}[joins]
+		refusedFor(t, s.Code(client, v), policy.ReasonCredentialChange)
+		require.Empty(t, s.live(t, "alice"))
+		b = s.Browser()
 	}
 }
 

@@ -158,7 +158,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	}
 	s, r, err := c.h.admit(ctx, req, a)
 	if err == nil {
-		err = c.h.alias(ctx, &a, &s)
+		err = c.h.alias(ctx, &a, &s, a.alias)
 	}
 	if err != nil {
 		var refused *refusedError
@@ -215,7 +215,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		if err != nil {
 			return store.Session{}, ruling{}, err
 		}
-		followed := s.Joined != ""
+		named, followed := s, s.Joined != ""
 		if followed {
 			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
 				return store.Session{}, ruling{}, &refusedError{
@@ -224,6 +224,10 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			} else if err != nil {
 				return store.Session{}, ruling{}, err
 			}
+		}
+		if followed && a.freed(&s) {
+			n = nextNamesake(n, &named)
+			continue
 		}
 		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
 			if s.End == nil && a.late(&s, c.h.now()) {
