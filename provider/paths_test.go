@@ -339,7 +339,9 @@ func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
 		p.Store, p.Events = sessions, audit
 	})
-	v := s.Browser().Login(optest.Web, "alice", nil)
+	browser := s.Browser()
+	v := browser.Login(optest.Web, "alice", nil)
+	cookie := strings.Split(s.cookie(t, browser, "curfew-session-").Value, ".")[1] // the rest is the sid
 	r := ok(t, s.Code(optest.Web, v))
 	next := ok(t, s.Refresh(optest.Web, r.RefreshToken()))
 	device := s.DeviceStart(optest.Native)
@@ -365,6 +367,7 @@ func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 	for _, secret := range []string{
 		v.Code(), r.RefreshToken(), r.AccessToken(), next.RefreshToken(), next.AccessToken(), d.RefreshToken(),
 		device.String("device_code"), device.String("user_code"), optest.Password,
+		cookie, s.cookie(t, browser, "curfew-login-").Value,
 	} {
 		require.NotEmpty(t, secret)
 		for _, part := range append(strings.Split(secret, "."), secret) {
