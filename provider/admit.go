@@ -127,8 +127,10 @@ func (a *admission) passed(s *store.Session, now time.Time) bool {
 
 // freed reports whether a name leads to a session that has ended, and that this
 // login never was in: its credentials are newer, so another one may have the name.
+// Where the provider says nothing of them, they were entered now.
 func (a *admission) freed(s *store.Session) bool {
-	return s.End != nil && a.codeIn(s) < 0 && (s.End.Reason == policy.ReasonAbandoned || a.login.AuthTime.After(s.End.At))
+	return s.End != nil && a.codeIn(s) < 0 &&
+		(s.End.Reason == policy.ReasonAbandoned || a.login.AuthTime.IsZero() || a.login.AuthTime.After(s.End.At))
 }
 
 // admit gives a login its session: the one it has already, or a new one if the

@@ -537,8 +537,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	// under way: tabs that arrive at once meet.
 	root := ar.GetID()
 	tabs, _ := h.bindings(req.browser, issuer, cookieNamesOf(issuer))
-	i := slices.IndexFunc(tabs, func(b binding) bool { return !b.Done || b.Request == root })
-	if i >= 0 && !a.login.AuthTime.IsZero() { // or nobody could say whether it is newer than an end
+	if i := slices.IndexFunc(tabs, func(b binding) bool { return !b.Done || b.Request == root }); i >= 0 {
 		root = tabs[i].Request
 	}
 	a.renews = true
