@@ -38,7 +38,8 @@ func buildFirstRelease(t *testing.T) string {
 
 // The program of the first release and this one share a database, as in a
 // rolling upgrade and its way back: each step of a login and of its life is made
-// by the other one.
+// by the other one. A login that the first release began must begin again at this
+// one, which asks for a cookie that says in which browser it began.
 func TestFirstReleaseBesideThisOne(t *testing.T) {
 	current, err := program()
 	require.NoError(t, err)
@@ -51,9 +52,8 @@ func TestFirstReleaseBesideThisOne(t *testing.T) {
 
 	// A member that a later version writes is kept by both, on every level.
 	ctx := t.Context()
-	k := w.fleet.newLogin(0, web, "plain-refuse")
-	var entered tally
-	require.NoError(t, w.enter(ctx, k, &entered))
+	k, err := w.enter(ctx, 0, web, "plain-refuse", &tally{})
+	require.NoError(t, err)
 	r, err := w.replay(ctx)
 	require.NoError(t, err)
 	require.Len(t, r.sessions, 1)

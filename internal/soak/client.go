@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -33,19 +35,33 @@ type login struct {
 	fleet    *fleet
 	client   string
 	username string
+	began    int // the process of its first request
 	at       int // the process of its next request: each goes to another one
 
 	id       string // of the auth request
-	cookie   string
+	cookies  map[string]string
 	verifier string
 
 	refreshToken, idToken string
 
+	// choose says which sessions shall end where a page asks; nil: none, the
+	// user gives up.
+	choose func(sessions []string) []string
+
 	refused bool // for the cap
+	asked   bool // which session shall end
 }
 
 func (f *fleet) newLogin(n int, client, username string) *login {
-	return &login{fleet: f, client: client, username: username, at: n}
+	return &login{fleet: f, client: client, username: username, began: n, at: n, cookies: map[string]string{}}
+}
+
+// beginAgain forgets all but who it is. It begins at the process after the one where
+// it began before, so that it comes round to each of them.
+func (l *login) beginAgain() {
+	fresh := l.fleet.newLogin(l.began+1, l.client, l.username)
+	fresh.choose = l.choose
+	*l = *fresh
 }
 
 // A refusal is an answer of OAuth that says no (RFC 6749 sections 4.1.2.1 and
@@ -62,6 +78,11 @@ var errLost = errors.New("the connection was lost before the answer came")
 // the provider then ends the login (RFC 6749 section 4.1.2), for it cannot know
 // who has the first answer.
 var errTaken = errors.New("the code was taken before")
+
+// errElsewhere is wrapped by the error of a sign-in that a process took for one of
+// another browser. That happens only beside the first release, which sets other
+// cookies: nothing was admitted, and the user begins again.
+var errElsewhere = errors.New("the sign-in began in another browser")
 
 // An answer is what came back.
 type answer struct {
@@ -140,8 +161,8 @@ func (l *login) once(ctx context.Context, p *process, method, path string, form 
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	if l.cookie != "" {
-		req.Header.Set("Cookie", l.cookie)
+	for name, value := range l.cookies {
+		req.AddCookie(&http.Cookie{Name: name, Value: value})
 	}
 	if l.client == web && (path == "/oauth/token" || path == "/revoke") {
 		req.SetBasicAuth(web, webSecret)
@@ -151,21 +172,38 @@ func (l *login) once(ctx context.Context, p *process, method, path string, form 
 		return nil, err
 	}
 	defer resp.Body.Close()
+	for _, c := range resp.Cookies() {
+		if l.cookies[c.Name] = c.Value; c.MaxAge < 0 {
+			delete(l.cookies, c.Name)
+		}
+	}
 	content, err := io.ReadAll(resp.Body)
 	return &answer{status: resp.StatusCode, header: resp.Header, body: content}, err
 }
 
+// unexpected is the error for an answer that should not have come.
+func (a *answer) unexpected() error {
+	if a.status == http.StatusForbidden && bytes.Contains(a.body, []byte("in another browser")) {
+		return errElsewhere
+	}
+	return fmt.Errorf("unexpected answer %d: %.300s", a.status, a.body)
+}
+
 // redirected returns where an answer sends the browser.
 func (a *answer) redirected() (*url.URL, error) {
-	u, err := url.Parse(a.header.Get("Location"))
+	to := a.header.Get("Location")
+	if refresh, ok := strings.CutPrefix(a.header.Get("Refresh"), "0; url="); ok && a.status == http.StatusOK {
+		to, a.status = refresh, http.StatusFound // the page after a page that asks leads on
+	}
+	u, err := url.Parse(to)
 	if err != nil {
 		return nil, err
 	}
 	if a.status/100 != 3 || u.Path == "" {
-		return nil, fmt.Errorf("unexpected answer %d: %.300s", a.status, a.body)
+		return nil, a.unexpected()
 	}
 	if q := u.Query(); q.Get("error") == "server_error" {
-		// An outage, told to the application: the user begins again.
+		// An outage, told to the application.
 		return nil, fmt.Errorf("%w: %s", errLost, q.Get("error_description"))
 	}
 	return u, nil
@@ -195,7 +233,7 @@ func (l *login) signIn(ctx context.Context) error {
 		return err
 	}
 	if a.status != http.StatusOK || !bytes.Contains(a.body, []byte(`name="password"`)) {
-		return fmt.Errorf("sign in: unexpected page %d: %.300s", a.status, a.body)
+		return fmt.Errorf("sign in: %w", a.unexpected())
 	}
 	a, err = l.do(ctx, false, http.MethodPost, "/login", url.Values{"id": {l.id}, "username": {l.username}, "password": {password}})
 	if err != nil {
@@ -204,28 +242,65 @@ func (l *login) signIn(ctx context.Context) error {
 	if _, err = a.redirected(); err != nil {
 		return fmt.Errorf("sign in: %w", err)
 	}
-	l.cookie, _, _ = strings.Cut(a.header.Get("Set-Cookie"), ";")
-	if l.cookie == "" {
-		return errLost // an earlier try took effect, and its answer carried the cookie
-	}
 	return nil
 }
 
-// callback gets the code, or a *refusal. Here the login is admitted.
+// callback gets the code, or a *refusal. Here the login is admitted. If the store
+// could not answer in time the browser loads it again: the same login, whether it
+// was admitted or not. Where a page asks, it is answered.
 func (l *login) callback(ctx context.Context) (code string, err error) {
-	a, err := l.do(ctx, true, http.MethodGet, "/authorize/callback", url.Values{"id": {l.id}})
-	if err != nil {
-		return "", err
+	for {
+		a, err := l.do(ctx, true, http.MethodGet, "/authorize/callback", url.Values{"id": {l.id}})
+		if err != nil {
+			return "", err
+		}
+		if form := a.asked(); form != nil {
+			l.asked = true
+			if l.choose != nil {
+				form["end"] = l.choose(form["end"])
+			} else {
+				form.Set("action", "cancel")
+			}
+			a, err = l.do(ctx, true, http.MethodPost, "/authorize/callback?curfew_answer=1&id="+url.QueryEscape(l.id), form)
+			if err != nil {
+				return "", err
+			}
+		}
+		app, err := a.redirected()
+		switch {
+		case errors.Is(err, errLost):
+			l.fleet.outages.Add(1)
+			continue
+		case err != nil && (a.asked() != nil || bytes.Contains(a.body, []byte("There is room now"))):
+			continue // things have changed meanwhile
+		case err != nil:
+			return "", fmt.Errorf("callback: %w", err)
+		}
+		q := app.Query()
+		if q.Get("code") == "" {
+			return "", &refusal{q.Get("error"), q.Get("error_description")}
+		}
+		return q.Get("code"), nil
 	}
-	app, err := a.redirected()
-	if err != nil {
-		return "", fmt.Errorf("callback: %w", err)
+}
+
+var (
+	questionToken   = regexp.MustCompile(`name="curfew_token" value="([^"]+)"`)
+	questionSession = regexp.MustCompile(`name="end" value="([^"]+)"`)
+)
+
+// asked returns the form of the page that asks which session shall end, with all
+// of them chosen; nil if it is another page.
+func (a *answer) asked() url.Values {
+	token := questionToken.FindSubmatch(a.body)
+	if a.status != http.StatusForbidden || token == nil {
+		return nil
 	}
-	q := app.Query()
-	if q.Get("code") == "" {
-		return "", &refusal{q.Get("error"), q.Get("error_description")}
+	form := url.Values{"curfew_token": {html.UnescapeString(string(token[1]))}}
+	for _, m := range questionSession.FindAllSubmatch(a.body, -1) {
+		form.Add("end", html.UnescapeString(string(m[1])))
 	}
-	return q.Get("code"), nil
+	return form
 }
 
 // redeem gets tokens for the code, or a *refusal.

@@ -21,8 +21,8 @@ type engine interface {
 	// record begins the history. The tables are there already.
 	record(ctx context.Context) error
 
-	// history returns what was committed since record. All writers have
-	// finished.
+	// history returns what was committed since it was called last, or since
+	// record.
 	history(ctx context.Context) ([]commit, error)
 
 	close() error

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -32,7 +33,7 @@ type replay struct {
 	admitted int
 	peak     int // the most of one subject that had not ended after a commit
 	ends     map[policy.Reason]int
-	swept    int // ends that came in a commit of their own, for a limit
+	swept    int // ends for inactivity of those whom everybody forgot
 	rotated  int // commits that moved a grant to another generation
 }
 
@@ -40,11 +41,11 @@ func newReplay(limit int) *replay {
 	return &replay{cap: limit, sessions: map[string]store.Session{}, ends: map[policy.Reason]int{}}
 }
 
-// run follows a whole history.
+// run follows the next part of a history.
 func (r *replay) run(history []commit) error {
 	for _, c := range history {
 		if err := r.apply(c); err != nil {
-			return fmt.Errorf("commit %d of %d: %w", r.commits, len(history), err)
+			return fmt.Errorf("commit %d: %w", r.commits, err)
 		}
 	}
 	return nil
@@ -53,8 +54,6 @@ func (r *replay) run(history []commit) error {
 // apply takes the next commit, and returns what it broke.
 func (r *replay) apply(c commit) error {
 	r.commits++
-	admitted := 0
-	var ended []policy.Reason
 	for _, ch := range c {
 		old, known := r.sessions[ch.id]
 		if ch.session == nil {
@@ -68,7 +67,7 @@ func (r *replay) apply(c commit) error {
 		case !known && s.End != nil:
 			return fmt.Errorf("session %s was added ended", s.ID)
 		case !known:
-			admitted++
+			r.admitted++
 		case old.Subject != s.Subject:
 			return fmt.Errorf("session %s changed its subject", s.ID)
 		case old.End != nil && s.End == nil:
@@ -76,19 +75,15 @@ func (r *replay) apply(c commit) error {
 		case old.End != nil && (!old.End.At.Equal(s.End.At) || old.End.Reason != s.End.Reason):
 			return fmt.Errorf("session %s ended twice: %s, then %s", s.ID, old.End.Reason, s.End.Reason)
 		case old.End == nil && s.End != nil:
-			ended = append(ended, s.End.Reason)
+			r.ends[s.End.Reason]++
+			if s.End.Reason == policy.ReasonInactivity && strings.HasPrefix(s.Subject.ID, forgotten) {
+				r.swept++
+			}
 		}
 		if known && generations(&s) > generations(&old) {
 			r.rotated++
 		}
 		r.sessions[s.ID] = s
-	}
-	r.admitted += admitted
-	for _, reason := range ended {
-		r.ends[reason]++
-		if admitted == 0 && (reason == policy.ReasonInactivity || reason == policy.ReasonActiveLimit || reason == policy.ReasonAbandoned) {
-			r.swept++
-		}
 	}
 	for subject, n := range r.unended() {
 		r.peak = max(r.peak, n)

@@ -1,8 +1,9 @@
 // Command soak repeats the race for the cap: four processes of examples/op on one
 // database, 256 logins of one user at a cap of 3, for each of what may happen at
-// the cap, and the same amid refreshes, ends and sweeps. After each round the
-// database's own history is followed, commit by commit. It ends with an error at
-// the first commit that leaves more sessions than the cap.
+// the cap, the same amid refreshes, ends and sweeps, and at a cap that asks the race
+// of users who answer. After each race the database's own history is followed,
+// commit by commit. It ends with an error at the first commit that leaves more
+// sessions than the cap.
 //
 //	go run ./internal/soak                            print the figures
 //	go run ./internal/soak -write docs/benchmarks.md  and write them there
@@ -21,6 +22,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 func main() {
@@ -100,9 +103,13 @@ func round(ctx context.Context, name, dir, program string, logins int, report *r
 		run  func(mode atLimit, logins int) (outcome, error)
 	}{
 		{"alone", func(mode atLimit, logins int) (outcome, error) { return w.plain(ctx, mode, logins) }},
+		{"answered", func(mode atLimit, logins int) (outcome, error) { return w.answered(ctx, logins) }},
 		{"mixed", func(mode atLimit, logins int) (outcome, error) { return w.mixed(ctx, mode, logins) }},
 	} {
 		for _, mode := range modes {
+			if race.what == "answered" && mode != policy.Ask {
+				continue
+			}
 			o, err := race.run(mode, logins)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", mode, race.what, err)

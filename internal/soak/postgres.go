@@ -76,8 +76,8 @@ var (
 
 func (e *postgres) history(ctx context.Context) (list []commit, err error) {
 	err = e.connected(ctx, func(conn *pgx.Conn) error {
-		// To peek leaves the history there, for the next one who asks.
-		rows, err := conn.Query(ctx, `SELECT data FROM pg_logical_slot_peek_changes('soak', NULL, NULL)`)
+		// What was got does not come again.
+		rows, err := conn.Query(ctx, `SELECT data FROM pg_logical_slot_get_changes('soak', NULL, NULL)`)
 		if err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ import (
 // order in which they were executed, those of one script between MULTI and EXEC.
 type redis struct {
 	server *private.Redis
-	from   int64 // where the history begins in the file
+	from   int64 // where what history returns next begins in the file
 }
 
 func newRedis() (*redis, error) {
@@ -105,8 +105,8 @@ func (e *redis) history(ctx context.Context) (list []commit, err error) {
 	several := false
 	for {
 		args, err := readCommand(r)
-		if errors.Is(err, io.EOF) {
-			return list, nil
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return list, nil // what is half written will be whole the next time
 		}
 		if err != nil {
 			return nil, fmt.Errorf("append-only file: %w", err)
@@ -122,10 +122,18 @@ func (e *redis) history(ctx context.Context) (list []commit, err error) {
 				return nil, err
 			}
 		}
-		if !several && len(c) > 0 {
+		if several {
+			continue
+		}
+		if len(c) > 0 {
 			list = append(list, c)
 			c = nil
 		}
+		read, err := file.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return nil, err
+		}
+		e.from = read - int64(r.Buffered())
 	}
 }
 

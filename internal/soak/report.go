@@ -80,7 +80,7 @@ func (r *report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "By `make soak` on %s: %d rounds, %d processes, %d cores, %s. It took %s.\n\n",
 		r.began.UTC().Format(time.DateOnly), r.rounds, places, runtime.NumCPU(), runtime.Version(), r.took.Round(time.Second))
-	b.WriteString("| store | at the cap | race | logins | admitted | refused | ended by a later login | refreshes | signed out or revoked |\n")
+	b.WriteString("| store | at the cap | race | logins | admitted | refused | ended to make room | refreshes | signed out or revoked |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
 	for _, l := range r.lines {
 		o := l.sum

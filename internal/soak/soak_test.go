@@ -91,7 +91,15 @@ func TestRace(t *testing.T) {
 			} else {
 				require.Equal(t, allLogins, o.admitted, mode)
 			}
+			if mode == policy.Ask {
+				require.Equal(t, o.refused, o.asked)
+			} else {
+				require.Zero(t, o.asked, mode)
+			}
 		}
+		o, err := w.answered(t.Context(), answers)
+		require.NoError(t, err)
+		t.Logf("ask, answered: %+v", o)
 		for _, mode := range modes {
 			o, err := w.mixed(t.Context(), mode, mixedLogins)
 			require.NoError(t, err, mode)
@@ -104,7 +112,8 @@ func TestRace(t *testing.T) {
 		require.NoError(t, err)
 		t.Logf("%d commits, %d sessions, %d refreshes, ends %v, %d of them by sweeps", r.commits, r.admitted, r.rotated, r.ends, r.swept)
 		require.Equal(t, limit, r.peak)
-		require.Zero(t, r.ends[policy.ReasonReplay])
+		require.GreaterOrEqual(t, r.swept, len(modes))
+		require.LessOrEqual(t, int64(r.ends[policy.ReasonReplay]), w.taken.Load())
 		require.Positive(t, r.ends[policy.ReasonConcurrency])
 		require.Positive(t, r.ends[policy.ReasonLogout])
 		require.Positive(t, r.ends[policy.ReasonRevoked])
@@ -113,6 +122,9 @@ func TestRace(t *testing.T) {
 
 // admittedLast is how many get in of those who come last in a mixed race.
 var admittedLast = map[policy.AtLimit]int{policy.Refuse: limit, policy.Ask: limit, policy.EndOldest: 2 * limit, policy.EndIdlest: 2 * limit}
+
+// answers are the logins of a race of users who answer.
+const answers = 32
 
 // mixedLogins are fewer than allLogins, which make soak uses here too: each of
 // them does more.

@@ -18,9 +18,12 @@ import (
 //
 // Each change counts as a commit. That is finer than the commits are, and so
 // stricter: a step that added first and ended then would not pass.
-type sqlite struct{ path string }
+type sqlite struct {
+	path string
+	seen int64 // the last change that history returned
+}
 
-func newSQLite(dir string) *sqlite { return &sqlite{filepath.Join(dir, "op.db")} }
+func newSQLite(dir string) *sqlite { return &sqlite{path: filepath.Join(dir, "op.db")} }
 
 func (e *sqlite) name() string { return "SQLite" }
 func (e *sqlite) url() string  { return "sqlite:" + e.path }
@@ -66,7 +69,7 @@ func (e *sqlite) history(ctx context.Context) (_ []commit, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, `SELECT id, document FROM soak_history ORDER BY n`)
+	rows, err := db.QueryContext(ctx, `SELECT n, id, document FROM soak_history WHERE n > ? ORDER BY n`, e.seen)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +78,7 @@ func (e *sqlite) history(ctx context.Context) (_ []commit, err error) {
 	for rows.Next() {
 		var c change
 		var document []byte
-		if err := rows.Scan(&c.id, &document); err != nil {
+		if err := rows.Scan(&e.seen, &c.id, &document); err != nil {
 			return nil, err
 		}
 		if document != nil {
