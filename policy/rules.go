@@ -325,6 +325,15 @@ func (r Rules) Capped(kind Kind, client string) bool {
 	return slices.ContainsFunc(r.Caps(), func(c Cap) bool { return c.Counts(s) })
 }
 
+// MayJoin reports whether a login with client may become part of s instead of being
+// a session of its own: whether each cap that would count it as one counts s. A cap
+// on the sessions of a client could else be got round by beginning with another
+// client.
+func (r Rules) MayJoin(s Session, client string) bool {
+	own := Session{Kind: s.Kind, Client: client}
+	return !slices.ContainsFunc(r.Caps(), func(c Cap) bool { return c.Counts(own) && !c.Counts(s) })
+}
+
 // limitsOf returns the limits of s as client uses it. The limits that s began
 // with hold whoever uses it, and those of the client that uses it hold too.
 func (r Rules) limitsOf(s Session, client string) Limits {

@@ -413,3 +413,28 @@ func TestPreview(t *testing.T) {
 	longer := settingsOf(policy.Account{Limits: policy.Limits{Concurrent: policy.LimitTo(3), AtLimit: policy.EndIdlest}})
 	require.Empty(t, policy.Preview(t0, current, longer, holders))
 }
+
+// A session that no cap counts, or another one than the login's own, is joined by
+// nobody who would be counted.
+func TestMayJoin(t *testing.T) {
+	capped := func(n int) policy.Limits { return policy.Limits{Concurrent: policy.LimitTo(n)} }
+	free := policy.Limits{Concurrent: policy.Unlimited[int]()}
+	for name, c := range map[string]struct {
+		account policy.Account
+		client  string // that the session began with
+		joins   string
+		want    bool
+	}{
+		"no cap":                            {policy.Account{}, "mail", "files", true},
+		"one cap on all":                    {policy.Account{Limits: capped(1)}, "mail", "files", true},
+		"the same client":                   {policy.Account{Clients: map[string]policy.Limits{"files": capped(1)}}, "files", "files", true},
+		"a cap on the client":               {policy.Account{Clients: map[string]policy.Limits{"files": capped(1)}}, "mail", "files", false},
+		"a cap on the other client":         {policy.Account{Clients: map[string]policy.Limits{"mail": capped(1)}}, "mail", "files", true},
+		"begun with a client without cap":   {policy.Account{Limits: capped(1), Clients: map[string]policy.Limits{"mail": free}}, "mail", "files", false},
+		"joined by a client without cap":    {policy.Account{Limits: capped(1), Clients: map[string]policy.Limits{"files": free}}, "mail", "files", true},
+		"both without cap":                  {policy.Account{Limits: capped(1), Clients: map[string]policy.Limits{"files": free, "mail": free}}, "mail", "files", true},
+		"a cap on the kind, which both are": {policy.Account{Kinds: map[policy.Kind]policy.Limits{policy.Browser: capped(1)}}, "mail", "files", true},
+	} {
+		require.Equal(t, c.want, rulesOf(c.account).MayJoin(policy.Session{Kind: policy.Browser, Client: c.client}, c.joins), name)
+	}
+}
