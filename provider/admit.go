@@ -43,6 +43,11 @@ type admission struct {
 	// (prompt=none), prompted that it did not. Neither: nobody knows.
 	silent, prompted bool
 
+	// apart returns the session's ID where it must not meet the other tabs of
+	// its browser, whose session is not counted as this login would be; nil: it
+	// meets nobody.
+	apart func(n int) string
+
 	// named says that the provider's own session is the name.
 	named bool
 
@@ -165,6 +170,11 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	var first store.Session // by the name, if it is over
 	for n := 0; ; {
 		got, err := h.createOrJoin(ctx, s, a, r, tooOld)
+		if errors.Is(err, errApart) {
+			a.sid, a.apart, a.browser, n = a.apart, nil, nil, 0
+			s = h.newSession(ctx, req, a, r, a.sid(0))
+			continue
+		}
 		if err != nil {
 			return got, r, err
 		}
@@ -504,6 +514,9 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.Subject != a.login.Subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
+	if a.apart != nil && s.End == nil && !r.rules.MayJoin(s.Policy(), a.clientID()) {
+		return store.Session{}, errApart
+	}
 	now := h.now()
 	name := h.clientName(ctx, a.clientID())
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
@@ -565,6 +578,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	return joined, nil
 }
+
+// errApart says that a login must not join the session that another tab of its
+// browser began; see policy.Rules.MayJoin.
+var errApart = errors.New("the session is not counted as the login would be")
 
 // lateCode is the answer to a login whose code was not redeemed in its time.
 func lateCode() error {

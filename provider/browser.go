@@ -528,6 +528,14 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	if own {
 		switch {
 		case s.End == nil:
+			r, err := h.rules(ctx, s.Subject, true)
+			if err != nil {
+				return fmt.Errorf("settings: %w", err)
+			}
+			if !r.rules.MayJoin(s.Policy(), ar.GetClientID()) {
+				a.browser = nil
+				return nil // a session of its own, which the caps count; the cookie stays the other one's
+			}
 			a.joins = s.ID
 		case s.End.Reason != policy.ReasonAbandoned && !a.login.AuthTime.IsZero() && !a.login.AuthTime.After(s.End.At):
 			return &refusedError{reason: s.End.Reason, text: endedText(&s), over: true}
@@ -549,8 +557,10 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
+		alone := a.sid
 		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
 		if a.joins == "" {
+			a.apart = alone
 			a.alias = a.own // of what admission makes or finds
 			return nil
 		}

@@ -2,6 +2,7 @@ package provider_test
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -119,6 +120,42 @@ func TestOneBrowserIsOneSession(t *testing.T) {
 			require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
 			refusedFor(t, s.Refresh(optest.Web2, second.RefreshToken()), policy.ReasonEndedByAdmin)
 		})
+	}
+}
+
+// A cap on the sessions of a client counts those that begin in the browser of
+// another one, too: no login gets round it by joining a session that the cap does
+// not count. Two tabs that sign in at once are no way round it either.
+func TestNoCapIsGotRoundByJoining(t *testing.T) {
+	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
+	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
+	storage := optest.NewStorage()
+	s := start(t, account, func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+	for i := range 3 {
+		b := s.Browser()
+		free := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+		v := b.Login(optest.Web2, "alice", nil)
+		if i > 0 {
+			require.Equal(t, "access_denied", v.Error(), "the cap of one is reached")
+			require.Contains(t, v.Description(), "used=1 max=1")
+			continue
+		}
+		require.NotEqual(t, free, s.sid(t, optest.Web2, ok(t, s.Code(optest.Web2, v))))
+		require.Equal(t, free, s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil)), "the cookie is that of the first")
+	}
+	_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+	require.NoError(t, err)
+	for range 2 {
+		b := s.Browser()
+		callbacks := []string{s.finished(t, b, storage, optest.Web, "alice", nil), s.finished(t, b, storage, optest.Web2, "alice", nil)}
+		before := slices.Collect(maps.Values(s.cookies(b)))
+		first := b.Get(callbacks[0])
+		clearCookies(b)
+		s.plant(b, before...) // the second was sent before the answer to the first came
+		second := b.Get(callbacks[1])
+		require.NotEqual(t, s.sid(t, optest.Web, ok(t, s.Code(optest.Web, first))), s.sid(t, optest.Web2, ok(t, s.Code(optest.Web2, second))))
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+		require.NoError(t, err)
 	}
 }
 
