@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -82,6 +83,7 @@ func (t *tally) String() string {
 // one store, and requires that each of them is linearizable.
 func linearizable(t *testing.T, n int, handles ...store.Sessions) {
 	t.Helper()
+	refreshesOver(t, handles[0])
 	total := judge(t, n, handles, func(ops []porcupine.Operation, verdict porcupine.CheckResult) {
 		require.Equal(t, porcupine.Ok, verdict, "no order of these calls explains their answers:\n%s", history(ops))
 	})
@@ -94,6 +96,27 @@ func linearizable(t *testing.T, n int, handles ...store.Sessions) {
 	}
 	require.NotZero(t, total.evicted)
 	require.NotZero(t, total.overlapping)
+}
+
+// refreshesOver does what rarely happens in a history: a refresh replaces a session
+// that was deleted, while one of the same ID and revision is there and has ended.
+func refreshesOver(t *testing.T, s store.Sessions) {
+	t.Helper()
+	ctx := t.Context()
+	subject := store.Subject{Issuer: "https://login.example.com", ID: "over"}
+	r := &recorder{subject: subject}
+	first := version{id: store.Bucket(subject) + "-over", revision: 1}
+	second := version{id: first.id, revision: 2}
+	ended := version{id: first.id, revision: 1, ended: true}
+	for _, c := range []call{
+		{kind: create, write: first}, {kind: refresh, write: first}, {kind: remove, write: second, at: 2},
+		{kind: create, write: first}, {kind: end, write: ended},
+	} {
+		_, err := r.call(ctx, s, c)
+		require.NoError(t, err, c.kind)
+	}
+	_, err := r.call(ctx, s, call{kind: refresh, write: second})
+	require.Equal(t, over, outcomeOf(err), "%v", err)
 }
 
 // judge runs n histories, two at a time, and hands each with porcupine's verdict
@@ -384,6 +407,8 @@ func outcomeOf(err error) outcome {
 		return full
 	case errors.Is(err, errRefused):
 		return refused
+	case strings.HasSuffix(err.Error(), "has ended and cannot be brought back"): // no error of the contract
+		return over
 	}
 	return unknown
 }

@@ -85,6 +85,10 @@ const (
 	full     outcome = "full"
 	refused  outcome = "refused" // by the step of a login
 
+	// over is what a refresh is told of a session that has ended. It knows the
+	// revision all the same if it saw the one before of that ID, which was deleted.
+	over outcome = "has ended"
+
 	// unknown is any other error: the call may have taken effect, or may yet.
 	unknown outcome = "unknown"
 )
@@ -151,7 +155,7 @@ func (s state) step(c call) (state, answer) {
 		case old.revision != c.write.revision:
 			return s, answer{outcome: conflict}
 		case old.ended && !c.write.ended:
-			return s, answer{outcome: unknown} // refused, which is not an error of the contract
+			return s, answer{outcome: over}
 		}
 		next := c.write
 		next.revision, next.tag = old.revision+1, c.number
