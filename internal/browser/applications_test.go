@@ -62,9 +62,6 @@ func newWorld(t *testing.T, settings string) *world {
 	return w
 }
 
-// visit opens a page of an application.
-func (w *world) visit(b *Browser, page string) *Tab { return b.Tab(page) }
-
 // signIn enters the password on the provider's page.
 func signIn(tab *Tab) {
 	tab.t.Helper()
@@ -113,10 +110,10 @@ func TestTwoApplicationsAreOneSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, day)
 	b := Start(t, false)
-	mail := w.visit(b, w.mail+"/notes")
+	mail := b.Tab(w.mail + "/notes")
 	signIn(mail)
 	requireAt(mail, w.mail+"/notes")
-	files := w.visit(b, w.files+"/notes") // no password
+	files := b.Tab(w.files + "/notes") // no password
 	requireAt(files, w.files+"/notes")
 	require.Equal(t, mail.Text("#user"), files.Text("#user"))
 	files.Screenshot("second-application")
@@ -149,17 +146,17 @@ func TestAThirdBrowserIsAsked(t *testing.T) {
 	w := newWorld(t, day+", concurrent: 2, at_limit: ask")
 	first, second, third := Start(t, false), Start(t, false), Start(t, false)
 	page := w.mail + "/notes?from=first"
-	one := w.visit(first, page)
+	one := first.Tab(page)
 	signIn(one)
 	requireAt(one, page)
-	two := w.visit(second, w.mail+"/notes")
+	two := second.Tab(w.mail + "/notes")
 	signIn(two)
 	requireAt(two, w.mail+"/notes")
 	two = w.sessions(second)
 	require.Equal(t, 2, cards(two))
 	two.Screenshot("two-browsers")
 
-	three := w.visit(third, w.mail+"/notes")
+	three := third.Tab(w.mail + "/notes")
 	signIn(three)
 	require.Equal(t, "You have too many sign-ins", three.Text("h1"))
 	three.Screenshot("asked")
@@ -188,7 +185,7 @@ func TestIdleThenClick(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 24h, inactivity: 3s")
 	b := Start(t, false)
-	tab := w.visit(b, w.mail+"/notes?page=2")
+	tab := b.Tab(w.mail + "/notes?page=2")
 	signIn(tab)
 	requireAt(tab, w.mail+"/notes?page=2")
 	tab.Screenshot("before")
@@ -208,7 +205,7 @@ func TestTheEndWhileTyping(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 4s")
 	b := Start(t, false)
-	tab := w.visit(b, w.mail+"/notes")
+	tab := b.Tab(w.mail + "/notes")
 	signIn(tab)
 	requireAt(tab, w.mail+"/notes")
 	const text = "A long note,\nwith “quotes” & <b>all</b>."
@@ -240,7 +237,7 @@ func TestAScriptIsTold(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 24h, inactivity: 6s")
 	b := Start(t, true)
-	tab := w.visit(b, w.mail+"/notes")
+	tab := b.Tab(w.mail + "/notes")
 	signIn(tab)
 	requireAt(tab, w.mail+"/notes")
 	tab.Touch("#call")
@@ -269,10 +266,10 @@ func TestActivityInOneKeepsTheOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 24h, inactivity: 4s")
 	b := Start(t, false)
-	mail, files := w.visit(b, w.mail+"/notes"), (*Tab)(nil)
+	mail := b.Tab(w.mail + "/notes")
 	signIn(mail)
 	requireAt(mail, w.mail+"/notes")
-	files = w.visit(b, w.files+"/notes")
+	files := b.Tab(w.files + "/notes")
 	requireAt(files, w.files+"/notes")
 	// Longer than the window, and never idle in one of them.
 	for begin := time.Now(); time.Since(begin) < 9*time.Second; time.Sleep(200 * time.Millisecond) {
