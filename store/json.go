@@ -30,11 +30,19 @@ var ErrFormat = errors.New("unknown format of the session document")
 // UTC, to the nanosecond; members that are zero are omitted. It is an error if
 // a text is not valid UTF-8, if a time is outside of the years 0 to 9999, or if
 // Format is set and is not [Format].
-func (s Session) MarshalJSON() ([]byte, error) { return s.AppendJSON(nil) }
+func (s Session) MarshalJSON() ([]byte, error) { return s.appendJSON(nil) }
 
-// AppendJSON appends what MarshalJSON returns to b, which it may change behind its
-// length.
-func (s *Session) AppendJSON(b []byte) ([]byte, error) {
+// AppendDocument appends the session document, as MarshalJSON returns it, to b,
+// which it may change behind its length. Its errors are those of Validate too: a
+// store that writes the document need not call both.
+func (s *Session) AppendDocument(b []byte) ([]byte, error) {
+	if err := s.validateID(); err != nil {
+		return nil, err
+	}
+	return s.appendJSON(b)
+}
+
+func (s *Session) appendJSON(b []byte) ([]byte, error) {
 	e := encoder{b: slices.Grow(b, s.sizeHint())}
 	e.session(s)
 	return e.bytes()
@@ -54,6 +62,10 @@ func (s *Session) sizeHint() int {
 // zero. If the document's format is newer than [Format] the error wraps
 // [ErrFormat]: members that are only added do not make a new format.
 func (s *Session) UnmarshalJSON(data []byte) error { return unmarshal(data, s, (*decoder).session) }
+
+// ParseDocument returns the session of a document, as UnmarshalJSON reads it. The
+// session's texts are parts of the document, not copies.
+func ParseDocument(document string) (Session, error) { return parse(document, (*decoder).session) }
 
 // MarshalJSON works as that of [Session].
 func (g Grant) MarshalJSON() ([]byte, error) {
@@ -338,12 +350,14 @@ func (e *encoder) quote(name, v string) {
 	e.b = append(e.b, '"')
 }
 
+// The first and the last second that RFC 3339 can tell, since 1970.
+const firstSecond, lastSecond = -62_167_219_200, 253_402_300_799
+
 func (e *encoder) time(name string, t time.Time) {
 	if t.IsZero() {
 		return
 	}
-	t = t.UTC()
-	if year := t.Year(); year < 0 || year > 9999 {
+	if at := t.Unix(); at < firstSecond || at > lastSecond {
 		e.fail(name, "is outside of the years 0 to 9999")
 		return
 	}
@@ -352,7 +366,7 @@ func (e *encoder) time(name string, t time.Time) {
 	}
 	e.name(name)
 	e.b = append(e.b, '"')
-	e.b = t.AppendFormat(e.b, time.RFC3339Nano)
+	e.b = t.UTC().AppendFormat(e.b, time.RFC3339Nano)
 	e.b = append(e.b, '"')
 }
 
@@ -388,20 +402,27 @@ type decoder struct {
 var errSyntax = errors.New("not valid JSON")
 
 func unmarshal[T any](data []byte, v *T, read func(*decoder, *T) error) error {
-	if !utf8.Valid(data) {
-		return errors.New("read session document: not valid UTF-8")
+	out, err := parse(string(data), read)
+	if err == nil {
+		*v = out
 	}
-	d := decoder{src: string(data)}
-	var out T
-	err := read(&d, &out)
+	return err
+}
+
+func parse[T any](document string, read func(*decoder, *T) error) (v T, err error) {
+	if !utf8.ValidString(document) {
+		return v, errors.New("read session document: not valid UTF-8")
+	}
+	d := decoder{src: document}
+	err = read(&d, &v)
 	if err == nil && d.peek() != 0 {
 		err = errSyntax
 	}
 	if err != nil {
-		return fmt.Errorf("read session document: at byte %d: %w", d.pos, err)
+		var none T
+		return none, fmt.Errorf("read session document: at byte %d: %w", d.pos, err)
 	}
-	*v = out
-	return nil
+	return v, nil
 }
 
 func (d *decoder) session(s *Session) error {
@@ -719,19 +740,23 @@ func (d *decoder) token() (token string, escaped bool, err error) {
 	if !d.take('"') {
 		return "", false, errSyntax
 	}
-	start := d.pos - 1
-	for ; d.pos < len(d.src); d.pos++ {
-		switch c := d.src[d.pos]; {
+	src := d.src[d.pos-1:]
+	for i := 1; i < len(src); i++ {
+		switch c := src[i]; {
+		case c >= '#' && c != '\\':
+			// Of nearly all bytes nothing else is asked.
 		case c == '"':
-			d.pos++
-			return d.src[start:d.pos], escaped, nil
+			d.pos += i
+			return src[:i+1], escaped, nil
 		case c == '\\':
 			escaped = true
-			d.pos++ // the next byte does not end the string
+			i++ // the next byte does not end the string
 		case c < ' ':
+			d.pos += i - 1
 			return "", false, errSyntax
 		}
 	}
+	d.pos = len(d.src)
 	return "", false, errSyntax
 }
 
@@ -762,11 +787,10 @@ func (d *decoder) time() (time.Time, error) {
 	if err := t.UnmarshalText([]byte(text)); err != nil {
 		return time.Time{}, errors.New("not a time of RFC 3339")
 	}
-	t = t.UTC()
-	if y := t.Year(); y < 0 || y > 9999 { // after its offset was added
+	if at := t.Unix(); at < firstSecond || at > lastSecond { // after its offset was added
 		return time.Time{}, errors.New("outside of the years 0 to 9999")
 	}
-	return t, nil
+	return t.UTC(), nil
 }
 
 func (d *decoder) base64() ([]byte, error) {

@@ -254,11 +254,8 @@ func cloneUnknown(m map[string]json.RawMessage) map[string]json.RawMessage {
 // written, an empty ID could not be listed, and one that does not begin with the
 // [Bucket] of its subject could not be found.
 func (s *Session) Validate() error {
-	if s.ID == "" {
-		return errors.New("the session has no ID")
-	}
-	if bucket := Bucket(s.Subject); !strings.HasPrefix(s.ID, bucket) {
-		return fmt.Errorf("the ID of the session is %q and does not begin with %q, the bucket of its subject", s.ID, bucket)
+	if err := s.validateID(); err != nil {
+		return err
 	}
 	buffer := validated.Get().(*[]byte)
 	defer validated.Put(buffer)
@@ -267,6 +264,16 @@ func (s *Session) Validate() error {
 	*buffer = e.b
 	_, err := e.bytes()
 	return err
+}
+
+func (s *Session) validateID() error {
+	if s.ID == "" {
+		return errors.New("the session has no ID")
+	}
+	if bucket := Bucket(s.Subject); !strings.HasPrefix(s.ID, bucket) {
+		return fmt.Errorf("the ID of the session is %q and does not begin with %q, the bucket of its subject", s.ID, bucket)
+	}
+	return nil
 }
 
 // validated holds buffers for documents that are only checked and thrown away.

@@ -324,17 +324,17 @@ func plain(v any) any {
 	return v
 }
 
-func TestAppendJSON(t *testing.T) {
+func TestAppendDocument(t *testing.T) {
 	s := sample.Typical()
 	document, err := s.MarshalJSON()
 	require.NoError(t, err)
 	before := make([]byte, 5, 4096)
 	copy(before, "{head")
-	got, err := s.AppendJSON(before)
+	got, err := s.AppendDocument(before)
 	require.NoError(t, err)
 	require.Equal(t, "{head"+string(document), string(got))
 	s.UserAgent = "\xff"
-	_, err = s.AppendJSON(nil)
+	_, err = s.AppendDocument(nil)
 	require.ErrorContains(t, err, "user_agent")
 }
 

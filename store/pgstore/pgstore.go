@@ -357,13 +357,10 @@ type row struct {
 const maxName = 1024
 
 func newRow(s *store.Session) (row, error) {
-	if err := s.Validate(); err != nil {
-		return row{}, &refusal{err}
-	}
 	if len(s.ID) > maxName {
 		return row{}, refuse("the ID of the session has %d bytes, at most %d are possible", len(s.ID), maxName)
 	}
-	document, err := s.MarshalJSON()
+	document, err := s.AppendDocument(nil)
 	if err != nil {
 		return row{}, &refusal{err}
 	}

@@ -151,7 +151,7 @@ func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, i
 			if record == "" {
 				continue
 			}
-			one, _, err := parseRecord(record)
+			one, err := parseRecord(record)
 			if err != nil {
 				return nil, fmt.Errorf("session %q: %w", of[n][k].id(), err)
 			}

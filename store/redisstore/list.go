@@ -84,7 +84,7 @@ func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, 
 	}
 	var sessions []store.Session
 	for _, record := range texts(results[0]) {
-		one, _, err := parseRecord(record)
+		one, err := parseRecord(record)
 		if err != nil {
 			return nil, "", fmt.Errorf("a session of the subject: %w", err)
 		}
@@ -179,7 +179,7 @@ func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error)
 		if err != nil {
 			return nil, fault(ctx, err)
 		}
-		one, _, err := parseRecord(record)
+		one, err := parseRecord(record)
 		if err != nil {
 			return nil, fmt.Errorf("session %q: %w", ids[i], err)
 		}

@@ -78,45 +78,56 @@ type head struct {
 
 var errRecord = errors.New("the record is damaged")
 
-// parseHead parses a head, and returns how long it is.
-func parseHead[T ~string | ~[]byte](b T) (h head, n int, err error) {
-	const fixed = termsAt - claimSize + 4
-	if len(b) < fixed {
-		return head{}, 0, errRecord
+const fixedHead = termsAt - claimSize + 4 // without the terms
+
+// headSize returns how long a head is, with its terms.
+func headSize(b string) (int, error) {
+	if len(b) < fixedHead {
+		return 0, errRecord
 	}
-	n = fixed + int(binary.BigEndian.Uint32([]byte(b[fixed-4:fixed])))
+	n := fixedHead + int(binary.BigEndian.Uint32([]byte(b[fixedHead-4:fixedHead])))
 	if n > len(b) {
-		return head{}, 0, errRecord
+		return 0, errRecord
 	}
-	h.raw = string(b[:n])
-	h.revision = int64(binary.BigEndian.Uint64([]byte(b[:revisionSize])))
-	h.ended = b[revisionSize] == '1'
-	for rest := []byte(h.raw[fixed:]); len(rest) > 0; {
+	return n, nil
+}
+
+func headRevision(b string) int64 { return int64(binary.BigEndian.Uint64([]byte(b[:revisionSize]))) }
+
+// parseHead parses a head, whatever follows it.
+func parseHead(b string) (head, error) {
+	n, err := headSize(b)
+	if err != nil {
+		return head{}, err
+	}
+	h := head{raw: b[:n], revision: headRevision(b), ended: b[revisionSize] == '1'}
+	for rest := []byte(h.raw[fixedHead:]); len(rest) > 0; {
 		size, used := binary.Uvarint(rest)
 		if used <= 0 || size > uint64(len(rest)-used) {
-			return head{}, 0, errRecord
+			return head{}, errRecord
 		}
 		h.terms = append(h.terms, string(rest[used:used+int(size)]))
 		rest = rest[used+int(size):]
 	}
-	return h, n, nil
+	return h, nil
 }
 
-// parseRecord parses a record.
-func parseRecord[T ~string | ~[]byte](record T) (store.Session, head, error) {
-	if len(record) < claimSize {
-		return store.Session{}, head{}, errRecord
-	}
-	h, n, err := parseHead(record[claimSize:])
+// headOf returns a record from its head on.
+func headOf(record string) string { return record[min(claimSize, len(record)):] }
+
+// parseRecord returns the session of a record.
+func parseRecord(record string) (store.Session, error) {
+	b := headOf(record)
+	n, err := headSize(b)
 	if err != nil {
-		return store.Session{}, head{}, err
+		return store.Session{}, err
 	}
-	var s store.Session
-	if err := s.UnmarshalJSON([]byte(record[claimSize+n:])); err != nil {
-		return store.Session{}, head{}, err
+	s, err := store.ParseDocument(b[n:])
+	if err != nil {
+		return store.Session{}, err
 	}
-	s.Revision = h.revision
-	return s, h, nil
+	s.Revision = headRevision(b)
+	return s, nil
 }
 
 // A row is a session as it is written.
@@ -129,8 +140,8 @@ type row struct {
 }
 
 func newRow(s *store.Session, revision int64) (row, error) {
-	if err := s.Validate(); err != nil {
-		return row{}, err
+	if len(s.ID) < 2 {
+		return row{}, s.Validate() // which refuses it
 	}
 	r := row{id: s.ID, bucket: s.ID[:2], ended: s.End != nil, terms: terms(s)}
 	b := make([]byte, claimSize, 2048)
@@ -149,7 +160,7 @@ func newRow(s *store.Session, revision int64) (row, error) {
 	binary.BigEndian.PutUint32(b[termsAt:], uint32(len(b)-termsAt-4))
 	r.head = len(b)
 	var err error
-	r.record, err = s.AppendJSON(b)
+	r.record, err = s.AppendDocument(b)
 	return r, err
 }
 

@@ -17,6 +17,7 @@ import (
 // Store is a [store.Store] in Redis. It is made by [New].
 type Store struct {
 	client redis.UniversalClient
+	reads  reads
 
 	// admitting holds a token for each bucket in which this store admits: of
 	// those who would lose the race to each other anyway, one at a time reads.
@@ -34,7 +35,7 @@ const formatKey = keyPrefix + "format"
 // a newer version of this package changed what is stored. The client stays the
 // caller's to close.
 func New(ctx context.Context, client redis.UniversalClient) (*Store, error) {
-	s := &Store{client: client}
+	s := &Store{client: client, reads: reads{client: client}}
 	for i := range s.admitting {
 		s.admitting[i] = make(chan struct{}, 1)
 	}
@@ -119,17 +120,17 @@ func conflict(id string, is, want int64) error {
 	return fmt.Errorf("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
 }
 
-// read reads a record; it is nil if there is none.
-func (s *Store) read(ctx context.Context, id string) ([]byte, error) {
+// read reads a record; it is empty if there is none.
+func (s *Store) read(ctx context.Context, id string) (string, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return "", err
 	}
 	if !inBucket(id) {
-		return nil, nil
+		return "", nil
 	}
-	record, err := s.client.Get(ctx, sessionKey(id)).Bytes()
+	record, err := s.reads.get(ctx, sessionKey(id))
 	if errors.Is(err, redis.Nil) {
-		return nil, nil
+		return "", nil
 	}
 	return record, fault(ctx, err)
 }
@@ -143,7 +144,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	case len(record) == 0:
 		return store.Session{}, fmt.Errorf("get %w", notFound(id))
 	}
-	session, _, err := parseRecord(record)
+	session, err := parseRecord(record)
 	if err != nil {
 		return store.Session{}, fmt.Errorf("get session %q: %w", id, err)
 	}
@@ -289,7 +290,7 @@ func (s *Store) update(ctx context.Context, session store.Session) error {
 	}
 	expected := r.unclaimed(session.Revision)
 	for {
-		results, err := s.run(ctx, call{update, keys, []any{expected, r.record}})
+		results, err := s.run(ctx, call{update, keys, []any{expected, r.record, len(expected) - 1}})
 		if err != nil {
 			return err
 		}
@@ -302,7 +303,7 @@ func (s *Store) update(ctx context.Context, session store.Session) error {
 		}
 		// Somebody else wrote it, it must not be written, or what it is found
 		// by changes.
-		h, _, err := parseHead(stored)
+		h, err := parseHead(stored)
 		switch {
 		case err != nil:
 			return fmt.Errorf("session %q: %w", r.id, err)
@@ -337,7 +338,7 @@ func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 		if err != nil || len(record) == 0 {
 			return err
 		}
-		h, _, err := parseHead(record[min(claimSize, len(record)):])
+		h, err := parseHead(headOf(record))
 		if err != nil {
 			return fmt.Errorf("session %q: %w", id, err)
 		}
@@ -432,9 +433,13 @@ func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) 
 	st := step{bucket: bucket, unended: unended, generation: list[0], exact: strconv.Itoa(len(list) - 1)}
 	sessions := make([]store.Session, len(list)-1)
 	for i, record := range list[1:] {
-		one, h, err := parseRecord(record)
+		one, err := parseRecord(record)
 		if err != nil {
 			return nil, step{}, fmt.Errorf("a session of the subject: %w", err)
+		}
+		h, err := parseHead(headOf(record))
+		if err != nil {
+			return nil, step{}, fmt.Errorf("session %q: %w", one.ID, err)
 		}
 		sessions[i] = one
 		st.sessions = append(st.sessions, change{id: one.ID, before: &h, only: true})

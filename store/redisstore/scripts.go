@@ -36,9 +36,10 @@ var (
 	// nothing but the record: for them it is one comparison.
 	update = newScript(true, `
 -- KEYS: the session, due, claims, claimed; of one that has ended also pairs of indexes: of the unended, of the ended
--- ARGV: the beginning of the stored record, if it is not claimed, has not ended and is due as the new one; the new one
+-- ARGV: the beginning of the stored record, if it is not claimed, has not ended and is due as the new one; the new one;
+-- where that beginning ends, counted from zero: a number as text costs less than one that Lua writes
 local expected, record = ARGV[1], ARGV[2]
-local old = redis.call('GETRANGE', KEYS[1], 0, #expected - 1)
+local old = redis.call('GETRANGE', KEYS[1], '0', ARGV[3])
 if old == expected and string.byte(record, 17) == 48 then
 	redis.call('SET', KEYS[1], record)
 	return 1

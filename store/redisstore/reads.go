@@ -1,0 +1,126 @@
+package redisstore
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A server spends most of what a read costs it on taking the command from its
+// connection and answering it there. So a reader that finds a few others on their
+// way waits for one of them to be answered, and goes with all who wait, in one
+// pipeline. As long as there are fewer, nobody waits.
+//
+// Only reads go together: they may be made again, and if their connection fails
+// nobody is in doubt about what was written.
+type reads struct {
+	client redis.UniversalClient
+
+	mu       sync.Mutex
+	underway int // single reads, and pipelines
+	waiting  []*read
+}
+
+type read struct {
+	ctx  context.Context
+	cmd  *redis.StringCmd
+	done chan struct{}
+}
+
+const (
+	// alone is how many reads may be under way before others wait for them.
+	alone = 4
+
+	// patience is how long a reader waits before it goes by itself: those under way
+	// may be stuck.
+	patience = 5 * time.Millisecond
+)
+
+// get reads a key.
+func (r *reads) get(ctx context.Context, key string) (string, error) {
+	r.mu.Lock()
+	if r.underway < alone {
+		r.underway++
+		r.mu.Unlock()
+		defer r.answered()
+		return r.client.Get(ctx, key).Result()
+	}
+	one := &read{ctx, redis.NewStringCmd(ctx, "get", key), make(chan struct{})}
+	r.waiting = append(r.waiting, one)
+	r.mu.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-one.done:
+		return one.cmd.Result()
+	case <-ctx.Done():
+		r.withdraw(one)
+		return "", ctx.Err()
+	case <-timer.C:
+	}
+	if r.withdraw(one) {
+		return r.client.Get(ctx, key).Result()
+	}
+	select { // it is on its way
+	case <-one.done:
+		return one.cmd.Result()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// withdraw takes back a read that waits, and reports whether it still did.
+func (r *reads) withdraw(one *read) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := slices.Index(r.waiting, one)
+	if i >= 0 {
+		r.waiting = slices.Delete(r.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+// answered has all who wait go in place of what was under way.
+func (r *reads) answered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.waiting) == 0 {
+		r.underway--
+		return
+	}
+	go r.together(r.waiting)
+	r.waiting = nil
+}
+
+func (r *reads) together(list []*read) {
+	defer r.answered()
+	ctx, cancel := untilLast(list)
+	defer cancel()
+	pipe := r.client.Pipeline()
+	for _, one := range list {
+		_ = pipe.Process(ctx, one.cmd)
+	}
+	_, _ = pipe.Exec(ctx) // each has its own error
+	for _, one := range list {
+		close(one.done)
+	}
+}
+
+// untilLast returns a context that ends with the last deadline of all, if each has
+// one.
+func untilLast(list []*read) (context.Context, context.CancelFunc) {
+	var last time.Time
+	for _, one := range list {
+		deadline, ok := one.ctx.Deadline()
+		if !ok {
+			return context.Background(), func() {}
+		}
+		if deadline.After(last) {
+			last = deadline
+		}
+	}
+	return context.WithDeadline(context.Background(), last)
+}
