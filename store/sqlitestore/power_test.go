@@ -418,11 +418,34 @@ func TestEveryConnectionIsDurable(t *testing.T) {
 		defer conn.Close()
 		_, err = conn.ExecContext(t.Context(), `PRAGMA synchronous = OFF`)
 		require.NoError(t, err)
-		require.NoError(t, s.Create(t.Context(), session(fmt.Sprint(i), "alice"), 100))
-		d.mu.Lock()
-		require.NotEmpty(t, d.files["s.db-wal"].synced)
-		require.Empty(t, d.files["s.db-wal"].pending, "connection %d", i)
-		d.mu.Unlock()
+		durable := func(what string) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			require.NotEmpty(t, d.files["s.db-wal"].synced)
+			require.Zero(t, len(d.files["s.db-wal"].pending), "%s, connection %d", what, i)
+		}
+		one := session(fmt.Sprint(i), "alice")
+		require.NoError(t, s.Create(t.Context(), one, 100))
+		durable("create")
+		for one.Revision = 1; one.Revision < 4; {
+			one.LastActivity = one.LastActivity.Add(time.Second)
+			one.Revision, err = s.Update(t.Context(), one)
+			require.NoError(t, err)
+			durable("update")
+			makeAllForgetful(t, db, 8-1-i)
+		}
+	}
+}
+
+// makeAllForgetful sets synchronous=OFF on as many connections as the pool has
+// that are not in use.
+func makeAllForgetful(t *testing.T, db *sql.DB, n int) {
+	for range n {
+		conn, err := db.Conn(t.Context())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.ExecContext(t.Context(), `PRAGMA synchronous = OFF`)
+		require.NoError(t, err)
 	}
 }
 

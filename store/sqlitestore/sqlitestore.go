@@ -26,7 +26,7 @@
 // tells the truth about what it has written, the loss of power. For this, [New]
 // sets the journal mode to WAL, which stays in the file, and each write sets
 // synchronous=FULL, which belongs to the connection, on the connection that it
-// uses. Whatever the data source name says, it is not less. A copy of the file
+// uses, or finds that it is set. Whatever the data source name says, it is not less. A copy of the file
 // alone is not a backup: use the backup API, VACUUM INTO, or copy the file with
 // its "-wal" while nothing runs.
 //
@@ -89,9 +89,11 @@ const (
 	insertSQL = `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, document)
 		VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING`
 
-	// A refresh: nothing changes that the session is found by.
+	// A refresh: nothing changes that the session is found by. It is a transaction
+	// by itself, so it changes nothing if its connection does not wait for the disk.
 	updateSQL = `UPDATE curfew_sessions SET revision = revision + 1, due = ?7, claimed = 0, document = ?8
-		WHERE id = ?1 AND revision = ?2 AND issuer = ?3 AND subject = ?4 AND ended = ?5 AND terms = ?6`
+		WHERE id = ?1 AND revision = ?2 AND issuer = ?3 AND subject = ?4 AND ended = ?5 AND terms = ?6
+		AND (SELECT synchronous FROM pragma_synchronous) >= 2`
 
 	stateSQL   = `SELECT revision, issuer, subject, ended, terms FROM curfew_sessions WHERE id = ?1`
 	rewriteSQL = `UPDATE curfew_sessions SET revision = revision + 1, ended = ?2, terms = ?3, due = ?4, claimed = 0, document = ?5 WHERE id = ?1`
@@ -247,13 +249,18 @@ func (e *commitError) Unwrap() error { return e.err }
 // write runs one step in a transaction of its own, and again as often as SQLite
 // asks for it.
 func (s *Store) write(ctx context.Context, step func(tx *sql.Tx) error) error {
+	return s.inTurn(ctx, func() error { return s.try(ctx, step) })
+}
+
+// inTurn has the caller be the one who writes, as often as SQLite asks for it.
+func (s *Store) inTurn(ctx context.Context, write func() error) error {
 	select {
 	case s.writing <- struct{}{}:
 		defer func() { <-s.writing }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return again(ctx, func() error { return s.try(ctx, step) })
+	return again(ctx, write)
 }
 
 func (s *Store) try(ctx context.Context, step func(tx *sql.Tx) error) error {
@@ -295,10 +302,7 @@ type row struct {
 }
 
 func newRow(s *store.Session) (row, error) {
-	if err := s.Validate(); err != nil {
-		return row{}, &refusal{err}
-	}
-	document, err := s.MarshalJSON()
+	document, err := s.AppendDocument(nil)
 	if err != nil {
 		return row{}, &refusal{err}
 	}
@@ -420,8 +424,8 @@ func (s *Store) add(ctx context.Context, tx *sql.Tx, r row) error {
 func (s *Store) Update(ctx context.Context, session store.Session) (int64, error) {
 	r, err := newRow(&session)
 	if err == nil {
-		err = s.write(ctx, func(tx *sql.Tx) error {
-			result, err := tx.StmtContext(ctx, s.update).ExecContext(ctx,
+		err = s.inTurn(ctx, func() error {
+			result, err := s.update.ExecContext(ctx,
 				session.ID, session.Revision, session.Subject.Issuer, session.Subject.ID, r.ended, r.termsCol, r.due, r.document)
 			if err != nil {
 				return err
@@ -429,7 +433,7 @@ func (s *Store) Update(ctx context.Context, session store.Session) (int64, error
 			if n, err := result.RowsAffected(); err != nil || n == 1 {
 				return err
 			}
-			return s.updateAll(ctx, tx, r)
+			return s.try(ctx, func(tx *sql.Tx) error { return s.updateAll(ctx, tx, r) })
 		})
 	}
 	if err != nil {
@@ -455,8 +459,8 @@ func (s *Store) readState(ctx context.Context, tx *sql.Tx, id string) (st state,
 	return st, err == nil, err
 }
 
-// updateAll updates a session that changes in what it is found by, or finds out
-// why it must not be updated.
+// updateAll updates a session that changes in what it is found by, or on a
+// connection that was not durable, or finds out why it must not be updated.
 func (s *Store) updateAll(ctx context.Context, tx *sql.Tx, r row) error {
 	old, found, err := s.readState(ctx, tx, r.s.ID)
 	switch {

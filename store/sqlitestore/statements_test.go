@@ -18,7 +18,7 @@ import (
 
 // A refresh is one read by an index and one conditional write; admission without
 // a cap does not load the subject's sessions. Prepared statements are counted:
-// PRAGMA, BEGIN and COMMIT, which surround each write, are not.
+// PRAGMA, BEGIN and COMMIT, which surround each write but that of a refresh, are not.
 func TestStatements(t *testing.T) {
 	var mu sync.Mutex
 	var executed []string
