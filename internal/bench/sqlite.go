@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/ncruces/go-sqlite3"
 	_ "github.com/ncruces/go-sqlite3/driver" // registers "sqlite3"
 
 	"github.com/curfew-oidc/curfew/store"
@@ -53,7 +54,8 @@ func newSQLiteRig(dir string) (*rig, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, s, err := newSQLite(filepath.Join(dir, "sessions.db"))
+	path := filepath.Join(dir, "sessions.db")
+	db, s, err := newSQLite(path)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +67,7 @@ func newSQLiteRig(dir string) (*rig, error) {
 	}
 	b := &bareSQLite{}
 	r := &rig{
-		store: s, bare: b, load: func(ctx context.Context, all iter.Seq[store.Session]) error { return loadSQLite(ctx, db, s, all) },
+		store: s, bare: b, load: func(ctx context.Context, all iter.Seq[store.Session]) error { return loadSQLite(ctx, path, s, all) },
 		size: func(ctx context.Context) (bytes int64, err error) {
 			var pages, size int64
 			err = errors.Join(
@@ -120,14 +122,20 @@ func (b *bareSQLite) update(ctx context.Context, id string, document []byte) err
 
 // loadSQLite has the store write the first session, and writes the others in one
 // transaction, with what the store wrote in the columns that are alike.
-func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[store.Session]) (err error) {
-	conn, err := db.Conn(ctx)
+func loadSQLite(ctx context.Context, path string, s store.Store, all iter.Seq[store.Session]) (err error) {
+	db, err := openDB(path, "_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	// Of the 256 MiB that the driver gives a connection, sorting the entries of an
+	// index would take more.
+	conn, err := db.Conn(sqlite3.WithMaxMemory(ctx, 2<<30))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	// A large cache (the driver's memory ends at 256 MiB) and no syncing, on this
-	// connection and until the end.
+	// A large cache and no syncing, on this connection and until the end.
 	if _, err := conn.ExecContext(ctx, `PRAGMA cache_size = -131072`); err != nil {
 		return err
 	}
@@ -201,7 +209,7 @@ func loadSQLite(ctx context.Context, db *sql.DB, s store.Store, all iter.Seq[sto
 	}
 	// FULL first, so that the checkpoint leaves the system nothing to write while
 	// others measure.
-	for _, pragma := range []string{`PRAGMA synchronous = FULL`, `PRAGMA wal_checkpoint(TRUNCATE)`, `PRAGMA cache_size = -2000`} {
+	for _, pragma := range []string{`PRAGMA synchronous = FULL`, `PRAGMA wal_checkpoint(TRUNCATE)`} {
 		if _, err := conn.ExecContext(ctx, pragma); err != nil {
 			return fmt.Errorf("%s: %w", pragma, err)
 		}
