@@ -28,8 +28,9 @@
 // sessions and one that writes, and again if it lost a race. Scripts only compare
 // what is stored with what was read, and write. All sessions of a subject are in
 // one slot of a cluster. Due and Stats ask all 256 buckets, in one round trip to
-// each server. While four reads are under way, those of further callers wait for
-// one to be answered, at most some milliseconds, and go together in a pipeline.
+// each server. With one server, while four reads are under way, those of further
+// callers wait for one to be answered, at most some milliseconds, and go together
+// in a pipeline.
 //
 // # Durability
 //

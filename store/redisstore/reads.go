@@ -15,9 +15,11 @@ import (
 // pipeline. As long as there are fewer, nobody waits.
 //
 // Only reads go together: they may be made again, and if their connection fails
-// nobody is in doubt about what was written.
+// nobody is in doubt about what was written. And only those of one server: in a
+// cluster the pipeline would be answered when the slowest server has answered.
 type reads struct {
 	client redis.UniversalClient
+	single bool // it is of one server
 
 	mu       sync.Mutex
 	underway int // single reads, and pipelines
@@ -39,8 +41,16 @@ const (
 	patience = 5 * time.Millisecond
 )
 
+func newReads(client redis.UniversalClient) *reads {
+	_, single := client.(*redis.Client)
+	return &reads{client: client, single: single}
+}
+
 // get reads a key.
 func (r *reads) get(ctx context.Context, key string) (string, error) {
+	if !r.single {
+		return r.client.Get(ctx, key).Result()
+	}
 	r.mu.Lock()
 	if r.underway < alone {
 		r.underway++

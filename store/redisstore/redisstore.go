@@ -17,7 +17,7 @@ import (
 // Store is a [store.Store] in Redis. It is made by [New].
 type Store struct {
 	client redis.UniversalClient
-	reads  reads
+	reads  *reads
 
 	// admitting holds a token for each bucket in which this store admits: of
 	// those who would lose the race to each other anyway, one at a time reads.
@@ -35,7 +35,7 @@ const formatKey = keyPrefix + "format"
 // a newer version of this package changed what is stored. The client stays the
 // caller's to close.
 func New(ctx context.Context, client redis.UniversalClient) (*Store, error) {
-	s := &Store{client: client, reads: reads{client: client}}
+	s := &Store{client: client, reads: newReads(client)}
 	for i := range s.admitting {
 		s.admitting[i] = make(chan struct{}, 1)
 	}
