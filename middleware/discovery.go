@@ -12,6 +12,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/tokenanswer"
 )
 
 // endpoints are what the provider's discovery document says.
@@ -185,8 +187,8 @@ func verify[T any](ctx context.Context, raw string, method func(context.Context,
 }
 
 // tokenError tells the end of a login from a provider that does not answer. Only
-// invalid_grant is an end (RFC 6749 section 5.2): anything else, a mistake in our
-// own configuration too, will be over one day, and the refresh token be good.
+// invalid_grant is an end: anything else, a mistake in our own configuration too,
+// will be over one day, and the refresh token be good.
 func tokenError(err error) error {
 	var refused *oauth2.RetrieveError
 	if !errors.As(err, &refused) {
@@ -198,7 +200,7 @@ func tokenError(err error) error {
 		status = refused.Response.StatusCode
 		wait = retryAfterOf(refused.Response.Header, wait)
 	}
-	if refused.ErrorCode == "invalid_grant" && status < 500 {
+	if tokenanswer.EndsLogin(refused) {
 		reason, text := reasonOf(refused.ErrorDescription)
 		return &SignedOutError{Reason: reason, Text: text}
 	}

@@ -248,6 +248,39 @@ func TestLeaseOfADeadProcess(t *testing.T) {
 	})
 }
 
+// What a proxy answers for a provider that is down signs nobody out, whatever words
+// are in it.
+func TestOnlyTheProviderSignsOut(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		b := w.browser()
+		b.login("/page")
+		answer := func(status int, mediaType string) {
+			w.answers(func(*http.Request) *http.Response {
+				r := response(status, `{"error":"invalid_grant","error_description":"inactivity: because"}`)
+				r.Header.Set("Content-Type", mediaType)
+				return r
+			})
+			time.Sleep(10 * time.Minute) // longer than the access token lives
+		}
+		for _, status := range []int{http.StatusOK, http.StatusNotFound, http.StatusTooManyRequests, http.StatusBadGateway} {
+			answer(status, "application/json")
+			require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status, status)
+		}
+		answer(http.StatusBadRequest, "text/html")
+		require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status)
+		w.answers(nil)
+		time.Sleep(time.Minute)
+		b.goesOn("/page")
+		require.Empty(t, w.seen(middleware.EventEnded))
+
+		answer(http.StatusBadRequest, "application/json;charset=UTF-8")
+		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
+		require.Equal(t, middleware.ReasonInactivity, w.seen(middleware.EventEnded)[0].Reason)
+	})
+}
+
 // The example server of the library, which is not ours and knows nothing of
 // sessions: sign-in, refresh, and its refusal at the end of the refresh token. It
 // takes each refresh token once, so that two refreshes at once would end the login.

@@ -3,9 +3,11 @@ package clitoken_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -177,6 +179,43 @@ func TestAFailureLosesNothing(t *testing.T) {
 	_, err = f.Token(t.Context(), "", nil)
 	require.ErrorIs(t, err, clitoken.ErrNoLogin)
 	require.ErrorIs(t, f.Remove(t.Context(), nil), clitoken.ErrNoLogin)
+}
+
+type answer func() *http.Response
+
+func (a answer) RoundTrip(*http.Request) (*http.Response, error) { return a(), nil }
+
+// What a proxy answers for a provider that is down signs nobody out, whatever words
+// are in it.
+func TestOnlyTheProviderEndsALogin(t *testing.T) {
+	const body = `{"error":"invalid_grant","error_description":"inactivity: because"}`
+	for name, tt := range map[string]struct {
+		status    int
+		mediaType string
+		over      bool
+	}{
+		"the provider": {http.StatusBadRequest, "application/json", true},
+		"bad gateway":  {http.StatusBadGateway, "application/json", false},
+		"error page":   {http.StatusBadRequest, "text/html", false},
+		"rate limit":   {http.StatusTooManyRequests, "application/json", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := old(t)
+			before := content(t, f)
+			ctx := oidc.ClientContext(t.Context(), &http.Client{Transport: answer(func() *http.Response {
+				return &http.Response{
+					StatusCode: tt.status, Header: http.Header{"Content-Type": {tt.mediaType}}, Body: io.NopCloser(strings.NewReader(body)),
+				}
+			})})
+			config := &oauth2.Config{ClientID: "cli", Endpoint: oauth2.Endpoint{
+				TokenURL: "https://login.example.com/token", AuthStyle: oauth2.AuthStyleInParams,
+			}}
+			_, err := f.Token(ctx, "", clitoken.Refresher(config, nil))
+			var over *clitoken.OverError
+			require.Equal(t, tt.over, errors.As(err, &over), err)
+			require.Equal(t, tt.over, before != content(t, f))
+		})
+	}
 }
 
 // A refresh that has begun is finished and kept when its caller is interrupted.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/tokenanswer"
 )
 
 // FromToken makes a login of a token response: of the first one, whose ID token it
@@ -27,12 +29,14 @@ func FromToken(ctx context.Context, config *oauth2.Config, verifier *oidc.IDToke
 	return l.with(token, idToken)
 }
 
-// Refresher returns the function for [File.Token] that refreshes at the provider.
+// Refresher returns the function for [File.Token] that refreshes at the provider. The
+// login is over when the provider itself says so: invalid_grant in JSON with the
+// status 400 (RFC 6749 section 5.2), 401 or 403. Any other answer loses nothing.
 func Refresher(config *oauth2.Config, verifier *oidc.IDTokenVerifier) func(context.Context, Login) (Login, error) {
 	return func(ctx context.Context, l Login) (Login, error) {
 		token, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: l.RefreshToken}).Token()
 		var refused *oauth2.RetrieveError
-		if errors.As(err, &refused) && refused.ErrorCode == "invalid_grant" {
+		if errors.As(err, &refused) && tokenanswer.EndsLogin(refused) {
 			return Login{}, &OverError{Description: refused.ErrorDescription, At: time.Now().UTC()}
 		}
 		if err != nil {
