@@ -1,7 +1,9 @@
 package middleware
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -42,13 +44,17 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 	rp.dropParts(w, r, 1)
 	rp.dropCookie(w, rp.cookie+"-tried")
 	e, err := rp.discover(r.Context())
+	if err == nil && e.endSession == "" {
+		if err = rp.revoke(r.Context(), e, refresh); err != nil {
+			rp.event(r.Context(), Event{Type: EventUnavailable, Subject: h.rec.Subject, SID: h.rec.SID, Err: err})
+		}
+	}
 	if err != nil {
 		rp.render(w, r, http.StatusOK, PageData{Kind: PageSignedOut, Title: "You are signed out here",
 			Text: "The provider could not be told. You may be signed in there still.", SignIn: rp.signInURL("/")})
 		return
 	}
 	if e.endSession == "" {
-		rp.revoke(r, e, refresh)
 		if rp.cfg.PostLogoutURL != "" {
 			_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: known[ReasonLogout]}, noticeTime) // only a sentence
 			redirect(w, rp.cfg.PostLogoutURL)
@@ -76,14 +82,15 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 
 // revoke gives the refresh token back (RFC 7009), where nothing else tells the
 // provider that the user has signed out.
-func (rp *RelyingParty) revoke(r *http.Request, e *endpoints, token string) {
+func (rp *RelyingParty) revoke(ctx context.Context, e *endpoints, token string) error {
 	if token == "" || e.revocation == "" {
-		return
+		return nil
 	}
-	ctx, cancel := rp.context(r.Context())
+	ctx, cancel := rp.context(ctx)
 	defer cancel()
 	form := url.Values{"token": {token}, "token_type_hint": {"refresh_token"}}
-	if e.oauth.Endpoint.AuthStyle != oauth2.AuthStyleInHeader {
+	basic := e.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInHeader
+	if !basic {
 		form.Set("client_id", rp.cfg.ClientID)
 		if rp.cfg.ClientSecret != "" {
 			form.Set("client_secret", rp.cfg.ClientSecret)
@@ -91,17 +98,21 @@ func (rp *RelyingParty) revoke(r *http.Request, e *endpoints, token string) {
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.revocation, strings.NewReader(form.Encode()))
 	if err != nil {
-		rp.event(ctx, Event{Type: EventUnavailable, Err: err})
-		return
+		return fmt.Errorf("revocation: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	if e.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInHeader {
+	if basic {
 		req.SetBasicAuth(url.QueryEscape(rp.cfg.ClientID), url.QueryEscape(rp.cfg.ClientSecret))
 	}
 	resp, err := rp.client.Do(req)
 	if err != nil {
-		rp.event(ctx, Event{Type: EventUnavailable, Err: err})
-		return
+		return fmt.Errorf("revocation: %w", err)
 	}
-	_ = resp.Body.Close() // the status says nothing: an unknown token is a success too
+	defer resp.Body.Close()
+	// Section 2.2: a token that is not known is a success too. Section 2.2.1:
+	// after anything else the token is to be taken for good.
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the revocation endpoint answered %d", resp.StatusCode)
+	}
+	return nil
 }
