@@ -180,7 +180,8 @@ func ibmPatterns(raw json.RawMessage) string {
 	return ""
 }
 
-// ibmKeptFields returns what is kept of an account.
+// ibmKeptFields returns what is kept of an account: fields of another version of this
+// package too, which stay as they are.
 func ibmKeptFields(s provider.StoredAccount) (map[string]json.RawMessage, error) {
 	kept := map[string]json.RawMessage{}
 	raw, ok := s.Extensions[ibmExtension]
@@ -189,6 +190,9 @@ func ibmKeptFields(s provider.StoredAccount) (map[string]json.RawMessage, error)
 	}
 	if err := json.Unmarshal(raw, &kept); err != nil {
 		return nil, fmt.Errorf("extension %s: %w", ibmExtension, err)
+	}
+	if kept == nil { // null
+		kept = map[string]json.RawMessage{}
 	}
 	return kept, nil
 }
@@ -224,6 +228,21 @@ func ibmDuration(b policy.Bound[time.Duration]) string {
 		return ibmNotSet
 	}
 	return strconv.FormatInt(int64(max(d/time.Second, 1)), 10)
+}
+
+// ibmUpdate reads the body of an update.
+func ibmUpdate(body []byte) (map[string]json.RawMessage, error) {
+	if len(body) == 0 {
+		return nil, bodyError("is missing: send a JSON object")
+	}
+	if err := checkJSON(body); err != nil {
+		return nil, err
+	}
+	var update map[string]json.RawMessage
+	if err := json.Unmarshal(body, &update); err != nil || update == nil {
+		return nil, bodyError("must be a JSON object")
+	}
+	return update, nil
 }
 
 // ibmMerge applies an update to an account: fields that it does not have stay as
@@ -277,8 +296,11 @@ func keepIBM(s *provider.StoredAccount, kept map[string]json.RawMessage) error {
 			return err
 		}
 		kept[name] = compact.Bytes()
-		f := ibmKept[slices.IndexFunc(ibmKept, func(f ibmField) bool { return f.name == name })]
-		unset, err := json.Marshal(f.unset)
+		i := slices.IndexFunc(ibmKept, func(f ibmField) bool { return f.name == name })
+		if i < 0 {
+			continue
+		}
+		unset, err := json.Marshal(ibmKept[i].unset)
 		if err != nil {
 			return err
 		}
@@ -492,15 +514,9 @@ func (a *Admin) putIBM(c *call) (answer, error) {
 	if !m.Any && len(m.Tags) == 0 {
 		return answer{}, policy.FieldErrors{{Path: "If-Match", Reason: "is missing: send the entity_tag of the settings that the change is for, or *"}}
 	}
-	if len(c.body) == 0 {
-		return answer{}, bodyError("is missing: send a JSON object")
-	}
-	if err := checkJSON(c.body); err != nil {
+	update, err := ibmUpdate(c.body)
+	if err != nil {
 		return answer{}, err
-	}
-	var update map[string]json.RawMessage
-	if err := json.Unmarshal(c.body, &update); err != nil || update == nil {
-		return answer{}, bodyError("must be a JSON object")
 	}
 	s, err := a.change(c.ctx(), c.actor, c.account, m, "Account settings updated", func(s *provider.StoredAccount) error {
 		return ibmMerge(s, c.account, update)

@@ -1,12 +1,14 @@
 package admin_test
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
 )
 
@@ -36,4 +38,36 @@ func TestIBMsFormLosesNothing(t *testing.T) {
 	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &after)
 	require.Equal(t, before.Settings, after.Settings)
 	require.NotEqual(t, before.EntityTag, after.EntityTag)
+}
+
+// A newer version of the form may have kept fields that this one does not know. They
+// stay, whatever they are, through a save in either form.
+func TestFieldsOfAnotherVersionStay(t *testing.T) {
+	t.Parallel()
+	const path = "/v1/accounts/acme/settings/identity"
+	for name, kept := range map[string]string{
+		"unknown fields": `{"mfa":"TOTP","of_tomorrow":{"list":[null,1e400,{"a":[]}]},"restrict_tomorrow":null}`,
+		"null":           `null`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			root := w.login("root")
+			_, err := provider.SaveStored(t.Context(), w.store, "acme", provider.StoredAccount{
+				Settings: bounds(8*time.Hour, 0, 0, 0), Extensions: map[string]json.RawMessage{"ibm": json.RawMessage(kept)},
+			})
+			require.NoError(t, err)
+			var form map[string]any
+			w.send("GET", path, root, nil).into(200, &form)
+			w.send("PUT", path, root, map[string]any{"session_expiration_in_seconds": "7200", "restrict_create_service_id": "RESTRICTED"}, "If-Match", "*").into(200, &form)
+			w.save(root, bounds(3*time.Hour, 0, 0, 0))
+
+			s, err := provider.LoadStored(t.Context(), w.store, "acme")
+			require.NoError(t, err)
+			want := `{"restrict_create_service_id":"RESTRICTED"}`
+			if kept != "null" {
+				want = `{"mfa":"TOTP","of_tomorrow":{"list":[null,1e400,{"a":[]}]},"restrict_create_service_id":"RESTRICTED","restrict_tomorrow":null}`
+			}
+			require.Equal(t, want, string(s.Extensions["ibm"]))
+		})
+	}
 }
