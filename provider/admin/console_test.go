@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -395,6 +396,108 @@ func TestConsoleStale(t *testing.T) {
 	stale = review.send("save", "tag", "7-unknown", "version", "7")
 	require.Equal(t, 412, stale.Status)
 	require.Contains(t, stale.text(), "not known any more")
+}
+
+// A crowd is a store of settings at which writers meet: once it is armed for a number
+// of them, none goes on before all have read the settings and are about to write.
+type crowd struct {
+	store.Documents
+	mu      sync.Mutex
+	missing int
+	all     chan struct{}
+}
+
+func (c *crowd) arm(writers int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.missing, c.all = writers, make(chan struct{})
+}
+
+func (c *crowd) PutDocument(ctx context.Context, d store.Document) (int64, error) {
+	c.mu.Lock()
+	all := c.all
+	if c.missing--; c.missing == 0 {
+		close(all)
+		c.all = nil
+	}
+	c.mu.Unlock()
+	if all != nil {
+		select {
+		case <-all:
+		case <-time.After(10 * time.Second): // the test has failed then
+		}
+	}
+	return c.Documents.PutDocument(ctx, d)
+}
+
+// Administrators who all save in the same moment, each another change: one is first,
+// each of the others is told, has what they typed, and saves it after all. Nothing is
+// lost, and nothing is written twice.
+func TestConsoleSavesInTheSameMoment(t *testing.T) {
+	t.Parallel()
+	meet := &crowd{}
+	w := newWorld(t, func(w *world, _ *provider.Config, c *admin.Config) {
+		meet.Documents = w.store
+		c.Store = meet
+	})
+	root := w.login("root")
+	settings := bounds(8*time.Hour, time.Hour, 0, 0)
+	w.save(root, settings)
+	settings.Concurrent, settings.AtLimit = policy.LimitTo(9), policy.EndOldest
+	w.save(root, settings)
+
+	typed := map[string]webPage{
+		"active":     w.page("GET", "acme/edit?field=active", root, nil).send("review", "active_n", "4"),
+		"inactivity": w.page("GET", "acme/edit?field=inactivity", root, nil).send("review", "inactivity_n", "30", "inactivity_unit", "minutes"),
+		"cap":        w.page("GET", "acme/edit?field=concurrent", root, nil).send("review", "concurrent_n", "7"),
+		"undo":       w.page("GET", "acme/review?what=restore&restored=1", root, nil),
+	}
+	var mu sync.Mutex
+	answers := map[string]webPage{}
+	meet.arm(len(typed))
+	var wg sync.WaitGroup
+	for name, review := range typed {
+		wg.Go(func() {
+			p := review.send("save", "message", "by "+name)
+			mu.Lock()
+			defer mu.Unlock()
+			answers[name] = p
+		})
+	}
+	wg.Wait()
+
+	first := ""
+	for name, p := range answers {
+		if p.Status == 303 {
+			require.Empty(t, first, "both %s and %s", name, first)
+			first = name
+		}
+	}
+	require.NotEmpty(t, first)
+	require.Contains(t, answers[first].follow().text(), "Saved as version 3.")
+	delete(answers, first)
+	for name, stale := range answers {
+		require.Equal(t, 412, stale.Status, name)
+		require.Contains(t, stale.text(), "Somebody else saved meanwhile", name)
+		require.Contains(t, stale.text(), "by "+first, name)
+		if name == "undo" {
+			require.Contains(t, html.UnescapeString(stale.Body), "review?message=by+undo&restored=1&what=restore")
+			continue // it would undo the others
+		}
+		for stale.Status == 412 { // and once more, if others were done meanwhile
+			stale = stale.send("review")
+		}
+		require.Contains(t, stale.send("save").follow().text(), "by "+name)
+	}
+	var s admin.Settings
+	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	want := bounds(4*time.Hour, 30*time.Minute, 7, policy.EndOldest)
+	require.Equal(t, want, s.Settings)
+	changes := int64(2 + 3)
+	if first == "undo" {
+		changes++
+	}
+	require.Equal(t, changes, s.Version)
 }
 
 func TestConsoleOverrides(t *testing.T) {

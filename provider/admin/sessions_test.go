@@ -164,6 +164,43 @@ func TestAnAdministratorEndsSessions(t *testing.T) {
 	w.send("DELETE", "/v1/accounts/acme/sessions/"+other[0].ID, root, nil).problem(404, "not_found")
 }
 
+// A login whose code was not redeemed yet holds a place, and is no session that
+// anybody could see, end or be told of. It goes on.
+func TestALoginThatIsNotCompletedIsNoSession(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	w.save(root, bounds(0, 0, 5, policy.Refuse))
+	visit := w.Browser().Login(optest.Web, "ann", nil)
+	held, _, err := w.store.List(t.Context(), store.Filter{Subject: store.Subject{Issuer: w.Issuer, ID: optest.SubjectOf("ann")}}, "", 10)
+	require.NoError(t, err)
+	require.Len(t, held, 1)
+	require.NotZero(t, held[0].ReservedUntil)
+	sid := held[0].ID
+
+	const all = "/v1/accounts/acme/sessions"
+	require.Empty(t, w.sessions(root, "user="+optest.SubjectOf("ann")))
+	w.send("GET", all+"/"+sid, root, nil).problem(404, "not_found")
+	w.send("DELETE", all+"/"+sid, root, nil).problem(404, "not_found")
+	w.send("POST", all+"/"+sid+"/deliveries", root, map[string]any{"client": optest.Web}).problem(404, "not_found")
+	for name, body := range map[string]any{
+		"named": map[string]any{"sessions": []string{sid}}, "of a client": map[string]any{"client": optest.Web2},
+		"of a user": map[string]any{"user": optest.SubjectOf("ann")}, "all": map[string]any{"all": true, "except_mine": true},
+	} {
+		var r admin.Result
+		w.send("POST", all+"/end", root, body).into(200, &r)
+		require.Zero(t, r.Ended, name)
+		require.Equal(t, name == "named", len(r.NotFound) == 1, name)
+	}
+	require.Equal(t, 404, w.page("GET", "acme/sessions/"+sid, root, nil).Status)
+
+	require.Equal(t, 200, w.Code(optest.Web, visit).Status, "nothing of it was touched")
+	var s admin.Session
+	w.send("GET", all+"/"+sid, root, nil).into(200, &s)
+	w.send("DELETE", all+"/"+sid, root, nil).into(200, &s)
+	require.NotNil(t, s.Ended)
+}
+
 func TestAHeartbeatCountsForItsOwnSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -77,7 +77,7 @@ func newWorld(t testing.TB, options ...option) *world {
 		},
 	})
 	adminConfig.Hook, adminConfig.Issuer = w.hook, w.Issuer
-	if adminConfig.ReadOnly == "" {
+	if adminConfig.ReadOnly == "" && adminConfig.Store == nil {
 		adminConfig.Store = w.store
 	}
 	adminConfig.Failed = func(_ *http.Request, err error) {
