@@ -50,7 +50,8 @@ type Config struct {
 	ReadOnly string
 
 	// PreviewTime bounds how long a preview looks. What it found until then
-	// is the answer, and says that it is not complete. Zero means 10 s.
+	// is the answer, and says that it is not complete. Zero means 10 s. How
+	// many run at once in a process is bounded too: 2 of one actor, 8 of all.
 	PreviewTime time.Duration
 
 	// Failed is told why a request was answered with 503: the cause is not
@@ -124,8 +125,9 @@ var (
 // /v1/ as an [http.Handler]. Its other methods are what the API does, for who has
 // checked that it may be done.
 type Admin struct {
-	cfg Config
-	api http.Handler
+	cfg      Config
+	api      http.Handler
+	previews previews
 }
 
 // New checks the configuration and returns the administration of a hook.

@@ -265,7 +265,7 @@ func bodyProblem(err error) error {
 	return &problem{status: http.StatusBadRequest, code: "invalid_body", detail: "the body could not be read to its end"}
 }
 
-// retryAfter is when to come back after a 503, in seconds.
+// retryAfter is when to come back after a 429 or a 503, in seconds.
 const retryAfter = 2
 
 // problemOf says which response an error calls for.
@@ -283,6 +283,8 @@ func (a *Admin) problemOf(r *http.Request, err error) *problem {
 		return &problem{status: http.StatusForbidden, code: "forbidden", detail: "this is not allowed"}
 	case errors.Is(err, ErrReadOnly):
 		return &problem{status: http.StatusConflict, code: "read_only", detail: "the settings cannot be changed here. " + a.cfg.ReadOnly}
+	case errors.Is(err, ErrBusy):
+		return &problem{status: http.StatusTooManyRequests, code: "busy", detail: "previews of yours are still running; wait for them"}
 	case errors.Is(err, ErrStale):
 		return &problem{status: http.StatusPreconditionFailed, code: "stale", detail: "the settings were changed meanwhile; nothing was changed. Read them again."}
 	case errors.Is(err, ErrNoUser):
@@ -307,7 +309,7 @@ func (a *Admin) fail(w http.ResponseWriter, r *http.Request, route route, err er
 			challenge = `Bearer error="invalid_token"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	if route.ibm {

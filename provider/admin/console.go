@@ -235,6 +235,8 @@ var (
 	consoleTooLarge = consoleAnswer{http.StatusRequestEntityTooLarge, "This form is too large", nothingChanged, false}
 	consoleBadForm  = consoleAnswer{http.StatusBadRequest, "This form could not be read", nothingChanged, false}
 	consoleMethod   = consoleAnswer{http.StatusMethodNotAllowed, "This is not how this page is used", nothingChanged, false}
+	consoleBusy     = consoleAnswer{http.StatusTooManyRequests, "Previews of yours are still running",
+		"Nothing was changed. Go back and try again in a few seconds.", false}
 	consoleTryAgain = consoleAnswer{http.StatusServiceUnavailable, "Please try again",
 		"This cannot be answered at the moment. Go back and try again in a few seconds.", false}
 )
@@ -251,6 +253,9 @@ func (c *console) fail(v *visit, err error) {
 		v.w.Header().Set("WWW-Authenticate", `Cookie realm="console"`)
 	case errors.Is(err, ErrForbidden):
 		answer = consoleForbidden
+	case errors.Is(err, ErrBusy):
+		v.w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		answer = consoleBusy
 	case errors.Is(err, ErrReadOnly):
 		answer = consoleAnswer{http.StatusConflict, "The settings cannot be changed here", c.admin.cfg.ReadOnly, false}
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, ErrNoUser):

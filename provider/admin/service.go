@@ -382,11 +382,17 @@ type PreviewEnd struct {
 const MaxPreview = 500
 
 // Preview says what the change of an account's settings would do now. It changes
-// nothing. What is wrong with the settings is [policy.FieldErrors].
+// nothing. What is wrong with the settings is [policy.FieldErrors]. If too many
+// previews of the actor are still running the error wraps [ErrBusy].
 func (a *Admin) Preview(ctx context.Context, actor Actor, account string, proposed policy.Account, message string) (Preview, error) {
 	if err := a.Validate(proposed); err != nil {
 		return Preview{}, err
 	}
+	leave, err := a.previews.enter(actor.ID)
+	if err != nil {
+		return Preview{}, err
+	}
+	defer leave()
 	current, err := a.load(ctx, account)
 	if err != nil {
 		return Preview{}, err
