@@ -63,13 +63,13 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return noHandler()
 	}
 	f := &exchangeRequest{TokenExchangeRequest: tr}
-	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubject(), tr.GetExchangeSubjectTokenClaims())
+	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubjectTokenClaims())
 	if err != nil {
 		return x.answer(ctx, req, invalidToken(err, "subject_token"), oidc.ErrInvalidRequest())
 	}
 	f.subject = subject
 	if tr.GetExchangeActor() != "" {
-		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActor(), tr.GetExchangeActorTokenClaims())
+		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActorTokenClaims())
 		if err != nil {
 			return x.answer(ctx, req, invalidToken(err, "actor_token"), oidc.ErrInvalidRequest())
 		}
@@ -103,16 +103,7 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		state.session, state.ruling, state.authenticated = s, r, s.Authenticated
 	}
 	req.exchange = state
-	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
-	req.belong(x.h, state.session, state.ruling, use)
-	// Here, since nobody asks again before an ID token is made.
-	err = x.usable(&state.session, state.ruling, x.h.now(), use)
-	if err == nil {
-		err = x.roomForToken(req, x.skew(req))
-	}
-	if err != nil {
-		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
-	}
+	req.belong(x.h, state.session, state.ruling, policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated})
 	return nil
 }
 
@@ -150,9 +141,9 @@ func invalidToken(err error, which string) error {
 	return &about
 }
 
-// exchanged looks a subject or actor token up, which is of the given user. A token
-// of no session comes back as it is.
-func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token, user string, claims map[string]any) (presentedToken, error) {
+// exchanged looks a subject or actor token up. A token of no session comes back
+// as it is.
+func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token string, claims map[string]any) (presentedToken, error) {
 	switch tokenType {
 	case oidc.RefreshTokenType:
 		return c.exchangedRefreshToken(ctx, req, token)
@@ -179,18 +170,17 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 		}
 		return presentedToken{token, s, r, authenticated}, nil
 	}
-	t, s, r, sealed, err := c.open(ctx, token, user)
+	t, s, r, sealed, err := c.open(ctx, token)
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}
 	if !sealed {
 		return presentedToken{token: token}, nil
 	}
-	authenticated := s.Grant(t.Grant).Authenticated // which may be dropped meanwhile
 	if s, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
 		return presentedToken{}, err
 	}
-	return presentedToken{t.ID, s, r, authenticated}, nil
+	return presentedToken{t.ID, s, r, s.Grant(t.Grant).Authenticated}, nil
 }
 
 // exchangedRefreshToken looks a refresh token up that is exchanged for others:

@@ -21,11 +21,7 @@ var errInactive = errors.New("the access token is not active")
 // open looks an access token's ID up: what was sealed, and the live session
 // that it belongs to. sealed is false for the ID of a token that has no
 // session: client credentials, or from before the installation.
-//
-// subject is whose the token is, as op says. Only the ID is sealed: in an opaque
-// token that op has encrypted without authentication (op.NewAESCrypto) somebody
-// can put another subject beside it.
-func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
+func (c *core) open(ctx context.Context, id string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
 	h := c.h
 	now := h.now()
 	t, err = h.ring.openAccess(id, now)
@@ -45,7 +41,7 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 		return t, s, r, true, err
 	}
 	g := s.Grant(t.Grant)
-	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject != subjectOf(ctx, subject) {
+	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject.Issuer != op.IssuerFromContext(ctx) {
 		return t, s, r, true, errInactive
 	}
 	if r, err = h.rules(ctx, s.Subject, false); err != nil {
@@ -112,7 +108,7 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if req == nil {
 		return noHandler()
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
+	t, s, r, sealed, err := c.open(ctx, tokenID)
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
@@ -174,7 +170,7 @@ func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, to
 	if req == nil {
 		return noHandler()
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
+	t, s, r, sealed, err := c.open(ctx, tokenID)
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
@@ -285,11 +281,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 		}
 		g.Revoked, g.Repeat = h.now(), nil
 		if s.Kind != policy.Browser && !slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Revoked.IsZero() && g.NonceHash != nil }) {
-			at, reason := g.Revoked, policy.ReasonRevoked
-			if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
-				at, reason = d.At, d.Reason // it was over before
-			}
-			h.finish(s, r, at, reason, "")
+			h.finish(s, r, g.Revoked, policy.ReasonRevoked, "")
 			ended = true
 		}
 		return nil

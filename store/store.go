@@ -3,7 +3,8 @@
 // A [Store] is dumb and exact: it keeps documents, compares revisions and runs
 // one serializable step per subject. It knows no limit and no reason; policy is
 // never re-written in SQL or Lua. The implementations are memstore, for one
-// process and its lifetime, and sqlitestore, for the processes of one machine.
+// process and its lifetime, sqlitestore, for the processes of one machine, and
+// pgstore and redisstore, for those of several.
 //
 // Package storetest tests that a store keeps this contract, with no exception
 // for any engine. Package faultstore wraps a store to make it fail.
@@ -40,8 +41,8 @@ var (
 //
 // Implementations must be safe for concurrent use by any number of goroutines
 // and, where the engine allows it, processes. They never read a clock to decide
-// anything: the caller passes the time. They start no goroutine and log
-// nothing.
+// anything: the caller passes the time. They have no goroutine that runs while
+// nobody calls them, and log nothing.
 //
 // What is kept: times to at least the microsecond, in UTC, and the zero time as
 // the zero time; members of a session document that this version does not know,

@@ -13,10 +13,10 @@
 // "curfew:", and none of them expires. They hold no secret in the clear, but they
 // tell who is signed in and with what.
 //
-// The client must read from primaries; [New] refuses one that is set up not to,
-// as far as a go-redis client tells. A client that notices the end of a context
-// only by its deadline, as go-redis does, notices a cancellation when its own
-// ReadTimeout is over. The user needs the commands GET, SET, SETNX, GETRANGE,
+// The client must read from primaries and not from a cache of its own; [New] refuses
+// one that is set up to, as far as a go-redis client tells. A client that notices the
+// end of a context only by its deadline, as go-redis does, notices a cancellation
+// when its own ReadTimeout is over. The user needs the commands GET, SET, SETNX, GETRANGE,
 // SETRANGE, DEL, INCR, HGET, HSET, HLEN, HMGET, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
 // EVAL, EVALSHA and INFO, on keys that begin with "curfew:".
 //

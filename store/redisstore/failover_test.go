@@ -151,6 +151,9 @@ func TestNewRefuses(t *testing.T) {
 	patient := *good
 	patient.ContextTimeoutEnabled = false
 	refused(redis.NewClient(&patient), "set ContextTimeoutEnabled")
+	cached := *good
+	cached.Protocol, cached.ClientSideCacheConfig = 3, &redis.ClientSideCacheConfig{}
+	refused(redis.NewClient(&cached), "the client answers reads from a cache")
 	refused(redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": good.Addr}, Password: good.Password, ContextTimeoutEnabled: true}), "Ring")
 	c := cluster(t).Options()
 	for _, change := range []func(*redis.ClusterOptions){

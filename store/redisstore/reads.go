@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type reads struct {
 
 type read struct {
 	ctx  context.Context
+	key  string
 	cmd  *redis.StringCmd
 	done chan struct{}
 }
@@ -39,6 +41,10 @@ const (
 	// patience is how long a reader waits before it goes by itself: those under way
 	// may be stuck.
 	patience = 5 * time.Millisecond
+
+	// most is how many go in one pipeline: a server may bound what it keeps for a
+	// connection, and a client how long it reads from one.
+	most = 128
 )
 
 func newReads(client redis.UniversalClient) *reads {
@@ -58,14 +64,14 @@ func (r *reads) get(ctx context.Context, key string) (string, error) {
 		defer r.answered()
 		return r.client.Get(ctx, key).Result()
 	}
-	one := &read{ctx, redis.NewStringCmd(ctx, "get", key), make(chan struct{})}
+	one := &read{ctx, key, redis.NewStringCmd(ctx, "get", key), make(chan struct{})}
 	r.waiting = append(r.waiting, one)
 	r.mu.Unlock()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-one.done:
-		return one.cmd.Result()
+		return r.own(one)
 	case <-ctx.Done():
 		r.withdraw(one)
 		return "", ctx.Err()
@@ -76,7 +82,7 @@ func (r *reads) get(ctx context.Context, key string) (string, error) {
 	}
 	select { // it is on its way
 	case <-one.done:
-		return one.cmd.Result()
+		return r.own(one)
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
@@ -97,16 +103,23 @@ func (r *reads) withdraw(one *read) bool {
 func (r *reads) answered() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.waiting) == 0 {
-		r.underway--
-		return
+	r.underway--
+	for list := range slices.Chunk(r.waiting, most) {
+		r.underway++
+		go r.together(list)
 	}
-	go r.together(r.waiting)
 	r.waiting = nil
 }
 
+// together makes reads in one pipeline.
 func (r *reads) together(list []*read) {
 	defer r.answered()
+	defer func() {
+		_ = recover() // from a hook's panic, which is for its caller: see own
+		for _, one := range list {
+			close(one.done)
+		}
+	}()
 	ctx, cancel := untilLast(list)
 	defer cancel()
 	pipe := r.client.Pipeline()
@@ -114,9 +127,22 @@ func (r *reads) together(list []*read) {
 		_ = pipe.Process(ctx, one.cmd)
 	}
 	_, _ = pipe.Exec(ctx) // each has its own error
-	for _, one := range list {
-		close(one.done)
+}
+
+// own returns what a read that went with others was answered. If that is nothing, or
+// an error of the server, the read goes once more, by itself: a client tries such
+// errors again, but in a pipeline only if it is the first one's. Where the connection
+// failed it has tried again.
+func (r *reads) own(one *read) (string, error) {
+	record, err := one.cmd.Result()
+	var refused redis.Error
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", err
+	case err == nil && record == "", errors.As(err, &refused):
+		return r.client.Get(one.ctx, one.key).Result()
 	}
+	return record, err
 }
 
 // untilLast returns a context that ends with the last deadline of all, if each has

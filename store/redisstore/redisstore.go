@@ -30,7 +30,7 @@ const format = 1
 const formatKey = keyPrefix + "format"
 
 // New returns the store in Redis. It fails if the client would read from
-// replicas or spread keys by itself, or does not heed the deadlines of contexts;
+// replicas or a cache or spread keys by itself, or does not heed the deadlines of contexts;
 // if a server is older than Redis 6.2, is a replica, or would evict keys; and if
 // a newer version of this package changed what is stored. The client stays the
 // caller's to close.
@@ -64,7 +64,11 @@ func (s *Store) check(ctx context.Context) error {
 		}
 		err = c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return checkServer(ctx, c, true) })
 	case *redis.Client:
-		if !c.Options().ContextTimeoutEnabled {
+		o := c.Options()
+		switch {
+		case o.ClientSideCacheConfig != nil || o.ClientSideCache != nil:
+			return errors.New("the client answers reads from a cache, which lags behind: unset ClientSideCacheConfig and ClientSideCache")
+		case !o.ContextTimeoutEnabled:
 			return errors.New(noDeadlines)
 		}
 		err = checkServer(ctx, c, false)
