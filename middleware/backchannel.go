@@ -180,21 +180,3 @@ func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Tim
 	}
 	return nil
 }
-
-// frontChannelPage is loaded by the provider's page in a frame (OpenID Connect
-// Front-Channel Logout 1.0). The browser hardly ever sends our cookie there, so
-// that only iss and sid say which session is meant.
-func (rp *RelyingParty) frontChannelPage(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-store")
-	q := r.URL.Query()
-	if q.Get("iss") != rp.cfg.Issuer || q.Get("sid") == "" {
-		http.Error(w, "iss and sid of a login are needed", http.StatusBadRequest)
-		return
-	}
-	if err := rp.logOut(r.Context(), "", q.Get("sid"), rp.now()); err != nil {
-		w.Header().Set("Retry-After", retryAfterHeader(retryAfter))
-		http.Error(w, "the logout could not be done", http.StatusServiceUnavailable)
-		return
-	}
-	w.WriteHeader(http.StatusOK)
-}

@@ -339,25 +339,6 @@ func TestBackChannelWhileKeysAreMissing(t *testing.T) {
 	})
 }
 
-func TestFrontChannelLogout(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, with(func(c *middleware.Config) { c.FrontChannel = true }))
-		b := w.browser()
-		b.login("/page")
-		frame := func(q url.Values) page { return w.browser().visit("/auth/frontchannel?" + q.Encode()) }
-		for _, q := range []url.Values{{}, {"sid": {w.lastSID()}}, {"iss": {w.cfg.Issuer}}, {"iss": {"https://evil.example"}, "sid": {w.lastSID()}}} {
-			require.Equal(t, http.StatusBadRequest, frame(q).status)
-		}
-		b.goesOn("/page")
-		p := frame(url.Values{"iss": {w.cfg.Issuer}, "sid": {w.lastSID()}})
-		require.Equal(t, http.StatusOK, p.status)
-		require.Equal(t, "no-store", p.header.Get("Cache-Control"))
-		require.Empty(t, p.header.Get("X-Frame-Options"))
-		require.Equal(t, opHost, b.visit("/page").url.Host)
-	})
-}
-
 // An ID token of a refresh that is not of this login ends the session, and is told
 // of; keys that cannot be had do not.
 func TestRefreshedIDToken(t *testing.T) {

@@ -67,7 +67,8 @@ type Config struct {
 
 	// InCookies keeps the sessions, sealed, in the browser instead of the Store,
 	// which then keeps only what is over: sessions that have ended, logout
-	// tokens that were used, forms between a click and the return. They last 30
+	// tokens that were used, forms between a click and the return; and with
+	// FrontChannel a hash of the sid of each session. They last 30
 	// days at most, since a copy of a cookie must be known to be over. Several
 	// processes then do not share the refresh of a session: it is one at a time
 	// in each. With a Store of its own in each process a logout through the back
@@ -134,6 +135,9 @@ type Config struct {
 	ExplainFirst bool
 
 	// FrontChannel answers front-channel logout, at "frontchannel" below Base.
+	// Anybody can send a sid there. Of those that no session here has, each
+	// process remembers a thousand in half an hour at most, for sign-ins that are
+	// under way.
 	FrontChannel bool
 
 	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
@@ -187,6 +191,8 @@ type RelyingParty struct {
 	client   *http.Client
 	page     *template.Template
 	locks    locks
+
+	strangers strangers
 
 	discovery struct {
 		sync.Mutex

@@ -127,6 +127,9 @@ func (rp *RelyingParty) renew(ctx context.Context, h *held) error {
 		}
 		return nil
 	}
+	if renewed.SID != h.rec.SID {
+		_ = rp.know(ctx, renewed.SID) // an event tells; the tokens are spent
+	}
 	return rp.keep(ctx, h, renewed)
 }
 

@@ -309,6 +309,9 @@ func (rp *RelyingParty) begin(w http.ResponseWriter, r *http.Request, rec record
 	if err := rp.sessions.Create(ctx, rp.now(), stored); err != nil {
 		return rp.storeFailed(ctx, err)
 	}
+	if err := rp.know(ctx, rec.SID); err != nil {
+		return err
+	}
 	// A logout that arrived while the code was exchanged has not found the
 	// session yet, but left its mark.
 	at, err := rp.loggedOut(ctx, rec.Subject, rec.SID)
