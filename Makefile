@@ -25,9 +25,11 @@ ARGS ?=
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
+# Not by go run, which calls every end by Ctrl-C an error.
 .PHONY: run
 run: go ## Start an OpenID provider whose logins end when the policy says so, and an application
-	@go run ./examples/demo $(ARGS)
+	@go build -o $(BIN)/demo ./examples/demo
+	@exec $(BIN)/demo $(ARGS)
 
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.
