@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -66,18 +67,24 @@ func openSQLite(ctx context.Context, at storeURL) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Made here, so that nobody else can read it; SQLite gives the files beside
-	// it the same mode.
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := file.Close(); err != nil {
-		return nil, err
+	// Made here, so that nobody else can read it. The driver makes the log of
+	// writes beside it for everybody to read unless it is told whose mode to take,
+	// and the index of that log, which has no content, in any case: who can read
+	// it can lock it.
+	for _, name := range []string{path, path + "-shm"} {
+		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := file.Close(); err != nil {
+			return nil, err
+		}
 	}
 	// What is acknowledged is on the disk: synchronous. Who finds the database
 	// busy waits, in this process and in others.
-	name := url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=busy_timeout(2000)&_pragma=synchronous(full)&_txlock=immediate"}
+	query := "_pragma=busy_timeout(2000)&_pragma=synchronous(full)&_txlock=immediate&modeof=" +
+		strings.ReplaceAll(url.QueryEscape(path), "+", "%20") // SQLite takes + for itself
+	name := url.URL{Scheme: "file", Path: path, RawQuery: query}
 	db, err := sql.Open("sqlite3", name.String())
 	if err != nil {
 		return nil, err

@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -56,6 +59,29 @@ func TestStoreTimeout(t *testing.T) {
 		db, err := openDatabase(ctx, at)
 		require.NoError(t, err)
 		require.IsType(t, timely{}, db.records, at.where)
+		require.NoError(t, db.close())
+	}
+}
+
+// The file tells who is signed in, and so does the log of writes beside it: both are
+// for nobody else to read, in whatever folder.
+func TestDatabaseIsForNobodyElse(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o755))
+	at, err := parseStore("sqlite:" + filepath.Join(dir, "a+b &c=d?%41.db")) // as odd as paths may be
+	require.NoError(t, err)
+	for _, key := range []string{"made", "opened again"} {
+		db, err := openDatabase(t.Context(), at)
+		require.NoError(t, err)
+		require.NoError(t, db.records.Put(t.Context(), kv.Record{Key: key, Value: []byte("v"), Expires: time.Now().Add(time.Hour)}))
+		files, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, files, 3) // with the log and its index
+		for _, file := range files {
+			info, err := file.Info()
+			require.NoError(t, err)
+			require.Equal(t, fs.FileMode(0o600), info.Mode(), file.Name())
+		}
 		require.NoError(t, db.close())
 	}
 }
