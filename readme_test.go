@@ -13,9 +13,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/metrics"
 )
 
 // documents are the Markdown files of the repository.
@@ -242,6 +244,41 @@ func TestEmbeddingNamesEverySettingAndEvent(t *testing.T) {
 		require.True(t, strings.Contains(text, "`"+name+"`"), "%s is not in docs/embedding.md", name)
 	}
 }
+
+// TestOperationsNamesWhatThereIs holds what an operator is told to watch for to the
+// metrics that there are, and to the names of events and reasons.
+func TestOperationsNamesWhatThereIs(t *testing.T) {
+	text := documents(t)["docs/operations.md"]
+	descs := make(chan *prometheus.Desc, 100)
+	metrics.New(metrics.Config{}).Describe(descs)
+	close(descs)
+	known := map[string]bool{}
+	for desc := range descs {
+		known[metricName.FindString(desc.String())] = true
+	}
+	for _, file := range []string{"provider/events.go", "policy/policy.go"} {
+		source, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, constant := range constants.FindAllStringSubmatch(string(source), -1) {
+			known[constant[1]] = true
+		}
+	}
+	_, section, ok := strings.Cut(text, "\n## What to watch\n")
+	require.True(t, ok)
+	section, _, ok = strings.Cut(section, "\n## ")
+	require.True(t, ok)
+	names := quotedName.FindAllStringSubmatch(section, -1)
+	require.Greater(t, len(names), 20)
+	for _, name := range names {
+		require.True(t, known[name[1]], "%s is no metric, event or reason", name[1])
+	}
+}
+
+var (
+	metricName = regexp.MustCompile(`curfew_[a-z_]+`)
+	constants  = regexp.MustCompile(`(?m)^\t\w+ +(?:EventType|Reason) += "(\w+)"`)
+	quotedName = regexp.MustCompile("`([a-z_]{6,})`")
+)
 
 // TestNoTestSkips keeps tests from skipping silently: what a test needs is
 // there, or it fails.

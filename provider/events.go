@@ -36,19 +36,20 @@ const (
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
-// An Event is something that happened. It holds no token, code or cookie.
+// An Event is something that happened. It holds no token, code or cookie. What is
+// not known, or does not apply, is zero.
 type Event struct {
 	Type    EventType
-	At      time.Time
+	At      time.Time // when it was noticed
 	Subject store.Subject
-	SID     string
-	Client  string
+	SID     string // of the session
+	Client  string // client_id
 	Kind    policy.Kind
 	Reason  policy.Reason // of an end or a refusal
 	By      string        // who ended it; empty: the policy
-	Used    int           // of a cap that refused
-	Max     int
-	Err     error
+	Used    int           // of a cap that refused, or asked
+	Max     int           // the same
+	Err     error         // what failed
 }
 
 // Audit returns a [Config.Events] function that logs each event as one record:

@@ -29,7 +29,8 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// Config configures [New]. Store and Keys are required.
+// Config configures [New]. Store and Keys are required. A duration or a number
+// below zero is an error, but for SettingsMaxAge.
 type Config struct {
 	// Store keeps the sessions. Processes that share it share the caps.
 	Store store.Store
@@ -51,9 +52,10 @@ type Config struct {
 	// answered with 503. Nil: every user belongs to the account "default".
 	Membership func(ctx context.Context, subject store.Subject) ([]policy.Membership, error)
 
-	// Kind decides what kind of session a login makes. Nil: a device grant
-	// or a native client makes a CLI session, a token exchange of a foreign
-	// subject an automation session, everything else a browser session.
+	// Kind decides what kind of session a login makes. Nil, as [DefaultKind]: a
+	// device grant or a native client makes a CLI session, a token exchange of a
+	// foreign subject or a JWT profile grant an automation session, everything
+	// else a browser session.
 	Kind func(ctx context.Context, login Login) policy.Kind
 
 	// SSOSession returns the provider's own ID of the browser session that a
@@ -112,8 +114,9 @@ type Config struct {
 	Events func(ctx context.Context, e Event)
 
 	// CodeLifetime is how long a login whose code was not redeemed holds its
-	// slot, and how long the code may be redeemed. Zero means 60 s, the most
-	// that FAPI 2.0 section 5.3.2.1 allows.
+	// slot, and how long the code may be redeemed, at most 10 minutes (RFC 6749
+	// section 4.1.2). Zero means 60 s, the most that FAPI 2.0 section 5.3.2.1
+	// allows.
 	CodeLifetime time.Duration
 
 	// Grace is how long after a rotation the previous refresh token gets the

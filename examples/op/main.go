@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 	if c.needsState {
 		if err := os.MkdirAll(c.state, 0o700); err != nil {
-			return err
+			return &usageError{"store", fmt.Errorf("the folder that it and -keys are in by default cannot be made: %w", err)}
 		}
 	}
 	db, err := openDatabase(ctx, c.store)
@@ -319,7 +319,7 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 		Handler:           guarded,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      30 * time.Second, // a refresh that lost a race waits for up to 2 s, twice
+		WriteTimeout:      30 * time.Second, // ten times the hook's StoreTimeout: a refresh that waits for others takes several
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
