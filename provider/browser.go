@@ -502,10 +502,10 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	if !bound {
 		return nil
 	}
-	if refused := b.refuses(a.login); refused != nil {
-		return refused
-	}
 	a.silent, a.prompted = b.Silent, !b.Silent
+	if refused := b.refuses(a.login); refused != nil {
+		return h.notAsAsked(ctx, a, refused)
+	}
 	if native && !a.silent {
 		return nil // each of its logins is its own
 	}
@@ -538,7 +538,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 			}
 			a.joins = s.ID
 		case s.End.Reason != policy.ReasonAbandoned && !a.login.AuthTime.IsZero() && !a.login.AuthTime.After(s.End.At):
-			return &refusedError{reason: s.End.Reason, text: endedText(&s), over: true}
+			return h.notAsAsked(ctx, a, &refusedError{reason: s.End.Reason, text: endedText(&s), over: true})
 		}
 	}
 	// The name of the session is that of the oldest login that this browser has
@@ -572,6 +572,19 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		return h.alias(ctx, a, &s, a.sid(0))
 	}
 	return nil
+}
+
+// notAsAsked tells of the refusal of a login that the user was there for: the
+// provider's page took one that is remembered, or of somebody else. Without the user
+// the refusal is the ordinary answer to an application that only asks.
+func (h *Hook) notAsAsked(ctx context.Context, a *admission, refused *refusedError) error {
+	if !a.silent {
+		h.event(ctx, Event{
+			Type: EventNotAsAsked, Subject: a.login.Subject, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login),
+			Reason: refused.reason, Err: refused,
+		})
+	}
+	return refused
 }
 
 // notSignedIn refuses an answer without the user where the browser has no live

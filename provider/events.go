@@ -17,6 +17,7 @@ const (
 	EventStarted         EventType = "session_started"
 	EventRefused         EventType = "login_refused"            // by the policy
 	EventAsked           EventType = "login_asked"              // at the cap the user was asked which session to end
+	EventNotAsAsked      EventType = "login_not_as_asked"       // a user signed in, but not as prompt, max_age or id_token_hint of the application demand, or not since their last session ended
 	EventEnded           EventType = "session_ended"            // with its reason
 	EventRefreshRefused  EventType = "refresh_refused"          // with its reason: the session is over, or not known
 	EventReplay          EventType = "refresh_replay"           // a spent refresh token was presented

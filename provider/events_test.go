@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/url"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -58,6 +60,54 @@ func TestARefusedRefreshIsAnEvent(t *testing.T) {
 		require.Equal(t, optest.Web, refused[i].Client)
 	}
 	require.Empty(t, s.seen(provider.EventRefused), "which is of logins")
+}
+
+// Whoever signs in, but not as the application asked, is told of: by whom, where, and
+// what was missing. An answer without the user is the ordinary one, and no event.
+func TestALoginThatIsNotAsAskedIsAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := optest.NewStorage()
+		storage.SSO = true
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+			inMemory(nil, o)
+			o.Storage, o.Wrap = storage, optest.Complaisant
+		})
+		b := s.Browser()
+		alice := s.loginIn(t, b, optest.Web, "alice", nil)
+		bob := s.loginIn(t, s.Browser(), optest.Web, "bob", nil)
+		time.Sleep(10 * time.Minute)
+		n := 0
+		refused := func(extra url.Values, reason policy.Reason, because string) {
+			t.Helper()
+			v := b.Authorize(optest.Web2, extra)
+			require.Equal(t, "login_required", v.Error())
+			events := s.seen(provider.EventNotAsAsked)
+			if because == "" {
+				require.Len(t, events, n, v.Description())
+				return
+			}
+			n++
+			require.Len(t, events, n)
+			e := events[n-1]
+			require.Equal(t, s.subject("alice"), e.Subject)
+			require.Equal(t, optest.Web2, e.Client)
+			require.Equal(t, policy.Browser, e.Kind)
+			require.Equal(t, reason, e.Reason)
+			require.ErrorContains(t, e.Err, because)
+		}
+		refused(url.Values{"max_age": {"599"}}, "", "max_age")
+		refused(url.Values{"prompt": {"login"}}, "", "prompt")
+		refused(url.Values{"id_token_hint": {bob.IDToken()}}, "", "another user")
+		refused(url.Values{"max_age": {"599"}, "prompt": {"none"}}, "", "")
+		refused(url.Values{"id_token_hint": {bob.IDToken()}, "prompt": {"none"}}, "", "")
+		require.NotEmpty(t, b.Authorize(optest.Web2, url.Values{"max_age": {"600"}}).Code())
+
+		require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Web, alice), policy.ReasonEndedByAdmin, "root"))
+		refused(url.Values{}, policy.ReasonEndedByAdmin, "ended_by_admin: ")
+		refused(url.Values{"prompt": {"none"}}, "", "")
+		require.Len(t, s.seen(provider.EventNotAsAsked), n)
+		require.Empty(t, s.seen(provider.EventRefused), "which is of the policy")
+	})
 }
 
 func TestTee(t *testing.T) {

@@ -24,6 +24,7 @@
 //	curfew_admissions_total                 counter    kind                sessions that began
 //	curfew_refusals_total                   counter    reason              logins that the policy refused
 //	curfew_asked_total                      counter                        times the page at the cap was shown
+//	curfew_not_as_asked_total               counter                        logins refused as they were not what the application asked for
 //	curfew_ends_total                       counter    reason              sessions that ended
 //	curfew_refresh_refusals_total           counter    reason              refreshes refused because the session is over or not known
 //	curfew_refresh_replays_total            counter                        spent refresh tokens that were presented
@@ -116,7 +117,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
-	asked, pages                                    prometheus.Counter
+	asked, notAsAsked, pages                        prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
 	sessions, sweepLag                              *prometheus.Desc
@@ -155,6 +156,7 @@ func New(cfg Config) *Metrics {
 	m.admissions = m.vector("curfew_admissions_total", "Sessions that began.", "kind", kinds)
 	m.refusals = m.vector("curfew_refusals_total", "Logins that the policy refused.", "reason", reasons)
 	m.asked = m.counter("curfew_asked_total", "Times the page at the cap was shown, to pick a session to end.")
+	m.notAsAsked = m.counter("curfew_not_as_asked_total", "Logins that were refused as they were not what the application asked for.")
 	m.ends = m.vector("curfew_ends_total", "Sessions that ended.", "reason", reasons)
 
 	m.refreshRefusals = m.vector("curfew_refresh_refusals_total", "Refreshes refused because the session is over or not known.", "reason", reasons)
@@ -255,6 +257,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.refusals.inc(string(e.Reason))
 	case provider.EventAsked:
 		m.asked.Inc()
+	case provider.EventNotAsAsked:
+		m.notAsAsked.Inc()
 	case provider.EventEnded:
 		m.ends.inc(string(e.Reason))
 	case provider.EventRefreshRefused:

@@ -103,6 +103,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventStarted:         `curfew_admissions_total{kind="cli"}`,
 		provider.EventRefused:         `curfew_refusals_total{reason="concurrency"}`,
 		provider.EventAsked:           `curfew_asked_total`,
+		provider.EventNotAsAsked:      `curfew_not_as_asked_total`,
 		provider.EventPageFailed:      `curfew_page_failures_total`,
 		provider.EventEnded:           `curfew_ends_total{reason="concurrency"}`,
 		provider.EventRefreshRefused:  `curfew_refresh_refusals_total{reason="concurrency"}`,
