@@ -136,6 +136,37 @@ func TestSessionJSONTimes(t *testing.T) {
 	require.True(t, back.Due.IsZero())
 }
 
+// The years 0 to 9999 are those in UTC, wherever the clock is: the first and the last
+// moment of them come back, and none before and after them is written or read.
+func TestSessionJSONYears(t *testing.T) {
+	east, west := time.FixedZone("", 14*3600), time.FixedZone("", -12*3600)
+	first, last := time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	for _, zone := range []*time.Location{time.UTC, east, west} {
+		for _, at := range []time.Time{first, first.Add(1), last, last.Add(-1)} {
+			s := store.Session{Started: at.In(zone)}
+			data, err := s.MarshalJSON()
+			require.NoError(t, err)
+			var back store.Session
+			require.NoError(t, back.UnmarshalJSON(data), "%s", data)
+			require.Equal(t, at, back.Started)
+		}
+		for _, at := range []time.Time{first.Add(-1), last.Add(1), time.Unix(math.MaxInt64, 0), time.Unix(math.MinInt64, 0)} {
+			s := store.Session{Started: at.In(zone)}
+			_, err := s.MarshalJSON()
+			require.ErrorContains(t, err, "started: is outside of the years 0 to 9999")
+		}
+	}
+	for text, good := range map[string]bool{
+		"0000-01-01T00:00:00Z": true, "0000-01-01T14:00:00+14:00": true, "0000-01-01T13:59:59.999999999+14:00": false,
+		"9999-12-31T23:59:59.999999999Z": true, "9999-12-31T11:59:59.999999999-12:00": true, "9999-12-31T12:00:00-12:00": false,
+		"-001-01-01T00:00:00Z": false, "10000-01-01T00:00:00Z": false, "+9999-01-01T00:00:00Z": false,
+	} {
+		var s store.Session
+		err := s.UnmarshalJSON([]byte(`{"v":1,"started":"` + text + `"}`))
+		require.Equal(t, good, err == nil, "%s: %v", text, err)
+	}
+}
+
 func TestSessionJSONRefusesToWrite(t *testing.T) {
 	for name, s := range map[string]store.Session{
 		"newer format":         {Format: store.Format + 1},
@@ -158,10 +189,14 @@ func TestSessionJSONRefusesToWrite(t *testing.T) {
 			err = s.Validate()
 			require.Error(t, err)
 			require.NotContains(t, err.Error(), "bucket")
+			_, same := s.AppendDocument(nil)
+			require.EqualError(t, same, err.Error())
 		})
 	}
 	s := store.Session{}
 	require.ErrorContains(t, s.Validate(), "no ID")
+	_, err := s.AppendDocument(nil)
+	require.ErrorContains(t, err, "no ID")
 }
 
 func TestIDsBeginWithTheBucket(t *testing.T) {
@@ -177,6 +212,8 @@ func TestIDsBeginWithTheBucket(t *testing.T) {
 		for _, id := range []string{bucket[:1], "." + bucket, strings.ToUpper(bucket) + "x", "x"} {
 			s := store.Session{ID: id, Subject: subject}
 			require.EqualError(t, s.Validate(), fmt.Sprintf("the ID of the session is %q and does not begin with %q, the bucket of its subject", id, bucket))
+			_, err := s.AppendDocument(nil)
+			require.EqualError(t, err, s.Validate().Error())
 		}
 	}
 }

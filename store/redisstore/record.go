@@ -85,11 +85,11 @@ func headSize(b string) (int, error) {
 	if len(b) < fixedHead {
 		return 0, errRecord
 	}
-	n := fixedHead + int(binary.BigEndian.Uint32([]byte(b[fixedHead-4:fixedHead])))
-	if n > len(b) {
+	n := binary.BigEndian.Uint32([]byte(b[fixedHead-4 : fixedHead]))
+	if uint64(n) > uint64(len(b)-fixedHead) {
 		return 0, errRecord
 	}
-	return n, nil
+	return fixedHead + int(n), nil
 }
 
 func headRevision(b string) int64 { return int64(binary.BigEndian.Uint64([]byte(b[:revisionSize]))) }
@@ -108,6 +108,9 @@ func parseHead(b string) (head, error) {
 		}
 		h.terms = append(h.terms, string(rest[used:used+int(size)]))
 		rest = rest[used+int(size):]
+	}
+	if len(h.terms) == 0 { // every session has a subject
+		return head{}, errRecord
 	}
 	return h, nil
 }

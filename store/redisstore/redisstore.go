@@ -313,7 +313,7 @@ func (s *Store) update(ctx context.Context, session store.Session) error {
 			return fmt.Errorf("session %q: %w", r.id, err)
 		case h.revision != session.Revision:
 			return conflict(r.id, h.revision, session.Revision)
-		case len(h.terms) == 0 || h.terms[0] != r.terms[0]:
+		case h.terms[0] != r.terms[0]:
 			return fmt.Errorf("session %q is of another subject", r.id)
 		case h.ended && !r.ended:
 			return fmt.Errorf("session %q has ended and cannot be brought back", r.id)

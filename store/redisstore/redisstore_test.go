@@ -2,6 +2,7 @@ package redisstore_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -59,4 +60,39 @@ func session(name, subject string) store.Session {
 	s.Subject.ID = subject
 	s.ID = store.Bucket(s.Subject) + "." + name
 	return s
+}
+
+// A damaged record is an error of whoever comes upon it, and no more.
+func TestDamagedRecordsInTheServer(t *testing.T) {
+	ctx := t.Context()
+	client := single(t)
+	s := newStore(t, client)
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 1))
+	one.Revision = 1
+	key := "curfew:{" + one.ID[:2] + "}:s:" + one.ID
+	whole, err := client.Get(ctx, key).Result()
+	require.NoError(t, err)
+	damaged := map[string]string{"no terms": whole[:25] + "\x00\x00\x00\x00" + whole[29:], "endless terms": whole[:25] + "\xff\xff\xff\xff" + whole[29:],
+		"no document": whole[:len(whole)/2], "no session": "x"}
+	for n := 1; n < 40; n++ {
+		damaged[fmt.Sprint(n, " bytes")] = whole[:n]
+	}
+	for name, record := range damaged {
+		require.NoError(t, client.Set(ctx, key, record, 0).Err())
+		_, err := s.Get(ctx, one.ID)
+		require.Error(t, err, name)
+		require.NotErrorIs(t, err, store.ErrNotFound, name)
+		_, _, err = s.List(ctx, store.Filter{}, "", 10)
+		require.Error(t, err, name)
+		require.Error(t, s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return nil, nil }), name)
+		if name != "no document" {
+			require.Error(t, s.Delete(ctx, one.ID, 1), name)
+			next := one
+			next.Client = "another"
+			_, err = s.Update(ctx, next)
+			require.Error(t, err, name)
+		}
+		require.Equal(t, record, client.Get(ctx, key).Val(), name)
+	}
 }

@@ -432,19 +432,47 @@ func TestEveryConnectionIsDurable(t *testing.T) {
 			one.Revision, err = s.Update(t.Context(), one)
 			require.NoError(t, err)
 			durable("update")
-			makeAllForgetful(t, db, 8-1-i)
+			makeAllForgetful(t, db, 8-1-i, []string{"OFF", "NORMAL"}[one.Revision%2])
 		}
 	}
 }
 
-// makeAllForgetful sets synchronous=OFF on as many connections as the pool has
+// A table of the pragma's name does not make a connection that does not wait for the
+// disk look like one that does.
+func TestNoTableIsTakenForThePragma(t *testing.T) {
+	d, name := newDisk()
+	db := openDB(t, filepath.Join(t.TempDir(), "s.db"), "vfs="+name+"&_pragma=busy_timeout(1000)")
+	db.SetMaxOpenConns(1)
+	s := newStore(t, db)
+	one := session("a", "alice")
+	require.NoError(t, s.Create(t.Context(), one, 100))
+	one.Revision = 1
+	for _, table := range []string{"TEMP TABLE", "TABLE"} {
+		_, err := db.Exec(`PRAGMA synchronous = OFF; CREATE ` + table + ` pragma_synchronous (synchronous); INSERT INTO pragma_synchronous VALUES (2); PRAGMA wal_checkpoint(TRUNCATE)`)
+		require.NoError(t, err)
+		_, err = s.Update(t.Context(), one)
+		require.ErrorContains(t, err, "pragma_synchronous")
+		got, err := s.Get(t.Context(), one.ID)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, got.Revision)
+		_, err = db.Exec(`DROP TABLE pragma_synchronous`)
+		require.NoError(t, err)
+	}
+	one.Revision, _ = s.Update(t.Context(), one)
+	require.EqualValues(t, 2, one.Revision)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	require.Zero(t, len(d.files["s.db-wal"].pending))
+}
+
+// makeAllForgetful sets a level of synchronous on as many connections as the pool has
 // that are not in use.
-func makeAllForgetful(t *testing.T, db *sql.DB, n int) {
+func makeAllForgetful(t *testing.T, db *sql.DB, n int, level string) {
 	for range n {
 		conn, err := db.Conn(t.Context())
 		require.NoError(t, err)
 		defer conn.Close()
-		_, err = conn.ExecContext(t.Context(), `PRAGMA synchronous = OFF`)
+		_, err = conn.ExecContext(t.Context(), `PRAGMA synchronous = `+level)
 		require.NoError(t, err)
 	}
 }

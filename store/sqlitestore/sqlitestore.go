@@ -26,9 +26,11 @@
 // tells the truth about what it has written, the loss of power. For this, [New]
 // sets the journal mode to WAL, which stays in the file, and each write sets
 // synchronous=FULL, which belongs to the connection, on the connection that it
-// uses, or finds that it is set. Whatever the data source name says, it is not less. A copy of the file
-// alone is not a backup: use the backup API, VACUUM INTO, or copy the file with
-// its "-wal" while nothing runs.
+// uses, or finds that it is set. Whatever the data source name says, it is not less.
+// Begin your own transactions with BeginTx: a connection on which somebody executed
+// BEGIN as a statement, and which is back in the pool, takes the store's updates into
+// that transaction. A copy of the file alone is not a backup: use the backup API,
+// VACUUM INTO, or copy the file with its "-wal" while nothing runs.
 //
 // When the disk is full writes fail with an error, reads go on, and writes
 // succeed again when there is room.
@@ -91,9 +93,10 @@ const (
 
 	// A refresh: nothing changes that the session is found by. It is a transaction
 	// by itself, so it changes nothing if its connection does not wait for the disk.
+	// The pragma has its argument so that no table can go by its name.
 	updateSQL = `UPDATE curfew_sessions SET revision = revision + 1, due = ?7, claimed = 0, document = ?8
 		WHERE id = ?1 AND revision = ?2 AND issuer = ?3 AND subject = ?4 AND ended = ?5 AND terms = ?6
-		AND (SELECT synchronous FROM pragma_synchronous) >= 2`
+		AND (SELECT synchronous FROM pragma_synchronous('main')) >= 2`
 
 	stateSQL   = `SELECT revision, issuer, subject, ended, terms FROM curfew_sessions WHERE id = ?1`
 	rewriteSQL = `UPDATE curfew_sessions SET revision = revision + 1, ended = ?2, terms = ?3, due = ?4, claimed = 0, document = ?5 WHERE id = ?1`

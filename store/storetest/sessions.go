@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -94,9 +95,21 @@ func invalid() []store.Session {
 	badClient.Grants[0].Client = "\xfe"
 	newer := session("a", alice)
 	newer.Format = store.Format + 1
-	tooLate := session("a", alice)
-	tooLate.Due = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
-	return []store.Session{noID, noBucket, otherBucket, otherSubject, badID, badSubject, badAccount, badClient, newer, tooLate}
+	known := session("a", alice)
+	known.Grants[0].Unknown = map[string]json.RawMessage{"id": json.RawMessage(`"another"`)}
+	notJSON := session("a", alice)
+	notJSON.Unknown = map[string]json.RawMessage{"x": json.RawMessage(`1}`)}
+	list := []store.Session{noID, noBucket, otherBucket, otherSubject, badID, badSubject, badAccount, badClient, newer, known, notJSON}
+	for _, t := range []time.Time{
+		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 30, 0, 0, time.FixedZone("", -3600)),
+		time.Date(-1, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(0, 1, 1, 0, 30, 0, 0, time.FixedZone("", 3600)),
+		time.Unix(1<<62, 0), time.Unix(-1<<62, 0),
+	} {
+		due, rotated := session("a", alice), session("a", alice)
+		due.Due, rotated.Grants[0].Rotated = t, t
+		list = append(list, due, rotated)
+	}
+	return list
 }
 
 var updateTests = []contractTest{
