@@ -103,7 +103,16 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		state.session, state.ruling, state.authenticated = s, r, s.Authenticated
 	}
 	req.exchange = state
-	req.belong(x.h, state.session, state.ruling, policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated})
+	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
+	req.belong(x.h, state.session, state.ruling, use)
+	// Here, since nobody asks again before an ID token is made.
+	err = x.usable(&state.session, state.ruling, x.h.now(), use)
+	if err == nil {
+		err = x.roomForToken(req, x.skew(req))
+	}
+	if err != nil {
+		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+	}
 	return nil
 }
 
@@ -177,10 +186,11 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 	if !sealed {
 		return presentedToken{token: token}, nil
 	}
+	authenticated := s.Grant(t.Grant).Authenticated // which may be dropped meanwhile
 	if s, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
 		return presentedToken{}, err
 	}
-	return presentedToken{t.ID, s, r, s.Grant(t.Grant).Authenticated}, nil
+	return presentedToken{t.ID, s, r, authenticated}, nil
 }
 
 // exchangedRefreshToken looks a refresh token up that is exchanged for others:

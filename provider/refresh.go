@@ -496,7 +496,8 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 		h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
 	}
 	req.belong(h, st.session, st.ruling, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
-	if err := c.roomForToken(req, c.skew(req)); err != nil {
+	skew := c.skew(req)
+	if err := c.roomForToken(req, skew); err != nil {
 		return answer{}, err
 	}
 	h.sessionEvent(ctx, EventRepeat, &st.session, g.Client)
@@ -507,6 +508,8 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 		// is over all the same: its end is sealed in.
 		a.Expires = now.Add(time.Second)
 	}
+	// op writes it into a JWT once more, and the limits may be shorter by now.
+	a.Expires = c.bound(req, now, a.Expires, skew)
 	return a, nil
 }
 

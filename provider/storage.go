@@ -140,16 +140,16 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 	return c.Storage.SaveAuthCode(ctx, id, code)
 }
 
-// admitLogin gives the login of an auth request its session. A code only
-// reserves it.
+// admitLogin gives the login of an auth request its session. Where tokens follow
+// it is only reserved: by a code, or because the storage may yet fail.
 func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
 	req.asking = nil
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
 	a := c.loginAdmission(ctx, ar, client)
-	a.reserve = ar.GetResponseType() == oidc.ResponseTypeCode
 	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
+	a.reserve = !a.idToken
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
 		return err
 	}
@@ -171,8 +171,18 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		c.h.keep(ctx, req, &s, a.browser)
 	}
 	req.finished, req.admitted = ar, true
-	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: s.Authenticated})
+	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: restsOn(a.login.AuthTime, &s)})
 	return c.roomForToken(req, client.ClockSkew())
+}
+
+// restsOn returns the authentication that the tokens of a login rest on: its own,
+// if that is older than the session's.
+func restsOn(authTime time.Time, s *store.Session) time.Time {
+	authTime = authTime.UTC().Truncate(time.Microsecond)
+	if authTime.IsZero() || authTime.After(s.Authenticated) {
+		return s.Authenticated
+	}
+	return authTime
 }
 
 func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.Client) admission {
@@ -400,12 +410,21 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 	if !t.Expires.IsZero() && c.h.now().After(t.Expires.Add(c.h.cfg.CodeLifetime)) {
 		// op takes a device code that was approved for ever. Its session may
 		// have ended and be forgotten: no other one is made of it.
-		if _, err := c.h.get(ctx, sid(0)); errors.Is(err, store.ErrNotFound) {
+		if first, err := c.h.get(ctx, sid(0)); errors.Is(err, store.ErrNotFound) || err == nil && c.h.cameToNothing(&first) {
 			return store.Session{}, ruling{}, oidc.ErrExpiredDeviceCode()
 		}
 	}
-	s, r, err := c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), sid: sid})
+	s, r, err := c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), reserve: true, sid: sid})
 	return s, r, c.h.withSessionsURL(err)
+}
+
+// cameToNothing reports whether a session was only ever reserved, and none by its
+// name came after it.
+func (h *Hook) cameToNothing(s *store.Session) bool {
+	if s.End != nil {
+		return s.End.Reason == policy.ReasonAbandoned && s.End.Latest == ""
+	}
+	return !s.ReservedUntil.IsZero() && !h.now().Before(s.ReservedUntil)
 }
 
 // A storageError is an error of the embedded storage. It is passed on as it
@@ -432,10 +451,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	h := c.h
 	now := h.now()
 	name := h.clientName(ctx, i.client)
-	i.authenticated = i.authenticated.UTC().Truncate(time.Microsecond)
-	if i.authenticated.IsZero() || i.authenticated.After(s.Authenticated) {
-		i.authenticated = s.Authenticated
-	}
+	i.authenticated = restsOn(i.authenticated, &s)
 	use := policy.Use{Client: i.client, Authenticated: i.authenticated}
 	if err := c.usable(&s, r, now, use); err != nil {
 		return "", "", time.Time{}, err

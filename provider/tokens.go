@@ -281,7 +281,11 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 		}
 		g.Revoked, g.Repeat = h.now(), nil
 		if s.Kind != policy.Browser && !slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Revoked.IsZero() && g.NonceHash != nil }) {
-			h.finish(s, r, g.Revoked, policy.ReasonRevoked, "")
+			at, reason := g.Revoked, policy.ReasonRevoked
+			if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
+				at, reason = d.At, d.Reason // it was over before
+			}
+			h.finish(s, r, at, reason, "")
 			ended = true
 		}
 		return nil

@@ -1,0 +1,201 @@
+package provider_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// expiry is the "exp" of a JWT, as who verifies it offline sees it.
+func expiry(t testing.TB, jwt string) time.Time {
+	t.Helper()
+	parts := strings.Split(jwt, ".")
+	require.Len(t, parts, 3)
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	require.NoError(t, err)
+	var claims struct {
+		Expires int64 `json:"exp"`
+	}
+	require.NoError(t, json.Unmarshal(payload, &claims))
+	return time.Unix(claims.Expires, 0)
+}
+
+// Rules 5 and 10: an answer that is given again under a shorter limit is bound by
+// that, whatever it was the first time.
+func TestARepeatedAnswerKeepsToTheLimitsOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 0, 0, 0), inMemory)
+		first := s.Login(optest.JWT, "alice")
+		end := time.Now().Add(time.Hour)
+		time.Sleep(time.Hour - time.Minute)
+		r := ok(t, s.Refresh(optest.JWT, first.RefreshToken()))
+		require.True(t, expiry(t, r.AccessToken()).After(end))
+		s.set(limits(time.Hour, 0, 0, 0))
+		again := ok(t, s.Refresh(optest.JWT, first.RefreshToken()))
+		require.Equal(t, r.RefreshToken(), again.RefreshToken())
+		require.False(t, expiry(t, again.AccessToken()).After(end), "it outlives its session")
+		expiresIn, _ := again.Number("expires_in")
+		require.LessOrEqual(t, expiresIn, time.Until(end).Seconds())
+	})
+}
+
+// Rule 5: an ID token that is exchanged for is the client's that asks. Where its
+// own limits are over it is refused, as an access token is.
+func TestAnExchangeForAnIDTokenIsBoundByTheClientThatAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		account := limits(24*time.Hour, 0, 0, 0)
+		account.Clients = map[string]policy.Limits{optest.Exchange: {Active: policy.LimitTo(time.Hour)}}
+		s := start(t, account, inMemory)
+		r := s.Login(optest.Web, "admin")
+		time.Sleep(2 * time.Hour)
+		r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+		for _, want := range []string{optest.AccessTokenType, optest.IDTokenType} {
+			x := s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {want}})
+			require.Equal(t, "invalid_request", x.Error(), "%s: %s", want, x.Body)
+			require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(x.Description()), "%s: %s", want, x.Body)
+		}
+	})
+}
+
+// Rule 5: what rests on an older authentication keeps its end, an ID token that
+// comes from the authorization endpoint too.
+func TestAnIDTokenAloneRestsOnItsOwnAuthentication(t *testing.T) {
+	for name, asked := range map[string]time.Duration{"near the end": 3*time.Hour + 30*time.Minute, "after the end": 5 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, limits(4*time.Hour, 0, 0, 0), silentInMemory)
+				b := s.Browser()
+				began := time.Now()
+				s.loginIn(t, b, optest.Web, "alice", nil)
+				callback := s.atCallback(t, b, optest.Implicit, url.Values{"response_type": {"id_token"}})
+				time.Sleep(3 * time.Hour)
+				s.loginIn(t, b, optest.Web, "alice", url.Values{"prompt": {"login"}})
+				time.Sleep(time.Until(began.Add(asked)))
+				v := b.Get(callback)
+				if asked > 4*time.Hour {
+					require.Equal(t, "login_required", v.Error(), "%v", v.Params)
+					require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(v.Description()))
+					return
+				}
+				require.NotEmpty(t, v.Params.Get("id_token"), v.Description())
+				require.False(t, expiry(t, v.Params.Get("id_token")).After(began.Add(4*time.Hour)))
+			})
+		})
+	}
+}
+
+// atCallback makes an authorization request that the provider's sign-on answers,
+// and stops in front of the callback.
+func (s *setup) atCallback(t testing.TB, b *optest.Browser, client string, extra url.Values) string {
+	t.Helper()
+	address := s.AuthorizeURL(client, extra)
+	for !strings.Contains(address, "/callback?") {
+		resp, err := b.HTTP.Get(address)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		next, err := resp.Location()
+		require.NoError(t, err, "%d at %s", resp.StatusCode, address)
+		address = next.String()
+	}
+	return address
+}
+
+// Rule 9: a session that is over ended of that, whoever comes to sign out of it
+// next.
+func TestRevokingATokenOfASessionThatIsOverDoesNotHideWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemory)
+		r := ok(t, s.DeviceLogin(optest.Native, "alice"))
+		end := time.Now().Add(2 * time.Hour).UTC()
+		time.Sleep(3 * time.Hour)
+		require.Equal(t, http.StatusOK, s.Revoke(optest.Native, r.RefreshToken(), "").Status)
+		session, err := s.store.Get(t.Context(), s.sidOf(t, "alice"))
+		require.NoError(t, err)
+		require.NotNil(t, session.End)
+		require.Equal(t, policy.ReasonInactivity, session.End.Reason)
+		require.Equal(t, end, session.End.At)
+	})
+}
+
+// sidOf is the ID of the one session that a user ever had.
+func (s *setup) sidOf(t testing.TB, user string) string {
+	t.Helper()
+	page, _, err := s.store.List(t.Context(), store.Filter{Subject: s.subject(user)}, "", 10)
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	return page[0].ID
+}
+
+// failingToCreate is a storage that cannot make tokens as long as failing is true.
+func failingToCreate(failing *bool) func(*provider.Config, *optest.Config) {
+	return func(_ *provider.Config, o *optest.Config) {
+		o.InMemory = true
+		o.Wrap = func(s *optest.Storage) op.Storage {
+			return &optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
+				if *failing && strings.HasPrefix(method, "CreateAccess") {
+					return errors.New("out of order")
+				}
+				return nil
+			}}
+		}
+	}
+}
+
+// A login that got no token because the storage failed is none: it keeps nobody
+// out, once whoever asked has had time to ask again.
+func TestALoginLeavesNoSlotWithoutAToken(t *testing.T) {
+	for name, login := range map[string]func(s *setup) (token string){
+		"device": func(s *setup) string { return s.DeviceLogin(optest.Native, "alice").AccessToken() },
+		"implicit": func(s *setup) string {
+			return s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}}).Params.Get("access_token")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failing := true
+				s := start(t, limits(0, 0, 1, policy.Refuse), failingToCreate(&failing))
+				require.Empty(t, login(s))
+				failing = false
+				require.Empty(t, s.live(t, "alice"), "a slot without a token")
+				require.Empty(t, s.seen(provider.EventStarted))
+				time.Sleep(time.Minute)
+				require.NotEmpty(t, login(s))
+				require.Len(t, s.live(t, "alice"), 1)
+				require.Len(t, s.seen(provider.EventStarted), 1)
+			})
+		})
+	}
+}
+
+// op takes an approved device code for ever. One that got no token in its time is
+// late, as one that was never polled.
+func TestADeviceCodeThatGotNothingExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failing := true
+		s := start(t, limits(0, 0, 1, policy.Refuse), failingToCreate(&failing))
+		started := s.DeviceStart(optest.Native)
+		s.DeviceApprove(started, "alice")
+		require.Equal(t, "server_error", s.DevicePoll(optest.Native, started).Error())
+		failing = false
+		time.Sleep(time.Hour)
+		require.Equal(t, "expired_token", s.DevicePoll(optest.Native, started).Error())
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, "expired_token", s.DevicePoll(optest.Native, started).Error())
+		require.Empty(t, s.live(t, "alice"))
+	})
+}
