@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
@@ -198,4 +199,50 @@ func TestADeviceCodeThatGotNothingExpires(t *testing.T) {
 		require.Equal(t, "expired_token", s.DevicePoll(optest.Native, started).Error())
 		require.Empty(t, s.live(t, "alice"))
 	})
+}
+
+// Rule 4: a token is of the subject of its session. What op hands on is its word
+// alone: the AES-CFB that it still reads does not authenticate the subject in an
+// opaque token.
+func TestATokenIsOfTheSubjectOfItsSession(t *testing.T) {
+	s, d := startDirect(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	r := s.Login(optest.JWT, "alice")
+	claims := map[string]any{}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(r.AccessToken(), ".")[1])
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(payload, &claims))
+	id := claims["jti"].(string)
+	for who, want := range map[string]bool{"alice": true, "admin": false} {
+		var introspection, userinfo error
+		d.call = func(ctx context.Context, storage op.Storage) {
+			introspection = storage.SetIntrospectionFromToken(ctx, &oidc.IntrospectionResponse{}, id, optest.SubjectOf(who), optest.JWT)
+			userinfo = storage.SetUserinfoFromToken(ctx, &oidc.UserInfo{}, id, optest.SubjectOf(who), "")
+		}
+		s.do(t)
+		require.Equal(t, want, introspection == nil, "%s: %v", who, introspection)
+		require.Equal(t, want, userinfo == nil, "%s: %v", who, userinfo)
+	}
+}
+
+// The same with the cipher itself: alice's token becomes another user's by
+// flipping bits of its last block.
+func TestASubjectThatWasFlippedIsNobody(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Options = append(o.Options, op.WithCrypto(op.NewAESCrypto([32]byte{1})))
+	})
+	r := s.Login(optest.Exchange, "alice")
+	raw, err := base64.RawURLEncoding.DecodeString(r.AccessToken())
+	require.NoError(t, err)
+	is, want := optest.SubjectOf("alice"), optest.SubjectOf("admin")
+	require.Equal(t, len(is), len(want))
+	for i := range is {
+		raw[len(raw)-len(is)+i] ^= is[i] ^ want[i]
+	}
+	flipped := base64.RawURLEncoding.EncodeToString(raw)
+	ok(t, s.Userinfo(r.AccessToken()))
+	require.Equal(t, http.StatusUnauthorized, s.Userinfo(flipped).Status)
+	require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Exchange, flipped).JSON)
+	x := s.TokenExchange(optest.Exchange, flipped, optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
+	require.Equal(t, "invalid_request", x.Error(), "%s", x.Body)
+	require.Empty(t, s.live(t, "admin"))
 }

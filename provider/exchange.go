@@ -63,13 +63,13 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return noHandler()
 	}
 	f := &exchangeRequest{TokenExchangeRequest: tr}
-	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubjectTokenClaims())
+	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubject(), tr.GetExchangeSubjectTokenClaims())
 	if err != nil {
 		return x.answer(ctx, req, invalidToken(err, "subject_token"), oidc.ErrInvalidRequest())
 	}
 	f.subject = subject
 	if tr.GetExchangeActor() != "" {
-		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActorTokenClaims())
+		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActor(), tr.GetExchangeActorTokenClaims())
 		if err != nil {
 			return x.answer(ctx, req, invalidToken(err, "actor_token"), oidc.ErrInvalidRequest())
 		}
@@ -150,9 +150,9 @@ func invalidToken(err error, which string) error {
 	return &about
 }
 
-// exchanged looks a subject or actor token up. A token of no session comes back
-// as it is.
-func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token string, claims map[string]any) (presentedToken, error) {
+// exchanged looks a subject or actor token up, which is of the given user. A token
+// of no session comes back as it is.
+func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token, user string, claims map[string]any) (presentedToken, error) {
 	switch tokenType {
 	case oidc.RefreshTokenType:
 		return c.exchangedRefreshToken(ctx, req, token)
@@ -179,7 +179,7 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 		}
 		return presentedToken{token, s, r, authenticated}, nil
 	}
-	t, s, r, sealed, err := c.open(ctx, token)
+	t, s, r, sealed, err := c.open(ctx, token, user)
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}

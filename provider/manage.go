@@ -209,7 +209,7 @@ func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token strin
 		return AccessToken{}, err
 	}
 	c := &core{h: h}
-	t, s, r, sealed, err := c.open(ctx, id)
+	t, s, r, sealed, err := c.open(ctx, id, subject)
 	switch {
 	case errors.Is(err, errInactive):
 		return AccessToken{}, fmt.Errorf("%w: %w", ErrInvalidToken, err)
@@ -217,8 +217,6 @@ func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token strin
 		return AccessToken{}, err
 	case !sealed:
 		return AccessToken{ID: id, Subject: subject}, nil
-	case s.Subject.ID != subject:
-		return AccessToken{}, fmt.Errorf("%w: it is of another subject than its session", ErrInvalidToken)
 	}
 	if err := c.touch(ctx, s, r, t, policy.Introspection); err != nil {
 		return AccessToken{}, err

@@ -453,6 +453,9 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	name := h.clientName(ctx, i.client)
 	i.authenticated = restsOn(i.authenticated, &s)
 	use := policy.Use{Client: i.client, Authenticated: i.authenticated}
+	if i.request.GetSubject() != s.Subject.ID {
+		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the subject of a request changed after it was admitted")
+	}
 	if err := c.usable(&s, r, now, use); err != nil {
 		return "", "", time.Time{}, err
 	}

@@ -21,7 +21,11 @@ var errInactive = errors.New("the access token is not active")
 // open looks an access token's ID up: what was sealed, and the live session
 // that it belongs to. sealed is false for the ID of a token that has no
 // session: client credentials, or from before the installation.
-func (c *core) open(ctx context.Context, id string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
+//
+// subject is whose the token is, as op says. Only the ID is sealed: in an opaque
+// token that op has encrypted without authentication (op.NewAESCrypto) somebody
+// can put another subject beside it.
+func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
 	h := c.h
 	now := h.now()
 	t, err = h.ring.openAccess(id, now)
@@ -41,7 +45,7 @@ func (c *core) open(ctx context.Context, id string) (t accessToken, s store.Sess
 		return t, s, r, true, err
 	}
 	g := s.Grant(t.Grant)
-	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject.Issuer != op.IssuerFromContext(ctx) {
+	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject != subjectOf(ctx, subject) {
 		return t, s, r, true, errInactive
 	}
 	if r, err = h.rules(ctx, s.Subject, false); err != nil {
@@ -108,7 +112,7 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if req == nil {
 		return noHandler()
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID)
+	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
@@ -170,7 +174,7 @@ func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, to
 	if req == nil {
 		return noHandler()
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID)
+	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
