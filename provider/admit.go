@@ -43,9 +43,9 @@ type admission struct {
 	// (prompt=none), prompted that it did not. Neither: nobody knows.
 	silent, prompted bool
 
-	// apart returns the session's ID where it must not meet the other tabs of
-	// its browser, whose session is not counted as this login would be; nil: it
-	// meets nobody.
+	// apart returns the session's ID where a session by the first name is that of
+	// another tab of its browser, and not limited as this login would be; nil: the
+	// name is nobody else's.
 	apart func(n int) string
 
 	// named says that the provider's own session is the name.
@@ -138,6 +138,13 @@ func (a *admission) freed(s *store.Session) bool {
 		(s.End.Reason == policy.ReasonAbandoned || a.login.AuthTime.IsZero() || a.login.AuthTime.After(s.End.At))
 }
 
+// standingApart is a login that has a session of its own, and leaves the browser
+// its other one.
+func (a admission) standingApart() admission {
+	a.sid, a.apart, a.alias, a.browser = a.apart, nil, "", nil
+	return a
+}
+
 // admit gives a login its session: the one it has already, or a new one if the
 // policy lets it. It is the one choke point: every first token comes after it.
 // The error is a *refusedError, or one of the store.
@@ -149,15 +156,20 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	if a.joins != "" {
-		joined, err := h.join(ctx, a, r, a.joins)
-		if err == nil && joined.End == nil {
+		direct := a
+		if a.joins != a.own {
+			direct.apart = nil // whether it may was asked before
+		}
+		joined, err := h.join(ctx, direct, r, a.joins)
+		switch {
+		case err == nil && joined.End == nil:
 			h.enlist(ctx, joined.Accounts)
 			return joined, r, nil
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		case errors.Is(err, errApart):
+			a = a.standingApart()
+		case err != nil && !errors.Is(err, store.ErrNotFound):
 			return joined, r, err
-		}
-		if a.joins != a.own { // and is noted for the code
+		case a.joins != a.own: // and is noted for the code
 			return store.Session{}, r, lateCode()
 		}
 		// The session that it joined is no more, and it may have another one.
@@ -171,7 +183,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	for n := 0; ; {
 		got, err := h.createOrJoin(ctx, s, a, r, tooOld)
 		if errors.Is(err, errApart) {
-			a.sid, a.apart, a.browser, n = a.apart, nil, nil, 0
+			a, n = a.standingApart(), 0
 			s = h.newSession(ctx, req, a, r, a.sid(0))
 			continue
 		}
@@ -514,7 +526,8 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.Subject != a.login.Subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
-	if a.apart != nil && s.End == nil && !r.rules.MayJoin(s.Policy(), a.clientID()) {
+	decided := a.codeIn(&s) >= 0 || followed && id == a.own // before, that it joins it
+	if a.apart != nil && s.End == nil && !decided && !h.mayJoin(ctx, &a, r, &s) {
 		return store.Session{}, errApart
 	}
 	now := h.now()
@@ -580,8 +593,8 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 }
 
 // errApart says that a login must not join the session that another tab of its
-// browser began; see policy.Rules.MayJoin.
-var errApart = errors.New("the session is not counted as the login would be")
+// browser began; see Hook.mayJoin.
+var errApart = errors.New("the session is not limited as the login would be")
 
 // lateCode is the answer to a login whose code was not redeemed in its time.
 func lateCode() error {

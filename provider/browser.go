@@ -532,7 +532,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 			if err != nil {
 				return fmt.Errorf("settings: %w", err)
 			}
-			if !r.rules.MayJoin(s.Policy(), ar.GetClientID()) {
+			if !h.mayJoin(ctx, a, r, &s) {
 				a.browser = nil
 				return nil // a session of its own, which the caps count; the cookie stays the other one's
 			}
@@ -557,10 +557,8 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		alone := a.sid
 		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
 		if a.joins == "" {
-			a.apart = alone
 			a.alias = a.own // of what admission makes or finds
 			return nil
 		}
@@ -585,6 +583,13 @@ func (h *Hook) notAsAsked(ctx context.Context, a *admission, refused *refusedErr
 		})
 	}
 	return refused
+}
+
+// mayJoin reports whether a login may become part of a session: not if it would make
+// one of another kind, nor if a cap that counts it does not count the session. The
+// limits of a kind or client could else be got round by beginning with another one.
+func (h *Hook) mayJoin(ctx context.Context, a *admission, r ruling, s *store.Session) bool {
+	return h.cfg.Kind(ctx, a.login) == s.Kind && r.rules.MayJoin(s.Policy(), a.clientID())
 }
 
 // notSignedIn refuses an answer without the user where the browser has no live

@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -245,4 +247,76 @@ func TestASubjectThatWasFlippedIsNobody(t *testing.T) {
 	x := s.TokenExchange(optest.Exchange, flipped, optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
 	require.Equal(t, "invalid_request", x.Error(), "%s", x.Body)
 	require.Empty(t, s.live(t, "admin"))
+}
+
+// Rule 1, and the limits of a kind: where Config.Kind tells applications of one
+// browser apart, no login gets round the limits of its kind by joining a session of
+// another one.
+func TestALoginOfAnotherKindDoesNotJoin(t *testing.T) {
+	const kiosk = policy.CLI
+	account := limits(24*time.Hour, 2*time.Hour, 0, 0)
+	account.Kinds = map[policy.Kind]policy.Limits{kiosk: {Concurrent: policy.LimitTo(1), AtLimit: policy.Refuse, Inactivity: policy.LimitTo(15 * time.Minute)}}
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, account, func(p *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			p.Kind = func(_ context.Context, l provider.Login) policy.Kind {
+				if l.Client.GetID() == optest.Web2 {
+					return kiosk
+				}
+				return policy.Browser
+			}
+		})
+		first, second := s.Browser(), s.Browser()
+		free := s.loginIn(t, first, optest.Web, "alice", nil)
+		s.loginIn(t, second, optest.Web, "alice", nil)
+		r := s.loginIn(t, first, optest.Web2, "alice", nil)
+		require.NotEqual(t, s.sid(t, optest.Web, free), s.sid(t, optest.Web2, r))
+		v := second.Login(optest.Web2, "alice", nil)
+		require.Equal(t, "access_denied", v.Error(), "the cap of one is reached")
+		require.Contains(t, v.Description(), "used=1 max=1")
+		time.Sleep(time.Hour)
+		refusedFor(t, s.Refresh(optest.Web2, r.RefreshToken()), policy.ReasonInactivity)
+		ok(t, s.Refresh(optest.Web, free.RefreshToken()))
+
+	})
+}
+
+// Two tabs of one browser that arrive at once meet under the name of the older one,
+// whichever comes first and is redeemed first, unless the caps that count the one do
+// not count the other. No reload and no lost cookie is a way round that.
+func TestTabsDoNotMeetWhereACapTellsThemApart(t *testing.T) {
+	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
+	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
+	for name, c := range map[string]struct{ first, second string }{
+		"the older is free, and first":      {optest.Web, optest.Web2},
+		"the older is counted, and is last": {optest.Web2, optest.Web},
+	} {
+		for _, cookies := range []string{"of before", "all", "none"} {
+			t.Run(name+", cookies "+cookies, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					storage := optest.NewStorage()
+					s := start(t, account, func(_ *provider.Config, o *optest.Config) { o.InMemory, o.Storage = true, storage })
+					b := s.Browser()
+					callbacks := map[string]string{}
+					for _, client := range []string{c.first, c.second} {
+						callbacks[client] = s.finished(t, b, storage, client, "alice", nil)
+						time.Sleep(time.Second)
+					}
+					before := slices.Collect(maps.Values(s.cookies(b)))
+					web := b.Get(callbacks[optest.Web])
+					if cookies != "all" {
+						clearCookies(b)
+					}
+					if cookies == "of before" {
+						s.plant(b, before...)
+					}
+					web2 := b.Get(callbacks[optest.Web2])
+					web2 = b.Get(web2.Callback) // once more
+					require.NotEqual(t, s.sid(t, optest.Web, ok(t, s.Code(optest.Web, web))), s.sid(t, optest.Web2, ok(t, s.Code(optest.Web2, web2))))
+					require.Len(t, s.live(t, "alice"), 2)
+					require.Equal(t, "access_denied", s.Browser().Login(optest.Web2, "alice", nil).Error(), "the cap of one is reached")
+				})
+			})
+		}
+	}
 }

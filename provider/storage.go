@@ -201,7 +201,23 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 	}
 	a.sid = func(n int) string { return derivedSID(login.Subject, n, name...) }
 	a.own = derivedSID(login.Subject, 0, "auth", ar.GetID())
+	if !a.named && !c.h.cfg.NoBrowserSession { // other tabs may have named theirs by it
+		a.apart = func(n int) string { return derivedSID(login.Subject, n, "apart", ar.GetID()) }
+	}
 	return a
+}
+
+// standsApart reports whether the session that another tab has named by this login
+// is not the one that the login is in, but stands apart from.
+func (c *core) standsApart(ctx context.Context, a *admission, s *store.Session) (bool, error) {
+	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.clientID() && c.h.cfg.Kind(ctx, a.login) == s.Kind {
+		return false, nil
+	}
+	_, err := c.h.get(ctx, a.apart(0))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // loginSession finds the session that the callback admitted a login to. If no
@@ -226,6 +242,16 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			return store.Session{}, ruling{}, err
 		}
 		named, followed := s, s.Joined != ""
+		if !followed {
+			apart, err := c.standsApart(ctx, &a, &s)
+			if err != nil {
+				return store.Session{}, ruling{}, err
+			}
+			if apart {
+				a.sid, a.apart, n = a.apart, nil, 0
+				continue
+			}
+		}
 		if followed {
 			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
 				return store.Session{}, ruling{}, &refusedError{
