@@ -63,6 +63,9 @@ type admission struct {
 	// asks, and reports whether it can be offered here. Nil: it cannot.
 	ask func(s store.Session, d policy.Decision) bool
 
+	// client is who makes the login where there is no op.Client: a service.
+	client string
+
 	amr []string
 	acr string
 }
@@ -112,7 +115,7 @@ func (a *admission) enterClient(s *store.Session, now time.Time, max int) {
 	if !a.idToken {
 		return
 	}
-	id := accessGrantID(a.clientID(), s.Authenticated)
+	id := accessGrantID(a.clientID(), s.Authenticated, "")
 	if s.Grant(id) == nil {
 		putGrant(s, store.Grant{ID: id, Client: a.clientID(), Authenticated: s.Authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}, max)
 	}
@@ -613,7 +616,7 @@ func (a *admission) unheardOf(s *store.Session, since time.Time) bool {
 
 func (a *admission) clientID() string {
 	if a.login.Client == nil {
-		return ""
+		return a.client
 	}
 	return a.login.Client.GetID()
 }

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -320,4 +321,112 @@ func TestTabsDoNotMeetWhereACapTellsThemApart(t *testing.T) {
 			})
 		}
 	}
+}
+
+// withACR is a storage whose auth requests say how the user signed in: the first of
+// the acr_values that were asked for (OpenID Connect Core 1.0 section 3.1.2.1).
+type withACR struct {
+	*optest.Storage
+	asked *sync.Map // by auth request
+}
+
+type acrRequest struct {
+	*optest.AuthRequest
+	acr string
+}
+
+func (r acrRequest) GetACR() string { return r.acr }
+
+func (s withACR) CreateAuthRequest(ctx context.Context, req *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
+	made, err := s.Storage.CreateAuthRequest(ctx, req, userID)
+	if err == nil && len(req.ACRValues) > 0 {
+		s.asked.Store(made.GetID(), req.ACRValues[0])
+	}
+	return made, err
+}
+
+func (s withACR) wrap(r op.AuthRequest, err error) (op.AuthRequest, error) {
+	if own, is := r.(*optest.AuthRequest); is && err == nil {
+		acr, _ := s.asked.Load(own.GetID())
+		text, _ := acr.(string)
+		return acrRequest{own, text}, nil
+	}
+	return r, err
+}
+
+func (s withACR) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
+	return s.wrap(s.Storage.AuthRequestByID(ctx, id))
+}
+
+func (s withACR) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
+	return s.wrap(s.Storage.AuthRequestByCode(ctx, code))
+}
+
+func (s withACR) CreateAccessToken(ctx context.Context, r op.TokenRequest) (string, time.Time, error) {
+	if own, is := r.(acrRequest); is {
+		r = own.AuthRequest
+	}
+	return s.Storage.CreateAccessToken(ctx, r)
+}
+
+func (s withACR) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenRequest, current string) (string, string, time.Time, error) {
+	if own, is := r.(acrRequest); is {
+		r = own.AuthRequest
+	}
+	return s.Storage.CreateAccessAndRefreshTokens(ctx, r, current)
+}
+
+// RFC 9470 section 6.2: how the user signed in is a property of a token, not of the
+// session that it is in. Who steps up for one application has not for the tokens of
+// the others, and who then signs in the weaker way has not lost it for the first.
+func TestAStepUpIsOfTheTokensThatWereAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			silentInMemory(p, o)
+			o.Wrap = func(s *optest.Storage) op.Storage { return withACR{s, &sync.Map{}} }
+		})
+		b := s.Browser()
+		tokens := map[string]optest.Reply{}
+		logins := []struct{ client, acr string }{{optest.Web, "pwd"}, {optest.Exchange, "mfa"}, {optest.Web2, "pwd"}}
+		for _, l := range logins {
+			tokens[l.client] = s.loginIn(t, b, l.client, "admin", url.Values{"prompt": {"login"}, "acr_values": {l.acr}})
+			time.Sleep(time.Minute)
+		}
+		require.Len(t, s.live(t, "admin"), 1)
+		for _, l := range logins {
+			r := tokens[l.client]
+			require.Equal(t, l.acr, s.Introspect(l.client, r.AccessToken()).JSON["acr"], l.client)
+			r = ok(t, s.Refresh(l.client, r.RefreshToken()))
+			require.Equal(t, l.acr, s.Introspect(l.client, r.AccessToken()).JSON["acr"], "%s, refreshed", l.client)
+			require.Equal(t, l.acr, s.ParseIDToken(l.client, r.IDToken())["acr"], "%s, refreshed", l.client)
+		}
+		for _, subject := range []struct{ token, tokenType string }{
+			{tokens[optest.Exchange].AccessToken(), optest.AccessTokenType},
+			{tokens[optest.Exchange].IDToken(), optest.IDTokenType},
+		} {
+			x := ok(t, s.TokenExchange(optest.Exchange, subject.token, subject.tokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
+			require.Equal(t, "mfa", s.Introspect(optest.Exchange, x.AccessToken()).JSON["acr"], subject.tokenType)
+			x = ok(t, s.TokenExchange(optest.Exchange, subject.token, subject.tokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
+			require.Equal(t, "mfa", s.ParseIDToken(optest.Exchange, x.AccessToken())["acr"], subject.tokenType)
+		}
+	})
+}
+
+// A service that asks for tokens about a user is limited as the client that it is.
+func TestAnAssertionIsOfTheClientThatMadeIt(t *testing.T) {
+	assertion := &oidc.JWTTokenRequest{Issuer: optest.Service, Subject: optest.SubjectOf("alice"), Scopes: []string{"openid"}}
+	account := limits(24*time.Hour, 0, 1, policy.Refuse)
+	account.Clients = map[string]policy.Limits{optest.Service: {Concurrent: policy.Unlimited[int]()}}
+	s, d := startDirect(t, account, nil)
+	s.Login(optest.Web, "alice")
+	var err error
+	d.call = func(ctx context.Context, storage op.Storage) { _, _, err = storage.CreateAccessToken(ctx, assertion) }
+	s.do(t)
+	require.NoError(t, err, "its sessions are not counted")
+	for _, session := range s.live(t, "alice") {
+		if session.Kind == policy.Automation {
+			require.Equal(t, optest.Service, session.Client)
+		}
+	}
+	require.Len(t, s.live(t, "alice"), 2)
 }

@@ -20,6 +20,7 @@ type exchangeState struct {
 	session       store.Session
 	ruling        ruling
 	authenticated time.Time // the authentication that the subject token rests on
+	acr           string    // and how it was made
 }
 
 // An exchangeRequest shows the storage its own tokens and IDs instead of the
@@ -85,7 +86,7 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return nil
 	}
 
-	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated}
+	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated, acr: subject.acr}
 	if who := subjectOf(ctx, f.GetSubject()); who != subject.session.Subject {
 		client, err := x.clientOf(ctx, req, f.GetClientID())
 		if err != nil {
@@ -100,11 +101,12 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		state.session, state.ruling, state.authenticated = s, r, s.Authenticated
+		state.session, state.ruling, state.authenticated, state.acr = s, r, s.Authenticated, s.ACR
 	}
 	req.exchange = state
 	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
 	req.belong(x.h, state.session, state.ruling, use)
+	req.acr = state.acr
 	// Here, since nobody asks again before an ID token is made.
 	err = x.usable(&state.session, state.ruling, x.h.now(), use)
 	if err == nil {
@@ -122,6 +124,7 @@ type presentedToken struct {
 	session       store.Session
 	ruling        ruling
 	authenticated time.Time
+	acr           string
 }
 
 // unsealed returns the claims of a JWT access token with the storage's own ID in
@@ -177,7 +180,8 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 		if err := c.usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
 			return presentedToken{}, err
 		}
-		return presentedToken{token, s, r, authenticated}, nil
+		acr, _ := claims["acr"].(string)
+		return presentedToken{token, s, r, authenticated, acr}, nil
 	}
 	t, s, r, sealed, err := c.open(ctx, token, user)
 	if err != nil {
@@ -186,11 +190,12 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 	if !sealed {
 		return presentedToken{token: token}, nil
 	}
-	authenticated := s.Grant(t.Grant).Authenticated // which may be dropped meanwhile
-	if s, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
+	g := *s.Grant(t.Grant) // which may be dropped meanwhile
+	p := presentedToken{t.ID, s, r, g.Authenticated, acrOf(&s, &g)}
+	if p.session, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
 		return presentedToken{}, err
 	}
-	return presentedToken{t.ID, s, r, authenticated}, nil
+	return p, nil
 }
 
 // exchangedRefreshToken looks a refresh token up that is exchanged for others:
@@ -223,7 +228,7 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, token st
 			return presentedToken{}, err
 		}
 	}
-	return presentedToken{st.inner, st.session, st.ruling, g.Authenticated}, nil
+	return presentedToken{st.inner, st.session, st.ruling, g.Authenticated, acrOf(&st.session, g)}, nil
 }
 
 // unseen reports whether no token of the grant's current generation was seen yet.

@@ -55,6 +55,7 @@ type request struct {
 	session *store.Session
 	ruling  ruling
 	live    *usage
+	acr     string   // of what its tokens rest on
 	own     struct { // what they point to
 		session store.Session
 		usage   usage

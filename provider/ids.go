@@ -52,8 +52,12 @@ func grantID(parts ...string) string {
 
 // accessGrantID is the ID of the grant of a client that has no refresh token from
 // an authentication.
-func accessGrantID(client string, authenticated time.Time) string {
-	return grantID("client", client, strconv.FormatInt(authenticated.UnixMicro(), 10))
+func accessGrantID(client string, authenticated time.Time, acr string) string {
+	parts := []string{"client", client, strconv.FormatInt(authenticated.UnixMicro(), 10)}
+	if acr != "" {
+		parts = append(parts, acr)
+	}
+	return grantID(parts...)
 }
 
 // adoptedToken is the record of a refresh token from before the installation:

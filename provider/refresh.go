@@ -334,6 +334,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	after := st.session
 	h.slide(&after, st.ruling, g.Client, now, policy.Refresh)
 	req.belong(h, after, st.ruling, use)
+	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
 		return answer{}, err
@@ -496,6 +497,7 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 		h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
 	}
 	req.belong(h, st.session, st.ruling, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
+	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
 		return answer{}, err

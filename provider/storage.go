@@ -373,7 +373,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		} else {
 			s, r, err = c.loginSession(ctx, req, t)
 		}
-		i.authenticated = t.GetAuthTime()
+		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
 	case op.TokenExchangeRequest:
 		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
 		x := req.exchange
@@ -381,7 +381,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			return "", "", time.Time{}, oidc.ErrServerError().WithDescription("token exchange was not validated")
 		}
 		i.client, i.name, i.request = t.GetClientID(), []string{"exchange", newSID(x.session.Subject)}, x.forwarded
-		i.authenticated = x.authenticated
+		i.authenticated, i.acr = x.authenticated, x.acr
 		s, r = x.session, x.ruling
 	case *op.DeviceAuthorizationState:
 		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
@@ -394,7 +394,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		i.client, i.name = t.Issuer, []string{"jwt"}
 		login := Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()}
 		s, r, err = c.h.admit(ctx, req, admission{
-			login: login, renews: true, reserve: true,
+			login: login, client: t.Issuer, renews: true, reserve: true,
 			sid: func(n int) string { return derivedSID(login.Subject, n, "jwt", t.Issuer) },
 		})
 	default:
@@ -467,6 +467,20 @@ type issuance struct {
 	refresh       bool
 	scopes        []string
 	authenticated time.Time // the authentication that the grant rests on
+	acr           string    // and how it was made
+}
+
+// maxACR bounds how a user signed in where a grant keeps it, in bytes: an acr is a
+// URI or a registered name.
+const maxACR = 256
+
+// acrOf returns how the user signed in for a grant. The session's own is that of its
+// latest authentication, and says nothing of a grant that rests on an older one.
+func acrOf(s *store.Session, g *store.Grant) string {
+	if g.ACR == "" && !g.Authenticated.Before(s.Authenticated) {
+		return s.ACR
+	}
+	return g.ACR
 }
 
 // issue lets the storage create tokens, enters the grant in the session and
@@ -507,7 +521,10 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	// A new family starts above every generation that one by its name, since
 	// dropped, can have come to: an old token is never ahead of it.
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
-	g.ID = accessGrantID(i.client, i.authenticated)
+	if len(i.acr) <= maxACR {
+		g.ACR = i.acr
+	}
+	g.ID = accessGrantID(i.client, i.authenticated, g.ACR)
 	nonce := newNonce()
 	if i.refresh {
 		g.ID = grantID(i.name...)
@@ -548,6 +565,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	}
 
 	req.belong(h, s, r, use)
+	req.acr = acrOf(&s, &g)
 	expires = c.bound(req, h.now(), expires, skew)
 	access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 	if i.refresh {
@@ -714,7 +732,7 @@ func (c *core) sessionClaims(req *request, info *oidc.UserInfo, subject string, 
 	if end := req.live.window.End; !end.IsZero() {
 		info.AppendClaims("session_expiry", end.Unix())
 	}
-	if acr && req.session.ACR != "" {
-		info.AppendClaims("acr", req.session.ACR)
+	if acr && req.acr != "" {
+		info.AppendClaims("acr", req.acr)
 	}
 }

@@ -135,15 +135,17 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if own := oidc.FromTime(t.Expires); resp.Expiration == 0 || own < resp.Expiration {
 		resp.Expiration = own
 	}
-	if g := s.Grant(t.Grant); resp.AuthTime == 0 { // RFC 9470 section 6.2
+	g := s.Grant(t.Grant)
+	if resp.AuthTime == 0 { // RFC 9470 section 6.2
 		resp.AuthTime = oidc.FromTime(g.Authenticated)
 	}
 	// Spliced into the answer, as in a token response: with Claims op would
 	// write all members in another order. They go between members that op's own
 	// clients and tests have never seen as one text.
 	req.extra, req.extraAfter = appendMember(nil, "sid", s.ID), "exp"
-	if _, has := resp.Claims["acr"]; s.ACR != "" && !has {
-		req.extra = appendMember(req.extra, "acr", s.ACR) // RFC 9470 section 6.2
+	acr := acrOf(&s, g)
+	if _, has := resp.Claims["acr"]; acr != "" && !has {
+		req.extra = appendMember(req.extra, "acr", acr) // RFC 9470 section 6.2
 	}
 	return nil
 }

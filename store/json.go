@@ -53,7 +53,7 @@ func (s *Session) sizeHint() int {
 	n := 512 + len(s.ID) + len(s.Subject.Issuer) + len(s.Subject.ID) + len(s.UserAgent)
 	for i := range s.Grants {
 		g := &s.Grants[i]
-		n += 320 + len(g.Client) + (len(g.NonceHash)+len(g.FromHash)+len(g.Repeat)+len(g.Address))/3*4
+		n += 320 + len(g.Client) + len(g.ACR) + (len(g.NonceHash)+len(g.FromHash)+len(g.Repeat)+len(g.Address))/3*4
 	}
 	return n
 }
@@ -113,7 +113,7 @@ var (
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
 		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
 		"adopted", "joined", "grants", "end", "deliveries", "due"}
-	grantNames = []string{"id", "client", "authenticated", "generation", "nonce_hash",
+	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
 	codeNames     = []string{"hash", "until"}
 	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals"}
@@ -213,6 +213,7 @@ func (e *encoder) grant(g *Grant) {
 	e.quote("id", g.ID)
 	e.text("client", g.Client)
 	e.time("authenticated", g.Authenticated)
+	e.text("acr", g.ACR)
 	e.uint("generation", g.Generation)
 	e.base64("nonce_hash", g.NonceHash)
 	e.base64("from_hash", g.FromHash)
@@ -531,6 +532,8 @@ func (d *decoder) grant(g *Grant) error {
 			g.Client, err = d.text()
 		case "authenticated":
 			g.Authenticated, err = d.time()
+		case "acr":
+			g.ACR, err = d.text()
 		case "generation":
 			g.Generation, err = d.uint(64)
 		case "nonce_hash":

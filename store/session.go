@@ -111,6 +111,10 @@ type Grant struct {
 	// is counted from it.
 	Authenticated time.Time `json:"authenticated,omitzero"`
 
+	// ACR is how the user signed in for it ("acr", OpenID Connect Core 1.0
+	// section 2). Empty: it is not known, or the session's own is meant.
+	ACR string `json:"acr,omitempty"`
+
 	// Generation counts rotations. NonceHash is the SHA-256 of the current
 	// token's nonce, FromHash that of the token it was made from.
 	Generation uint64    `json:"generation,omitempty"`
