@@ -38,16 +38,28 @@ type Session struct {
 	// with the [Bucket] of the subject.
 	ID string `json:"sid"`
 
-	Subject  Subject     `json:"subject"`
-	Accounts []string    `json:"accounts,omitempty"`
-	Kind     policy.Kind `json:"kind,omitempty"`
-	Client   string      `json:"client,omitempty"` // the client that it began with
+	Subject Subject `json:"subject"`
 
-	Started       time.Time    `json:"started,omitzero"`
-	Authenticated time.Time    `json:"authenticated,omitzero"`
+	// Accounts are those that the subject belonged to when Due was last set. They
+	// are what it is listed by; which limits apply is asked anew at each use.
+	Accounts []string `json:"accounts,omitempty"`
+
+	Kind   policy.Kind `json:"kind,omitempty"`
+	Client string      `json:"client,omitempty"` // the client that it began with
+
+	// Started is the auth_time of the login that it began with, or when that was
+	// admitted if the provider gives none. Authenticated is the auth_time of the
+	// latest one in it: Active is counted from it.
+	Started       time.Time `json:"started,omitzero"`
+	Authenticated time.Time `json:"authenticated,omitzero"`
+
+	// LastActivity is the latest activity of a class that counts, ActivityClass
+	// the class: Inactivity is counted from it.
 	LastActivity  time.Time    `json:"last_activity,omitzero"`
 	ActivityClass policy.Class `json:"activity_class,omitempty"`
 
+	// AMR and ACR are how the user authenticated, as the provider says (OpenID
+	// Connect Core 1.0 section 2). Empty: it does not.
 	AMR []string `json:"amr,omitempty"`
 	ACR string   `json:"acr,omitempty"`
 
@@ -150,7 +162,7 @@ type Code struct {
 
 // An End is how a session ended.
 type End struct {
-	At     time.Time     `json:"at,omitzero"`
+	At     time.Time     `json:"at,omitzero"` // of a limit: when it was reached, not when it was noticed
 	Reason policy.Reason `json:"reason,omitempty"`
 	By     string        `json:"by,omitempty"` // who ended it: a user or administrator; empty: the policy
 
