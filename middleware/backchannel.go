@@ -95,6 +95,9 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (*oidc.Log
 		return nil, err
 	}
 	t, err := verify(ctx, raw, e.verifier.VerifyLogout)
+	if errors.Is(err, ErrUnavailable) {
+		return nil, rp.noAnswer(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}

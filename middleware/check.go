@@ -216,8 +216,13 @@ func (rp *RelyingParty) end(ctx context.Context, h *held, reason Reason, text st
 }
 
 func (rp *RelyingParty) storeFailed(ctx context.Context, err error) error {
-	u := unavailable(fmt.Errorf("the session store: %w", err))
-	if ctx.Err() == nil { // else the browser went away, which is nobody's fault
+	return rp.noAnswer(ctx, fmt.Errorf("the session store: %w", err))
+}
+
+// noAnswer tells the operator that something did not answer.
+func (rp *RelyingParty) noAnswer(ctx context.Context, err error) error {
+	u := unavailable(err)
+	if !errors.Is(ctx.Err(), context.Canceled) { // else the browser went away, which is nobody's fault
 		rp.event(ctx, Event{Type: EventUnavailable, Err: u})
 	}
 	return u

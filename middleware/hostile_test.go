@@ -167,13 +167,15 @@ func TestAnswersWithoutEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		token := newSigner(t, w).sign(t, "at+jwt", map[string]any{})
+		s := newSigner(t, w)
+		token := s.sign(t, "at+jwt", map[string]any{})
+		known := *w.answer.Load()
 		var body *endless
 		flood := func(suffix string) {
 			body = &endless{}
 			w.answers(func(r *http.Request) *http.Response {
 				if !strings.HasSuffix(r.URL.Path, suffix) {
-					return nil
+					return known(r)
 				}
 				resp := response(http.StatusOK, "")
 				resp.Body = io.NopCloser(body)
@@ -196,10 +198,17 @@ func TestAnswersWithoutEnd(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		b := w.browser()
 		flood("/keys")
+		told := len(w.seen(middleware.EventUnavailable))
 		p := b.signIn(b.visit("/page"), "alice")
 		require.Equal(t, http.StatusServiceUnavailable, p.status, p.body)
 		require.Positive(t, body.read.Load())
 		require.Less(t, body.read.Load(), int64(4<<20))
+		require.Len(t, w.seen(middleware.EventUnavailable), told+1)
+		require.Equal(t, http.StatusServiceUnavailable, w.tell(s.sign(t, "logout+jwt", s.claims("sid"))).status)
+		require.Len(t, w.seen(middleware.EventUnavailable), told+2)
+		for _, e := range w.seen(middleware.EventUnavailable) {
+			require.Less(t, len(e.Err.Error()), 1000, "it repeats the answer")
+		}
 	})
 }
 

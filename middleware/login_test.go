@@ -3,9 +3,11 @@ package middleware_test
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"html"
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -286,6 +288,44 @@ func TestProviderDownIsNoLogout(t *testing.T) {
 		require.Empty(t, w.seen(middleware.EventEnded))
 	})
 }
+
+// The code is spent when a sign-in cannot be completed: to load the page again does
+// not help. The page leads to the next sign-in, with the form that waits for it, and
+// the operator learns why nobody can sign in.
+func TestSignInThatCannotBeCompleted(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(3 * time.Hour)
+		p := b.submit(b.post("/form?id=3", url.Values{"text": {"long"}}), nil)
+		w.answers(func(r *http.Request) *http.Response {
+			if r.URL.Path != "/oauth/token" {
+				return nil
+			}
+			return response(http.StatusUnauthorized, `{"error":"invalid_client"}`)
+		})
+		before := len(w.seen(middleware.EventUnavailable))
+		p = b.signIn(p, "alice")
+		require.Equal(t, http.StatusServiceUnavailable, p.status)
+		require.NotEmpty(t, p.header.Get("Retry-After"))
+		events := w.seen(middleware.EventUnavailable)
+		require.Len(t, events, before+1)
+		require.ErrorContains(t, events[before].Err, "invalid_client")
+
+		w.answers(nil)
+		time.Sleep(time.Minute)
+		link := signInLink.FindStringSubmatch(p.body)
+		require.NotNil(t, link, p.body)
+		p = b.signIn(b.visit(html.UnescapeString(link[1])), "alice")
+		require.Equal(t, "/auth/resume", p.url.Path)
+		p = b.submit(p, nil)
+		require.Contains(t, p.body, "form of "+optest.SubjectOf("alice")+": text=long")
+	})
+}
+
+var signInLink = regexp.MustCompile(`<a id="signin" href="(/auth/signin[^"]*)"`)
 
 // An application starts while its provider is down, and signs users in later.
 func TestStartsWithoutProvider(t *testing.T) {

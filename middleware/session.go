@@ -115,8 +115,15 @@ func unavailable(err error) *UnavailableError {
 	if errors.As(err, &u) {
 		return u
 	}
-	return &UnavailableError{RetryAfter: retryAfter, Err: err}
+	return &UnavailableError{RetryAfter: retryAfter, Err: briefError{err}}
 }
+
+// A briefError says the beginning of what another one does: some libraries repeat all
+// that a provider answered.
+type briefError struct{ err error }
+
+func (e briefError) Error() string { return fmt.Sprintf("%.300s", e.err.Error()) }
+func (e briefError) Unwrap() error { return e.err }
 
 // A record is a session as it is kept, sealed.
 type record struct {

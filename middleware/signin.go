@@ -148,7 +148,12 @@ func (rp *RelyingParty) callbackPage(w http.ResponseWriter, r *http.Request) {
 	var no *refusal
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		rp.unavailable(w, r, unavailable(err))
+		// The code is spent: to load the page again would not help.
+		w.Header().Set("Retry-After", retryAfterHeader(unavailable(err).RetryAfter))
+		rp.render(w, r, http.StatusServiceUnavailable, PageData{
+			Kind: PageUnavailable, Title: "Please try again",
+			Text: "Your sign-in could not be completed at the moment. Sign in again in a few seconds.", SignIn: rp.againURL(s),
+		})
 	case errors.As(err, &no):
 		rp.event(r.Context(), Event{Type: EventSignInFailed, Err: no})
 		rp.render(w, r, no.status, PageData{Kind: PageNotSignedIn, Title: no.title, Text: no.text, SignIn: rp.againURL(s)})
@@ -227,12 +232,12 @@ func (rp *RelyingParty) redeem(ctx context.Context, e *endpoints, code string, s
 		if errors.As(err, &out) {
 			return record{}, refuse("The provider took its answer back, perhaps because it came too late. Please try again.", "the code: %w", err)
 		}
-		return record{}, err
+		return record{}, rp.noAnswer(ctx, err)
 	}
 	t, err := e.identify(ctx, token)
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		return record{}, err
+		return record{}, rp.noAnswer(ctx, err)
 	case err != nil:
 		return record{}, refuse(invalidText, "%w", err)
 	case t == nil:
