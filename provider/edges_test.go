@@ -430,3 +430,88 @@ func TestAnAssertionIsOfTheClientThatMadeIt(t *testing.T) {
 	}
 	require.Len(t, s.live(t, "alice"), 2)
 }
+
+// Two issuers of one provider may have clients by the same ID. What is revoked at
+// one of them is not the other one's.
+func TestARevocationIsOfOneIssuer(t *testing.T) {
+	s, d := startDirect(t, policy.Account{}, nil)
+	r := s.Login(optest.JWT, "alice")
+	claims := map[string]any{}
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(r.AccessToken(), ".")[1])
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(payload, &claims))
+	for _, token := range []string{r.RefreshToken(), claims["jti"].(string)} {
+		d.call = func(ctx context.Context, storage op.Storage) {
+			_ = storage.RevokeToken(op.ContextWithIssuer(ctx, "https://other.example"), token, optest.SubjectOf("alice"), optest.JWT)
+		}
+		s.do(t)
+	}
+	ok(t, s.Userinfo(r.AccessToken()))
+	ok(t, s.Refresh(optest.JWT, r.RefreshToken()))
+}
+
+// Rule 12: a "sid" that another provider has put into its tokens is none of ours.
+func TestASIDOfAnotherProviderNamesNoSession(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage { return foreignSID{s} }
+	})
+	for _, tokenType := range []string{optest.IDTokenType, optest.AccessTokenType} {
+		x := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), tokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
+		ok(t, s.Userinfo(x.AccessToken()))
+	}
+	require.Len(t, s.live(t, "admin"), 2)
+}
+
+// foreignSID is a storage that vouches for the tokens of another provider, which has
+// sessions too.
+type foreignSID struct{ *optest.Storage }
+
+func (s foreignSID) VerifyExchangeSubjectToken(_ context.Context, token string, _ oidc.TokenType) (string, string, map[string]any, error) {
+	if token != optest.ForeignToken("admin") {
+		return "", "", nil, errors.New("not known")
+	}
+	return token, optest.SubjectOf("admin"), map[string]any{"iss": "https://other.example", "sid": "0815", "jti": "1"}, nil
+}
+
+func (s foreignSID) VerifyExchangeActorToken(ctx context.Context, token string, typ oidc.TokenType) (string, string, map[string]any, error) {
+	return s.VerifyExchangeSubjectToken(ctx, token, typ)
+}
+
+// Rules 4 and 5: a storage that vouches for any JWT it can verify does not make a new
+// login of one whose session is over, nor of one that is live.
+func TestAVouchedTokenOfOursStaysInItsSession(t *testing.T) {
+	const jwtType = "urn:ietf:params:oauth:token-type:jwt"
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage { return anyJWT{s} }
+	})
+	r := s.Login(optest.JWT, "admin")
+	sid := s.sid(t, optest.JWT, r)
+	exchange := func(token string) optest.Reply {
+		return s.TokenExchange(optest.Exchange, token, jwtType, url.Values{"requested_token_type": {optest.AccessTokenType}})
+	}
+	for _, token := range []string{r.AccessToken(), r.IDToken()} {
+		x := ok(t, exchange(token))
+		require.Equal(t, sid, s.Introspect(optest.Exchange, x.AccessToken()).JSON["sid"])
+	}
+	require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
+	for _, token := range []string{r.AccessToken(), r.IDToken()} {
+		require.Equal(t, "invalid_request", exchange(token).Error())
+	}
+	require.Empty(t, s.live(t, "admin"))
+}
+
+// anyJWT is a storage that vouches for JWTs. (A real one verifies them first.)
+type anyJWT struct{ *optest.Storage }
+
+func (s anyJWT) VerifyExchangeSubjectToken(_ context.Context, token string, _ oidc.TokenType) (string, string, map[string]any, error) {
+	claims := map[string]any{}
+	if _, err := oidc.ParseToken(token, &claims); err != nil {
+		return "", "", nil, err
+	}
+	subject, _ := claims["sub"].(string)
+	return token, subject, claims, nil
+}
+
+func (s anyJWT) VerifyExchangeActorToken(ctx context.Context, token string, typ oidc.TokenType) (string, string, map[string]any, error) {
+	return s.VerifyExchangeSubjectToken(ctx, token, typ)
+}

@@ -120,7 +120,8 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 
 // A presentedToken is a subject or actor token.
 type presentedToken struct {
-	token         string // the storage's own ID or token
+	token         string // as the storage is shown it: its own ID or token
+	id            string // of an access token, the storage's own
 	session       store.Session
 	ruling        ruling
 	authenticated time.Time
@@ -134,7 +135,7 @@ func (t presentedToken) unsealed(claims map[string]any) map[string]any {
 		return claims
 	}
 	claims = maps.Clone(claims)
-	claims["jti"] = t.token
+	claims["jti"] = t.id
 	return claims
 }
 
@@ -155,35 +156,24 @@ func invalidToken(err error, which string) error {
 
 // exchanged looks a subject or actor token up, which is of the given user. A token
 // of no session comes back as it is.
+//
+// The storage may vouch for tokens that op cannot read. One of our own is of its
+// session all the same, and in one of another provider nothing names a session here.
 func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token, user string, claims map[string]any) (presentedToken, error) {
-	switch tokenType {
-	case oidc.RefreshTokenType:
+	if tokenType == oidc.RefreshTokenType {
 		return c.exchangedRefreshToken(ctx, req, token)
-
-	case oidc.IDTokenType:
-		sid, _ := claims["sid"].(string)
-		if sid == "" {
-			return presentedToken{token: token}, nil
-		}
-		s, err := c.h.get(ctx, sid)
-		if err != nil {
-			return presentedToken{}, deadOr(err)
-		}
-		r, err := c.h.rules(ctx, s.Subject, false)
-		if err != nil {
-			return presentedToken{}, err
-		}
-		authenticated := s.Authenticated
-		if t, ok := claims["auth_time"].(float64); ok && int64(t) < s.Authenticated.Unix() {
-			authenticated = time.Unix(int64(t), 0).UTC()
-		}
-		if err := c.usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
-			return presentedToken{}, err
-		}
-		acr, _ := claims["acr"].(string)
-		return presentedToken{token, s, r, authenticated, acr}, nil
 	}
-	t, s, r, sealed, err := c.open(ctx, token, user)
+	if issuer, says := claims["iss"].(string); says && issuer != op.IssuerFromContext(ctx) {
+		return presentedToken{token: token}, nil
+	}
+	id := token
+	if jti, _ := claims["jti"].(string); strings.HasPrefix(jti, accessPrefix) {
+		id = jti
+	}
+	if sid, _ := claims["sid"].(string); sid != "" && id == token && tokenType != oidc.AccessTokenType {
+		return c.exchangedIDToken(ctx, tokenType, token, sid, claims)
+	}
+	t, s, r, sealed, err := c.open(ctx, id, user)
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}
@@ -191,11 +181,38 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 		return presentedToken{token: token}, nil
 	}
 	g := *s.Grant(t.Grant) // which may be dropped meanwhile
-	p := presentedToken{t.ID, s, r, g.Authenticated, acrOf(&s, &g)}
+	p := presentedToken{token: token, id: t.ID, ruling: r, authenticated: g.Authenticated, acr: acrOf(&s, &g)}
+	if id == token || tokenType == oidc.AccessTokenType {
+		p.token = t.ID
+	}
 	if p.session, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
 		return presentedToken{}, err
 	}
 	return p, nil
+}
+
+// exchangedIDToken looks up the session that an ID token names.
+func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, token, sid string, claims map[string]any) (presentedToken, error) {
+	s, err := c.h.get(ctx, sid)
+	if errors.Is(err, store.ErrNotFound) && tokenType != oidc.IDTokenType {
+		return presentedToken{token: token}, nil // the storage means something else by it
+	}
+	if err != nil {
+		return presentedToken{}, deadOr(err)
+	}
+	r, err := c.h.rules(ctx, s.Subject, false)
+	if err != nil {
+		return presentedToken{}, err
+	}
+	authenticated := s.Authenticated
+	if t, ok := claims["auth_time"].(float64); ok && int64(t) < s.Authenticated.Unix() {
+		authenticated = time.Unix(int64(t), 0).UTC()
+	}
+	if err := c.usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
+		return presentedToken{}, err
+	}
+	acr, _ := claims["acr"].(string)
+	return presentedToken{token: token, session: s, ruling: r, authenticated: authenticated, acr: acr}, nil
 }
 
 // exchangedRefreshToken looks a refresh token up that is exchanged for others:
@@ -228,7 +245,9 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, token st
 			return presentedToken{}, err
 		}
 	}
-	return presentedToken{st.inner, st.session, st.ruling, g.Authenticated, acrOf(&st.session, g)}, nil
+	return presentedToken{
+		token: st.inner, session: st.session, ruling: st.ruling, authenticated: g.Authenticated, acr: acrOf(&st.session, g),
+	}, nil
 }
 
 // unseen reports whether no token of the grant's current generation was seen yet.

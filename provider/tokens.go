@@ -247,6 +247,9 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	if g := s.Grant(a.Grant); g != nil && g.Client != clientID {
 		return wrongClient()
 	}
+	if err == nil && s.Subject.Issuer != op.IssuerFromContext(ctx) {
+		return nil
+	}
 	if _, err := c.seen(ctx, s, a.Grant, a.Generation); err != nil {
 		return c.outage(ctx, req, err)
 	}
@@ -263,6 +266,9 @@ func wrongClient() *oidc.Error {
 func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, clientID string) *oidc.Error {
 	if t.Client != clientID {
 		return wrongClient()
+	}
+	if t.Subject.Issuer != op.IssuerFromContext(ctx) {
+		return nil // not a token here: RFC 7009 section 2.2
 	}
 	h := c.h
 	wctx, cancel := h.detach(ctx)
