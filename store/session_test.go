@@ -244,6 +244,9 @@ func TestSessionJSONRefusesToRead(t *testing.T) {
 	} {
 		var s store.Session
 		require.Error(t, s.UnmarshalJSON([]byte(doc)), "%s", doc)
+		half, err := store.ParseDocument(doc)
+		require.Error(t, err)
+		require.Zero(t, half, "%s", doc)
 	}
 }
 

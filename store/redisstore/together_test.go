@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/redisstore"
 )
@@ -229,4 +230,54 @@ func TestBacklog(t *testing.T) {
 		_, err := s.Get(ctx, one.ID)
 		return err
 	}))
+}
+
+// A server that dies and comes back, a pool of one connection, and a client that is
+// closed are errors to those who read meanwhile: a session is not said to be none, and
+// nobody is left behind.
+func TestReadersOutliveTheServer(t *testing.T) {
+	server, err := engine.NewRedis()
+	require.NoError(t, err)
+	defer server.Close()
+	o, err := redis.ParseURL(server.URL())
+	require.NoError(t, err)
+	o.ContextTimeoutEnabled, o.PoolSize = true, 1
+	client := redis.NewClient(o)
+	s := newStore(t, client)
+	one := session("a", "alice")
+	require.NoError(t, s.Create(t.Context(), one, 1))
+
+	var answered, failed, closed atomic.Int64
+	var readers sync.WaitGroup
+	for range 64 {
+		readers.Go(func() {
+			for {
+				_, err := s.Get(t.Context(), one.ID)
+				switch {
+				case errors.Is(err, redis.ErrClosed):
+					closed.Add(1)
+					return
+				case err != nil:
+					failed.Add(1)
+					assert.NotErrorIs(t, err, store.ErrNotFound)
+				default:
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	more := func(n *atomic.Int64) {
+		t.Helper()
+		before := n.Load()
+		require.Eventually(t, func() bool { return n.Load() >= before+100 }, 30*time.Second, time.Millisecond)
+	}
+	more(&answered)
+	require.NoError(t, server.Kill())
+	more(&failed)
+	require.NoError(t, server.Start())
+	more(&answered)
+	require.NoError(t, client.Close())
+	readers.Wait()
+	require.EqualValues(t, 64, closed.Load())
+	requireNoneUnderWay(t, s)
 }

@@ -42,7 +42,8 @@ type disk struct {
 	syncs   int
 	crash   func() // called before a sync takes effect
 	full    bool
-	refused int // writes that failed because the disk was full
+	refused int  // writes that failed because the disk was full
+	broken  bool // syncs fail
 }
 
 type diskFile struct {
@@ -175,6 +176,9 @@ func (f *openFile) Sync(flags vfs.SyncFlag) error {
 	f.disk.syncs++
 	if f.disk.crash != nil {
 		f.disk.crash()
+	}
+	if f.disk.broken {
+		return sqlite3.IOERR_FSYNC
 	}
 	if err := f.File.Sync(flags); err != nil {
 		return err
@@ -490,6 +494,39 @@ func TestDiskFull(t *testing.T) {
 	require.Positive(t, d.refused)
 }
 
+// An update whose sync failed is not acknowledged, nor taken for a race that was
+// lost; what is acknowledged afterwards is there to stay.
+func TestSyncFails(t *testing.T) {
+	ctx := t.Context()
+	d, name := newDisk()
+	s := newStore(t, openDB(t, filepath.Join(t.TempDir(), "s.db"), "vfs="+name+"&_pragma=busy_timeout(1000)"))
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 100))
+	broken := func(is bool) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.broken = is
+	}
+	for range 5 {
+		now, err := s.Get(ctx, one.ID)
+		require.NoError(t, err)
+		broken(true)
+		_, err = s.Update(ctx, now)
+		require.ErrorContains(t, err, "disk I/O error")
+		for _, other := range []error{store.ErrConflict, store.ErrNotFound, context.DeadlineExceeded} {
+			require.NotErrorIs(t, err, other)
+		}
+		broken(false)
+		now, err = s.Get(ctx, one.ID)
+		require.NoError(t, err)
+		_, err = s.Update(ctx, now)
+		require.NoError(t, err)
+		d.mu.Lock()
+		require.Zero(t, len(d.files["s.db-wal"].pending))
+		d.mu.Unlock()
+	}
+}
+
 func TestDatabaseFull(t *testing.T) {
 	db := openDB(t, filepath.Join(t.TempDir(), "s.db"), params)
 	db.SetMaxOpenConns(1) // max_page_count belongs to the connection
@@ -533,6 +570,13 @@ func diskFull(t *testing.T, s *sqlitestore.Store, db *sql.DB, setFull func(bool)
 
 		one, err := s.Get(ctx, session("before3", "alice").ID)
 		require.NoError(t, err)
+		grown := one.Clone()
+		grown.UserAgent = big.UserAgent
+		_, err = s.Update(ctx, grown)
+		require.ErrorContains(t, err, "full")
+		for _, other := range []error{store.ErrConflict, store.ErrNotFound, context.DeadlineExceeded} {
+			require.NotErrorIs(t, err, other)
+		}
 		page, _, err := s.List(ctx, store.Filter{Account: "default"}, "", 10)
 		require.NoError(t, err)
 		require.Len(t, page, 10)
