@@ -262,7 +262,7 @@ func TestProviderDown(t *testing.T) {
 			code, said := w.run(dir, command)
 			require.Equal(t, exitUnavailable, code, said)
 			require.Contains(t, said, "does not answer")
-			require.Contains(t, said, "Nothing is lost, you are signed in as before. Try again in a moment.")
+			require.Contains(t, said, "Nothing is lost, and nobody is signed out for it. Try again in a moment.")
 		}
 		code, _ := w.run(dir, "status")
 		require.Equal(t, exitOK, code)

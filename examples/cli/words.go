@@ -51,9 +51,20 @@ func explain(err error, issuer string) (string, int) {
 	case errors.As(err, &denied):
 		return whyDenied(denied, issuer), exitRefused
 	case errors.As(err, &unavailable), errors.Is(err, clitoken.ErrBusy):
-		return "cli: " + err.Error() + "\nNothing is lost, you are signed in as before. Try again in a moment.", exitUnavailable
+		return "cli: " + briefly(err) + "\nNothing is lost, and nobody is signed out for it. Try again in a moment.", exitUnavailable
 	}
-	return "cli: " + err.Error(), exitFailed
+	return "cli: " + briefly(err), exitFailed
+}
+
+// briefly says what went wrong, and not all of what somebody answered: a page that
+// says "maintenance" may be long.
+func briefly(err error) string {
+	all := err.Error()
+	text := fmt.Sprintf("%.400s", all)
+	if len(text) < len(all) {
+		text += "..."
+	}
+	return text
 }
 
 // why are the reasons with which Curfew's descriptions begin.

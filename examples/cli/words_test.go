@@ -203,6 +203,12 @@ func TestExplain(t *testing.T) {
 		require.Equal(t, exitUnavailable, code)
 		require.Contains(t, text, "Nothing is lost")
 	}
+	page := errors.New("500: <html>" + strings.Repeat("maintenance ", 10000))
+	for _, err := range []error{page, &unavailableError{"https://x", page}} {
+		text, _ := explain(err, "")
+		require.Less(t, len(text), 600)
+		require.Contains(t, text, "500: <html>maintenance")
+	}
 	text, code := explain(errors.New("disk full"), "")
 	require.Equal(t, exitFailed, code)
 	require.Equal(t, "cli: disk full", text)
