@@ -515,3 +515,24 @@ func (s anyJWT) VerifyExchangeSubjectToken(_ context.Context, token string, _ oi
 func (s anyJWT) VerifyExchangeActorToken(ctx context.Context, token string, typ oidc.TokenType) (string, string, map[string]any, error) {
 	return s.VerifyExchangeSubjectToken(ctx, token, typ)
 }
+
+// Rule 5: op writes whole seconds. In the last fraction of one a token would be over
+// when it is issued, and so it is refused.
+func TestNoTokenIsOverWhenItIsIssued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(300 * time.Millisecond)
+		s := start(t, limits(10*time.Minute, 0, 0, 0), inMemoryNonRotating)
+		r := s.Login(optest.JWT, "alice")
+		end := time.Now().Add(10 * time.Minute)
+		for _, before := range []time.Duration{time.Minute, 1301 * time.Millisecond, 301 * time.Millisecond} {
+			time.Sleep(time.Until(end.Add(-before)))
+			r = ok(t, s.Refresh(optest.JWT, r.RefreshToken()))
+			for _, jwt := range []string{r.AccessToken(), r.IDToken()} {
+				require.True(t, expiry(t, jwt).After(time.Now()), "%s before the end", before)
+				require.False(t, expiry(t, jwt).After(end), "%s before the end", before)
+			}
+		}
+		time.Sleep(time.Until(end.Add(-200 * time.Millisecond)))
+		refusedFor(t, s.Refresh(optest.JWT, r.RefreshToken()), policy.ReasonActiveLimit)
+	})
+}

@@ -299,11 +299,12 @@ func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 }
 
 // roomForToken refuses a login or a use that is so near its end that, less the
-// clock skew that op adds, a token would have to be clamped into the past.
+// clock skew that op adds, a token would have to be clamped into the past. Tokens
+// have whole seconds, rounded down.
 func (c *core) roomForToken(req *request, skew time.Duration) error {
 	now := c.h.now()
 	_, end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
-	if end.IsZero() || end.Add(-skew).After(now) {
+	if end.IsZero() || end.Add(-skew).Truncate(time.Second).After(now) {
 		return nil
 	}
 	d := req.live.rules.Check(end, req.session.Policy(), req.live.use)
