@@ -156,6 +156,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	if err != nil {
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
 	}
+	base := ctx
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	if a.joins != "" {
@@ -184,7 +185,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	}
 	var first store.Session // by the name, if it is over
 	for n := 0; ; {
-		got, err := h.createOrJoin(ctx, s, a, r, tooOld)
+		got, err := h.createOrJoin(base, s, a, r, tooOld)
 		if errors.Is(err, errApart) {
 			a, n = a.standingApart(), 0
 			s = h.newSession(ctx, req, a, r, a.sid(0))
@@ -195,7 +196,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		}
 		if !a.passed(&got, h.now()) {
 			if n > 0 {
-				h.renewed(ctx, first, n, got.ID)
+				h.renewed(base, first, n, got.ID)
 			}
 			h.enlist(ctx, got.Accounts)
 			return got, r, nil
@@ -208,8 +209,11 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	}
 }
 
-// createOrJoin makes the session s, or returns the one that has its ID.
+// createOrJoin makes the session s, or returns the one that has its ID. It has its
+// own time: one before it may have ended a session, and waited for OnEnd.
 func (h *Hook) createOrJoin(ctx context.Context, s store.Session, a admission, r ruling, tooOld policy.Decision) (store.Session, error) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
 	if tooOld.Allow {
 		created, err := h.create(ctx, s, a, r)
 		if !errors.Is(err, store.ErrExists) {
@@ -239,6 +243,8 @@ func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest s
 	if first.End.Renewals >= uint64(n) {
 		return
 	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
 	_, _ = h.change(ctx, first, func(s *store.Session) error {
 		if s.End == nil || s.End.Renewals >= uint64(n) {
 			return errNoChange

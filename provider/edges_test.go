@@ -536,3 +536,41 @@ func TestNoTokenIsOverWhenItIsIssued(t *testing.T) {
 		refusedFor(t, s.Refresh(optest.JWT, r.RefreshToken()), policy.ReasonActiveLimit)
 	})
 }
+
+// Rule 8: a provider whose own clean-up hangs is told again later. Who signs out has
+// signed out.
+func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			p.OnEnd = func(ctx context.Context, _ store.Session) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		b := s.Browser()
+		r := s.loginIn(t, b, optest.Web, "alice", nil)
+		v := b.EndSession(url.Values{"id_token_hint": {r.IDToken()}, "post_logout_redirect_uri": {optest.PostLogoutURI}, "state": {"s"}})
+		require.Equal(t, "s", v.Params.Get("state"), "%d %s", v.Status, v.Body)
+		require.Empty(t, s.live(t, "alice"))
+		require.Empty(t, s.seen(provider.EventUnavailable))
+	})
+}
+
+// The same for who signs in again after a session of the provider's own is over.
+func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			ssoKnown(p, o)
+			p.OnEnd = func(ctx context.Context, _ store.Session) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		b := s.Browser()
+		s.loginIn(t, b, optest.Web, "alice", nil)
+		time.Sleep(3 * time.Hour)
+		s.loginIn(t, b, optest.Web, "alice", url.Values{"prompt": {"login"}})
+		require.Len(t, s.live(t, "alice"), 1)
+	})
+}

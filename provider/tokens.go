@@ -382,21 +382,13 @@ type endedLogout struct {
 // ID is none: a hint from before the installation has no other.
 func (c *core) logout(ctx context.Context, userID, clientID string, sids ...string) (last bool, ended []endedLogout, err error) {
 	h := c.h
-	ctx, cancel := h.detach(ctx)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx) // of which each step has a time of its own: OnEnd may use up its
 	subject := subjectOf(ctx, userID)
 	for _, sid := range sids {
 		if sid == "" {
 			continue
 		}
-		s, err := h.cfg.Store.Get(ctx, sid)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return false, ended, err
-		}
-		if err != nil || s.Subject != subject || s.End != nil {
-			continue
-		}
-		s, told, err := h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, userID)
+		s, told, err := c.logoutOf(ctx, subject, sid)
 		if err != nil {
 			return false, ended, err
 		}
@@ -417,6 +409,22 @@ func (c *core) logout(ctx context.Context, userID, clientID string, sids ...stri
 		}
 		cursor = next
 	}
+}
+
+// logoutOf ends one session, if it is the subject's and has not ended; told is nil
+// if not.
+func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) (s store.Session, told <-chan struct{}, err error) {
+	h := c.h
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err = h.cfg.Store.Get(ctx, sid)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (s.Subject != subject || s.End != nil) {
+		return s, nil, nil
+	}
+	if err != nil {
+		return s, nil, err
+	}
+	return h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, subject.ID)
 }
 
 // TerminateSession is called by op only where TerminateSessionFromRequest is
