@@ -163,22 +163,31 @@ func failingToCreate(failing *bool) func(*provider.Config, *optest.Config) {
 // A login that got no token because the storage failed is none: it keeps nobody
 // out, once whoever asked has had time to ask again.
 func TestALoginLeavesNoSlotWithoutAToken(t *testing.T) {
-	for name, login := range map[string]func(s *setup) (token string){
-		"device": func(s *setup) string { return s.DeviceLogin(optest.Native, "alice").AccessToken() },
-		"implicit": func(s *setup) string {
-			return s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}}).Params.Get("access_token")
-		},
+	device := func(s *setup) (token string) { return s.DeviceLogin(optest.Native, "alice").AccessToken() }
+	implicit := func(s *setup) (token string) {
+		return s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}}).Params.Get("access_token")
+	}
+	for name, c := range map[string]struct {
+		login       func(s *setup) (token string)
+		ownResponse bool
+	}{
+		"device":                                {device, false},
+		"implicit":                              {implicit, false},
+		"implicit, the provider answers itself": {implicit, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				failing := true
-				s := start(t, limits(0, 0, 1, policy.Refuse), failingToCreate(&failing))
-				require.Empty(t, login(s))
+				s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+					failingToCreate(&failing)(p, o)
+					o.OwnResponse = c.ownResponse
+				})
+				require.Empty(t, c.login(s))
 				failing = false
 				require.Empty(t, s.live(t, "alice"), "a slot without a token")
 				require.Empty(t, s.seen(provider.EventStarted))
 				time.Sleep(time.Minute)
-				require.NotEmpty(t, login(s))
+				require.NotEmpty(t, c.login(s))
 				require.Len(t, s.live(t, "alice"), 1)
 				require.Len(t, s.seen(provider.EventStarted), 1)
 			})

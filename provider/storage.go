@@ -278,7 +278,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	if abandoned {
 		return store.Session{}, ruling{}, lateCode()
 	}
-	a.renews = renews
+	a.renews, a.reserve = renews, true // until the token is there
 	return c.h.admit(ctx, req, a)
 }
 
