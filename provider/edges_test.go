@@ -583,3 +583,19 @@ func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
 		require.Len(t, s.live(t, "alice"), 1)
 	})
 }
+
+// Rule 11: document size is bounded, where a provider says that the user signed in as
+// acr_values asked, too.
+func TestAnACRDoesNotBlowUpASession(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+		silentInMemory(p, o)
+		o.Wrap = func(s *optest.Storage) op.Storage { return withACR{s, &sync.Map{}} }
+	})
+	b := s.Browser()
+	for _, acr := range []string{strings.Repeat("x", 100_000), "\xff", strings.Repeat("y", 100_000), "\x00"} {
+		s.loginIn(t, b, optest.Web, "alice", url.Values{"prompt": {"login"}, "acr_values": {acr}})
+	}
+	document, err := json.Marshal(s.live(t, "alice")[0])
+	require.NoError(t, err)
+	require.Less(t, len(document), 10_000)
+}

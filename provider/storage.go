@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -187,7 +188,7 @@ func restsOn(authTime time.Time, s *store.Session) time.Time {
 
 func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.Client) admission {
 	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
-	a := admission{login: login, amr: ar.GetAMR(), acr: ar.GetACR()}
+	a := admission{login: login, amr: ar.GetAMR(), acr: keptACR(ar.GetACR())}
 	if ar.GetResponseType() == oidc.ResponseTypeCode {
 		sum := digest("code", ar.GetID())
 		a.code = sum[:16]
@@ -471,9 +472,18 @@ type issuance struct {
 	acr           string    // and how it was made
 }
 
-// maxACR bounds how a user signed in where a grant keeps it, in bytes: an acr is a
-// URI or a registered name.
+// maxACR bounds how a user signed in where it is kept, in bytes: an acr is a URI or a
+// registered name. A provider may repeat what acr_values asked for.
 const maxACR = 256
+
+// keptACR is an acr as it is kept: not at all if it is too long, or no text that a
+// store keeps.
+func keptACR(acr string) string {
+	if len(acr) > maxACR || !utf8.ValidString(acr) {
+		return ""
+	}
+	return acr
+}
 
 // acrOf returns how the user signed in for a grant. The session's own is that of its
 // latest authentication, and says nothing of a grant that rests on an older one.
@@ -522,9 +532,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	// A new family starts above every generation that one by its name, since
 	// dropped, can have come to: an old token is never ahead of it.
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
-	if len(i.acr) <= maxACR {
-		g.ACR = i.acr
-	}
+	g.ACR = keptACR(i.acr)
 	g.ID = accessGrantID(i.client, i.authenticated, g.ACR)
 	nonce := newNonce()
 	if i.refresh {
