@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
 )
@@ -178,7 +179,7 @@ func TestEndByInactivity(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 24h, inactivity: 3s")
 	dir := w.signedIn()
-	eventually(t, func() bool { // which asks nobody, so is no activity
+	proctest.Eventually(t, func() bool { // which asks nobody, so is no activity
 		code, _ := w.run(dir, "status")
 		return code == exitSignIn
 	})
@@ -188,7 +189,7 @@ func TestEndByInactivity(t *testing.T) {
 	// What the provider said is in whole seconds: it ends a little later.
 	l, err := w.file(dir).Load()
 	require.NoError(t, err)
-	eventually(t, func() bool { return time.Now().After(l.EndsUnused.Add(time.Second)) })
+	proctest.Eventually(t, func() bool { return time.Now().After(l.EndsUnused.Add(time.Second)) })
 	over(t, w, dir, "because the sign-in was not used for too long", "after 3 seconds without activity")
 }
 
@@ -196,7 +197,7 @@ func TestEndByTheActiveLimit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "active: 5s, inactivity: 3s")
 	dir := w.signedIn()
-	eventually(t, func() bool { // busy all the time
+	proctest.Eventually(t, func() bool { // busy all the time
 		code, _ := w.run(dir, "call")
 		return code == exitSignIn
 	})
@@ -220,7 +221,7 @@ func TestEndedByAChangedPolicy(t *testing.T) {
 	w := newWorld(t, "active: 24h, inactivity: 2h, concurrent: 2, at_limit: end_oldest")
 	first, second := w.signedIn(), w.signedIn()
 	w.reload("active: 24h, inactivity: 2h, concurrent: 1, at_limit: end_oldest")
-	eventually(t, func() bool {
+	proctest.Eventually(t, func() bool {
 		code, _ := w.run(first, "call")
 		return code == exitSignIn
 	})

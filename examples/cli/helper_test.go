@@ -25,6 +25,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
 )
 
@@ -53,32 +54,6 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// A syncBuffer is written by a process and read by a test.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-// eventually polls until a condition holds.
-func eventually(t *testing.T, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
-		require.True(t, time.Now().Before(deadline), "it did not happen in time")
-	}
-}
-
 // A world is examples/op in a process of its own, behind a proxy that counts.
 type world struct {
 	t      *testing.T
@@ -86,7 +61,7 @@ type world struct {
 	dir    string
 	flags  []string
 	op     *exec.Cmd
-	log    *syncBuffer
+	log    *proctest.Output
 
 	backend atomic.Pointer[url.URL]
 
@@ -166,11 +141,11 @@ var listening = regexp.MustCompile(`msg=started .*\blisten=(\S+)`)
 
 func (w *world) start() {
 	w.t.Helper()
-	w.log = &syncBuffer{}
+	w.log = &proctest.Output{}
 	w.op = exec.Command(binaries.op, w.flags...)
 	w.op.Stderr = w.log
 	require.NoError(w.t, w.op.Start())
-	eventually(w.t, func() bool {
+	proctest.Eventually(w.t, func() bool {
 		m := listening.FindStringSubmatch(w.log.String())
 		if m != nil {
 			w.backend.Store(&url.URL{Scheme: "http", Host: m[1]})
@@ -195,7 +170,7 @@ func (w *world) refreshes() int {
 type process struct {
 	t              *testing.T
 	cmd            *exec.Cmd
-	stdout, stderr *syncBuffer
+	stdout, stderr *proctest.Output
 }
 
 // begin starts the program. Its environment is what the test says.
@@ -206,7 +181,7 @@ func (w *world) begin(dir string, args ...string) *process {
 
 func begin(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t, exec.Command(binaries.cli, args...), &syncBuffer{}, &syncBuffer{}}
+	p := &process{t, exec.Command(binaries.cli, args...), &proctest.Output{}, &proctest.Output{}}
 	p.cmd.Env = append([]string{"HOME=" + t.TempDir()}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	require.NoError(t, p.cmd.Start())
@@ -245,7 +220,7 @@ func (w *world) login(dir string) (code int, said string) {
 // decide opens the address that a login shows, and connects it or not.
 func (w *world) decide(p *process, connect bool) (code int, said string) {
 	w.t.Helper()
-	eventually(w.t, func() bool {
+	proctest.Eventually(w.t, func() bool {
 		return shownAddress.MatchString(p.stdout.String()) || strings.Contains(p.stdout.String(), "You are") || p.stderr.String() != ""
 	})
 	if m := shownAddress.FindStringSubmatch(p.stdout.String()); m != nil {
@@ -343,7 +318,7 @@ func (w *world) reload(settings string) {
 	w.t.Helper()
 	w.configure(settings)
 	require.NoError(w.t, w.op.Process.Signal(syscall.SIGHUP))
-	eventually(w.t, func() bool { return strings.Contains(w.log.String(), "settings read again") })
+	proctest.Eventually(w.t, func() bool { return strings.Contains(w.log.String(), "settings read again") })
 }
 
 // freeAddress is one where nobody listens.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -9,12 +8,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
 
 // The test binary is the program too.
@@ -26,43 +25,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // What make run does: both start, the application signs in at the provider, and one
 // signal ends both.
 func TestBothStartAndEnd(t *testing.T) {
-	stdout, stderr := &syncBuffer{}, &syncBuffer{}
+	stdout, stderr := &proctest.Output{}, &proctest.Output{}
 	p, _, err := startTest(t, stdout, stderr, "-store", "memory", "-keys", filepath.Join(t.TempDir(), "keys.json"), "-listen", "127.0.0.1:0")
 	require.NoError(t, err)
 	ready := regexp.MustCompile(`(?s)The OpenID provider (\S+) is ready\..*The application (\S+) is ready`)
 	var issuer, application string
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if m := ready.FindStringSubmatch(stdout.String()); m != nil {
-			issuer, application = m[1], m[2]
-			break
-		}
+	proctest.Eventually(t, func() bool {
 		select {
 		case <-p.done:
 			require.Fail(t, "it ended", "%s%s", stdout, stderr)
 		default:
 		}
-		require.True(t, time.Now().Before(deadline), "%s%s", stdout, stderr)
-	}
+		m := ready.FindStringSubmatch(stdout.String())
+		if m != nil {
+			issuer, application = m[1], m[2]
+		}
+		return m != nil
+	})
 	require.Contains(t, stdout.String(), "alice (wonderland-1)")
 
 	jar, err := cookiejar.New(nil)
@@ -107,7 +89,7 @@ func TestFlagsAreTheProviders(t *testing.T) {
 		"a mistake": {[]string{"-floor", "15"}, "invalid value", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			stdout, stderr := &syncBuffer{}, &syncBuffer{}
+			stdout, stderr := &proctest.Output{}, &proctest.Output{}
 			p, _, err := startTest(t, stdout, stderr, test.args...)
 			require.NoError(t, err)
 			<-p.done
@@ -119,7 +101,7 @@ func TestFlagsAreTheProviders(t *testing.T) {
 }
 
 // startTest starts this program, with a free port for the application.
-func startTest(t *testing.T, stdout, stderr *syncBuffer, args ...string) (*program, <-chan string, error) {
+func startTest(t *testing.T, stdout, stderr *proctest.Output, args ...string) (*program, <-chan string, error) {
 	t.Helper()
 	t.Setenv("CURFEW_DEMO_TEST_RUN", "1")
 	t.Setenv("CURFEW_RP_LISTEN", "127.0.0.1:0")

@@ -13,6 +13,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
@@ -264,13 +265,13 @@ func TestSettingsReload(t *testing.T) {
 
 	put(t, dir, "settings.yaml", "accounts: {default: {concurrent: none}}")
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
-	eventually(t, func() bool { return strings.Contains(s.stderr.String(), "the settings stay what they were") })
+	proctest.Eventually(t, func() bool { return strings.Contains(s.stderr.String(), "the settings stay what they were") })
 	require.Contains(t, s.stderr.String(), "accounts.default.concurrent")
 	require.True(t, refused(), "a bad file changes nothing")
 
 	put(t, dir, "settings.yaml", "accounts: {default: {concurrent: 2}}")
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
-	eventually(t, func() bool { return !refused() })
+	proctest.Eventually(t, func() bool { return !refused() })
 }
 
 func TestStoredSettings(t *testing.T) {

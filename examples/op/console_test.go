@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
 
 // console signs somebody in to the console, in a browser of their own.
@@ -61,7 +63,7 @@ func TestConsoleIsAClientOfItsOwn(t *testing.T) {
 	t.Parallel()
 	dir, args := folder(t)
 	put(t, dir, "clients.json", `[{"client_id": "console", "client_secret": "x", "type": "web", "redirect_uris": ["http://127.0.0.1:1/cb"], "grant_types": ["authorization_code"]}]`)
-	err := run(t.Context(), args, noEnv, &syncBuffer{}, &syncBuffer{})
+	err := run(t.Context(), args, noEnv, &proctest.Output{}, &proctest.Output{})
 	require.ErrorContains(t, err, `"console" is the client_id of the provider's own console`)
 	require.FileExists(t, filepath.Join(dir, "clients.json"))
 

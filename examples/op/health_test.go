@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
@@ -48,7 +49,7 @@ func TestHealth(t *testing.T) {
 
 	var failing atomic.Bool
 	var asked atomic.Int32
-	log := &syncBuffer{}
+	log := &proctest.Output{}
 	h := &health{log: slog.New(slog.NewTextHandler(log, nil)), ready: func(ctx context.Context) error {
 		asked.Add(1)
 		deadline, ok := ctx.Deadline()

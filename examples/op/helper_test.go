@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -16,7 +15,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
 
 // The test binary is the program too, for tests that need a process.
@@ -38,29 +37,11 @@ func TestMain(m *testing.M) {
 	os.Exit(enginetest.Main(m))
 }
 
-// A syncBuffer is written by a server and read by a test.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // A server is the program, run in this process.
 type server struct {
 	t              *testing.T
 	issuer         string
-	stdout, stderr *syncBuffer
+	stdout, stderr *proctest.Output
 	end            func() error // ends it and returns run's error
 }
 
@@ -118,36 +99,17 @@ func noEnv(string) string { return "" }
 // start starts the program and waits until it says that it is ready.
 func start(t *testing.T, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, stdout: &syncBuffer{}, stderr: &syncBuffer{}}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- run(ctx, args, noEnv, s.stdout, s.stderr) }()
-	s.end = sync.OnceValue(func() error {
-		cancel()
-		return <-done
-	})
-	t.Cleanup(func() { require.NoError(t, s.end()) })
-	eventually(t, func() bool {
-		select {
-		case err := <-done:
-			done <- err
-			require.NoError(t, err)
-		default:
-		}
-		_, rest, _ := strings.Cut(s.stdout.String(), "The OpenID provider ")
+	s := &server{t: t}
+	p := proctest.Start(t, func(ctx context.Context, stdout, stderr io.Writer) error {
+		return run(ctx, args, noEnv, stdout, stderr)
+	}, func(p *proctest.Program) bool {
+		_, rest, _ := strings.Cut(p.Stdout.String(), "The OpenID provider ")
 		issuer, _, ok := strings.Cut(rest, " is ready.\n")
 		s.issuer = issuer
 		return ok
 	})
+	s.stdout, s.stderr, s.end = p.Stdout, p.Stderr, p.End
 	return s
-}
-
-// eventually polls until a condition holds.
-func eventually(t *testing.T, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		require.True(t, time.Now().Before(deadline), "it did not happen in time")
-	}
 }
 
 // A browser keeps cookies, and stops at the application.
@@ -446,7 +408,7 @@ func exit(t *testing.T, getenv func(string) string, args ...string) (int, string
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	stdout, stderr := &syncBuffer{}, &syncBuffer{}
+	stdout, stderr := &proctest.Output{}, &proctest.Output{}
 	code := exitCode(run(ctx, args, getenv, stdout, stderr), stderr)
 	require.NoError(t, ctx.Err(), "it started: %s", stdout)
 	return code, stdout.String() + stderr.String()

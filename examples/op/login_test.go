@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
 
 func TestLogin(t *testing.T) {
@@ -520,7 +521,7 @@ func TestReasons(t *testing.T) {
 	require.Contains(t, p.params.Get("error_description"), "used=2 max=2")
 	require.Contains(t, third.get(s.issuer+"/").body, "Nobody is signed in")
 
-	eventually(t, func() bool {
+	proctest.Eventually(t, func() bool {
 		return strings.Contains(b.get(s.issuer+"/").body, "You were signed out after 2 seconds without activity.")
 	})
 	_, err := a.refresh(t, token)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
 
 // restart ends a server and starts it again where it was, as the address is part
@@ -130,7 +131,7 @@ func startFleet(t *testing.T, n int, args ...string) (fleet []*process) {
 	t.Helper()
 	for range n {
 		p := startProcess(t, append(args, "-issuer", balancer)...)
-		eventually(t, func() bool {
+		proctest.Eventually(t, func() bool {
 			_, rest, _ := strings.Cut(p.stderr.String(), " listen=")
 			address, _, ok := strings.Cut(rest, " ")
 			p.issuer = "http://" + address
@@ -294,17 +295,17 @@ func testEngineOutage(t *testing.T, engine stoppable) {
 		require.Contains(t, p.body, "Nothing is lost", name)
 		require.NotEmpty(t, p.header.Get("Retry-After"), name)
 	}
-	eventually(t, func() bool { return health("/readyz").status == http.StatusServiceUnavailable })
+	proctest.Eventually(t, func() bool { return health("/readyz").status == http.StatusServiceUnavailable })
 	require.NotEmpty(t, health("/readyz").header.Get("Retry-After"))
 	require.Equal(t, http.StatusOK, health("/healthz").status)
 
 	require.NoError(t, engine.Start())
-	eventually(t, func() bool { return health("/readyz").status == http.StatusOK })
+	proctest.Eventually(t, func() bool { return health("/readyz").status == http.StatusOK })
 	// A connection that broke may be noticed by the next one who uses it.
 	ok := func(call func() reply) reply {
 		t.Helper()
 		var r reply
-		eventually(t, func() bool {
+		proctest.Eventually(t, func() bool {
 			r = call()
 			return r.status != http.StatusServiceUnavailable
 		})
@@ -355,7 +356,7 @@ func TestFailover(t *testing.T) {
 	require.NoError(t, primary.Kill())
 	outages := 0
 	for i := range tokens {
-		eventually(t, func() bool {
+		proctest.Eventually(t, func() bool {
 			r := s.api("/oauth/token", "web", webSecret, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tokens[i]}})
 			if r.status == http.StatusServiceUnavailable {
 				outages++
@@ -402,7 +403,7 @@ func TestStoreDoesNotAnswer(t *testing.T) {
 	results := make(chan result)
 	for spec, want := range specs {
 		go func() {
-			stdout, stderr := &syncBuffer{}, &syncBuffer{}
+			stdout, stderr := &proctest.Output{}, &proctest.Output{}
 			code := exitCode(run(context.Background(), append(args, "-store", spec), noEnv, stdout, stderr), stderr)
 			results <- result{spec, want, stdout.String() + stderr.String(), code}
 		}()
@@ -431,7 +432,7 @@ func startProcess(t *testing.T, args ...string) *process {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	p := &process{&server{t: t, stdout: &syncBuffer{}, stderr: &syncBuffer{}}, exec.Command(exe, args...)}
+	p := &process{&server{t: t, stdout: &proctest.Output{}, stderr: &proctest.Output{}}, exec.Command(exe, args...)}
 	p.cmd.Env = append(os.Environ(), "CURFEW_OP_TEST_RUN=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	require.NoError(t, p.cmd.Start())
@@ -440,7 +441,7 @@ func startProcess(t *testing.T, args ...string) *process {
 		_ = p.cmd.Process.Kill() // it may have ended
 		_ = p.end()
 	})
-	eventually(t, func() bool {
+	proctest.Eventually(t, func() bool {
 		_, rest, _ := strings.Cut(p.stdout.String(), "The OpenID provider ")
 		issuer, _, ok := strings.Cut(rest, " is ready.\n")
 		p.issuer = issuer
@@ -455,7 +456,7 @@ func TestSignals(t *testing.T) {
 		dir, args := folder(t)
 		p := startProcess(t, args...)
 		require.NoError(t, p.cmd.Process.Signal(syscall.SIGHUP))
-		eventually(t, func() bool { return strings.Contains(p.stderr.String(), "no settings file to read again") })
+		proctest.Eventually(t, func() bool { return strings.Contains(p.stderr.String(), "no settings file to read again") })
 		a := p.app("web")
 		_, token := p.login(a)
 
@@ -481,7 +482,7 @@ func TestSignals(t *testing.T) {
 		_, err = io.WriteString(out, "grant_type=refresh_token&")
 		require.NoError(t, err)
 		require.NoError(t, p.cmd.Process.Signal(sig))
-		eventually(t, func() bool { return strings.Contains(p.stderr.String(), `msg="ending`) })
+		proctest.Eventually(t, func() bool { return strings.Contains(p.stderr.String(), `msg="ending`) })
 		_, err = io.WriteString(out, "refresh_token="+url.QueryEscape(token.RefreshToken))
 		require.NoError(t, err)
 		require.NoError(t, out.Close())
@@ -577,14 +578,14 @@ func startProcessWith(t *testing.T, env []string, args ...string) *process {
 type shell struct {
 	t    *testing.T
 	in   io.Writer
-	out  *syncBuffer
+	out  *proctest.Output
 	read int // of out
 }
 
 func startShell(t *testing.T) *shell {
 	t.Helper()
 	cmd := exec.Command("/bin/sh")
-	out := &syncBuffer{}
+	out := &proctest.Output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
@@ -606,7 +607,7 @@ func (sh *shell) paste(lines string) {
 // one.
 func (sh *shell) until(text string) (said string) {
 	sh.t.Helper()
-	eventually(sh.t, func() bool {
+	proctest.Eventually(sh.t, func() bool {
 		var ok bool
 		said, _, ok = strings.Cut(sh.out.String()[sh.read:], text)
 		return ok

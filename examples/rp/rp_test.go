@@ -12,58 +12,23 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/internal/proctest"
 )
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 const site = "http://127.0.0.1:9999" // what the provider knows; the port is another one
 
 // start runs the program and returns where it listens, and what ends it.
 func start(t *testing.T, args ...string) (listens string, end func() error) {
 	t.Helper()
-	stdout, stderr := &syncBuffer{}, &syncBuffer{}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() {
-		done <- run(ctx, append([]string{"-listen", "127.0.0.1:0", "-url", site}, args...), func(string) string { return "" }, stdout, stderr)
-	}()
-	end = sync.OnceValue(func() error { cancel(); return <-done })
-	t.Cleanup(func() { require.NoError(t, end()) })
-	address := regexp.MustCompile(`listen=(\S+)`)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if strings.Contains(stdout.String(), "is ready") {
-			return address.FindStringSubmatch(stderr.String())[1], end
-		}
-		select {
-		case err := <-done:
-			done <- err
-			require.NoError(t, err, stderr.String())
-		default:
-		}
-		require.True(t, time.Now().Before(deadline), stderr.String())
-	}
+	p := proctest.Start(t, func(ctx context.Context, stdout, stderr io.Writer) error {
+		return run(ctx, append([]string{"-listen", "127.0.0.1:0", "-url", site}, args...), func(string) string { return "" }, stdout, stderr)
+	}, func(p *proctest.Program) bool { return strings.Contains(p.Stdout.String(), "is ready") })
+	return regexp.MustCompile(`listen=(\S+)`).FindStringSubmatch(p.Stderr.String())[1], p.End
 }
 
 type browser struct {
@@ -197,7 +162,7 @@ func TestBadFlags(t *testing.T) {
 		{args: []string{"-nonsense"}, want: "nonsense"},
 		{env: "CURFEW_RP_STORE=x", want: "-store"},
 	} {
-		var said syncBuffer
+		var said proctest.Output
 		getenv := func(name string) string {
 			if n, v, ok := strings.Cut(test.env, "="); ok && n == name {
 				return v
@@ -208,7 +173,7 @@ func TestBadFlags(t *testing.T) {
 		require.Equal(t, 2, code, "%v %s", test.args, said.String())
 		require.Contains(t, said.String(), test.want, "%v", test.args)
 	}
-	var said syncBuffer
+	var said proctest.Output
 	require.Zero(t, exitCode(run(t.Context(), []string{"-help"}, func(string) string { return "" }, io.Discard, &said), &said))
 	require.Contains(t, said.String(), "CURFEW_RP_CLIENT_ID")
 }
