@@ -16,7 +16,7 @@ const (
 	EventUnavailable    EventType = "unavailable"      // the provider or the store did not answer
 	EventEnded          EventType = "ended"            // Reason says why
 	EventLogoutReceived EventType = "logout_received"  // a logout token was obeyed
-	EventLogoutRefused  EventType = "logout_refused"   // a logout token was not valid
+	EventLogoutRefused  EventType = "logout_refused"   // a logout token was not valid, or too many unknown logins were to be ended
 	EventCrossOrigin    EventType = "cross_origin"     // another website sent a form
 	EventRefreshLost    EventType = "refresh_not_kept" // refreshed, but the store did not take it
 	EventFailed         EventType = "failed"           // something of our own did not work
