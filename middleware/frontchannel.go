@@ -27,9 +27,9 @@ func (rp *RelyingParty) frontChannelPage(w http.ResponseWriter, r *http.Request)
 }
 
 // frontChannel ends the sessions of a login. No token says that the provider sent
-// it, so what is kept of a sid is bounded: for as long as there are sessions of one
-// that a session here has, and of any other, which can only be that of a sign-in
-// under way, as long as that may take and not of too many.
+// it: so only a sid that a session here has is remembered like one of a logout
+// token. Any other can only be that of a sign-in under way. It is remembered for as
+// long as that may take, and not too many are.
 func (rp *RelyingParty) frontChannel(ctx context.Context, sid string) error {
 	known, err := rp.knows(ctx, sid)
 	if err != nil {
