@@ -416,8 +416,10 @@ func parse[T any](document string, read func(*decoder, *T) error) (v T, err erro
 	}
 	d := decoder{src: document}
 	err = read(&d, &v)
-	if err == nil && d.peek() != 0 {
-		err = errSyntax
+	if err == nil {
+		if d.peek(); d.pos < len(document) {
+			err = errSyntax
+		}
 	}
 	if err != nil {
 		var none T
@@ -801,7 +803,7 @@ func (d *decoder) base64() ([]byte, error) {
 	if err != nil || text == "" {
 		return nil, err
 	}
-	b, err := base64.StdEncoding.DecodeString(text)
+	b, err := base64.StdEncoding.Strict().DecodeString(text) // or two texts were one value
 	if err != nil {
 		return nil, errors.New("not base64")
 	}

@@ -230,14 +230,14 @@ func TestSessionJSONFormat(t *testing.T) {
 
 func TestSessionJSONRefusesToRead(t *testing.T) {
 	for _, doc := range []string{
-		``, ` `, `null`, `[]`, `{`, `}`, `{}x`, `{"v":1}}`, `{"v":1,}`, `{,"v":1}`, `{"v" 1}`, `{"v":1 "sid":""}`, `{v:1}`,
+		``, ` `, `null`, `[]`, `{`, `}`, `{}x`, `{"v":1}}`, "{\"v\":1}\x00", "{\"v\":1} \x00{}", `{"v":1,}`, `{,"v":1}`, `{"v" 1}`, `{"v":1 "sid":""}`, `{v:1}`,
 		`{"v":-1}`, `{"v":1.0}`, `{"v":1e0}`, `{"v":01}`, `{"v":"1"}`, `{"v":99999999999999999999}`,
 		`{"v":1,"sid":1}`, `{"v":1,"sid":"a}`, "{\"v\":1,\"sid\":\"a\nb\"}", `{"v":1,"sid":"\x41"}`, `{"v":1,"sid":"\`,
 		"{\"v\":1,\"sid\":\"\xff\"}", "{\"v\":1,\"other\":\"\xff\"}",
 		`{"v":1,"accounts":"a"}`, `{"v":1,"accounts":["a",]}`, `{"v":1,"accounts":["a"`, `{"v":1,"accounts":[1]}`,
 		`{"v":1,"started":"yesterday"}`, `{"v":1,"started":"0000-01-01T00:00:00+01:00"}`,
 		`{"v":1,"started":"9999-12-31T23:00:00-02:00"}`, `{"v":1,"started":1}`,
-		`{"v":1,"activity_class":256}`, `{"v":1,"browser_hash":"?"}`, `{"v":1,"adopted":1}`, `{"v":1,"adopted":truee}`,
+		`{"v":1,"activity_class":256}`, `{"v":1,"browser_hash":"?"}`, `{"v":1,"browser_hash":"VVT="}`, `{"v":1,"adopted":1}`, `{"v":1,"adopted":truee}`,
 		`{"v":1,"grants":{}}`, `{"v":1,"grants":[null]}`, `{"v":1,"grants":[{}`, `{"v":1,"end":[]}`, `{"v":1,"subject":null}`,
 		`{"v":1,"deliveries":[{"attempts":1.5}]}`,
 		`{"v":1,"x":}`, `{"v":1,"x":[}`, `{"v":1,"x":[}]}`, `{"v":1,"x":tru}`, `{"v":1,"x":1 2}`, `{"v":1,"x"`, `{"v":1,"x":{"a":1}`,

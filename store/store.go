@@ -41,8 +41,8 @@ var (
 //
 // Implementations must be safe for concurrent use by any number of goroutines
 // and, where the engine allows it, processes. They never read a clock to decide
-// anything: the caller passes the time. They have no goroutine that runs while
-// nobody calls them, and log nothing.
+// anything: the caller passes the time. They leave no goroutine behind but one that
+// waits for an engine's answer, and log nothing.
 //
 // What is kept: times to at least the microsecond, in UTC, and the zero time as
 // the zero time; members of a session document that this version does not know,

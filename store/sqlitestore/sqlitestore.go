@@ -74,7 +74,8 @@ type Store struct {
 	// anyway, and waiting here is fair and ends with the context.
 	writing chan struct{}
 
-	// durability is executed before each write on its connection.
+	// durability is executed before each write on its connection. A refresh only asks
+	// whether it was.
 	durability string
 
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
