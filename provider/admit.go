@@ -535,7 +535,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	if s.Subject != a.login.Subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
-	decided := a.codeIn(&s) >= 0 || followed && id == a.own // before, that it joins it
+	decided := a.codeIn(&s) >= 0 // before, that it joins it
 	if a.apart != nil && s.End == nil && !decided && !h.mayJoin(ctx, &a, r, &s) {
 		return store.Session{}, errApart
 	}

@@ -599,3 +599,25 @@ func TestAnACRDoesNotBlowUpASession(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, len(document), 10_000)
 }
+
+// A login that joins the session of the browser's cookie leaves word of that for the
+// oldest tab. That it was left does not say that the tab may join.
+func TestATabDoesNotFollowWhereACapTellsThemApart(t *testing.T) {
+	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
+	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
+	for _, cookies := range []bool{true, false} {
+		storage := optest.NewStorage()
+		s := start(t, account, func(_ *provider.Config, o *optest.Config) { o.InMemory, o.Storage = true, storage })
+		b := s.Browser()
+		free := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
+		counted := s.finished(t, b, storage, optest.Web2, "alice", nil)
+		require.Equal(t, free, s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil)))
+		if !cookies {
+			clearCookies(b)
+		}
+		v := b.Get(counted)
+		v = b.Get(v.Callback)
+		require.NotEqual(t, free, s.sid(t, optest.Web2, ok(t, s.Code(optest.Web2, v))))
+		require.Equal(t, "access_denied", s.Browser().Login(optest.Web2, "alice", nil).Error(), "the cap of one is reached")
+	}
+}

@@ -208,8 +208,8 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 	return a
 }
 
-// standsApart reports whether the session that another tab has named by this login
-// is not the one that the login is in, but stands apart from.
+// standsApart reports whether the session that another tab has named by this login,
+// or left word of, is not the one that the login is in, but stands apart from.
 func (c *core) standsApart(ctx context.Context, a *admission, s *store.Session) (bool, error) {
 	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.clientID() && c.h.cfg.Kind(ctx, a.login) == s.Kind {
 		return false, nil
@@ -243,16 +243,6 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			return store.Session{}, ruling{}, err
 		}
 		named, followed := s, s.Joined != ""
-		if !followed {
-			apart, err := c.standsApart(ctx, &a, &s)
-			if err != nil {
-				return store.Session{}, ruling{}, err
-			}
-			if apart {
-				a.sid, a.apart, n = a.apart, nil, 0
-				continue
-			}
-		}
 		if followed {
 			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
 				return store.Session{}, ruling{}, &refusedError{
@@ -261,6 +251,14 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			} else if err != nil {
 				return store.Session{}, ruling{}, err
 			}
+		}
+		apart, err := c.standsApart(ctx, &a, &s)
+		if err != nil {
+			return store.Session{}, ruling{}, err
+		}
+		if apart {
+			a.sid, a.apart, n = a.apart, nil, 0
+			continue
 		}
 		if followed && a.freed(&s) {
 			n = nextNamesake(n, &named)
