@@ -3,6 +3,7 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -137,6 +139,49 @@ func TestLoginPage(t *testing.T) {
 	p = b.get(a.url(oauth2.SetAuthURLParam("id_token_hint", token.Extra("id_token").(string))))
 	require.Equal(t, http.StatusForbidden, b.signIn(p, "root", rootPassword).status)
 	require.NotEmpty(t, b.signIn(p, "alice", alicePassword).params.Get("code"))
+}
+
+// Whoever presses the button twice is signed in, and so is one whose first try was
+// not answered but came through later; a second user is not taken for the first.
+func TestTwoTriesAtOnceAreOneSignIn(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	b := newBrowser(t)
+	p := b.get(s.app("web").url())
+	form := url.Values{"id": {p.url.Query().Get("id")}, "username": {"alice"}, "password": {alicePassword}}
+	answers := make([]page, 6)
+	var tries sync.WaitGroup
+	for i := range answers {
+		tries.Go(func() {
+			form := maps.Clone(form)
+			if i == 0 {
+				form["username"], form["password"] = []string{"root"}, []string{rootPassword}
+			}
+			req, err := http.NewRequest(http.MethodPost, s.issuer+"/login", strings.NewReader(form.Encode()))
+			if assert.NoError(t, err) {
+				req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+				answers[i], err = b.try(req)
+				assert.NoError(t, err)
+			}
+		})
+	}
+	tries.Wait()
+	in := map[bool]int{} // by whether it is root
+	for i, a := range answers {
+		switch a.status {
+		case http.StatusSeeOther:
+			require.Contains(t, a.header.Get("Location"), "/authorize/callback")
+			in[i == 0]++
+		default:
+			require.Equal(t, http.StatusBadRequest, a.status)
+			require.Contains(t, a.body, "not known any more")
+		}
+	}
+	if in[false] < len(answers)-1 { // root was first
+		require.Equal(t, 1, in[true])
+	}
+	p = b.get(s.issuer + "/authorize/callback?id=" + form.Get("id"))
+	require.NotEmpty(t, p.params.Get("code"))
 }
 
 func TestPKCEIsRequired(t *testing.T) {

@@ -247,7 +247,7 @@ func (s *storage) AuthRequestByID(ctx context.Context, id string) (op.AuthReques
 	return r, nil
 }
 
-// errSignedIn is returned by signIn for a request that was signed in to before.
+// errSignedIn is returned by signIn for a request that another user signed in to.
 // It must not change its user: there may be a code for it.
 var errSignedIn = errors.New("somebody signed in already")
 
@@ -272,21 +272,24 @@ func (s *storage) continues(r *authRequest, session store.Session) bool {
 const maxMaxAge = 100 * 365 * 24 * 60 * 60 // in seconds: no sign-in is older
 
 // signIn records who answered an auth request, and when they entered their
-// password.
+// password. Whoever tries twice, because the first answer was lost or the button
+// was pressed twice, signed in by what came first.
 func (s *storage) signIn(ctx context.Context, id, subject string, authTime time.Time) error {
-	r, record, err := s.authRequest(ctx, id)
-	if err != nil {
-		return err
+	for {
+		r, record, err := s.authRequest(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case r.Done() && r.Subject == subject:
+			return nil
+		case r.Done():
+			return errSignedIn
+		}
+		r.Subject, r.AuthTime = subject, authTime.UTC()
+		if err = s.write(ctx, record, r); !errors.Is(err, kv.ErrConflict) {
+			return err
+		}
 	}
-	if r.Done() {
-		return errSignedIn
-	}
-	r.Subject, r.AuthTime = subject, authTime.UTC()
-	err = s.write(ctx, record, r)
-	if errors.Is(err, kv.ErrConflict) {
-		return errSignedIn
-	}
-	return err
 }
 
 // A codeRecord is an authorization code. It outlives its request, so that a code
