@@ -798,12 +798,15 @@ func (d *decoder) time() (time.Time, error) {
 	return t.UTC(), nil
 }
 
+// strictly decodes base64 so that no two texts are one value.
+var strictly = base64.StdEncoding.Strict()
+
 func (d *decoder) base64() ([]byte, error) {
 	text, err := d.text()
 	if err != nil || text == "" {
 		return nil, err
 	}
-	b, err := base64.StdEncoding.Strict().DecodeString(text) // or two texts were one value
+	b, err := strictly.DecodeString(text)
 	if err != nil {
 		return nil, errors.New("not base64")
 	}

@@ -124,7 +124,7 @@ func conflict(id string, is, want int64) error {
 	return fmt.Errorf("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
 }
 
-// read reads a record; it is empty if there is none.
+// read reads a record; it is "" if there is none.
 func (s *Store) read(ctx context.Context, id string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
@@ -145,7 +145,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	switch {
 	case err != nil:
 		return store.Session{}, fmt.Errorf("get session: %w", err)
-	case len(record) == 0:
+	case record == "":
 		return store.Session{}, fmt.Errorf("get %w", notFound(id))
 	}
 	session, err := parseRecord(record)
@@ -339,7 +339,7 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 	for {
 		record, err := s.read(ctx, id)
-		if err != nil || len(record) == 0 {
+		if err != nil || record == "" {
 			return err
 		}
 		h, err := parseHead(headOf(record))
@@ -494,7 +494,7 @@ func (s *Store) plan(ctx context.Context, st *step, subject store.Subject, decid
 	switch {
 	case err != nil:
 		return err
-	case len(record) > 0:
+	case record != "":
 		return fmt.Errorf("session %q: %w", stillborn, store.ErrExists)
 	}
 	return fmt.Errorf("session %q is new and has ended", stillborn)
