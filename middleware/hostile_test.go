@@ -91,23 +91,7 @@ func TestClockThatIsSetBack(t *testing.T) {
 		b := w.browser()
 		b.login("/page")
 		time.Sleep(time.Hour)
-		hang := make(chan struct{})
-		defer close(hang)
-		cfg := w.cfg
-		cfg.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.URL.Path == "/oauth/token" {
-				<-hang
-				return nil, fmt.Errorf("dead")
-			}
-			return w.transport().RoundTrip(r)
-		})}
-		dead, err := middleware.New(cfg)
-		require.NoError(t, err)
-		req := request(t, http.MethodGet, "/page", nil, navigate)
-		name, value := b.cookie("")
-		req.AddCookie(&http.Cookie{Name: name, Value: value})
-		go w.app(dead).ServeHTTP(newRecorder(), req)
-		synctest.Wait()
+		defer w.hang(b)()
 
 		back.Store(int64(30 * time.Minute))
 		began := time.Now()

@@ -224,23 +224,7 @@ func TestLeaseOfADeadProcess(t *testing.T) {
 		b.login("/page")
 		time.Sleep(6 * time.Minute)
 		// The first one hangs where it asks the provider, for ever.
-		hang := make(chan struct{})
-		defer close(hang)
-		cfg := w.cfg
-		cfg.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.URL.Path == "/oauth/token" {
-				<-hang
-				return nil, fmt.Errorf("dead")
-			}
-			return w.transport().RoundTrip(r)
-		})}
-		dead, err := middleware.New(cfg)
-		require.NoError(t, err)
-		req := request(t, http.MethodGet, "/page", nil, navigate)
-		name, value := b.cookie("")
-		req.AddCookie(&http.Cookie{Name: name, Value: value})
-		go w.app(dead).ServeHTTP(newRecorder(), req)
-		synctest.Wait()
+		defer w.hang(b)()
 		began := time.Now()
 		b.goesOn("/page")
 		require.Less(t, time.Since(began), 20*time.Second)

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -429,3 +430,26 @@ func (b *browser) goesOn(address string) page {
 type recorder = httptest.ResponseRecorder
 
 func newRecorder() *recorder { return httptest.NewRecorder() }
+
+// hang sends a request of the browser to a process of the same application that hangs
+// where it asks the provider, until release is called.
+func (w *world) hang(b *browser) (release func()) {
+	w.t.Helper()
+	hang := make(chan struct{})
+	cfg := w.cfg
+	cfg.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path == "/oauth/token" {
+			<-hang
+			return nil, fmt.Errorf("dead")
+		}
+		return w.transport().RoundTrip(r)
+	})}
+	dead, err := middleware.New(cfg)
+	require.NoError(w.t, err)
+	req := request(w.t, http.MethodGet, "/page", nil, navigate)
+	name, value := b.cookie("")
+	req.AddCookie(&http.Cookie{Name: name, Value: value})
+	go w.app(dead).ServeHTTP(newRecorder(), req)
+	synctest.Wait()
+	return func() { close(hang) }
+}
