@@ -62,7 +62,7 @@ func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) erro
 	}
 	ctx, cancel := rp.context(r.Context())
 	defer cancel()
-	t, err := rp.verifyLogout(ctx, r.PostForm.Get("logout_token"))
+	t, why, err := rp.verifyLogout(ctx, r.PostForm.Get("logout_token"))
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) erro
 	if !at.IsZero() {
 		return errors.New("jti: this logout token was used before")
 	}
-	if err := rp.logOut(ctx, t.Subject, t.SessionID, t.IssuedAt); err != nil {
+	if err := rp.logOut(ctx, t.Subject, t.SessionID, t.IssuedAt, why); err != nil {
 		return err
 	}
 	now := rp.now()
@@ -88,43 +88,46 @@ func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) erro
 }
 
 // verifyLogout makes the checks of section 2.6. The signature, its algorithm, iss,
-// aud, exp, jti, sub or sid and the absence of a nonce are the library's.
-func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (*oidc.LogoutToken, error) {
+// aud, exp, jti, sub or sid and the absence of a nonce are the library's. It also
+// returns why the login ended, which a provider with Curfew says.
+func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.LogoutToken, why string, _ error) {
 	e, err := rp.discover(ctx)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	t, err := verify(ctx, raw, e.verifier.VerifyLogout)
 	if errors.Is(err, ErrUnavailable) {
-		return nil, rp.noAnswer(ctx, err)
+		return nil, "", rp.noAnswer(ctx, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := rp.checkType(raw); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	var claims struct {
 		Events   map[string]json.RawMessage `json:"events"`
 		IssuedAt *float64                   `json:"iat"`
+		Why      any                        `json:"session_end_reason"` // of others it may be anything
 	}
 	if err := t.Claims(&claims); err != nil {
-		return nil, fmt.Errorf("the claims of the logout token: %w", err)
+		return nil, "", fmt.Errorf("the claims of the logout token: %w", err)
 	}
 	now := rp.now()
 	switch {
 	case !bytes.HasPrefix(bytes.TrimSpace(claims.Events[logoutEvent]), []byte("{")):
-		return nil, errors.New("events: the event is not an object")
+		return nil, "", errors.New("events: the event is not an object")
 	case claims.IssuedAt == nil:
-		return nil, errors.New("iat is missing")
+		return nil, "", errors.New("iat is missing")
 	case t.IssuedAt.After(now.Add(clockSkew)):
-		return nil, errors.New("iat is in the future")
+		return nil, "", errors.New("iat is in the future")
 	case !now.Before(t.Expiry):
-		return nil, errors.New("exp: the logout token has expired")
+		return nil, "", errors.New("exp: the logout token has expired")
 	case t.Expiry.After(now.Add(maxLogoutLife)):
-		return nil, fmt.Errorf("exp is more than %s ahead", maxLogoutLife)
+		return nil, "", fmt.Errorf("exp is more than %s ahead", maxLogoutLife)
 	}
-	return t, nil
+	why, _ = claims.Why.(string)
+	return t, why, nil
 }
 
 // checkType keeps other tokens of the provider from being taken for a logout token.
@@ -149,12 +152,14 @@ func (rp *RelyingParty) checkType(raw string) error {
 }
 
 // logOut ends the sessions of a login, or all of a user's if sid is empty. A login
-// that arrives later but was issued earlier is over too: see begin.
-func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Time) error {
+// that arrives later but was issued earlier is over too: see begin. why is what the
+// provider says of the reason; empty: nothing.
+func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Time, why string) error {
 	entry := rp.subjectEntry(sub)
 	if sid != "" {
 		entry = rp.sidEntry(sid)
 	}
+	reason, text := toldReason(why)
 	now := rp.now()
 	until := now.Add(signInTime)
 	if rp.cfg.InCookies {
@@ -177,7 +182,7 @@ func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Tim
 		case sub != "" && h.rec.Subject != sub, sid == "" && h.rec.Issued.After(at):
 			continue
 		}
-		if err := rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere]); err != nil {
+		if err := rp.end(ctx, h, reason, text); err != nil {
 			return err
 		}
 	}

@@ -50,7 +50,7 @@ func (rp *RelyingParty) frontChannel(ctx context.Context, sid string) error {
 			return err
 		}
 	}
-	return rp.logOut(ctx, "", sid, rp.now())
+	return rp.logOut(ctx, "", sid, rp.now(), "")
 }
 
 // know remembers that a session in cookies has a sid, where the front channel has to

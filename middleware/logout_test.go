@@ -181,6 +181,48 @@ func TestBackChannelLogout(t *testing.T) {
 	})
 }
 
+// The user is told why, whoever tells the application first: here the logout token
+// comes while a refresh is on its way, whose answer says it too.
+func TestBackChannelSaysWhy(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		claim any
+		want  string
+	}{
+		"a limit": {"inactivity: the login session ended after 2 hours without activity; sign in again",
+			"You were signed out after 2 hours without activity."},
+		"a person":                  {"ended_by_admin: the login session is over: an administrator ended it; sign in again", "An administrator ended your sign-in."},
+		"words of another provider": {"<b>call us</b>", "You were signed out, here or in another application."},
+		"something else":            {map[string]any{"code": 7}, "You were signed out, here or in another application."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := newSigner(t, w)
+				b := w.browser()
+				b.login("/page")
+				sid := w.lastSID()
+				keys := *w.answer.Load()
+				w.answers(func(r *http.Request) *http.Response {
+					if r.URL.Path != "/oauth/token" {
+						return keys(r)
+					}
+					claims := s.claims(sid)
+					claims["session_end_reason"] = test.claim
+					require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", claims)).status)
+					return response(http.StatusBadRequest, `{"error": "invalid_grant"}`)
+				})
+				time.Sleep(time.Hour)
+				p := b.visit("/page")
+				require.Equal(t, opHost, p.url.Host)
+				w.answers(nil)
+				time.Sleep(2 * time.Second) // what was issued in the second of the logout is over too
+				require.Contains(t, b.signIn(p, "alice").body, "notice: "+test.want+"\n")
+			})
+		})
+	}
+}
+
 // With sid alone, of another subject, of another process, during the sign-in.
 func TestBackChannelWithOneClaim(t *testing.T) {
 	t.Parallel()

@@ -38,7 +38,7 @@ const (
 	ReasonEnded Reason = "ended"
 
 	// ReasonLoggedOutElsewhere: the provider told so, through the back channel
-	// or the front channel.
+	// or the front channel, and the user signed out, or it did not say why.
 	ReasonLoggedOutElsewhere Reason = "logged_out_elsewhere"
 
 	// ReasonIdentity: at a refresh the provider sent an ID token that is not one
@@ -94,6 +94,17 @@ func reasonOf(description string) (Reason, string) {
 		}
 	}
 	return reason, known[reason]
+}
+
+// toldReason reads the session_end_reason of a logout token, which is what an
+// invalid_grant would say.
+func toldReason(description string) (Reason, string) {
+	reason, text := reasonOf(description)
+	if reason == ReasonEnded || reason == ReasonLogout {
+		// Where the user signed out is not known.
+		return ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere]
+	}
+	return reason, text
 }
 
 func inactivityWords(d string) string {

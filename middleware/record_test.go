@@ -98,4 +98,32 @@ func TestReasonOf(t *testing.T) {
 		require.Equal(t, want.reason, reason, description)
 		require.Equal(t, want.text, text, description)
 	}
+	const elsewhere = "You were signed out, here or in another application."
+	for description, want := range map[string]string{
+		"": elsewhere, "logout: the login session is over: the user signed out; sign in again": elsewhere, "call me": elsewhere,
+		"replay: x": known[ReasonReplay],
+	} {
+		_, text := toldReason(description)
+		require.Equal(t, want, text, description)
+	}
+}
+
+// Where the provider does not say why, the user reads how long a sign-in lasts, and not
+// how long they were here.
+func TestLapsed(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	joined, end := begin.Add(6*time.Hour), begin.Add(8*time.Hour)
+	for _, test := range []struct {
+		rec  record
+		want string
+	}{
+		{record{AuthTime: begin, SignedIn: joined, SessionExpiry: end}, "at most 8 hours."},
+		{record{AuthTime: begin, SignedIn: joined, AuthorizationEnds: end}, "at most 8 hours."},
+		{record{AuthTime: begin, SignedIn: joined, SessionExpiry: end.Add(time.Hour), LocalEnds: end}, "at most 2 hours."},
+		{record{SignedIn: joined, SessionExpiry: end}, "at most 2 hours."},
+	} {
+		reason, text := test.rec.lapsed(end)
+		require.Equal(t, ReasonActiveLimit, reason)
+		require.Contains(t, text, test.want)
+	}
 }

@@ -212,8 +212,14 @@ func earliest(times ...time.Time) (first time.Time) {
 
 // lapsed returns why a session that nobody ended is over.
 func (rec *record) lapsed(now time.Time) (Reason, string) {
-	if passed(rec.ends(), now) {
-		return ReasonActiveLimit, limitWords(words(rec.ends().Sub(rec.SignedIn).Round(time.Second)))
+	if end := rec.ends(); passed(end, now) {
+		// The provider counts from when the user authenticated, which may be long
+		// before they came here.
+		begin := rec.SignedIn
+		if !rec.AuthTime.IsZero() && !end.Equal(rec.LocalEnds) {
+			begin = rec.AuthTime
+		}
+		return ReasonActiveLimit, limitWords(words(end.Sub(begin).Round(time.Second)))
 	}
 	if passed(rec.IdleEnds, now) {
 		return ReasonInactivity, inactivityWords(words(rec.IdleWindow.Round(time.Second)))

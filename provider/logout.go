@@ -231,6 +231,7 @@ type notification struct {
 	sid     string
 	subject store.Subject
 	client  string
+	why     string // why the session ended, as a refused refresh says it
 	uri     string
 	err     error // why there is no URI to send it to
 }
@@ -255,7 +256,7 @@ func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []st
 		if err != nil {
 			err = fmt.Errorf("its URI cannot be had: %w", err)
 		}
-		list = append(list, notification{sid: s.ID, subject: s.Subject, client: client, uri: uris.BackChannel, err: err})
+		list = append(list, notification{sid: s.ID, subject: s.Subject, client: client, why: endedText(s), uri: uris.BackChannel, err: err})
 	}
 	return list, none
 }

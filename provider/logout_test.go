@@ -138,6 +138,10 @@ func TestEveryEndIsDelivered(t *testing.T) {
 				synctest.Wait()
 				require.Equal(t, reason, n.kept(t, sid).End.Reason)
 				n.web.Once(sid)
+				_, claims := decoded(t, n.web.Raw()[0])
+				refused := n.Refresh(optest.Web, tokens.RefreshToken())
+				require.Equal(t, "invalid_grant", refused.String("error"))
+				require.Equal(t, refused.String("error_description"), claims["session_end_reason"], "it hears the same either way")
 				require.Empty(t, n.kept(t, sid).Deliveries)
 				told := n.seen(provider.EventDelivered)
 				require.Len(t, told, 1)
@@ -269,7 +273,8 @@ func TestLogoutTokens(t *testing.T) {
 				want := map[string]any{
 					"iss": n.Issuer, "aud": optest.Web, "sid": sid, "jti": claims["jti"],
 					"iat": float64(began), "exp": float64(began + 120),
-					"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
+					"events":             map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
+					"session_end_reason": "ended_by_admin: the login session is over: an administrator ended it; sign in again",
 				}
 				if !omit {
 					want["sub"] = optest.SubjectOf("alice")

@@ -170,7 +170,7 @@ func (h *Hook) notify(ctx context.Context, n notification) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.Logout.Timeout)
 	defer cancel()
-	token, err := h.logoutToken(ctx, n.subject, n.sid, n.client)
+	token, err := h.logoutToken(ctx, n)
 	if err != nil {
 		return err
 	}

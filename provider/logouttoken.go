@@ -11,8 +11,6 @@ import (
 
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/pkg/op"
-
-	"github.com/curfew-oidc/curfew/store"
 )
 
 // logoutEvent is the member of "events" that makes a token a logout token
@@ -40,11 +38,16 @@ type logoutClaims struct {
 	ID       string              `json:"jti"`
 	Events   map[string]struct{} `json:"events"`
 	SID      string              `json:"sid"`
+
+	// Why is what a refused refresh of the session says in error_description:
+	// the application hears of the end here first, and its user is owed the
+	// reason there too. Section 2.4 allows other claims.
+	Why string `json:"session_end_reason"`
 }
 
 // logoutToken makes a logout token, signed as the ID tokens are. Each has a "jti"
 // of its own.
-func (h *Hook) logoutToken(ctx context.Context, subject store.Subject, sid, client string) (string, error) {
+func (h *Hook) logoutToken(ctx context.Context, n notification) (string, error) {
 	from := h.signer.Load()
 	if from == nil {
 		return "", errNoStorage
@@ -65,7 +68,7 @@ func (h *Hook) logoutToken(ctx context.Context, subject store.Subject, sid, clie
 	rand.Read(id[:])
 	now := h.now()
 	claims := logoutClaims{
-		Issuer: subject.Issuer, Subject: subject.ID, Audience: client, SID: sid,
+		Issuer: n.subject.Issuer, Subject: n.subject.ID, Audience: n.client, SID: n.sid, Why: n.why,
 		IssuedAt: now.Unix(), Expires: now.Add(logoutTokenLife).Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(id[:]), Events: map[string]struct{}{logoutEvent: {}},
 	}
