@@ -100,6 +100,9 @@ type (
 	groupDirectory interface {
 		GroupsOf(ctx context.Context, user string) ([]string, error)
 	}
+	userTable interface {
+		PasswordChangedAt(ctx context.Context, user string) (time.Time, error)
+	}
 	ownSessions interface {
 		EndBySID(ctx context.Context, sid string, reason policy.Reason) error
 	}
@@ -113,13 +116,16 @@ type (
 	}
 )
 
-func _(cfg provider.Config, directory groupDirectory, browserSessions ownSessions) (*provider.Hook, error) {
+func _(cfg provider.Config, directory groupDirectory, users userTable, browserSessions ownSessions) (*provider.Hook, error) {
 	cfg.Membership = func(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
 		groups, err := directory.GroupsOf(ctx, subject.ID)
 		if err != nil {
 			return nil, err // logins are refused, refreshes are answered with 503
 		}
 		return []policy.Membership{{Account: "default", Groups: groups}}, nil
+	}
+	cfg.NotBefore = func(ctx context.Context, subject store.Subject) (time.Time, error) {
+		return users.PasswordChangedAt(ctx, subject.ID)
 	}
 	cfg.SSOSession = func(_ context.Context, login provider.Login) string {
 		if request, ok := login.AuthRequest.(*AuthRequest); ok {

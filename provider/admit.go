@@ -156,6 +156,46 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	if err != nil {
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
 	}
+	// Before, so that it ends nobody's session at a cap.
+	if err := h.mayBegin(ctx, &a, r); err != nil {
+		return store.Session{}, r, err
+	}
+	s, r, err := h.admitUnder(ctx, req, a, r)
+	if err != nil {
+		return s, r, err
+	}
+	// And after: what is changed from now on finds the session, and ends it. A
+	// slot that is left is reserved, and soon free.
+	return s, r, h.mayBegin(ctx, &a, r)
+}
+
+// mayBegin refuses a login that rests on credentials that are not the user's any
+// more.
+func (h *Hook) mayBegin(ctx context.Context, a *admission, r ruling) error {
+	outdated, err := h.outdated(ctx, a)
+	if err != nil || !outdated {
+		return err
+	}
+	s := store.Session{Subject: a.login.Subject, Accounts: r.accounts, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login)}
+	return h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
+}
+
+// outdated asks Config.NotBefore about a login.
+func (h *Hook) outdated(ctx context.Context, a *admission) (bool, error) {
+	if h.cfg.NotBefore == nil || a.login.AuthTime.IsZero() {
+		return false, nil
+	}
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	since, err := h.cfg.NotBefore(ctx, a.login.Subject)
+	if err != nil {
+		return false, fmt.Errorf("Config.NotBefore: %w", err)
+	}
+	return a.login.AuthTime.Before(since), nil
+}
+
+// admitUnder is admit under the rules r.
+func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruling) (store.Session, ruling, error) {
 	base := ctx
 	ctx, cancel := h.detach(ctx)
 	defer cancel()

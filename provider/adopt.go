@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -87,6 +89,9 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 		login: Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated},
 		adopt: true, amr: ir.GetAMR(),
 	}
+	if err := h.ofTheseCredentials(ctx, st.adopt); err != nil {
+		return c.refused(req, st, err), nil
+	}
 	st.session = h.newSession(ctx, req, *st.adopt, st.ruling, st.token.SID)
 	st.session.Grants = []store.Grant{{
 		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: nonceHash(st.token.Nonce),
@@ -96,6 +101,15 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	}
 	req.refresh = st
 	return ir, nil
+}
+
+// ofTheseCredentials refuses a token from before the user's credentials were changed.
+func (h *Hook) ofTheseCredentials(ctx context.Context, a *admission) error {
+	outdated, err := h.outdated(ctx, a)
+	if err != nil || !outdated {
+		return err
+	}
+	return &refusedError{reason: policy.ReasonCredentialChange, text: endText(policy.ReasonCredentialChange), over: true}
 }
 
 // adopt makes the session of an adopted token. It comes before the storage
@@ -113,6 +127,10 @@ func (c *core) adopt(ctx context.Context, st *refreshState) error {
 	}
 	if st.session, err = c.h.cfg.Store.Get(ctx, st.session.ID); err != nil {
 		return err
+	}
+	if err := c.h.ofTheseCredentials(ctx, st.adopt); err != nil {
+		_, _, endErr := c.h.end(ctx, st.session, st.ruling, policy.ReasonCredentialChange, "")
+		return cmp.Or(endErr, err) // it is found again, if it could not be ended
 	}
 	st.adopt = nil
 	return c.judge(st)

@@ -52,6 +52,19 @@ type Config struct {
 	// answered with 503. Nil: every user belongs to the account "default".
 	Membership func(ctx context.Context, subject store.Subject) ([]policy.Membership, error)
 
+	// NotBefore returns since when a user's credentials are what they are: when
+	// the password was reset, or the account disabled. A login whose user
+	// authenticated before is refused (credential_change), and begins no
+	// session after [Hook.EndAll]: one that was signed in to with the old
+	// password, and waits for its application; a device code that was
+	// approved; a refresh token from before the installation. Write the time
+	// first, then call EndAll, and none gets through in between. Sessions
+	// that EndAll left alone go on. It is asked twice for each login, before
+	// its session begins and after. If it fails, logins are refused. The zero
+	// time, or a nil function, refuses nothing, and neither is a login
+	// refused of which the storage has no auth_time.
+	NotBefore func(ctx context.Context, subject store.Subject) (time.Time, error)
+
 	// Kind decides what kind of session a login makes. Nil, as [DefaultKind]: a
 	// device grant or a native client makes a CLI session, a token exchange of a
 	// foreign subject or a JWT profile grant an automation session, everything
