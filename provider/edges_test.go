@@ -566,6 +566,29 @@ func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
 	})
 }
 
+// A sweep that many such ends wait for goes on.
+func TestAHangingOnEndDoesNotHoldASweepUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			p.StoreTimeout = 5 * time.Second
+			p.OnEnd = func(ctx context.Context, _ store.Session) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		for range 20 {
+			s.Login(optest.Web, "alice")
+		}
+		s.sweepFor(t, 10*time.Minute) // the settings are new, and are applied first
+		time.Sleep(time.Hour)
+		began := time.Now()
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Len(t, s.seen(provider.EventEnded), 20)
+		require.Equal(t, 25*time.Second, time.Since(began), "four at once")
+	})
+}
+
 // The same for who signs in again after a session of the provider's own is over.
 func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

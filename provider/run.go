@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -19,6 +20,11 @@ import (
 const (
 	sweepLease = time.Minute
 	sweepBatch = 100
+
+	// sweepAtOnce is how many sessions or subjects a sweep looks at at once: most of the time
+	// it waits for the store, or for a slow OnEnd. Few, so that users do not wait
+	// for the store's connections.
+	sweepAtOnce = 4
 )
 
 // Run sweeps until the context ends: sessions that are over end, reasons that
@@ -72,26 +78,52 @@ func (h *Hook) Sweep(ctx context.Context) error {
 			errs.add(err)
 			return errs.join()
 		}
-		began := time.Now()
-		broken := false
-		for _, s := range batch {
-			if time.Since(began) > sweepLease/2 {
-				break // before others take the rest; it is due again soon
-			}
-			err := h.sweep(ctx, s)
-			if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
-				continue
-			}
-			errs.add(err)
-			// One session whose rules cannot be had was put off; a store that
-			// does not answer is tried again by the next sweep.
-			var rules *rulesError
-			broken = broken || err != nil && !errors.As(err, &rules)
-		}
+		broken := h.sweepAll(ctx, batch, &errs)
 		if len(batch) < sweepBatch || broken || ctx.Err() != nil {
 			return errs.join()
 		}
 	}
+}
+
+// sweepAll looks at the sessions of a batch, and reports whether the store seems to
+// be down: then it is tried again by the next sweep.
+func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
+	var mu sync.Mutex // for errs and broken
+	began := time.Now()
+	someAtOnce(batch, func(s store.Session) {
+		if time.Since(began) > sweepLease/2 {
+			return // before others take it; it is due again soon
+		}
+		err := h.sweep(ctx, s)
+		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+			return
+		}
+		var rules *rulesError // that one was put off
+		mu.Lock()
+		defer mu.Unlock()
+		errs.add(err)
+		broken = broken || err != nil && !errors.As(err, &rules)
+	})
+	return broken
+}
+
+// someAtOnce calls f for each of a list, for sweepAtOnce of them at the same time,
+// and returns when all are done.
+func someAtOnce[T any](list []T, f func(T)) {
+	var wg sync.WaitGroup
+	todo := make(chan T)
+	for range min(sweepAtOnce, len(list)) {
+		wg.Go(func() {
+			for v := range todo {
+				f(v)
+			}
+		})
+	}
+	for _, v := range list {
+		todo <- v
+	}
+	close(todo)
+	wg.Wait()
 }
 
 // failures collects errors, of which one look at many sessions may bring many
@@ -344,13 +376,20 @@ func (h *Hook) applyTo(ctx context.Context, account string) error {
 			errs.add(err)
 			return errs.join()
 		}
+		var subjects []store.Subject
 		for _, s := range page {
-			if seen[s.Subject] {
-				continue
+			if !seen[s.Subject] {
+				seen[s.Subject] = true
+				subjects = append(subjects, s.Subject)
 			}
-			seen[s.Subject] = true
-			errs.add(h.applySubject(ctx, s.Subject))
 		}
+		var mu sync.Mutex // for errs
+		someAtOnce(subjects, func(subject store.Subject) {
+			err := h.applySubject(ctx, subject)
+			mu.Lock()
+			defer mu.Unlock()
+			errs.add(err)
+		})
 		if next == "" || ctx.Err() != nil {
 			errs.add(ctx.Err())
 			return errs.join()
