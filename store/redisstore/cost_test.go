@@ -185,6 +185,7 @@ func commands(t *testing.T, client *redis.Client) (total int64) {
 func TestCost(t *testing.T) {
 	ctx := t.Context()
 	client := single(t)
+	require.NoError(t, client.ConfigResetStat(ctx).Err()) // other tests' commands
 	s := newStore(t, client)
 	for _, name := range []string{"a", "b", "c"} {
 		require.NoError(t, s.Create(ctx, session(name, "alice"), 100))
