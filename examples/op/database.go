@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -49,6 +50,9 @@ func openDatabase(ctx context.Context, at storeURL) (*database, error) {
 		open = openRedis
 	}
 	db, err := open(ctx, at)
+	for err != nil && at.remote() && tookTooLong(err) && ctx.Err() == nil {
+		db, err = open(ctx, at) // a step has less time than all of it
+	}
 	if err != nil {
 		if at.remote() && ctx.Err() != nil {
 			err = fmt.Errorf("no answer within %s: %w", startTimeout, err)
@@ -56,6 +60,13 @@ func openDatabase(ctx context.Context, at storeURL) (*database, error) {
 		return nil, fmt.Errorf("%s: %w", at.where, err)
 	}
 	return db, nil
+}
+
+// tookTooLong reports whether a server did not answer in time, rather than in the
+// negative.
+func tookTooLong(err error) bool {
+	var slow net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout()
 }
 
 func openMemory(context.Context, storeURL) (*database, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/faultnet"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -60,6 +62,28 @@ func TestStoreTimeout(t *testing.T) {
 		require.NoError(t, err)
 		require.IsType(t, timely{}, db.records, at.where)
 		require.NoError(t, db.close())
+	}
+}
+
+// A server that answers late is waited for, as one that has just been started is.
+func TestASlowStart(t *testing.T) {
+	for _, name := range []string{"postgres", "redis"} {
+		t.Run(name, func(t *testing.T) {
+			at, err := url.Parse(sharedStores[name](t))
+			require.NoError(t, err)
+			network, err := faultnet.Listen(at.Host)
+			require.NoError(t, err)
+			defer network.Close()
+			at.Host = network.Addr()
+			through, err := parseStore(at.String())
+			require.NoError(t, err)
+			network.Set(faultnet.Fault{Hold: true})
+			better := time.AfterFunc(dialTimeout+time.Second, func() { network.Set(faultnet.Fault{}) })
+			defer better.Stop()
+			db, err := openDatabase(t.Context(), through)
+			require.NoError(t, err)
+			require.NoError(t, db.close())
+		})
 	}
 }
 
