@@ -59,6 +59,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 		return nil, err
 	}
 	st := &refreshState{presented: presented}
+	st.token.Client = ir.GetClientID() // op compares it before it asks for the answer
 	installation, err := h.installed(ctx)
 	if err != nil {
 		return c.refused(req, st, err), nil

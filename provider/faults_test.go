@@ -34,6 +34,9 @@ type flow struct {
 	sessions int
 
 	refreshes, logsIn bool
+
+	config  func(*provider.Config, *optest.Config) // nil: nothing special
+	replays bool                                   // the token is one that is spent
 }
 
 // unavailable requires the answer of rule 8.
@@ -49,6 +52,18 @@ func unavailable(t *testing.T, r optest.Reply) {
 func answered(t *testing.T, r optest.Reply) bool {
 	t.Helper()
 	if r.Status == http.StatusOK {
+		return true
+	}
+	unavailable(t, r)
+	return false
+}
+
+// refused reports whether a refresh was refused for a reason, and requires rule 8 of
+// any other answer.
+func refused(t *testing.T, r optest.Reply, reason policy.Reason) bool {
+	t.Helper()
+	if r.Status == http.StatusBadRequest {
+		refusedFor(t, r, reason)
 		return true
 	}
 	unavailable(t, r)
@@ -72,7 +87,7 @@ func (f flow) caps() []int {
 
 var flows = map[string]flow{
 	"login and code": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			b := s.Browser()
 			var v optest.Visit
 			return func() bool {
@@ -87,10 +102,10 @@ var flows = map[string]flow{
 				}
 				return answered(t, s.Code(optest.Exchange, v))
 			}
-		}, 1, false, true,
+		}, sessions: 1, logsIn: true,
 	},
 	"a second application joins": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			b := s.Browser()
 			sid := s.sid(t, optest.Exchange, s.loginIn(t, b, optest.Exchange, "admin", nil))
 			v := b.Authorize(optest.Web2, nil)
@@ -114,10 +129,10 @@ var flows = map[string]flow{
 				require.Equal(t, sid, s.sid(t, optest.Web2, r))
 				return true
 			}
-		}, 1, false, true,
+		}, sessions: 1, logsIn: true,
 	},
 	"sign-out that is confirmed": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			b := s.signIn(t, optest.Exchange, "admin")
 			var form url.Values
 			return func() bool {
@@ -135,10 +150,10 @@ var flows = map[string]flow{
 				require.Equal(t, http.StatusFound, r.Status, "%s", r.Body)
 				return true
 			}
-		}, 0, false, false,
+		},
 	},
 	"implicit": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			b := s.Browser()
 			var v optest.Visit
 			return func() bool {
@@ -153,25 +168,110 @@ var flows = map[string]flow{
 				}
 				return true
 			}
-		}, 1, false, true,
+		}, sessions: 1, logsIn: true,
 	},
 	"device": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			d := s.DeviceStart(optest.Native)
 			s.DeviceApprove(d, "admin")
 			return func() bool { return answered(t, s.DevicePoll(optest.Native, d)) }
-		}, 1, false, true,
+		}, sessions: 1, logsIn: true,
 	},
 	"exchange": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			r := s.Login(optest.Exchange, "admin")
 			return func() bool {
 				return answered(t, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
 			}
-		}, 1, false, false,
+		}, sessions: 1,
+	},
+	"id_token alone": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			b := s.Browser()
+			var v optest.Visit
+			return func() bool {
+				if v.Callback == "" {
+					v = b.Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token"}})
+				} else {
+					v = b.Get(v.Callback)
+				}
+				if v.Params.Get("id_token") == "" {
+					require.Equal(t, "server_error", v.Error(), v.Description())
+					return false
+				}
+				return true
+			}
+		}, sessions: 1, logsIn: true,
+	},
+	"exchange of another subject": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			return func() bool {
+				return answered(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
+			}
+		}, sessions: 1, logsIn: true, config: func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign },
+	},
+	"exchange of another subject for an ID token": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			return func() bool {
+				return answered(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
+			}
+		}, sessions: 1, logsIn: true, config: func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign },
+	},
+	"exchange of a refresh token": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			r := s.Login(optest.Exchange, "admin")
+			return func() bool {
+				return answered(t, s.TokenExchange(optest.Exchange, r.RefreshToken(), optest.RefreshTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
+			}
+		}, sessions: 1, refreshes: true,
+	},
+	"adoption": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			bare := optest.Start(t, optest.Config{Storage: s.Storage, InMemory: true})
+			token := bare.Login(optest.Exchange, "admin").RefreshToken()
+			time.Sleep(time.Minute)
+			return func() bool {
+				r := s.Refresh(optest.Exchange, token)
+				if !answered(t, r) {
+					return false
+				}
+				token = r.RefreshToken()
+				return true
+			}
+		}, sessions: 1, refreshes: true, config: func(p *provider.Config, _ *optest.Config) { p.AdoptUntil = time.Now().Add(24 * time.Hour) },
+	},
+	"lost response": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			token := s.Login(optest.Exchange, "admin").RefreshToken()
+			ok(t, s.Refresh(optest.Exchange, token))
+			time.Sleep(40 * time.Minute)
+			return func() bool {
+				r := s.Refresh(optest.Exchange, token)
+				if !answered(t, r) {
+					return false
+				}
+				token = r.RefreshToken()
+				return true
+			}
+		}, sessions: 1, refreshes: true,
+	},
+	"replay": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			token := s.Login(optest.Exchange, "admin").RefreshToken()
+			next := ok(t, s.Refresh(optest.Exchange, token))
+			ok(t, s.Refresh(optest.Exchange, next.RefreshToken()))
+			return func() bool { return refused(t, s.Refresh(optest.Exchange, token), policy.ReasonReplay) }
+		}, refreshes: true, replays: true,
+	},
+	"refresh of a session that is over": {
+		prepare: func(t *testing.T, s *setup) func() bool {
+			token := s.Login(optest.Exchange, "admin").RefreshToken()
+			time.Sleep(3 * time.Hour)
+			return func() bool { return refused(t, s.Refresh(optest.Exchange, token), policy.ReasonInactivity) }
+		}, refreshes: true,
 	},
 	"refresh": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
 			return func() bool {
 				r := s.Refresh(optest.Exchange, token)
@@ -181,10 +281,10 @@ var flows = map[string]flow{
 				token = r.RefreshToken()
 				return true
 			}
-		}, 1, true, false,
+		}, sessions: 1, refreshes: true,
 	},
 	"repeated refresh": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
 			next := ok(t, s.Refresh(optest.Exchange, token)).RefreshToken()
 			return func() bool {
@@ -195,10 +295,10 @@ var flows = map[string]flow{
 				require.Equal(t, next, r.RefreshToken())
 				return true
 			}
-		}, 1, true, false,
+		}, sessions: 1, refreshes: true,
 	},
 	"introspection": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			r := s.Login(optest.Exchange, "admin")
 			time.Sleep(time.Minute)
 			return func() bool {
@@ -209,17 +309,17 @@ var flows = map[string]flow{
 				require.Equal(t, true, in.JSON["active"])
 				return true
 			}
-		}, 1, false, false,
+		}, sessions: 1,
 	},
 	"userinfo": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			r := s.Login(optest.Exchange, "admin")
 			time.Sleep(time.Minute)
 			return func() bool { return answered(t, s.Userinfo(r.AccessToken())) }
-		}, 1, false, false,
+		}, sessions: 1,
 	},
 	"revocation": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			r := ok(t, s.DeviceLogin(optest.Native, "admin"))
 			return func() bool {
 				reply := s.Revoke(optest.Native, r.RefreshToken(), "")
@@ -229,10 +329,10 @@ var flows = map[string]flow{
 				}
 				return true
 			}
-		}, 0, false, false,
+		},
 	},
 	"logout": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			r := s.Login(optest.Exchange, "admin")
 			return func() bool {
 				v := s.Browser().EndSession(url.Values{"id_token_hint": {r.IDToken()}, "post_logout_redirect_uri": {optest.PostLogoutURI}})
@@ -242,25 +342,25 @@ var flows = map[string]flow{
 				}
 				return true
 			}
-		}, 0, false, false,
+		},
 	},
 	"end": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			sid := s.sid(t, optest.Exchange, s.Login(optest.Exchange, "admin"))
 			return func() bool { return s.hook.End(context.Background(), sid, policy.ReasonEndedByAdmin, "root") == nil }
-		}, 0, false, false,
+		},
 	},
 	"end all": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			s.Login(optest.Exchange, "admin")
 			return func() bool {
 				_, err := s.hook.EndAll(context.Background(), s.subject("admin"), policy.ReasonAccountDisabled, "root")
 				return err == nil
 			}
-		}, 0, false, false,
+		},
 	},
 	"sweep": {
-		func(t *testing.T, s *setup) func() bool {
+		prepare: func(t *testing.T, s *setup) func() bool {
 			s.Login(optest.Exchange, "admin")
 			time.Sleep(3 * time.Hour)
 			return func() bool {
@@ -268,7 +368,7 @@ var flows = map[string]flow{
 				time.Sleep(2 * time.Minute) // the lease of what it had taken
 				return err == nil
 			}
-		}, 0, false, false,
+		},
 	},
 }
 
@@ -308,6 +408,9 @@ func failNth(t *testing.T, f flow, n int, fault faultstore.Fault, rotates bool, 
 		}
 		p.Store = faulty
 		p.Settings = nil // these come from the store as well
+		if f.config != nil {
+			f.config(p, o)
+		}
 	})
 	_, err := provider.SaveAccount(t.Context(), faulty, "default", limits(24*time.Hour, 2*time.Hour, concurrent, policy.Refuse), 0, "root", "", time.Now())
 	require.NoError(t, err)
@@ -334,7 +437,7 @@ func failNth(t *testing.T, f flow, n int, fault faultstore.Fault, rotates bool, 
 	}
 	require.True(t, done, "the retry must succeed")
 	require.Len(t, s.live(t, "admin"), f.sessions)
-	require.Empty(t, s.seen(provider.EventReplay))
+	require.Equal(t, f.replays, len(s.seen(provider.EventReplay)) > 0)
 	if f.sessions == 0 {
 		time.Sleep(2 * time.Minute) // whose end nobody announced, a sweep announces
 		require.NoError(t, s.hook.Sweep(t.Context()))
