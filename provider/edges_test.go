@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -643,4 +644,120 @@ func TestATabDoesNotFollowWhereACapTellsThemApart(t *testing.T) {
 		require.NotEqual(t, free, s.sid(t, optest.Web2, ok(t, s.Code(optest.Web2, v))))
 		require.Equal(t, "access_denied", s.Browser().Login(optest.Web2, "alice", nil).Error(), "the cap of one is reached")
 	}
+}
+
+// An end that comes while the storage makes the tokens is in time: nobody is given
+// tokens of a session that is over, which those who check JWTs offline would take.
+func TestAnEndWhileTokensAreMadeIsInTime(t *testing.T) {
+	var end func() // the session, in the middle of the next request
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage {
+			return &optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
+				if method == "CreateAccessAndRefreshTokens" && end != nil {
+					end()
+					end = nil
+				}
+				return nil
+			}}
+		}
+	})
+	endAll := func() {
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
+		require.NoError(t, err)
+	}
+	r := s.Login(optest.JWT, "alice")
+	end = endAll
+	refusedFor(t, s.Refresh(optest.JWT, r.RefreshToken()), policy.ReasonAccountDisabled)
+	require.Nil(t, end)
+
+	v := s.Browser().Login(optest.JWT, "alice", nil)
+	end = endAll
+	refusedFor(t, s.Code(optest.JWT, v), policy.ReasonAccountDisabled)
+	require.Nil(t, end)
+	require.Empty(t, s.live(t, "alice"))
+}
+
+// A keeper is a storage that revokes nothing.
+type keeper struct{ *optest.Storage }
+
+func (keeper) RevokeToken(context.Context, string, string, string) *oidc.Error { return nil }
+
+// RFC 7009 section 2.1: with a refresh token its access tokens are revoked. The hook
+// sees to it, whatever the storage does.
+func TestAccessTokensGoWithTheirGrant(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage { return keeper{s} }
+	})
+	b := s.Browser()
+	r := s.loginIn(t, b, optest.Web, "alice", nil)
+	other := s.loginIn(t, b, optest.Web2, "alice", nil)
+	for _, token := range []string{r.AccessToken(), r.RefreshToken()} { // nor does it look whose it is
+		require.Equal(t, "invalid_client", s.Revoke(optest.Web2, token, "").Error())
+	}
+	require.Equal(t, http.StatusOK, s.Userinfo(r.AccessToken()).Status)
+	require.Equal(t, http.StatusOK, s.Revoke(optest.Web, r.RefreshToken(), "").Status)
+	require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Web, r.AccessToken()).JSON)
+	require.Equal(t, http.StatusUnauthorized, s.Userinfo(r.AccessToken()).Status)
+	refusedFor(t, s.Refresh(optest.Web, r.RefreshToken()), policy.ReasonRevoked)
+
+	require.Len(t, s.live(t, "alice"), 1)
+	require.Equal(t, http.StatusOK, s.Userinfo(other.AccessToken()).Status)
+	ok(t, s.Refresh(optest.Web2, other.RefreshToken()))
+}
+
+// A storage that takes its time does not carry a session over its end: what is
+// written after the end is no activity.
+func TestASlowStorageDoesNotBringASessionBack(t *testing.T) {
+	for name, use := range map[string]func(s *setup, token string) optest.Reply{
+		"introspection": func(s *setup, token string) optest.Reply { return s.Introspect(optest.Web, token) },
+		"userinfo":      func(s *setup, token string) optest.Reply { return s.Userinfo(token) },
+	} {
+		for takes, live := range map[time.Duration]bool{0: true, 2 * time.Second: false} {
+			t.Run(fmt.Sprintf("%s %s", name, takes), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := start(t, limits(24*time.Hour, 4*time.Minute, 0, 0), func(_ *provider.Config, o *optest.Config) {
+						o.InMemory, o.Wrap = true, func(s *optest.Storage) op.Storage {
+							return &optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
+								if strings.HasSuffix(method, "FromToken") {
+									time.Sleep(takes)
+								}
+								return nil
+							}}
+						}
+					})
+					r := s.Login(optest.Web, "alice") // its access token is good for two minutes
+					s.set(limits(24*time.Hour, 100*time.Second, 0, 0))
+					time.Sleep(99 * time.Second)
+					require.Equal(t, http.StatusOK, use(s, r.AccessToken()).Status)
+					time.Sleep(10 * time.Second)
+					next := s.Refresh(optest.Web, r.RefreshToken())
+					if live {
+						ok(t, next)
+						return
+					}
+					refusedFor(t, next, policy.ReasonInactivity)
+				})
+			})
+		}
+	}
+}
+
+// Rule 5 where the clock that auth_time is from runs ahead of ours: no login lasts
+// longer for it, neither one that begins nor one that is renewed.
+func TestAnAuthTimeAheadMovesNoEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours := func() time.Time { return time.Now().Add(-time.Hour) }
+		s := start(t, limits(24*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Now = ours
+		})
+		b := s.Browser()
+		for _, extra := range []url.Values{nil, {"prompt": {"login"}}} {
+			r := s.loginIn(t, b, optest.Web, "alice", extra)
+			end := s.ParseIDToken(optest.Web, r.IDToken())["session_expiry"].(float64)
+			require.LessOrEqual(t, int64(end), ours().Add(24*time.Hour).Unix(), "%v", extra)
+			time.Sleep(time.Minute)
+		}
+		require.Len(t, s.live(t, "alice"), 1)
+	})
 }

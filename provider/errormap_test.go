@@ -178,34 +178,3 @@ func TestAnAssertionAtTheCapIsInvalidGrant(t *testing.T) {
 		require.Contains(t, refused.Description, "used=1 max=1")
 	}
 }
-
-// An end that comes while the storage makes the tokens is in time: nobody is given
-// tokens of a session that is over, which those who check JWTs offline would take.
-func TestAnEndWhileTokensAreMadeIsInTime(t *testing.T) {
-	var end func() // the session, in the middle of the next request
-	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
-		o.Wrap = func(s *optest.Storage) op.Storage {
-			return &optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
-				if method == "CreateAccessAndRefreshTokens" && end != nil {
-					end()
-					end = nil
-				}
-				return nil
-			}}
-		}
-	})
-	endAll := func() {
-		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
-		require.NoError(t, err)
-	}
-	r := s.Login(optest.JWT, "alice")
-	end = endAll
-	refusedFor(t, s.Refresh(optest.JWT, r.RefreshToken()), policy.ReasonAccountDisabled)
-	require.Nil(t, end)
-
-	v := s.Browser().Login(optest.JWT, "alice", nil)
-	end = endAll
-	refusedFor(t, s.Code(optest.JWT, v), policy.ReasonAccountDisabled)
-	require.Nil(t, end)
-	require.Empty(t, s.live(t, "alice"))
-}

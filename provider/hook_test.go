@@ -641,6 +641,26 @@ func TestAnAccessTokenLivesHalfTheWindowAtMost(t *testing.T) {
 	require.LessOrEqual(t, exp, float64(time.Now().Add(2*time.Minute).Unix()))
 }
 
+// The storage knows only its own end of an access token: the hook has to ask for the
+// one that it shortened it to, and told the client.
+func TestAnAccessTokenIsOverWhenTheClientWasTold(t *testing.T) {
+	for _, client := range []string{optest.Web, optest.JWT} {
+		synctest.Test(t, func(t *testing.T) {
+			s := start(t, limits(24*time.Hour, 4*time.Minute, 0, 0), inMemory) // the storage's own: five minutes
+			r := s.Login(client, "alice")
+			expiresIn, _ := r.Number("expires_in")
+			require.Equal(t, 120.0, expiresIn)
+			time.Sleep(2*time.Minute - time.Millisecond)
+			require.Equal(t, true, s.Introspect(client, r.AccessToken()).JSON["active"])
+			require.Equal(t, http.StatusOK, s.Userinfo(r.AccessToken()).Status)
+			time.Sleep(time.Millisecond)
+			require.Equal(t, map[string]any{"active": false}, s.Introspect(client, r.AccessToken()).JSON)
+			require.Equal(t, http.StatusUnauthorized, s.Userinfo(r.AccessToken()).Status)
+			ok(t, s.Refresh(client, r.RefreshToken()))
+		})
+	}
+}
+
 // peers.md section 5, number 11; rule 4.
 func TestEndingOneSessionTouchesNoOther(t *testing.T) {
 	for _, client := range []string{optest.Web, optest.JWT} {
