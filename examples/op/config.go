@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -199,10 +200,23 @@ func checkIssuer(issuer string) error {
 		return fmt.Errorf("%q is not a URL such as https://login.example.com", issuer)
 	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.User != nil || strings.Contains(issuer, "#"):
 		return fmt.Errorf("%q has more than a scheme, a host and a port", issuer)
+	case issuer != strings.ToLower(issuer):
+		return fmt.Errorf("%q has capital letters: applications compare it letter by letter, and browsers do not", issuer)
+	case !validPort(u):
+		return fmt.Errorf("%q has a port that is none", issuer)
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return fmt.Errorf("%q is http: that is allowed on loopback only", issuer)
 	case u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("%q is not https", issuer)
 	}
 	return nil
+}
+
+// validPort reports whether the port of a URL can be one. None is the scheme's own.
+func validPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && port > 0
 }

@@ -46,6 +46,11 @@ func TestBadFlags(t *testing.T) {
 		{args: []string{"-issuer", "https://login.example.com?q"}, want: "more than a scheme"},
 		{args: []string{"-issuer", "https://login.example.com#f"}, want: "more than a scheme"},
 		{args: []string{"-issuer", "https://u@login.example.com"}, want: "more than a scheme"},
+		{args: []string{"-issuer", "HTTPS://login.example.com"}, want: "capital letters"}, // would pass for a local one
+		{args: []string{"-issuer", "https://Login.example.com"}, want: "capital letters"},
+		{args: []string{"-issuer", "https://login.example.com:"}, want: "port"},
+		{args: []string{"-issuer", "http://127.0.0.1:0"}, want: "port"},
+		{args: []string{"-issuer", "http://127.0.0.1:99999"}, want: "port"},
 		{args: []string{"-issuer", "https://login.example.com", "-clients", clients, "-users", ""}, want: "-users: it is needed where others"},
 		{args: []string{"-issuer", "https://login.example.com", "-users", users}, want: "-clients: it is needed where others"},
 		{args: []string{"-store", "sqlite:"}, want: "-store"},
