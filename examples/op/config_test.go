@@ -125,6 +125,7 @@ func TestBadUsers(t *testing.T) {
 		"both passwords":     {"- {username: a, password: " + secret + ", password_hash: " + secret + ", sub: a}", "entry 1: password"},
 		"long password":      {"- {username: a, password: " + strings.Repeat(secret, 5) + ", sub: a}", "72 bytes"},
 		"bad hash":           {"- {username: a, password_hash: " + secret + ", sub: a}", "entry 1: password_hash"},
+		"costly hash":        {"- {username: a, password_hash: $2a$31$" + strings.Repeat("a", 53) + ", sub: a}", "at most 16"},
 		"empty account":      {"- {username: a, password: " + secret + ", sub: a, accounts: ['']}", "entry 1: accounts"},
 		"account twice":      {"- {username: a, password: " + secret + ", sub: a, accounts: [x, x]}", "entry 1: accounts"},
 		"group twice":        {"- {username: a, password: " + secret + ", sub: a, groups: [x, x]}", "entry 1: groups"},

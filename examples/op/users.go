@@ -107,8 +107,11 @@ func newUsers(list []*user) (*users, error) {
 			return nil, fail("password", "it has more than the %d bytes that bcrypt looks at", maxPassword)
 		}
 		if u.PasswordHash != "" {
-			if _, err := bcrypt.Cost([]byte(u.PasswordHash)); err != nil {
+			switch cost, err := bcrypt.Cost([]byte(u.PasswordHash)); {
+			case err != nil:
 				return nil, fail("password_hash", "want a bcrypt hash, which starts with $2a$, $2b$ or $2y$")
+			case cost > maxCost:
+				return nil, fail("password_hash", "its cost is %d, at most %d is allowed: each sign-in would take too long", cost, maxCost)
 			}
 		}
 		if len(u.Accounts) == 0 {
@@ -137,6 +140,7 @@ func newUsers(list []*user) (*users, error) {
 const (
 	maxUsername = 255
 	maxPassword = 72 // bcrypt ignores what comes after
+	maxCost     = 16 // of bcrypt: a few seconds
 )
 
 // hash replaces the plain passwords by hashes, on all processors: each takes a
