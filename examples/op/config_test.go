@@ -150,6 +150,8 @@ func TestBadClients(t *testing.T) {
 	for name, test := range map[string]struct{ file, want string }{
 		"empty":                 {"", "not JSON"},
 		"empty list":            {"[]", "no clients"},
+		"cut off":               {"[{" + web, "not JSON: it ends too early"},
+		"cut off between":       {"[[[[", "not JSON: it ends too early"},
 		"no list":               {"{}", "line 1"},
 		"trailing":              {"[{" + web + "," + code + "}] x", "after the end"},
 		"unknown member":        {"[{" + web + "," + code + `, "scope": "x"}]`, "scope"},

@@ -59,8 +59,13 @@ func checkMembers(d *json.Decoder, path string) error {
 	default:
 		return nil
 	}
-	_, err = d.Token() // the end
-	return err
+	if _, err := d.Token(); err != nil { // the end
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return errors.New("not JSON: it ends too early")
+		}
+		return fmt.Errorf("not JSON: %w", err)
+	}
+	return nil
 }
 
 // jsonError adds the line to an error that knows its offset.
