@@ -274,6 +274,18 @@ func TestOperationsNamesWhatThereIs(t *testing.T) {
 	}
 }
 
+// TestOperationsListsTestedVersions holds the table to what must be in it: who reads
+// "tested" has to learn of what is not.
+func TestOperationsListsTestedVersions(t *testing.T) {
+	_, section, ok := strings.Cut(documents(t)["docs/operations.md"], "\n## Tested versions\n")
+	require.True(t, ok)
+	section, _, ok = strings.Cut(section, "\n## ")
+	require.True(t, ok)
+	for _, want := range []string{"PostgreSQL", "15", "Redis", "7.0", "sentinel", "fail-over", "cluster of three", "SQLite", "Untested", "Valkey"} {
+		require.Contains(t, section, want)
+	}
+}
+
 var (
 	metricName = regexp.MustCompile(`curfew_[a-z_]+`)
 	constants  = regexp.MustCompile(`(?m)^\t\w+ +(?:EventType|Reason) += "(\w+)"`)
