@@ -761,3 +761,19 @@ func TestAnAuthTimeAheadMovesNoEnd(t *testing.T) {
 		require.Len(t, s.live(t, "alice"), 1)
 	})
 }
+
+// Rule 11: what is kept for a repeat goes with the session, for which nothing is
+// repeated any more.
+func TestNothingIsKeptForARepeatAfterTheEnd(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
+	r := ok(t, s.Refresh(optest.Web, s.Login(optest.Web, "alice").RefreshToken()))
+	kept := func() []byte {
+		session, err := s.store.Get(t.Context(), s.sid(t, optest.Web, r))
+		require.NoError(t, err)
+		require.Len(t, session.Grants, 1)
+		return session.Grants[0].Repeat
+	}
+	require.NotEmpty(t, kept())
+	require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Web, r), policy.ReasonEndedByUser, "alice"))
+	require.Empty(t, kept())
+}
