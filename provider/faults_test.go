@@ -201,7 +201,7 @@ var flows = map[string]flow{
 				}
 				return true
 			}
-		}, sessions: 1, logsIn: true,
+		}, sessions: 1,
 	},
 	"exchange of another subject": {
 		prepare: func(t *testing.T, s *setup) func() bool {
@@ -215,7 +215,7 @@ var flows = map[string]flow{
 			return func() bool {
 				return answered(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.IDTokenType}}))
 			}
-		}, sessions: 1, logsIn: true, config: func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign },
+		}, sessions: 1, config: func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign },
 	},
 	"exchange of a refresh token": {
 		prepare: func(t *testing.T, s *setup) func() bool {
@@ -223,7 +223,7 @@ var flows = map[string]flow{
 			return func() bool {
 				return answered(t, s.TokenExchange(optest.Exchange, r.RefreshToken(), optest.RefreshTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}}))
 			}
-		}, sessions: 1, refreshes: true,
+		}, sessions: 1,
 	},
 	"adoption": {
 		prepare: func(t *testing.T, s *setup) func() bool {
@@ -261,14 +261,14 @@ var flows = map[string]flow{
 			next := ok(t, s.Refresh(optest.Exchange, token))
 			ok(t, s.Refresh(optest.Exchange, next.RefreshToken()))
 			return func() bool { return refused(t, s.Refresh(optest.Exchange, token), policy.ReasonReplay) }
-		}, refreshes: true, replays: true,
+		}, replays: true,
 	},
 	"refresh of a session that is over": {
 		prepare: func(t *testing.T, s *setup) func() bool {
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
 			time.Sleep(3 * time.Hour)
 			return func() bool { return refused(t, s.Refresh(optest.Exchange, token), policy.ReasonInactivity) }
-		}, refreshes: true,
+		},
 	},
 	"refresh": {
 		prepare: func(t *testing.T, s *setup) func() bool {

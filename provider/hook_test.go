@@ -712,7 +712,10 @@ func TestTheReasonIsStillThereNextMorning(t *testing.T) {
 		for _, e := range ended {
 			require.Equal(t, policy.ReasonInactivity, e.Reason)
 		}
-		time.Sleep(32 * 24 * time.Hour)
+		time.Sleep(720 * time.Hour) // no token of a session lives longer
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		refusedFor(t, s.Refresh(optest.Web, swept.RefreshToken()), policy.ReasonInactivity)
+		time.Sleep(2 * 24 * time.Hour)
 		require.NoError(t, s.hook.Sweep(t.Context()))
 		refusedFor(t, s.Refresh(optest.Web, swept.RefreshToken()), policy.ReasonUnknownSession)
 	})
