@@ -55,6 +55,11 @@ type admission struct {
 	// that no grant of tokens says that it was signed in to.
 	idToken bool
 
+	// outdated says that the login rests on credentials from before
+	// Config.NotBefore: it begins no session, and goes on in one that began
+	// before and was not ended then.
+	outdated bool
+
 	// adopt admits a session from before the installation: it counts, and is
 	// not refused for the cap.
 	adopt bool
@@ -157,41 +162,91 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
 	}
 	// Before, so that it ends nobody's session at a cap.
-	if err := h.mayBegin(ctx, &a, r); err != nil {
+	if a.outdated, err = h.outdated(ctx, a.login.Subject, a.login.AuthTime); err != nil {
 		return store.Session{}, r, err
 	}
+	// Nothing follows an ID token alone that would confirm a reservation. It is one
+	// all the same until the second answer: what fails here is no session.
+	alone := !a.reserve && h.cfg.NotBefore != nil
+	a.reserve = a.reserve || alone
 	s, r, err := h.admitUnder(ctx, req, a, r)
-	if err != nil {
+	if err != nil || a.outdated {
 		return s, r, err
 	}
-	// And after: what is changed from now on finds the session, and ends it. A
-	// slot that is left is reserved, and soon free.
-	return s, r, h.mayBegin(ctx, &a, r)
-}
-
-// mayBegin refuses a login that rests on credentials that are not the user's any
-// more.
-func (h *Hook) mayBegin(ctx context.Context, a *admission, r ruling) error {
-	outdated, err := h.outdated(ctx, a)
-	if err != nil || !outdated {
-		return err
+	// And after: what is changed from now on finds the session, and ends it.
+	switch outdated, err := h.outdated(ctx, a.login.Subject, a.login.AuthTime); {
+	case err != nil:
+		return store.Session{}, r, err
+	case outdated:
+		h.withdraw(ctx, s, r, &a)
+		return store.Session{}, r, h.refuseOutdated(ctx, &a, r)
+	case alone:
+		s, err := h.confirm(ctx, s, r)
+		return s, r, err
 	}
-	s := store.Session{Subject: a.login.Subject, Accounts: r.accounts, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login)}
-	return h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
+	return s, r, nil
 }
 
-// outdated asks Config.NotBefore about a login.
-func (h *Hook) outdated(ctx context.Context, a *admission) (bool, error) {
-	if h.cfg.NotBefore == nil || a.login.AuthTime.IsZero() {
+// outdated asks Config.NotBefore about an authentication. Times are compared as
+// stores keep them: a database may have rounded one of the two.
+func (h *Hook) outdated(ctx context.Context, subject store.Subject, at time.Time) (bool, error) {
+	if h.cfg.NotBefore == nil || at.IsZero() {
 		return false, nil
 	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
-	since, err := h.cfg.NotBefore(ctx, a.login.Subject)
+	since, err := h.cfg.NotBefore(ctx, subject)
 	if err != nil {
 		return false, fmt.Errorf("Config.NotBefore: %w", err)
 	}
-	return a.login.AuthTime.Before(since), nil
+	return at.Truncate(time.Microsecond).Before(since.Truncate(time.Microsecond)), nil
+}
+
+// errOutdated is returned by a change of a session that an outdated login may not
+// go on in.
+var errOutdated = errors.New("the login rests on credentials that are not the user's any more")
+
+// refuseOutdated refuses a login that rests on credentials that are not the user's
+// any more.
+func (h *Hook) refuseOutdated(ctx context.Context, a *admission, r ruling) error {
+	s := store.Session{Subject: a.login.Subject, Accounts: r.accounts, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login)}
+	return h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
+}
+
+// withdraw ends the reservation of a login that is refused after all, unless newer
+// credentials came to it. If that fails it is over soon.
+func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, a *admission) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, _ = h.change(ctx, s, func(s *store.Session) error {
+		if s.End != nil || s.ReservedUntil.IsZero() || s.Authenticated.After(a.login.AuthTime) {
+			return errNoChange
+		}
+		s.ReservedUntil = h.now()
+		h.finish(s, r, s.ReservedUntil, policy.ReasonAbandoned, "")
+		return nil
+	})
+}
+
+// confirm makes a session of a reservation.
+func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
+	if s.ReservedUntil.IsZero() {
+		return s, nil
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err := h.change(ctx, s, func(s *store.Session) error {
+		if s.End != nil {
+			return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+		}
+		s.ReservedUntil = time.Time{}
+		h.schedule(s, r)
+		return nil
+	})
+	if err != nil {
+		return store.Session{}, err
+	}
+	return s, h.started(ctx, &s)
 }
 
 // admitUnder is admit under the rules r.
@@ -219,9 +274,12 @@ func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruli
 		// The session that it joined is no more, and it may have another one.
 	}
 	s := h.newSession(ctx, req, a, r, a.sid(0))
-	tooOld, err := h.tooOld(ctx, s, r)
-	if err != nil {
-		return store.Session{}, r, err
+	tooOld := policy.Decision{Reason: policy.ReasonCredentialChange}
+	if !a.outdated {
+		var err error
+		if tooOld, err = h.tooOld(ctx, s, r); err != nil {
+			return store.Session{}, r, err
+		}
 	}
 	var first store.Session // by the name, if it is over
 	for n := 0; ; {
@@ -592,13 +650,16 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		if a.late(s, now) {
 			return lateCode()
 		}
+		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
+		if a.outdated && (!s.ReservedUntil.IsZero() || t.After(s.Authenticated)) {
+			return errOutdated
+		}
 		// Without new credentials a request may have been answered behind the
 		// user's back (prompt=none). Where nobody knows, it counts as that.
 		class := policy.Silent
 		if a.prompted {
 			class = policy.Interactive
 		}
-		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
 		renewed := t.After(s.Authenticated) && !t.After(now)
 		if renewed {
 			s.Authenticated = t
@@ -619,6 +680,9 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		h.schedule(s, r)
 		return nil
 	})
+	if errors.Is(err, errOutdated) {
+		err = h.refuseOutdated(ctx, &a, r)
+	}
 	if err != nil {
 		return store.Session{}, err
 	}

@@ -70,6 +70,9 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	st.token.Authenticated = ir.GetAuthTime().UTC().Truncate(time.Microsecond)
 	st.session, err = h.get(ctx, st.token.SID)
 	if err == nil {
+		if err := c.asAdopted(ctx, st); err != nil {
+			return c.refused(req, st, err), nil
+		}
 		return c.request(ctx, req, st)
 	}
 	if !errors.Is(err, store.ErrNotFound) {
@@ -90,7 +93,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 		login: Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated},
 		adopt: true, amr: ir.GetAMR(),
 	}
-	if err := h.ofTheseCredentials(ctx, st.adopt); err != nil {
+	if err := h.ofTheseCredentials(ctx, st); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	st.session = h.newSession(ctx, req, *st.adopt, st.ruling, st.token.SID)
@@ -105,12 +108,33 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 }
 
 // ofTheseCredentials refuses a token from before the user's credentials were changed.
-func (h *Hook) ofTheseCredentials(ctx context.Context, a *admission) error {
-	outdated, err := h.outdated(ctx, a)
-	if err != nil || !outdated {
+func (h *Hook) ofTheseCredentials(ctx context.Context, st *refreshState) error {
+	outdated, err := h.outdated(ctx, st.token.Subject, st.token.Authenticated)
+	if err == nil && outdated {
+		err = errOldCredentials
+	}
+	return err
+}
+
+var errOldCredentials = &refusedError{reason: policy.ReasonCredentialChange, text: endText(policy.ReasonCredentialChange), over: true}
+
+// asAdopted looks at the session of an adopted token that is in the store, for no
+// more than that perhaps: an earlier try may have failed before it could tell
+// whether the session may begin. Such a session is of no use to anybody, and ends if
+// it may not.
+func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
+	s := &st.session
+	if s.End != nil || len(s.Grants) != 1 || s.Grants[0].Generation > 0 {
+		return nil // tokens were issued in it, and who changes the credentials decides about it
+	}
+	err := c.h.ofTheseCredentials(ctx, st)
+	if !errors.Is(err, errOldCredentials) {
 		return err
 	}
-	return &refusedError{reason: policy.ReasonCredentialChange, text: endText(policy.ReasonCredentialChange), over: true}
+	ctx, cancel := c.h.detach(ctx)
+	defer cancel()
+	_, _, endErr := c.h.end(ctx, *s, c.h.rulesToEnd(ctx, s.Subject), policy.ReasonCredentialChange, "")
+	return cmp.Or(endErr, err)
 }
 
 // adopt makes the session of an adopted token. It comes before the storage
@@ -129,9 +153,8 @@ func (c *core) adopt(ctx context.Context, st *refreshState) error {
 	if st.session, err = c.h.cfg.Store.Get(ctx, st.session.ID); err != nil {
 		return err
 	}
-	if err := c.h.ofTheseCredentials(ctx, st.adopt); err != nil {
-		_, _, endErr := c.h.end(ctx, st.session, st.ruling, policy.ReasonCredentialChange, "")
-		return cmp.Or(endErr, err) // it is found again, if it could not be ended
+	if err := c.asAdopted(ctx, st); err != nil {
+		return err // the next try asks again
 	}
 	st.adopt = nil
 	return c.judge(st)

@@ -628,20 +628,51 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 // afterTheEnd lowers max_age where the session of the browser is over, so that
 // the provider's own sign-on does not continue it: an authentication from before
 // the end could only be refused at the callback. With prompt=none it is, with
-// the reason.
+// the reason. So could one from before Config.NotBefore of a login that stands
+// apart from a session which goes on.
 func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.AuthRequest {
 	if slices.Contains(ar.Prompt, oidc.PromptNone) {
 		return ar
 	}
 	s, live, err := c.h.browserSession(ctx, requestFrom(ctx))
-	if err != nil || live || s.End == nil || s.End.Reason == policy.ReasonAbandoned {
+	if err != nil {
 		return ar // if it cannot be told now, the callback decides
 	}
-	age := uint(max(0, c.h.now().Sub(s.End.At)) / time.Second)
+	var age uint
+	switch now := c.h.now(); {
+	case live && c.outdatedApart(ctx, ar, &s):
+		age = uint(max(0, now.Sub(s.Authenticated)-time.Second) / time.Second)
+	case live, s.End == nil, s.End.Reason == policy.ReasonAbandoned:
+		return ar
+	default:
+		age = uint(max(0, now.Sub(s.End.At)) / time.Second)
+	}
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar
 	}
 	tight := *ar
 	tight.MaxAge = &age
 	return &tight
+}
+
+// outdatedApart reports whether an authorization request that a sign-on on the
+// browser's session s would answer could only be refused: its login would be a
+// session of its own, and s began with other credentials than are the user's now.
+// What cannot be told is for the callback to decide.
+func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
+	if c.h.cfg.NotBefore == nil {
+		return false
+	}
+	client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID)
+	if err != nil {
+		return false
+	}
+	if client.ApplicationType() != op.ApplicationTypeNative {
+		a := admission{login: Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated}}
+		if r, err := c.h.rules(ctx, s.Subject, true); err != nil || c.h.mayJoin(ctx, &a, r, s) {
+			return false
+		}
+	}
+	outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated)
+	return err == nil && outdated
 }

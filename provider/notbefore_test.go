@@ -47,6 +47,18 @@ func startReset(t *testing.T, a policy.Account, storage *optest.Storage, change 
 	return r
 }
 
+// asking has NotBefore answer the question number n, from 1, as answer does.
+func (r *reset) asking(p *provider.Config, n int, answer func(at time.Time) (time.Time, error)) {
+	notBefore, asked := p.NotBefore, 0
+	p.NotBefore = func(ctx context.Context, subject store.Subject) (time.Time, error) {
+		at, err := notBefore(ctx, subject)
+		if asked++; asked == n && err == nil {
+			return answer(at)
+		}
+		return at, err
+	}
+}
+
 // do resets alice's password, as docs/embedding.md says.
 func (r *reset) do(t *testing.T, except ...string) {
 	t.Helper()
@@ -108,15 +120,18 @@ func TestAnApprovedDeviceDoesNotOutliveTheReset(t *testing.T) {
 	})
 }
 
+// oldTokens are the ways to present a token from before the installation.
+var oldTokens = map[string]func(s *reset, token string) optest.Reply{
+	"refresh": func(s *reset, token string) optest.Reply { return s.Refresh(optest.Exchange, token) },
+	"exchange": func(s *reset, token string) optest.Reply {
+		return s.TokenExchange(optest.Exchange, token, optest.RefreshTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
+	},
+}
+
 // Neither is a token from before the installation adopted, be it refreshed or
 // exchanged.
 func TestAnOldTokenIsNotAdoptedAfterTheReset(t *testing.T) {
-	for name, present := range map[string]func(s *reset, token string) optest.Reply{
-		"refresh": func(s *reset, token string) optest.Reply { return s.Refresh(optest.Exchange, token) },
-		"exchange": func(s *reset, token string) optest.Reply {
-			return s.TokenExchange(optest.Exchange, token, optest.RefreshTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
-		},
-	} {
+	for name, present := range oldTokens {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				storage := optest.NewStorage()
@@ -155,40 +170,44 @@ func TestAKeptLoginEvictsNobody(t *testing.T) {
 	})
 }
 
+// resetLogins are logins with the old password, and whether they are refused as they
+// should be.
+var resetLogins = map[string]func(t *testing.T, s *reset) bool{
+	"code": func(t *testing.T, s *reset) bool {
+		v := s.Browser().Get(s.finished(t, s.Browser(), s.storage, optest.Web, "alice", nil))
+		return v.Error() == "login_required"
+	},
+	"implicit": func(t *testing.T, s *reset) bool {
+		v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
+		return v.Error() == "login_required"
+	},
+	"id_token": func(t *testing.T, s *reset) bool {
+		v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+		return v.Error() == "login_required"
+	},
+	"device": func(_ *testing.T, s *reset) bool {
+		return s.DeviceLogin(optest.Native, "alice").Error() == "access_denied"
+	},
+}
+
 // The password is reset in the moment in which a login is admitted: after it was
 // found good, and before its session is in the store, where EndAll would find it.
 func TestTheResetWhileALoginIsAdmitted(t *testing.T) {
-	for name, login := range map[string]func(t *testing.T, s *reset) bool{
-		"code": func(t *testing.T, s *reset) bool {
-			v := s.Browser().Get(s.finished(t, s.Browser(), s.storage, optest.Web, "alice", nil))
-			return v.Error() == "login_required"
-		},
-		"implicit": func(t *testing.T, s *reset) bool {
-			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
-			return v.Error() == "login_required"
-		},
-		"device": func(_ *testing.T, s *reset) bool {
-			return s.DeviceLogin(optest.Native, "alice").Error() == "access_denied"
-		},
-	} {
+	for name, login := range resetLogins {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var s *reset
 				s = startReset(t, limits(24*time.Hour, 0, 1, policy.Refuse), optest.NewStorage(), func(p *provider.Config, _ *optest.Config) {
-					notBefore, asked := p.NotBefore, 0
-					p.NotBefore = func(ctx context.Context, subject store.Subject) (time.Time, error) {
-						at, err := notBefore(ctx, subject)
-						if asked++; asked == 1 {
-							time.Sleep(time.Millisecond) // it is later than the sign-in
-							s.do(t)
-						}
-						return at, err
-					}
+					s.asking(p, 1, func(at time.Time) (time.Time, error) {
+						time.Sleep(time.Millisecond) // it is later than the sign-in
+						s.do(t)
+						return at, nil
+					})
 				})
 				require.True(t, login(t, s))
-				time.Sleep(2 * time.Minute)
-				require.Empty(t, s.live(t, "alice"), "it has no slot")
-				ok(t, s.Login(optest.Web, "alice"))
+				require.Empty(t, s.live(t, "alice"))
+				require.Empty(t, s.seen(provider.EventStarted))
+				ok(t, s.Login(optest.Web, "alice")) // it has no slot
 			})
 		})
 	}
@@ -214,5 +233,9 @@ func TestNotBeforeFails(t *testing.T) {
 		ok(t, s.DevicePoll(optest.Native, device))
 		s.fails.Store(true)
 		ok(t, s.Refresh(optest.Web, mine.RefreshToken()))
+
+		s.set(limits(24*time.Hour, 0, 1, policy.EndOldest))
+		require.Equal(t, "server_error", s.Browser().Login(optest.Web, "alice", nil).Error())
+		require.Empty(t, s.seen(provider.EventEnded), "nobody's place is taken")
 	})
 }

@@ -57,12 +57,21 @@ type Config struct {
 	// authenticated before is refused (credential_change), and begins no
 	// session after [Hook.EndAll]: one that was signed in to with the old
 	// password, and waits for its application; a device code that was
-	// approved; a refresh token from before the installation. Write the time
-	// first, then call EndAll, and none gets through in between. Sessions
-	// that EndAll left alone go on. It is asked twice for each login, before
-	// its session begins and after. If it fails, logins are refused. The zero
-	// time, or a nil function, refuses nothing, and neither is a login
-	// refused of which the storage has no auth_time.
+	// approved; a refresh token from before the installation. Nor does it end
+	// other sessions, at the page of a cap or by taking their place. Write the
+	// time first, then call EndAll, and none gets through in between.
+	//
+	// Sessions that EndAll left alone go on, and take other applications in. A
+	// login that would be a session of its own needs the new credentials there
+	// too: for it the storage is given a max_age that asks for them.
+	//
+	// It is asked twice for each login, before its session begins and after,
+	// and at the authorization requests of a browser with a session. If it
+	// fails, logins are refused. The zero time, or a nil function, refuses
+	// nothing, and neither is a login refused of which the storage has no
+	// auth_time, nor the exchange of a token that belongs to no session. Times
+	// count to the microsecond: with an auth_time of whole seconds, who signs
+	// in within the second of the change has to do so again.
 	NotBefore func(ctx context.Context, subject store.Subject) (time.Time, error)
 
 	// Kind decides what kind of session a login makes. Nil, as [DefaultKind]: a
