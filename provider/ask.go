@@ -250,6 +250,13 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 	case len(chosen) == 0:
 		return &choice{problem: noneText}, nil
 	}
+	// Who stands at the page may be who had the old password.
+	switch outdated, err := h.outdated(ctx, q.subject, q.until.Add(-askWithin)); {
+	case err != nil:
+		return nil, err
+	case outdated:
+		return &choice{problem: staleText}, nil
+	}
 	ended, err := h.endThose(ctx, q.subject, policy.ReasonEndedByUser, q.subject.ID, func(s *store.Session) bool {
 		return slices.Contains(chosen, s.ID)
 	})

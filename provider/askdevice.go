@@ -39,8 +39,9 @@ type DeviceDecision struct {
 	Approve bool
 
 	// Deny says to deny the device code, and to tell the user: the user gave
-	// the login up, or there is no room and the user is not asked. Then Max is
-	// the cap, and Used how many sessions count towards it.
+	// the login up, or signed in before [Config.NotBefore], or there is no room
+	// and the user is not asked. Then Max is the cap, and Used how many
+	// sessions count towards it.
 	Deny      bool
 	Used, Max int
 }
@@ -75,6 +76,15 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.notice(w, r, failed.status, failed.AskNotice)
 		return DeviceDecision{}
 	case cancelled:
+		return DeviceDecision{Deny: true}
+	}
+	switch outdated, err := h.outdated(ctx, login.Subject, login.AuthTime); {
+	case err != nil:
+		h.unavailable(w, r, query, err)
+		return DeviceDecision{}
+	case outdated:
+		s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: h.rulesToEnd(ctx, login.Subject).accounts}
+		_ = h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)

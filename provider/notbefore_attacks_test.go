@@ -328,6 +328,40 @@ func TestASparedSessionThatWasAdoptedGoesOn(t *testing.T) {
 	})
 }
 
+// Who signed in with the old password may stand at the page of the cap. It ends
+// nobody's session, least of all the one that the new one was set in.
+func TestTheResetAtThePageOfTheCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startReset(t, limits(0, 0, 1, policy.Ask), optest.NewStorage(), nil)
+		mine := ok(t, s.Login(optest.Web, "alice"))
+		sid := s.sid(t, optest.Web, mine)
+		b := s.Browser()
+		v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+		d := s.desk(t, "alice", "ABCD-EFGH")
+		page, _ := d.do(nil)
+		mustBeAsked(t, page)
+		time.Sleep(time.Second)
+		s.do(t, sid)
+
+		s.fails.Store(true)
+		require.Equal(t, http.StatusServiceUnavailable, b.Submit(v, answer(sid)).Status)
+		down, decision := d.do(d.answers(page, answer(sid)))
+		require.Equal(t, http.StatusServiceUnavailable, down.Status)
+		require.Zero(t, decision)
+		s.fails.Store(false)
+
+		require.Equal(t, "login_required", b.Submit(v, answer(sid)).Error())
+		_, decision = d.do(d.answers(page, answer(sid)))
+		require.Equal(t, provider.DeviceDecision{Deny: true}, decision)
+		_, decision = d.do(nil)
+		require.Equal(t, provider.DeviceDecision{Deny: true}, decision, "nor is it asked again")
+		ok(t, s.Refresh(optest.Web, mine.RefreshToken()))
+		for _, e := range s.seen(provider.EventRefused) {
+			require.Equal(t, policy.ReasonCredentialChange, e.Reason)
+		}
+	})
+}
+
 // Who is signed in by the page that sets the new password authenticated at that very
 // time, and each database rounds it in its own way.
 func TestNotBeforeIsAsExactAsTheStore(t *testing.T) {
