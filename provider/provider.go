@@ -124,7 +124,8 @@ type Config struct {
 	// end what it keeps itself. Its context ends after StoreTimeout, and it
 	// must honour that. An error is reported as an event, and it is tried
 	// again, later each time, until it succeeds or Remember is over: it must
-	// bear to be called twice.
+	// bear to be called twice. Like all functions here it is called by many
+	// goroutines at once: those of requests, and four of a sweep.
 	OnEnd func(ctx context.Context, s store.Session) error
 
 	// Logout is how applications are told that a session ended. The zero

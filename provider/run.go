@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -31,9 +33,10 @@ const (
 // were remembered for long enough are forgotten, a changed policy is applied to
 // live sessions, applications are told what they are owed, and what was counted
 // for [Hook.Counts] is written. The limits hold without it. It returns the
-// context's error, when notifications that are on their way have arrived or failed,
-// for which they have Config.Logout.Timeout, and within StoreTimeout, in which it
-// writes the last counts: end it after the HTTP server.
+// context's error, when what it was looking at has been dealt with, which takes a
+// few StoreTimeouts at most, when notifications that are on their way have arrived
+// or failed, for which they have Config.Logout.Timeout, and within StoreTimeout, in
+// which it writes the last counts: end it after the HTTP server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()
@@ -80,6 +83,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 		}
 		broken := h.sweepAll(ctx, batch, &errs)
 		if len(batch) < sweepBatch || broken || ctx.Err() != nil {
+			errs.add(ctx.Err())
 			return errs.join()
 		}
 	}
@@ -90,7 +94,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
 	var mu sync.Mutex // for errs and broken
 	began := time.Now()
-	someAtOnce(batch, func(s store.Session) {
+	someAtOnce(ctx, batch, func(s store.Session) {
 		if time.Since(began) > sweepLease/2 {
 			return // before others take it; it is due again soon
 		}
@@ -108,22 +112,33 @@ func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failur
 }
 
 // someAtOnce calls f for each of a list, for sweepAtOnce of them at the same time,
-// and returns when all are done.
-func someAtOnce[T any](list []T, f func(T)) {
+// and returns when all are done. When the context ends it begins with no other. A
+// panic of f is the caller's, who may know what to do about it.
+func someAtOnce[T any](ctx context.Context, list []T, f func(T)) {
 	var wg sync.WaitGroup
-	todo := make(chan T)
+	var taken atomic.Int64
+	var panicked atomic.Pointer[string]
 	for range min(sweepAtOnce, len(list)) {
 		wg.Go(func() {
-			for v := range todo {
-				f(v)
+			defer func() {
+				if v := recover(); v != nil {
+					text := fmt.Sprintf("%v\n\n%s", v, debug.Stack())
+					panicked.Store(&text)
+				}
+			}()
+			for ctx.Err() == nil && panicked.Load() == nil {
+				i := int(taken.Add(1)) - 1
+				if i >= len(list) {
+					return
+				}
+				f(list[i])
 			}
 		})
 	}
-	for _, v := range list {
-		todo <- v
-	}
-	close(todo)
 	wg.Wait()
+	if text := panicked.Load(); text != nil {
+		panic(*text)
+	}
 }
 
 // failures collects errors, of which one look at many sessions may bring many
@@ -169,6 +184,9 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	if s.End == nil {
 		var err error
 		if r, err = h.rules(ctx, s.Subject, false); err != nil {
+			if ctx.Err() != nil {
+				return err // it is this process that stops: another one has it when the lease is over
+			}
 			ctx, cancel := h.detach(ctx)
 			defer cancel()
 			if _, putOff := h.change(ctx, s, func(s *store.Session) error {
@@ -384,7 +402,7 @@ func (h *Hook) applyTo(ctx context.Context, account string) error {
 			}
 		}
 		var mu sync.Mutex // for errs
-		someAtOnce(subjects, func(subject store.Subject) {
+		someAtOnce(ctx, subjects, func(subject store.Subject) {
 			err := h.applySubject(ctx, subject)
 			mu.Lock()
 			defer mu.Unlock()
