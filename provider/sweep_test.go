@@ -125,8 +125,11 @@ func TestASweepTellsOfEachError(t *testing.T) {
 	down := errors.New("the directory is down")
 	hook, err := provider.New(provider.Config{
 		Store: s.store, Keys: provider.Keys{provider.NewKey(time.Now())}, Settings: s, SettingsMaxAge: -1,
-		Membership: func(context.Context, store.Subject) ([]policy.Membership, error) { return nil, down },
-		Now:        func() time.Time { return time.Now().Add(30 * 24 * time.Hour) },
+		Membership: func(context.Context, store.Subject) ([]policy.Membership, error) {
+			time.Sleep(time.Millisecond) // so that all have a part in it
+			return nil, down
+		},
+		Now: func() time.Time { return time.Now().Add(30 * 24 * time.Hour) },
 	})
 	require.NoError(t, err)
 	err = hook.Sweep(t.Context())
