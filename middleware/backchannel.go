@@ -108,7 +108,7 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.L
 	var claims struct {
 		Events   map[string]json.RawMessage `json:"events"`
 		IssuedAt *float64                   `json:"iat"`
-		Why      any                        `json:"session_end_reason"` // of others it may be anything
+		Why      json.RawMessage            `json:"session_end_reason"` // of others it may be anything
 	}
 	if err := t.Claims(&claims); err != nil {
 		return nil, "", fmt.Errorf("the claims of the logout token: %w", err)
@@ -126,7 +126,9 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.L
 	case t.Expiry.After(now.Add(maxLogoutLife)):
 		return nil, "", fmt.Errorf("exp is more than %s ahead", maxLogoutLife)
 	}
-	why, _ = claims.Why.(string)
+	if json.Unmarshal(claims.Why, &why) != nil {
+		why = ""
+	}
 	return t, why, nil
 }
 

@@ -194,6 +194,15 @@ func TestBackChannelSaysWhy(t *testing.T) {
 		"a person":                  {"ended_by_admin: the login session is over: an administrator ended it; sign in again", "An administrator ended your sign-in."},
 		"words of another provider": {"<b>call us</b>", "You were signed out, here or in another application."},
 		"something else":            {map[string]any{"code": 7}, "You were signed out, here or in another application."},
+		"a number that is none":     {json.RawMessage("1e999"), "You were signed out, here or in another application."},
+		"nothing":                   {nil, "You were signed out, here or in another application."},
+		"a reason that is not told": {"not_signed_in: x", "You were signed out, here or in another application."},
+		"no duration": {"inactivity: the login session ended after 1 " + strings.Repeat("x", 40000) + " without activity; sign in again",
+			"You were signed out because of inactivity."},
+		"an advertisement": {"active_limit: the login session reached its limit of 1 call 555 dollars; sign in again",
+			"You were signed out because a sign-in lasts only so long."},
+		"two units": {"active_limit: the login session reached its limit of 1 day 2 hours; sign in again",
+			"You were signed out because a sign-in lasts at most 1 day 2 hours."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

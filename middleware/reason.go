@@ -70,10 +70,12 @@ var known = map[Reason]string{
 }
 
 // Durations as a provider with Curfew writes them. Nothing else of its text is
-// shown to a user.
+// shown to a user, nor kept.
+const someTime = `(\d{1,9} (?:day|hour|minute|second)s?(?: \d{1,2} (?:hour|minute|second)s?)?)`
+
 var (
-	inactivityText = regexp.MustCompile(`\bafter ((?:\d+ [a-z]+ ?){1,2}) ?without activity`)
-	limitText      = regexp.MustCompile(`\blimit of ((?:\d+ [a-z]+ ?){1,2});`)
+	inactivityText = regexp.MustCompile(`\bafter ` + someTime + ` without activity`)
+	limitText      = regexp.MustCompile(`\blimit of ` + someTime + `;`)
 )
 
 // reasonOf reads the error_description of an invalid_grant.
@@ -86,11 +88,11 @@ func reasonOf(description string) (Reason, string) {
 	switch reason {
 	case ReasonInactivity:
 		if m := inactivityText.FindStringSubmatch(description); m != nil {
-			return reason, inactivityWords(strings.TrimSpace(m[1]))
+			return reason, inactivityWords(m[1])
 		}
 	case ReasonActiveLimit:
 		if m := limitText.FindStringSubmatch(description); m != nil {
-			return reason, limitWords(strings.TrimSpace(m[1]))
+			return reason, limitWords(m[1])
 		}
 	}
 	return reason, known[reason]
