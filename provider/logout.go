@@ -76,6 +76,12 @@ type Logout struct {
 	// tokens have another one than its storage: pairwise identifiers. "sid" is
 	// always there.
 	OmitSubject bool
+
+	// OmitReason leaves "session_end_reason" out of logout tokens, where
+	// applications that have no refresh token are not to know why a session
+	// ended: that the account was disabled, for example. Their users read it on
+	// the provider's sign-in page.
+	OmitReason bool
 }
 
 // LogoutURIs are the logout URIs that a client is registered with.

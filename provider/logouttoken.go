@@ -42,7 +42,7 @@ type logoutClaims struct {
 	// Why is what a refused refresh of the session says in error_description:
 	// the application hears of the end here first, and its user is owed the
 	// reason there too. Section 2.4 allows other claims.
-	Why string `json:"session_end_reason"`
+	Why string `json:"session_end_reason,omitempty"`
 }
 
 // logoutToken makes a logout token, signed as the ID tokens are. Each has a "jti"
@@ -74,6 +74,9 @@ func (h *Hook) logoutToken(ctx context.Context, n notification) (string, error) 
 	}
 	if h.cfg.Logout.OmitSubject {
 		claims.Subject = ""
+	}
+	if h.cfg.Logout.OmitReason {
+		claims.Why = ""
 	}
 	payload, err := json.Marshal(claims)
 	if err != nil {
