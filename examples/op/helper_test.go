@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"html"
 	"io"
@@ -33,6 +34,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv("CURFEW_OP_TEST_RUN") != "" {
 		main()
 		return
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "32"); err != nil { // they wait for limits more than they work
+		panic(err)
 	}
 	os.Exit(enginetest.Main(m))
 }

@@ -56,7 +56,7 @@ func target(s *optest.Server, limits policy.Limits) providertest.Target {
 // longest test is.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "64"); err != nil {
+	if err := flag.Set("test.parallel", "128"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
@@ -80,6 +80,7 @@ func TestOnBareServer(t *testing.T) {
 var failed = regexp.MustCompile(`--- FAIL: TestOnBareServer/(\S+)`)
 
 func TestKitFailsWithoutTheHook(t *testing.T) {
+	t.Parallel()
 	// What op does on its own account, and must be seen to pass even so.
 	passes := []string{
 		"oidcc-prompt-none-not-logged-in", "oidcc-codereuse", "oidcc-max-age-1", "oidcc-prompt-login",

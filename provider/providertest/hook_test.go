@@ -108,6 +108,7 @@ func (x server) run(t *testing.T) {
 }
 
 func TestKit(t *testing.T) {
+	t.Parallel()
 	evict := func(how policy.AtLimit) policy.Limits {
 		l := providertest.Limits()
 		l.AtLimit = how
