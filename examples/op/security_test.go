@@ -291,8 +291,8 @@ func TestUnknownUserTakesAsLong(t *testing.T) {
 	require.Equal(t, u.PasswordHash[:7], string(us.nobody[:7]), "the same kind of hash, at the same cost")
 	_, err = us.authenticate("a", "p")
 	require.NoError(t, err)
-	for _, password := range []string{"", "P", "p ", strings.Repeat("p", 73)} {
-		for _, name := range []string{"a", "A", ""} {
+	for _, password := range []string{"", "P", "p ", strings.Repeat("p", 73), "nobody has this password"} {
+		for _, name := range []string{"a", "A", "b", ""} {
 			_, err := us.authenticate(name, password)
 			require.ErrorIs(t, err, errWrongPassword, "%q %q", name, password)
 		}
