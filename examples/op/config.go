@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -202,7 +201,7 @@ func checkIssuer(issuer string) error {
 		return fmt.Errorf("%q has more than a scheme, a host and a port", issuer)
 	case issuer != strings.ToLower(issuer):
 		return fmt.Errorf("%q has capital letters: applications compare it letter by letter, and browsers do not", issuer)
-	case !validPort(u):
+	case u.Port() != "" && !isPort(u.Port()), strings.HasSuffix(u.Host, ":"):
 		return fmt.Errorf("%q has a port that is none", issuer)
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return fmt.Errorf("%q is http: that is allowed on loopback only", issuer)
@@ -210,13 +209,4 @@ func checkIssuer(issuer string) error {
 		return fmt.Errorf("%q is not https", issuer)
 	}
 	return nil
-}
-
-// validPort reports whether the port of a URL can be one. None is the scheme's own.
-func validPort(u *url.URL) bool {
-	if u.Port() == "" {
-		return !strings.HasSuffix(u.Host, ":")
-	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	return err == nil && port > 0
 }

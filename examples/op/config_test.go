@@ -152,6 +152,8 @@ func TestBadClients(t *testing.T) {
 		"empty list":            {"[]", "no clients"},
 		"cut off":               {"[{" + web, "not JSON: it ends too early"},
 		"cut off between":       {"[[[[", "not JSON: it ends too early"},
+		"cut off in a name":     {`[{"client`, "not JSON: it ends too early"},
+		"cut off at a value":    {`[{"client_id":`, "not JSON: it ends too early"},
 		"no list":               {"{}", "line 1"},
 		"trailing":              {"[{" + web + "," + code + "}] x", "after the end"},
 		"unknown member":        {"[{" + web + "," + code + `, "scope": "x"}]`, "scope"},

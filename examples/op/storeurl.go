@@ -121,9 +121,8 @@ func splitURL(spec string) (p urlParts, err error) {
 		if i := strings.LastIndexAny(host, ":]"); i >= 0 && host[i] == ':' {
 			name, port, found = host[:i], host[i+1:], true
 		}
-		n, err := strconv.ParseUint(port, 10, 16)
 		switch {
-		case found && (err != nil || n == 0):
+		case found && !isPort(port):
 			// Not what it is: it may be a password without a host.
 			return p, errors.New("a port is not a number from 1 to 65535")
 		case name == "", strings.Contains(name, ":") != strings.HasPrefix(name, "["), strings.HasPrefix(name, "[") != strings.HasSuffix(name, "]"):
@@ -241,4 +240,10 @@ func parseRedis(parts urlParts, _ string) (storeURL, error) {
 		o.DB = int(n)
 	}
 	return storeURL{redis: o}, nil
+}
+
+// isPort reports whether a text is the number of a port.
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }

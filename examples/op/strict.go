@@ -31,7 +31,7 @@ func strictJSON(data []byte, v any) error {
 func checkMembers(d *json.Decoder, path string) error {
 	token, err := d.Token()
 	if err != nil {
-		return fmt.Errorf("not JSON: %w", err)
+		return notJSON(err)
 	}
 	switch token {
 	case json.Delim('{'):
@@ -39,7 +39,7 @@ func checkMembers(d *json.Decoder, path string) error {
 		for d.More() {
 			name, err := d.Token()
 			if err != nil {
-				return fmt.Errorf("not JSON: %w", err)
+				return notJSON(err)
 			}
 			key := string(bytes.ToLower([]byte(name.(string)))) // a member's name is a string
 			if seen[key] {
@@ -60,12 +60,16 @@ func checkMembers(d *json.Decoder, path string) error {
 		return nil
 	}
 	if _, err := d.Token(); err != nil { // the end
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return errors.New("not JSON: it ends too early")
-		}
-		return fmt.Errorf("not JSON: %w", err)
+		return notJSON(err)
 	}
 	return nil
+}
+
+func notJSON(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("not JSON: it ends too early")
+	}
+	return fmt.Errorf("not JSON: %w", err)
 }
 
 // jsonError adds the line to an error that knows its offset.
