@@ -228,16 +228,16 @@ func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, a *admis
 	})
 }
 
-// confirm makes a session of a reservation.
+// confirm makes a session of a reservation, where no grant that is made confirms it.
 func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
 	if s.ReservedUntil.IsZero() {
 		return s, nil
 	}
-	ctx, cancel := h.detach(ctx)
+	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.change(ctx, s, func(s *store.Session) error {
-		if s.End != nil {
-			return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+	s, err := h.change(wctx, s, func(s *store.Session) error {
+		if err := usable(s, r, h.now(), policy.Use{}); err != nil {
+			return err
 		}
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)

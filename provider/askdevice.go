@@ -62,7 +62,8 @@ type DeviceDecision struct {
 // is parsed, unless it was before.
 func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLogin) DeviceDecision {
 	ctx := op.ContextWithIssuer(r.Context(), login.Subject.Issuer)
-	kind := h.cfg.Kind(ctx, Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime})
+	as := Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime}
+	kind := h.cfg.Kind(ctx, as)
 	client := login.Client.GetID()
 	query := r.URL.RawQuery
 
@@ -83,8 +84,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	case outdated:
-		s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: h.rulesToEnd(ctx, login.Subject).accounts}
-		_ = h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
+		_ = h.refuseOutdated(ctx, &admission{login: as}, h.rulesToEnd(ctx, login.Subject)) // it is told
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)

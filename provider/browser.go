@@ -660,19 +660,17 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
 func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
-	if c.h.cfg.NotBefore == nil {
+	if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
 		return false
 	}
 	client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID)
 	if err != nil {
 		return false
 	}
-	if client.ApplicationType() != op.ApplicationTypeNative {
-		a := admission{login: Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated}}
-		if r, err := c.h.rules(ctx, s.Subject, true); err != nil || c.h.mayJoin(ctx, &a, r, s) {
-			return false
-		}
+	if client.ApplicationType() == op.ApplicationTypeNative {
+		return true
 	}
-	outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated)
-	return err == nil && outdated
+	a := admission{login: Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated}}
+	r, err := c.h.rules(ctx, s.Subject, true)
+	return err == nil && !c.h.mayJoin(ctx, &a, r, s)
 }

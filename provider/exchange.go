@@ -108,7 +108,7 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	req.belong(x.h, state.session, state.ruling, use)
 	req.acr = state.acr
 	// Here, since nobody asks again before an ID token is made.
-	err = x.usable(&state.session, state.ruling, x.h.now(), use)
+	err = usable(&state.session, state.ruling, x.h.now(), use)
 	if err == nil {
 		err = x.roomForToken(req, x.skew(req))
 	}
@@ -208,7 +208,7 @@ func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, t
 	if t, ok := claims["auth_time"].(float64); ok && int64(t) < s.Authenticated.Unix() {
 		authenticated = time.Unix(int64(t), 0).UTC()
 	}
-	if err := c.usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
+	if err := usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
 		return presentedToken{}, err
 	}
 	acr, _ := claims["acr"].(string)
@@ -314,20 +314,10 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 		return err
 	}
 	if ex := req.exchange; ex != nil && ex.session.ID != "" && !ex.session.ReservedUntil.IsZero() {
-		wctx, cancel := x.h.detach(ctx)
-		defer cancel()
-		s, err := x.h.change(wctx, ex.session, func(s *store.Session) error {
-			if err := x.usable(s, ex.ruling, x.h.now(), policy.Use{}); err != nil {
-				return err
-			}
-			s.ReservedUntil = time.Time{}
-			x.h.schedule(s, ex.ruling)
-			return nil
-		})
+		s, err := x.h.confirm(ctx, ex.session, ex.ruling)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		x.h.started(ctx, &s)
 		ex.session = s
 		req.belong(x.h, s, ex.ruling, req.live.use)
 	}

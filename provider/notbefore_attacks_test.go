@@ -241,7 +241,7 @@ func TestALoginThatIsRefusedAfterItWasAdmittedEndsNothingElse(t *testing.T) {
 			sid := ""
 			s = startReset(t, limits(24*time.Hour, 0, 1, policy.Refuse), nil, func(p *provider.Config, o *optest.Config) {
 				silentInMemory(p, o)
-				s.asking(p, 3, func(at time.Time) (time.Time, error) {
+				s.asking(p, 4, func(at time.Time) (time.Time, error) {
 					time.Sleep(time.Second)
 					s.do(t, sid)
 					return at, nil
@@ -290,6 +290,22 @@ func TestAnIDTokenAloneIsASession(t *testing.T) {
 			require.Len(t, s.live(t, "alice"), 1)
 			require.Len(t, s.seen(provider.EventStarted), 1)
 		}
+	})
+	t.Run("and none that ended before it was one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var s *reset
+			s = startReset(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), optest.NewStorage(), func(p *provider.Config, _ *optest.Config) {
+				s.asking(p, 2, func(at time.Time) (time.Time, error) {
+					_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
+					return at, err
+				})
+			})
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+			require.Equal(t, "login_required", v.Error(), "%v", v.Params)
+			require.Equal(t, policy.ReasonAccountDisabled, provider.ReasonOf(v.Description()))
+			require.Empty(t, s.live(t, "alice"))
+			require.Empty(t, s.seen(provider.EventStarted))
+		})
 	})
 	t.Run("and none that the store did not take", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

@@ -238,11 +238,11 @@ func (c *core) judge(st *refreshState) error {
 	g := st.session.Grant(st.token.Grant)
 	if g == nil || !g.Revoked.IsZero() {
 		if st.session.End != nil { // the better reason
-			return c.usable(&st.session, st.ruling, now, policy.Use{})
+			return usable(&st.session, st.ruling, now, policy.Use{})
 		}
 		return errGrantRevoked
 	}
-	if err := c.usable(&st.session, st.ruling, now, policy.Use{Client: g.Client, Authenticated: g.Authenticated}); err != nil {
+	if err := usable(&st.session, st.ruling, now, policy.Use{Client: g.Client, Authenticated: g.Authenticated}); err != nil {
 		return err
 	}
 	st.standing = h.stands(g, &st.token, now)
@@ -392,7 +392,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		g := s.Grant(rotated.ID)
 		switch {
 		case s.End != nil:
-			return c.usable(s, st.ruling, now, use)
+			return usable(s, st.ruling, now, use)
 		case g == nil || !g.Revoked.IsZero():
 			return errGrantRevoked
 		case g.Generation == rotated.Generation && subtle.ConstantTimeCompare(g.NonceHash, rotated.NonceHash) == 1 && !sameGrant(g, &base):

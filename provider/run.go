@@ -23,9 +23,9 @@ const (
 	sweepLease = time.Minute
 	sweepBatch = 100
 
-	// sweepAtOnce is how many sessions or subjects a sweep looks at at once: most of the time
-	// it waits for the store, or for a slow OnEnd. Few, so that users do not wait
-	// for the store's connections.
+	// sweepAtOnce is how many sessions or subjects a sweep looks at at once: most
+	// of the time it waits for the store, or for a slow OnEnd. Few, so that users
+	// do not wait for the store's connections.
 	sweepAtOnce = 4
 )
 

@@ -505,7 +505,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	if i.request.GetSubject() != s.Subject.ID {
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the subject of a request changed after it was admitted")
 	}
-	if err := c.usable(&s, r, now, use); err != nil {
+	if err := usable(&s, r, now, use); err != nil {
 		return "", "", time.Time{}, err
 	}
 	req.belong(h, s, r, use)
@@ -541,7 +541,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	defer cancel()
 	was := s
 	s, err = h.change(wctx, s, func(s *store.Session) error {
-		if err := c.usable(s, r, now, use); err != nil {
+		if err := usable(s, r, now, use); err != nil {
 			return err
 		}
 		if old := s.Grant(g.ID); old != nil {
@@ -587,7 +587,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 }
 
 // usable refuses a session that has ended or is over.
-func (c *core) usable(s *store.Session, r ruling, now time.Time, use policy.Use) error {
+func usable(s *store.Session, r ruling, now time.Time, use policy.Use) error {
 	if s.End != nil {
 		return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
 	}
