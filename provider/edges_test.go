@@ -547,16 +547,19 @@ func TestNoTokenIsOverWhenItIsIssued(t *testing.T) {
 	})
 }
 
+// hangs is a Config.OnEnd that does not return before its time is up.
+func hangs(ctx context.Context, _ store.Session) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // Rule 8: a provider whose own clean-up hangs is told again later. Who signs out has
 // signed out.
 func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			o.InMemory = true
-			p.OnEnd = func(ctx context.Context, _ store.Session) error {
-				<-ctx.Done()
-				return ctx.Err()
-			}
+			p.OnEnd = hangs
 		})
 		b := s.Browser()
 		r := s.loginIn(t, b, optest.Web, "alice", nil)
@@ -567,38 +570,12 @@ func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
 	})
 }
 
-// A sweep that many such ends wait for goes on.
-func TestAHangingOnEndDoesNotHoldASweepUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
-			o.InMemory = true
-			p.StoreTimeout = 5 * time.Second
-			p.OnEnd = func(ctx context.Context, _ store.Session) error {
-				<-ctx.Done()
-				return ctx.Err()
-			}
-		})
-		for range 20 {
-			s.Login(optest.Web, "alice")
-		}
-		s.sweepFor(t, 10*time.Minute) // the settings are new, and are applied first
-		time.Sleep(time.Hour)
-		began := time.Now()
-		require.NoError(t, s.hook.Sweep(t.Context()))
-		require.Len(t, s.seen(provider.EventEnded), 20)
-		require.Equal(t, 25*time.Second, time.Since(began), "four at once")
-	})
-}
-
 // The same for who signs in again after a session of the provider's own is over.
 func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			ssoKnown(p, o)
-			p.OnEnd = func(ctx context.Context, _ store.Session) error {
-				<-ctx.Done()
-				return ctx.Err()
-			}
+			p.OnEnd = hangs
 		})
 		b := s.Browser()
 		s.loginIn(t, b, optest.Web, "alice", nil)

@@ -58,6 +58,38 @@ func answered(t *testing.T, r optest.Reply) bool {
 	return false
 }
 
+// refreshed presents a refresh token, and replaces it if it gets an answer.
+func refreshed(t *testing.T, s *setup, token *string) bool {
+	t.Helper()
+	r := s.Refresh(optest.Exchange, *token)
+	if !answered(t, r) {
+		return false
+	}
+	*token = r.RefreshToken()
+	return true
+}
+
+// implicitly is a login that is answered at the callback, with the member want among
+// others.
+func implicitly(responseType, want string) func(t *testing.T, s *setup) func() bool {
+	return func(t *testing.T, s *setup) func() bool {
+		b := s.Browser()
+		var v optest.Visit
+		return func() bool {
+			if v.Callback == "" {
+				v = b.Login(optest.Implicit, "admin", url.Values{"response_type": {responseType}})
+			} else {
+				v = b.Get(v.Callback)
+			}
+			if v.Params.Get(want) == "" {
+				require.Equal(t, "server_error", v.Error(), v.Description())
+				return false
+			}
+			return true
+		}
+	}
+}
+
 // refused reports whether a refresh was refused for a reason, and requires rule 8 of
 // any other answer.
 func refused(t *testing.T, r optest.Reply, reason policy.Reason) bool {
@@ -153,22 +185,7 @@ var flows = map[string]flow{
 		},
 	},
 	"implicit": {
-		prepare: func(t *testing.T, s *setup) func() bool {
-			b := s.Browser()
-			var v optest.Visit
-			return func() bool {
-				if v.Callback == "" {
-					v = b.Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token token"}})
-				} else {
-					v = b.Get(v.Callback)
-				}
-				if v.Params.Get("access_token") == "" {
-					require.Equal(t, "server_error", v.Error(), v.Description())
-					return false
-				}
-				return true
-			}
-		}, sessions: 1, logsIn: true,
+		prepare: implicitly("id_token token", "access_token"), sessions: 1, logsIn: true,
 	},
 	"device": {
 		prepare: func(t *testing.T, s *setup) func() bool {
@@ -186,22 +203,7 @@ var flows = map[string]flow{
 		}, sessions: 1,
 	},
 	"id_token alone": {
-		prepare: func(t *testing.T, s *setup) func() bool {
-			b := s.Browser()
-			var v optest.Visit
-			return func() bool {
-				if v.Callback == "" {
-					v = b.Login(optest.Implicit, "admin", url.Values{"response_type": {"id_token"}})
-				} else {
-					v = b.Get(v.Callback)
-				}
-				if v.Params.Get("id_token") == "" {
-					require.Equal(t, "server_error", v.Error(), v.Description())
-					return false
-				}
-				return true
-			}
-		}, sessions: 1,
+		prepare: implicitly("id_token", "id_token"), sessions: 1,
 	},
 	"exchange of another subject": {
 		prepare: func(t *testing.T, s *setup) func() bool {
@@ -230,14 +232,7 @@ var flows = map[string]flow{
 			bare := optest.Start(t, optest.Config{Storage: s.Storage, InMemory: true})
 			token := bare.Login(optest.Exchange, "admin").RefreshToken()
 			time.Sleep(time.Minute)
-			return func() bool {
-				r := s.Refresh(optest.Exchange, token)
-				if !answered(t, r) {
-					return false
-				}
-				token = r.RefreshToken()
-				return true
-			}
+			return func() bool { return refreshed(t, s, &token) }
 		}, sessions: 1, refreshes: true, config: func(p *provider.Config, _ *optest.Config) { p.AdoptUntil = time.Now().Add(24 * time.Hour) },
 	},
 	"lost response": {
@@ -245,14 +240,7 @@ var flows = map[string]flow{
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
 			ok(t, s.Refresh(optest.Exchange, token))
 			time.Sleep(40 * time.Minute)
-			return func() bool {
-				r := s.Refresh(optest.Exchange, token)
-				if !answered(t, r) {
-					return false
-				}
-				token = r.RefreshToken()
-				return true
-			}
+			return func() bool { return refreshed(t, s, &token) }
 		}, sessions: 1, refreshes: true,
 	},
 	"replay": {
@@ -273,14 +261,7 @@ var flows = map[string]flow{
 	"refresh": {
 		prepare: func(t *testing.T, s *setup) func() bool {
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
-			return func() bool {
-				r := s.Refresh(optest.Exchange, token)
-				if !answered(t, r) {
-					return false
-				}
-				token = r.RefreshToken()
-				return true
-			}
+			return func() bool { return refreshed(t, s, &token) }
 		}, sessions: 1, refreshes: true,
 	},
 	"repeated refresh": {

@@ -18,6 +18,26 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
+// A sweep goes on while the clean-up of some sessions hangs.
+func TestAHangingOnEndDoesNotHoldASweepUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			p.StoreTimeout = 5 * time.Second
+			p.OnEnd = hangs
+		})
+		for range 20 {
+			s.Login(optest.Web, "alice")
+		}
+		s.sweepFor(t, 10*time.Minute) // the settings are new, and are applied first
+		time.Sleep(time.Hour)
+		began := time.Now()
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Len(t, s.seen(provider.EventEnded), 20)
+		require.Equal(t, 25*time.Second, time.Since(began), "four at once")
+	})
+}
+
 // Run ends when it is told to, however much is left to do: what is under way comes to
 // its end, and nothing else begins.
 func TestRunEndsAmidASweep(t *testing.T) {
@@ -36,10 +56,7 @@ func TestRunEndsAmidASweep(t *testing.T) {
 				s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 					o.InMemory = true
 					p.StoreTimeout = 5 * time.Second
-					p.OnEnd = func(ctx context.Context, _ store.Session) error {
-						<-ctx.Done()
-						return ctx.Err()
-					}
+					p.OnEnd = hangs
 				})
 				for i := range 40 {
 					s.Login(optest.Web, fmt.Sprintf("user%d", i/2))
