@@ -46,7 +46,7 @@ type ResourceConfig struct {
 
 	// AcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
 	// type at all, instead of "at+jwt". The access tokens of zitadel/oidc's op
-	// (v3.51.17) are such. What then tells them from ID tokens and logout tokens
+	// (v3.52.0) are such. What then tells them from ID tokens and logout tokens
 	// of the same provider is only that they have jti and client_id and none of
 	// the claims of those: prefer Introspection there.
 	AcceptPlainJWT bool
