@@ -165,10 +165,6 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	if a.outdated, err = h.outdated(ctx, a.login.Subject, a.login.AuthTime); err != nil {
 		return store.Session{}, r, err
 	}
-	// Nothing follows an ID token alone that would confirm a reservation. It is one
-	// all the same until the second answer: what fails here is no session.
-	alone := !a.reserve && h.cfg.NotBefore != nil
-	a.reserve = a.reserve || alone
 	s, r, err := h.admitUnder(ctx, req, a, r)
 	if err != nil || a.outdated {
 		return s, r, err
@@ -180,9 +176,6 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 	case outdated:
 		h.withdraw(ctx, s, r, &a)
 		return store.Session{}, r, h.refuseOutdated(ctx, &a, r)
-	case alone:
-		s, err := h.confirm(ctx, s, r)
-		return s, r, err
 	}
 	return s, r, nil
 }

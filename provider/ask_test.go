@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
@@ -364,22 +363,20 @@ func TestAStolenCallbackShowsNoSessions(t *testing.T) {
 // between.
 func TestAskAcrossProcessesAndKeys(t *testing.T) {
 	older, newer := provider.NewKey(time.Now().Add(-time.Hour)), provider.NewKey(time.Now())
-	sessions, requests := memstore.New(), optest.NewStorage()
+	sessions := memstore.New()
 	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"default": limits(0, 0, 2, policy.Ask)}}
-	var handler atomic.Pointer[http.Handler]
 	process := func(keys ...provider.Key) *provider.Hook {
 		hook, err := provider.New(provider.Config{Store: sessions, Keys: keys, Settings: settings})
 		require.NoError(t, err)
 		return hook
 	}
-	one, two := process(older, newer), process(newer, older)
-	s := optest.Start(t, optest.Config{Storage: requests, Hook: switched{one, two, &handler}})
+	s, over := twoProcesses(t, process(older, newer), process(newer, older))
 	for range 2 {
 		s.Login(optest.Web, "alice")
 	}
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
-	handler.Store(new(http.Handler)) // from here on the other process answers
+	over.Store(true) // from here on the other process answers
 	v = b.Submit(v, answer(listed(v)[0]))
 	require.NotEmpty(t, v.Code(), "%d %s", v.Status, v.Body)
 	ok(t, s.Code(optest.Web, v))
@@ -395,20 +392,19 @@ func TestAskWithAKeyThatIsAhead(t *testing.T) {
 		require.NoError(t, err)
 		return hook
 	}
-	var over atomic.Pointer[http.Handler]
-	s := optest.Start(t, optest.Config{Hook: switched{process(older), process(newer, older), &over}})
+	s, over := twoProcesses(t, process(older), process(newer, older))
 	b := s.Browser()
 	first := b.Login(optest.Web, "alice", nil)
 	require.NotEmpty(t, first.Code())
 	b = s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
-	over.Store(new(http.Handler))
+	over.Store(true)
 	v = mustBeAsked(t, b.Get(v.Callback)) // sealed with the newer key
-	over.Store(nil)
+	over.Store(false)
 	after := b.Submit(v, answer(listed(v)...))
 	require.Equal(t, http.StatusServiceUnavailable, after.Status, after.Body)
 	require.NotEmpty(t, after.Header.Get("Retry-After"))
-	over.Store(new(http.Handler))
+	over.Store(true)
 	require.NotEmpty(t, b.Submit(v, answer(listed(v)...)).Code())
 }
 
@@ -445,24 +441,23 @@ func TestAskForAnApplicationWithItsOwnScheme(t *testing.T) {
 	require.Empty(t, r.Header.Get("Refresh"))
 }
 
-// switched is two hooks, of which the second one takes over once the pointer is
-// set.
-type switched struct {
-	one, two *provider.Hook
-	over     *atomic.Pointer[http.Handler]
-}
-
-func (s switched) Storage(st op.Storage) op.Storage { return s.two.Storage(st) }
-
-func (s switched) Handler(next http.Handler) http.Handler {
-	one, two := s.one.Handler(next), s.two.Handler(next)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.over.Load() != nil {
-			two.ServeHTTP(w, r)
-			return
-		}
-		one.ServeHTTP(w, r)
-	})
+// twoProcesses starts a server of two processes, of which the second one answers
+// while over is set.
+func twoProcesses(t *testing.T, one, two *provider.Hook) (s *optest.Server, over *atomic.Bool) {
+	over = new(atomic.Bool)
+	var second atomic.Pointer[http.Handler]
+	s = optest.Start(t, optest.Config{Hook: one, Middleware: func(first http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if over.Load() {
+				(*second.Load()).ServeHTTP(w, r)
+				return
+			}
+			first.ServeHTTP(w, r)
+		})
+	}})
+	_, handler := s.Process(optest.Config{Hook: two})
+	second.Store(&handler)
+	return s, over
 }
 
 // What clients and browsers say about themselves is text, and as long as it may

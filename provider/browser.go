@@ -225,7 +225,7 @@ func (r *keyring) openBinding(issuer, text string, now time.Time) (binding, erro
 // asked for, and hint the user whom its id_token_hint names; empty: none.
 func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
 	h := c.h
-	state := h.browserOf(requestFrom(ctx))
+	state := h.browserOf(h.requestFrom(ctx))
 	if state == nil || len(id) > maxBoundID {
 		return
 	}
@@ -242,7 +242,9 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 	if hint != "" {
 		b.Hint = hintMark(store.Subject{Issuer: issuer, ID: hint})
 	}
-	state.setCookie(names.cookie(names.bindingOf(id), h.ring.sealBinding(issuer, b), int(bindingLife/time.Second)))
+	cookie := names.cookie(names.bindingOf(id), h.ring.sealBinding(issuer, b), int(bindingLife/time.Second))
+	state.setCookie(cookie)
+	state.cookies = append(state.cookies, cookie) // the answer may come in this very response
 }
 
 // bindings returns the good ones among the browser's bindings, the oldest first,
@@ -634,7 +636,7 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 	if slices.Contains(ar.Prompt, oidc.PromptNone) {
 		return ar
 	}
-	s, live, err := c.h.browserSession(ctx, requestFrom(ctx))
+	s, live, err := c.h.browserSession(ctx, c.h.requestFrom(ctx))
 	if err != nil {
 		return ar // if it cannot be told now, the callback decides
 	}

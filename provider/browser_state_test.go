@@ -28,7 +28,7 @@ func (l *looked) Handler(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.at[r.URL.Path] = requestFrom(r.Context()).browser != nil
+		l.at[r.URL.Path] = l.Hook.requestFrom(r.Context()).browser != nil
 	}))
 }
 

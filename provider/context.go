@@ -8,9 +8,11 @@ import "context"
 // CreateAccessAndRefreshTokens and DeleteAuthRequest are called: a storage that
 // keeps it with its tokens can remove them in [Config.OnEnd].
 func SessionID(ctx context.Context) string {
-	req := requestFrom(ctx)
-	if req == nil || req.session == nil {
-		return ""
+	req, _ := ctx.Value(requestKey{}).(*request)
+	for ; req != nil; req = req.outer { // of each hook
+		if req.session != nil {
+			return req.session.ID
+		}
 	}
-	return req.session.ID
+	return ""
 }

@@ -34,6 +34,7 @@ const (
 	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
+	EventMisconfigured   EventType = "misconfigured"            // the provider is not set up so that the limits hold; each mistake is told of once
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
@@ -62,7 +63,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		switch e.Type {
 		case EventRepeat:
 			level = slog.LevelDebug
-		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed, EventMisconfigured:
 			level = slog.LevelWarn
 		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
 			level = slog.LevelError
@@ -112,4 +113,12 @@ func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, 
 	}
 	h.count(e, s)
 	h.event(ctx, e)
+}
+
+// logMistakes is the [Config.Events] of a Config that sets none: what happens is
+// told to nobody, but a limit that does not hold is no secret.
+func logMistakes(ctx context.Context, e Event) {
+	if e.Type == EventMisconfigured {
+		slog.WarnContext(ctx, string(e.Type), slog.Any("error", e.Err))
+	}
 }

@@ -49,7 +49,9 @@ type exchanger struct {
 
 // forward returns the storage's view of an exchange request.
 func (x exchanger) forward(ctx context.Context, tr op.TokenExchangeRequest) op.TokenExchangeRequest {
-	if req := requestFrom(ctx); req != nil && req.exchange != nil {
+	req, leave := x.h.enter(ctx)
+	defer leave()
+	if req != nil && req.exchange != nil {
 		return req.exchange.forwarded
 	}
 	return tr
@@ -59,9 +61,13 @@ func (x exchanger) forward(ctx context.Context, tr op.TokenExchangeRequest) op.T
 // session stays in that session; of a dead one it is refused; another subject
 // is admitted like a login.
 func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.TokenExchangeRequest) error {
-	req := requestFrom(ctx)
+	req, leave := x.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return x.noHandler(ctx)
+	}
+	if err := x.issued(ctx); err != nil {
+		return err
 	}
 	f := &exchangeRequest{TokenExchangeRequest: tr}
 	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubject(), tr.GetExchangeSubjectTokenClaims())
@@ -306,9 +312,10 @@ func (x exchanger) GetPrivateClaimsFromTokenExchangeRequest(ctx context.Context,
 // ID token. One that was asked for alone makes no access token: its session is
 // confirmed here.
 func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info *oidc.UserInfo, tr op.TokenExchangeRequest) error {
-	req := requestFrom(ctx)
+	req, leave := x.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return x.noHandler(ctx)
 	}
 	if err := x.storage.SetUserinfoFromTokenExchangeRequest(ctx, info, x.forward(ctx, tr)); err != nil {
 		return err

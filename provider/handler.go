@@ -22,8 +22,11 @@ import (
 // request to the storage nor the storage's findings to the client and the
 // response: the request in the context is the only link.
 //
-// It is used by the goroutine of its HTTP request alone.
+// Its storage calls and its response use it in turns.
 type request struct {
+	hook      *Hook
+	outer     *request // of another hook, whose handler is outside of this one's
+	turns     turns
 	http      *http.Request
 	address   string // without port
 	userAgent string
@@ -49,6 +52,8 @@ type request struct {
 	refused  *refusedRequest
 	exchange *exchangeState
 	unlock   func() // of the grant whose refresh token was looked up
+	begun    *begun
+	touched  bool // by a storage call
 
 	// session is the session that the request turned out to belong to, and
 	// live its limits as this request's client uses it.
@@ -83,22 +88,34 @@ type usage struct {
 
 type requestKey struct{}
 
-// requestFrom returns the request in the context, or nil where [Hook.Handler]
-// is missing.
-func requestFrom(ctx context.Context) *request {
+// requestFrom returns the request of this hook in the context, or nil where its
+// [Hook.Handler] is missing.
+func (h *Hook) requestFrom(ctx context.Context) *request {
 	r, _ := ctx.Value(requestKey{}).(*request)
+	for r != nil && r.hook != h {
+		r = r.outer
+	}
 	return r
 }
 
 // Handler wraps the outermost HTTP handler of the provider. It needs no issuer
 // in the context. Without it no token is issued.
 func (h *Hook) Handler(next http.Handler) http.Handler {
+	h.handles.Store(true)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.requestFrom(r.Context()) != nil { // twice around: once is enough
+			next.ServeHTTP(w, r)
+			return
+		}
+		if h.decorates.Load() == 0 {
+			h.misconfigured(r.Context(), errNeverDecorated)
+		}
 		both := &struct {
 			req request
 			rw  responseWriter
-		}{req: request{http: r, address: h.address(r), userAgent: r.UserAgent(), askable: r.Method == http.MethodGet}}
+		}{req: request{hook: h, http: r, address: h.address(r), userAgent: r.UserAgent(), askable: r.Method == http.MethodGet}}
 		req, rw := &both.req, &both.rw
+		req.outer, _ = r.Context().Value(requestKey{}).(*request)
 		rw.ResponseWriter, rw.req, rw.hook = w, req, h
 		if strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
 			req.announces = h.announces
@@ -109,12 +126,37 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 			}
 		}
 		h.keepForm(req, r)
-		defer req.release()
+		done := false
+		defer func() {
+			if !done { // a panic, which net/http answers
+				h.close(r.Context(), req)
+			}
+		}()
 		next.ServeHTTP(rw, r.WithContext(context.WithValue(r.Context(), requestKey{}, req)))
-		if !h.finishAsking(rw, r) {
+		done = true
+		if !rw.decided && req.turns.pause() { // nobody wrote anything: net/http answers 200
+			rw.settle(http.StatusOK)
+			req.turns.resume()
+		}
+		if h.close(r.Context(), req) && !h.finishAsking(rw, r) {
 			rw.finish()
 		}
 	})
+}
+
+// close ends a request. It reports whether its storage calls have all returned. If
+// not, the last one cleans up.
+func (h *Hook) close(ctx context.Context, req *request) bool {
+	ctx = context.WithoutCancel(ctx)
+	cleanUp := func() {
+		h.takeBack(ctx, req)
+		req.release()
+	}
+	if !req.turns.close(cleanUp) {
+		return false
+	}
+	cleanUp()
+	return true
 }
 
 // release lets the next refresh of the grant go on.
@@ -177,6 +219,17 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.decided = true
+	if !w.req.turns.pause() {
+		// Something inside of the handler answers for the provider, which is still
+		// at work: a time-out. Nothing of the request belongs into its answer.
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	defer w.req.turns.resume()
+	if !w.req.touched && isRedirect(status) && bringsCode(w.Header().Get("Location")) {
+		w.hook.misconfigured(w.req.http.Context(), errNotDecorated)
+	}
+	w.settle(status)
 	w.req.setCookies(w.Header())
 	redirect := isRedirect(status)
 	switch {

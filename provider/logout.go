@@ -176,7 +176,10 @@ func (h *Hook) owe(s *store.Session) {
 	if h.cfg.Logout.URIs == nil {
 		return
 	}
-	claimed := h.now().Add(h.claimFor())
+	claimed := h.now()
+	if h.signers.signs(s.Subject.Issuer) { // or another process sends it
+		claimed = claimed.Add(h.claimFor())
+	}
 	for _, client := range clientsOf(s) {
 		s.Deliveries = append(s.Deliveries, store.Delivery{Client: client, Next: claimed})
 	}
@@ -205,8 +208,13 @@ func owedTo(s *store.Session) []string {
 	return clients
 }
 
-// claim takes what is due to be sent, and returns to whom.
+// claim takes what is due to be sent, and returns to whom. What this process has no
+// key for it leaves to others.
 func (h *Hook) claim(s *store.Session, now time.Time) []string {
+	if !h.signers.signs(s.Subject.Issuer) {
+		h.leave(s, now)
+		return nil
+	}
 	var clients []string
 	claimed := now.Add(h.claimFor())
 	s.Deliveries = slices.Clone(s.Deliveries)
@@ -218,6 +226,27 @@ func (h *Hook) claim(s *store.Session, now time.Time) []string {
 		}
 	}
 	return clients
+}
+
+// leaveFor is for how long at the most a process without the key leaves what is due
+// to others: sweeps are rarely further apart.
+const leaveFor = 10 * time.Second
+
+// leave puts what is due off, so that a process that has the issuer's key may come
+// first. What no process had a key for as long as an end is remembered is given up.
+func (h *Hook) leave(s *store.Session, now time.Time) {
+	later := now.Add(rand.N(leaveFor).Truncate(time.Microsecond))
+	s.Deliveries = slices.Clone(s.Deliveries)
+	for i := range s.Deliveries {
+		d := &s.Deliveries[i]
+		switch {
+		case !d.GivenUp.IsZero() || d.Next.After(now):
+		case s.End != nil && now.Sub(s.End.At) > h.cfg.Remember:
+			d.Next, d.GivenUp, d.Error = time.Time{}, now, short(errNoSigner.Error(), 200)
+		default:
+			d.Next = later
+		}
+	}
 }
 
 // forgetAt is when an ended session to which nothing is owed is forgotten: what was
@@ -245,7 +274,7 @@ type notification struct {
 // notifications asks where to send what is owed to the given clients, and returns
 // those that have no place to send it to apart.
 func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []string) (list []notification, none []string) {
-	if len(clients) == 0 {
+	if len(clients) == 0 || !h.signers.signs(s.Subject.Issuer) { // or another process sends it
 		return nil, nil
 	}
 	if h.cfg.Logout.URIs == nil { // not any more
@@ -278,7 +307,7 @@ func strike(s *store.Session, clients []string) {
 // has been tried once, or been left for later.
 func (h *Hook) send(list []notification) <-chan struct{} {
 	tried := make(chan struct{})
-	if len(list) == 0 || h.signer.Load() == nil { // or another process has to do it
+	if len(list) == 0 {
 		close(tried)
 		return tried
 	}
@@ -394,12 +423,12 @@ func (h *Hook) Redeliver(ctx context.Context, sid, client string) error {
 }
 
 func (h *Hook) redeliver(ctx context.Context, sid, client string) error {
-	if h.signer.Load() == nil {
-		return errNoStorage
-	}
 	s, err := h.get(ctx, sid)
 	if err != nil {
 		return err
+	}
+	if !h.signers.signs(s.Subject.Issuer) {
+		return fmt.Errorf("%w: %s", errNoSigner, s.Subject.Issuer)
 	}
 	had := slices.Contains(clientsOf(&s), client) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return d.Client == client })
 	switch {

@@ -689,7 +689,7 @@ func openSQLite(t *testing.T, file string) store.Store {
 
 func startKillable(t *testing.T, file, uri string, change func(*provider.Config)) *setup {
 	t.Helper()
-	return start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
+	s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 		o.InMemory = true
 		p.Store = openSQLite(t, file)
 		p.Logout = provider.Logout{Loopback: true, URIs: func(context.Context, string) (provider.LogoutURIs, error) {
@@ -699,6 +699,8 @@ func startKillable(t *testing.T, file, uri string, change func(*provider.Config)
 			change(p)
 		}
 	})
+	require.NoError(t, s.hook.Check(t.Context(), s.Provider))
+	return s
 }
 
 func endAndHang(t *testing.T, spec string) {

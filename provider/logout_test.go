@@ -49,6 +49,7 @@ func startNotified(t testing.TB, a policy.Account, change func(*provider.Config,
 	})
 	n.web, n.web2 = n.Receive(optest.Web, webHost), n.Receive(optest.Web2, web2Host)
 	n.hook.DialLogout(n.dial)
+	require.NoError(t, n.hook.Check(t.Context(), n.Provider))
 	return n
 }
 

@@ -5,12 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
-	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
 // logoutEvent is the member of "events" that makes a token a logout token
@@ -20,14 +18,6 @@ const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 // logoutTokenLife is how long a logout token is good: the most that Back-Channel
 // Logout 1.0 section 4 recommends.
 const logoutTokenLife = 2 * time.Minute
-
-// A signer has the key that signs ID tokens: the embedded storage.
-type signer interface {
-	SigningKey(ctx context.Context) (op.SigningKey, error)
-}
-
-// errNoStorage is why a process cannot send logout tokens.
-var errNoStorage = errors.New("this process has no signing key: Hook.Storage was not called in it")
 
 type logoutClaims struct {
 	Issuer   string              `json:"iss"`
@@ -48,13 +38,9 @@ type logoutClaims struct {
 // logoutToken makes a logout token, signed as the ID tokens are. Each has a "jti"
 // of its own.
 func (h *Hook) logoutToken(ctx context.Context, n notification) (string, error) {
-	from := h.signer.Load()
-	if from == nil {
-		return "", errNoStorage
-	}
-	key, err := (*from).SigningKey(ctx)
+	key, err := h.signers.key(ctx, n.subject.Issuer)
 	if err != nil {
-		return "", fmt.Errorf("signing key: %w", err)
+		return "", err
 	}
 	// op's own signer says that it signs a JWT of no kind.
 	sign, err := jose.NewSigner(

@@ -190,9 +190,7 @@ func TestAbsentInterfaces(t *testing.T) {
 		op.JWTProfileTokenStorage
 		op.TokenExchangeTokensVerifierStorage
 	})
-	var ctx context.Context
-	hook.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context() })).
-		ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	ctx := hook.JobContext(t.Context(), "https://op.example.org")
 
 	info := &oidc.UserInfo{Subject: "id-alice"}
 	require.NoError(t, decorated.SetUserinfoFromRequest(ctx, info, &op.DeviceAuthorizationState{Subject: "id-alice"}, []string{"openid"}))

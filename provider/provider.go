@@ -132,8 +132,9 @@ type Config struct {
 	// Logout tells nobody.
 	Logout Logout
 
-	// Events receives what happens. It must not block. Nil: nobody is told.
-	// See [Audit] for a handler that logs.
+	// Events receives what happens. It must not block. Nil: nobody is told, but
+	// that an [EventMisconfigured] is logged as a warning by slog.Default. See
+	// [Audit] for a handler that logs everything.
 	Events func(ctx context.Context, e Event)
 
 	// CodeLifetime is how long a login whose code was not redeemed holds its
@@ -222,7 +223,9 @@ type SettingsSource interface {
 	Account(ctx context.Context, account string) (policy.Account, error)
 }
 
-// StaticSettings is a SettingsSource that does not change.
+// StaticSettings is a SettingsSource that does not change. [New] validates it: a
+// cap below 1, or a limit above what the documentation promises, is an error. There
+// is no floor.
 type StaticSettings policy.Settings
 
 // Account implements [SettingsSource].
@@ -239,7 +242,10 @@ type Hook struct {
 	locks    keyedLock     // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
-	signer       atomic.Pointer[signer] // nil until Storage was called
+	decorates    atomic.Int32 // how many storages
+	handles      atomic.Bool  // Handler was called
+	signers      signers
+	mistakes     mistakes
 	outbox       outbox
 	logoutClient *logoutClient
 	announces    []announcement // in discovery
@@ -299,14 +305,19 @@ func New(cfg Config) (*Hook, error) {
 	if cfg.SettingsMaxAge == 0 {
 		cfg.SettingsMaxAge = time.Second
 	}
-	if cfg.Settings == nil {
+	switch fixed := cfg.Settings.(type) {
+	case nil:
 		cfg.Settings = storedSettings{cfg.Store}
+	case StaticSettings:
+		if err := policy.Settings(fixed).Validate(maxRange); err != nil {
+			return nil, fmt.Errorf("%w: Settings: %w", ErrConfig, err)
+		}
 	}
 	if cfg.Kind == nil {
 		cfg.Kind = DefaultKind
 	}
 	if cfg.Events == nil {
-		cfg.Events = func(context.Context, Event) {}
+		cfg.Events = logMistakes
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -103,11 +103,15 @@ func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string)
 	st := &refreshState{presented: presented}
 	var err error
 	st.token, err = c.h.ring.openRefresh(presented, c.h.now())
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil { // the second call says why
 		return &refusedRequest{state: st}, nil
 	}
 	req.refresh, req.refused = nil, nil
+	if err := c.issued(ctx); err != nil {
+		return c.refused(req, st, err), nil
+	}
 	switch {
 	case errors.Is(err, errForeign):
 		return c.adoptable(ctx, req, presented)
@@ -266,12 +270,16 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 	if refused, ok := tr.(*refusedRequest); ok {
 		return "", "", time.Time{}, c.answerRefused(ctx, req, refused)
 	}
+	if req.client == nil {
+		c.h.misconfigured(ctx, errRawClient)
+	}
 	st := req.refresh
 	if st == nil || st.presented != presented {
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the refresh token was not looked up")
 	}
 	a, err := c.rotate(ctx, req, tr, st)
 	if err == nil {
+		c.h.signers.learn(st.session.Subject.Issuer, c)
 		req.private = true
 		return a.Access, a.Refresh, a.Expires, nil
 	}

@@ -369,6 +369,9 @@ func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ru
 		if stale != nil {
 			h.event(ctx, Event{Type: EventSettingsStale, Subject: subject, Err: stale})
 		}
+		if login {
+			h.checkSettings(ctx, m.Account, a)
+		}
 		settings.Accounts[m.Account] = a
 		r.accounts = append(r.accounts, m.Account)
 		r.observes = r.observes || a.Observe

@@ -27,14 +27,6 @@ type core struct {
 	h *Hook
 }
 
-// errNoHandler is the answer to the first request on a server that forgot
-// [Hook.Handler].
-var errNoHandler = errors.New("curfew: hook.Handler does not wrap the provider's HTTP handler")
-
-func noHandler() error {
-	return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errNoHandler)
-}
-
 // answer turns an error of the hook into what op gives to the application:
 // refusals as the given OAuth error, everything else as an outage.
 func (c *core) answer(ctx context.Context, req *request, err error, refusal *oidc.Error) *oidc.Error {
@@ -82,7 +74,9 @@ func subjectOf(ctx context.Context, sub string) store.Subject {
 func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
 	ar, err := c.Storage.AuthRequestByID(ctx, id)
 	if err == nil && ar.Done() {
-		if req := requestFrom(ctx); req != nil {
+		req, leave := c.h.enter(ctx)
+		defer leave()
+		if req != nil {
 			req.finished, req.admitted = ar, false
 		}
 	}
@@ -91,7 +85,9 @@ func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, 
 
 // AuthRequestByCode is called at the token endpoint only.
 func (c *core) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
-	if req := requestFrom(ctx); req != nil {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req != nil {
 		req.redeemsCode = true
 	}
 	return c.Storage.AuthRequestByCode(ctx, code)
@@ -105,7 +101,8 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 	if err != nil {
 		return nil, err
 	}
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
 		return client, nil
 	}
@@ -121,9 +118,10 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 // SaveAuthCode admits a login whose provider builds the authorization response
 // itself, without op's callback.
 func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return c.noHandler(ctx)
 	}
 	if req.finished == nil || req.finished.GetID() != id || !req.admitted {
 		ar, err := c.Storage.AuthRequestByID(ctx, id)
@@ -144,13 +142,20 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 // admitLogin gives the login of an auth request its session. Where tokens follow
 // it is only reserved: by a code, or because the storage may yet fail.
 func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
+	at := ar.GetAuthTime()
+	if err := c.setUpFor(ctx, at); err != nil {
+		return err
+	}
+	if again := ar.GetAuthTime(); !again.Equal(at) {
+		c.h.misconfigured(ctx, errMovingAuthTime)
+	}
 	req.asking = nil
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
 	a := c.loginAdmission(ctx, ar, client)
 	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
-	a.reserve = !a.idToken
+	a.reserve = true
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
 		return err
 	}
@@ -168,6 +173,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		}
 		return err
 	}
+	c.h.signers.learn(s.Subject.Issuer, c)
 	if a.browser != nil {
 		c.h.keep(ctx, req, &s, a.browser)
 	}
@@ -313,9 +319,13 @@ func (c *core) roomForToken(req *request, skew time.Duration) error {
 // CreateAccessToken is the last place where a login can be admitted, for every
 // way to a first token that asks for no refresh token.
 func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if withoutSession(ctx) {
+		return c.Storage.CreateAccessToken(ctx, tr)
+	}
 	if req == nil {
-		return "", time.Time{}, noHandler()
+		return "", time.Time{}, c.noHandler(ctx)
 	}
 	if sessionless(req, tr) {
 		return c.Storage.CreateAccessToken(ctx, tr)
@@ -327,9 +337,13 @@ func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (strin
 // CreateAccessAndRefreshTokens is the same with a refresh token, and the
 // exchange of one.
 func (c *core) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if withoutSession(ctx) {
+		return "", "", time.Time{}, c.h.misconfiguredAnswer(ctx, errNoRefresh)
+	}
 	if req == nil {
-		return "", "", time.Time{}, noHandler()
+		return "", "", time.Time{}, c.noHandler(ctx)
 	}
 	if sessionless(req, tr) {
 		return c.Storage.CreateAccessAndRefreshTokens(ctx, tr, current)
@@ -364,9 +378,20 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 	var s store.Session
 	var r ruling
 	var err error
+	if err := c.issued(ctx); err != nil {
+		return "", "", time.Time{}, err
+	}
+	sid, stated := statedSession(ctx)
+	_, assertion := tr.(*oidc.JWTTokenRequest)
+	if req.client == nil && !stated && !assertion {
+		c.h.misconfigured(ctx, errRawClient)
+	}
 	// The order is op's: see needsRefreshToken in its token.go.
 	switch t := tr.(type) {
 	case op.AuthRequest:
+		if err := c.setUpFor(ctx, t.GetAuthTime()); err != nil {
+			return "", "", time.Time{}, err
+		}
 		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
 		if req.admitted && req.finished.GetID() == t.GetID() {
 			s, r = *req.session, req.ruling
@@ -384,6 +409,9 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		i.authenticated, i.acr = x.authenticated, x.acr
 		s, r = x.session, x.ruling
 	case *op.DeviceAuthorizationState:
+		if err := c.setUpFor(ctx, t.GetAuthTime()); err != nil {
+			return "", "", time.Time{}, err
+		}
 		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
 		i.client, i.name = t.GetClientID(), []string{"device", req.deviceCode}
 		s, r, err = c.admitDevice(ctx, req, t)
@@ -398,7 +426,12 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			sid: func(n int) string { return derivedSID(login.Subject, n, "jwt", t.Issuer) },
 		})
 	default:
-		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("unknown kind of token request")
+		if !stated {
+			return "", "", time.Time{}, c.h.misconfiguredAnswer(ctx, unknownRequest(tr))
+		}
+		i.name = []string{"own", newSID(subjectOf(ctx, tr.GetSubject()))}
+		s, r, i.client, err = c.inSession(ctx, req, tr, sid)
+		i.authenticated, i.acr = s.Authenticated, s.ACR
 	}
 	_, isAuthRequest := tr.(op.AuthRequest)
 	var access, token string
@@ -540,11 +573,15 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
 	was := s
+	var before *store.Grant
 	s, err = h.change(wctx, s, func(s *store.Session) error {
 		if err := usable(s, r, now, use); err != nil {
 			return err
 		}
+		before = nil
 		if old := s.Grant(g.ID); old != nil {
+			kept := *old
+			before = &kept
 			if !old.Revoked.IsZero() {
 				return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
 			}
@@ -567,9 +604,12 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	if err != nil {
 		return "", "", time.Time{}, err
 	}
+	b := &begun{session: s, ruling: r, grant: g, before: before}
 	if !was.ReservedUntil.IsZero() {
-		h.started(ctx, &s)
+		b.reserved = was
 	}
+	c.h.begin(ctx, req, b)
+	c.h.signers.learn(s.Subject.Issuer, c)
 
 	req.belong(h, s, r, use)
 	req.acr = acrOf(&s, &g)
@@ -619,9 +659,13 @@ func putGrant(s *store.Session, g store.Grant, max int) {
 		drop := slices.MinFunc(s.Grants, func(a, b store.Grant) int {
 			return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Rotated.Compare(b.Rotated))
 		})
-		s.Grants = slices.DeleteFunc(s.Grants, func(g store.Grant) bool { return g.ID == drop.ID })
+		dropGrant(s, drop.ID)
 	}
 	s.Grants = append(s.Grants, g)
+}
+
+func dropGrant(s *store.Session, id string) {
+	s.Grants = slices.DeleteFunc(s.Grants, func(g store.Grant) bool { return g.ID == id })
 }
 
 // skew is the clock skew that op adds to what the client is told.
@@ -645,35 +689,36 @@ func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) t
 	return expires
 }
 
-// errRawClient is the answer to a provider that builds its authorization response
-// itself, with a client that does not come from the decorated storage: its ID
-// token would outlive the session and have no sid.
-var errRawClient = errors.New("curfew: the client of an authorization response must come from the decorated storage")
-
-// errRawRequest is the same for an auth request, where it is only answered by an
-// ID token: nobody can shorten that any more.
-var errRawRequest = errors.New("curfew: the auth request of an authorization response must come from the decorated storage")
-
 // DeleteAuthRequest is the last call before tokens of an auth request leave op.
 func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
-	req := requestFrom(ctx)
-	if req == nil || req.boundIDToken {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req == nil {
 		return c.Storage.DeleteAuthRequest(ctx, id)
 	}
-	issued := req.session != nil
-	if !issued {
-		ar, err := c.Storage.AuthRequestByID(ctx, id)
-		issued = err == nil && ar.Done() && ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
+	if !req.boundIDToken {
+		issued := req.session != nil
+		if !issued {
+			ar, err := c.Storage.AuthRequestByID(ctx, id)
+			issued = err == nil && ar.Done() && ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
+		}
+		if issued {
+			return c.h.misconfiguredAnswer(ctx, errRawClient)
+		}
 	}
-	if issued {
-		return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errRawClient)
+	if req.aloneAndReserved() {
+		if err := c.h.confirmAlone(ctx, req); err != nil {
+			return c.callbackError(ctx, req, err)
+		}
 	}
 	return c.Storage.DeleteAuthRequest(ctx, id)
 }
 
 // noteClientCredentials notes a request that has no user session.
 func (c *core) noteClientCredentials(ctx context.Context) {
-	if req := requestFrom(ctx); req != nil {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req != nil {
 		req.clientCredentials = true
 	}
 }
@@ -691,11 +736,12 @@ func (c *core) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, u
 // SetUserinfoFromRequest adds the session's claims to an ID token. It is the
 // last place where a login for an ID token alone can be admitted.
 func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, ir op.IDTokenRequest, scopes []string) error {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return c.noHandler(ctx)
 	}
-	if req.session == nil {
+	if req.session == nil && !withoutSession(ctx) {
 		if ar, ok := ir.(op.AuthRequest); ok {
 			client, err := c.clientOf(ctx, req, ar.GetClientID())
 			if err != nil {
@@ -708,7 +754,7 @@ func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, 
 			// known of a session.
 			_, end := req.live.rules.TokenEnd(c.h.now(), req.session.Policy(), req.live.use)
 			if !end.IsZero() && c.h.now().Add(client.IDTokenLifetime()+client.ClockSkew()).After(end) {
-				return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errRawRequest)
+				return c.h.misconfiguredAnswer(ctx, errRawRequest)
 			}
 		}
 	}
@@ -721,6 +767,11 @@ func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, 
 	}
 	_, isAuthRequest := ir.(op.AuthRequest)
 	c.sessionClaims(req, info, ir.GetSubject(), !isAuthRequest)
+	if req.session != nil && ir.GetAuthTime().IsZero() {
+		// The storage keeps none, and op leaves it out (OpenID Connect Core 1.0
+		// section 12.2 wants the original one after a refresh).
+		info.AppendClaims("auth_time", req.live.use.Authenticated.Unix())
+	}
 	return nil
 }
 

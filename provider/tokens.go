@@ -32,6 +32,8 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 	switch {
 	case errors.Is(err, errForeign):
 		return accessToken{ID: id}, s, r, false, nil
+	case op.IssuerFromContext(ctx) == "":
+		return t, s, r, true, c.issued(ctx)
 	case errors.Is(err, errKeyAhead):
 		return t, s, r, true, err
 	case err != nil, !now.Before(t.Expires):
@@ -108,9 +110,10 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t accessTok
 // SetIntrospectionFromToken answers for the session as well as for the token.
 // op has authenticated the caller; the storage decides whether it may know.
 func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return c.noHandler(ctx)
 	}
 	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
 	if err != nil {
@@ -172,9 +175,10 @@ func appendRaw(b []byte, name, value string) []byte {
 
 // SetUserinfoFromToken answers for the session as well as for the token.
 func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, origin string) error {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return noHandler()
+		return c.noHandler(ctx)
 	}
 	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
 	if err != nil {
@@ -204,7 +208,9 @@ func (c *core) GetRefreshTokenInfo(ctx context.Context, clientID, token string) 
 	case errors.Is(err, errForeign):
 		return c.Storage.GetRefreshTokenInfo(ctx, clientID, token)
 	case errors.Is(err, errKeyAhead):
-		if req := requestFrom(ctx); req != nil {
+		req, leave := c.h.enter(ctx)
+		defer leave()
+		if req != nil {
 			return "", "", c.outage(ctx, req, err)
 		}
 		return "", "", err
@@ -217,9 +223,10 @@ func (c *core) GetRefreshTokenInfo(ctx context.Context, clientID, token string) 
 // RevokeToken revokes a grant or an access token, from the right client only
 // (RFC 7009 section 2.1).
 func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID string) *oidc.Error {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return oidc.ErrServerError().WithDescription("the server is not set up completely").WithParent(errNoHandler)
+		return c.noHandler(ctx)
 	}
 	now := c.h.now()
 	t, err := c.h.ring.openRefresh(tokenOrID, now)
@@ -247,6 +254,9 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	if g := s.Grant(a.Grant); g != nil && g.Client != clientID {
 		return wrongClient()
 	}
+	if op.IssuerFromContext(ctx) == "" {
+		return c.h.misconfiguredAnswer(ctx, errNoIssuer)
+	}
 	if err == nil && s.Subject.Issuer != op.IssuerFromContext(ctx) {
 		return nil
 	}
@@ -266,6 +276,9 @@ func wrongClient() *oidc.Error {
 func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, clientID string) *oidc.Error {
 	if t.Client != clientID {
 		return wrongClient()
+	}
+	if op.IssuerFromContext(ctx) == "" {
+		return c.h.misconfiguredAnswer(ctx, errNoIssuer)
 	}
 	if t.Subject.Issuer != op.IssuerFromContext(ctx) {
 		return nil // not a token here: RFC 7009 section 2.2
@@ -322,7 +335,9 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 // tokens are created. op tells the storage the device code here and nowhere
 // else.
 func (c *core) noteDevice(ctx context.Context, deviceCode string) {
-	if req := requestFrom(ctx); req != nil {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req != nil {
 		req.deviceCode = grantID("device code", deviceCode)
 	}
 }
@@ -331,9 +346,13 @@ func (c *core) noteDevice(ctx context.Context, deviceCode string) {
 // an ID token that op has verified (RP-Initiated Logout 1.0 section 2), or the
 // browser's, once its user has said so.
 func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessionRequest) (string, error) {
-	req := requestFrom(ctx)
+	req, leave := c.h.enter(ctx)
+	defer leave()
 	if req == nil {
-		return "", noHandler()
+		return "", c.noHandler(ctx)
+	}
+	if err := c.issued(ctx); err != nil {
+		return "", err
 	}
 	w, err := c.whoseLogout(ctx, req, er)
 	if err != nil {
@@ -445,15 +464,27 @@ func (c *core) JWTProfileTokenType(ctx context.Context, tr op.TokenRequest) (op.
 // CreateAuthRequest passes the storage a request that asks for credentials
 // where the session that the provider would continue is over.
 func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req != nil { // whose browser is to be known again by its issuer
+		if err := c.issued(ctx); err != nil {
+			return nil, err
+		}
+	}
+	began := c.h.now()
 	tightened, err := c.tighten(ctx, ar, userID)
 	if err != nil {
 		return nil, err
 	}
 	made, err := c.Storage.CreateAuthRequest(ctx, c.afterTheEnd(ctx, tightened), userID)
-	if err == nil {
-		c.bind(ctx, ar, userID, made.GetID())
+	if err != nil {
+		return made, err
 	}
-	return made, err
+	if made.Done() && made.GetAuthTime().After(began) { // nobody was asked for anything
+		c.h.misconfigured(ctx, errAuthTimeNow)
+	}
+	c.bind(ctx, ar, userID, made.GetID())
+	return made, nil
 }
 
 // tighten lowers max_age to Limits.Active, if the request names the user by a

@@ -72,6 +72,10 @@ type Config struct {
 	// Options are more options for op.NewProvider.
 	Options []op.Option
 
+	// Inside wraps the provider's handler inside of the hook: what an embedder
+	// mounts beside it. Nil: none.
+	Inside func(p *op.Provider, next http.Handler) http.Handler
+
 	// Middleware wraps the handler outside of the hook. Nil: none.
 	Middleware func(http.Handler) http.Handler
 }
@@ -81,6 +85,8 @@ type Server struct {
 	Issuer  string
 	Storage *Storage
 	HTTP    *http.Client // follows no redirect and keeps no cookie
+
+	Provider *op.Provider
 
 	t    testing.TB
 	dial func(ctx context.Context, from string) (net.Conn, error)
@@ -111,7 +117,9 @@ func Start(t testing.TB, cfg Config) *Server {
 	}
 	s.HTTP = s.ClientFrom("127.0.0.1")
 
-	server := &http.Server{Handler: s.handler(cfg), ReadHeaderTimeout: time.Minute}
+	var handler http.Handler
+	s.Provider, handler = s.Process(cfg)
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -141,8 +149,9 @@ func (s *Server) ClientFrom(address string) *http.Client {
 	}
 }
 
-// handler puts the provider together as an embedder would.
-func (s *Server) handler(cfg Config) http.Handler {
+// Process puts the provider together as an embedder would. Called by a test it is
+// another process of the same issuer, with the same storage.
+func (s *Server) Process(cfg Config) (*op.Provider, http.Handler) {
 	t := s.t
 	var storage op.Storage = s.Storage
 	if cfg.Wrap != nil {
@@ -186,13 +195,16 @@ func (s *Server) handler(cfg Config) http.Handler {
 		mux.Handle(provider.Endpoints().Authorization.Relative()+"/callback", ownResponse(provider, s.Storage))
 	}
 	handler = mux
+	if cfg.Inside != nil {
+		handler = cfg.Inside(provider, handler)
+	}
 	if cfg.Hook != nil {
 		handler = cfg.Hook.Handler(handler)
 	}
 	if cfg.Middleware != nil {
 		handler = cfg.Middleware(handler)
 	}
-	return handler
+	return provider, handler
 }
 
 // registerServer embeds op as op.RegisterServer alone does it: its caller

@@ -1,0 +1,123 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A begun is what a request has entered in a session for tokens that have not
+// left yet. If its response fails, nothing of it happened: a login that failed
+// takes no place.
+type begun struct {
+	session  store.Session
+	ruling   ruling
+	reserved store.Session // as it was before, a reservation; zero: it was a session already
+	grant    store.Grant   // what was entered
+	before   *store.Grant  // what the grant was before; nil: it is new
+}
+
+// begin notes what a request has entered. Outside of HTTP there is no response that
+// could fail.
+func (h *Hook) begin(ctx context.Context, req *request, b *begun) {
+	if req.http != nil {
+		req.begun = b
+		return
+	}
+	if b.reserved.ID != "" {
+		_ = h.started(ctx, &b.session)
+	}
+}
+
+// settle decides what becomes of what the request began, as its response begins:
+// whatever the client does next comes after it.
+func (w *responseWriter) settle(status int) {
+	b, alone := w.req.begun, w.req.aloneAndReserved()
+	if b == nil && !alone {
+		return
+	}
+	ctx := context.WithoutCancel(w.req.http.Context())
+	if w.req.unavailable || w.req.asking != nil || refuses(status, w.Header().Get("Location")) {
+		w.hook.takeBack(ctx, w.req)
+		return
+	}
+	w.req.begun = nil
+	switch {
+	case alone:
+		// Without op's DeleteAuthRequest nobody has confirmed it. If it fails, the
+		// session is over when its reservation is.
+		_ = w.hook.confirmAlone(ctx, w.req)
+	case b.reserved.ID != "":
+		_ = w.hook.started(ctx, &b.session)
+	}
+}
+
+// refuses reports whether a response brings no tokens: an error, or a redirect
+// with one (RFC 6749 section 4.1.2.1).
+func refuses(status int, location string) bool {
+	if !isRedirect(status) {
+		return status >= http.StatusBadRequest
+	}
+	u, err := url.Parse(location)
+	if err != nil {
+		return true
+	}
+	fragment, _ := url.ParseQuery(u.Fragment)
+	return u.Query().Has("error") || fragment.Has("error")
+}
+
+// bringsCode reports whether a redirect brings an application a code.
+func bringsCode(location string) bool {
+	u, err := url.Parse(location)
+	return err == nil && u.Query().Has("code") && u.Query().Has("state")
+}
+
+// takeBack takes back what the request began. If that fails, the session lasts as
+// long as the limits let it.
+func (h *Hook) takeBack(ctx context.Context, req *request) {
+	b := req.begun
+	if b == nil {
+		return
+	}
+	req.begun = nil
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, _ = h.change(ctx, b.session, func(s *store.Session) error {
+		g := s.Grant(b.grant.ID)
+		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
+			return errNoChange // others went on with it
+		}
+		if b.before != nil {
+			*g = *b.before
+		} else {
+			dropGrant(s, b.grant.ID)
+		}
+		if b.reserved.ID != "" && len(s.Grants) == len(b.reserved.Grants) {
+			s.ReservedUntil = b.reserved.ReservedUntil
+		}
+		h.schedule(s, b.ruling)
+		return nil
+	})
+}
+
+// aloneAndReserved reports whether the login of a request is answered by an ID
+// token alone, and is a reservation still: no grant of tokens confirms it.
+func (req *request) aloneAndReserved() bool {
+	return req.admitted && req.session != nil && !req.session.ReservedUntil.IsZero() &&
+		req.finished.GetResponseType() == oidc.ResponseTypeIDTokenOnly
+}
+
+// confirmAlone makes a session of the reservation of such a login.
+func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
+	s, err := h.confirm(ctx, *req.session, req.ruling)
+	if err != nil {
+		return err
+	}
+	*req.session = s
+	return nil
+}

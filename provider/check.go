@@ -1,0 +1,60 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/zitadel/oidc/v3/pkg/op"
+)
+
+// A CheckedProvider is what [Hook.Check] asks a provider for. op.OpenIDProvider has
+// it; an op.LegacyServer returns its own with Provider().
+type CheckedProvider interface {
+	Storage() op.Storage
+	IssuerFromRequest(*http.Request) string
+}
+
+// Check reports what keeps the limits from holding in this process: to be called at
+// start, after [Hook.Handler], for each provider that uses the hook. The errors for a
+// mistake in the set-up wrap [ErrMisconfigured]; those of the store and of the
+// storage are their own.
+//
+// A provider whose issuer does not depend on the request makes itself known by it:
+// logout tokens can be sent before its first login.
+func (h *Hook) Check(ctx context.Context, p CheckedProvider) error {
+	var errs []error
+	issuer := ""
+	if r, err := http.NewRequestWithContext(ctx, http.MethodGet, "/", nil); err == nil {
+		issuer = p.IssuerFromRequest(r)
+	}
+	d, ok := p.Storage().(decorated)
+	switch {
+	case !ok && h.decorates.Load() == 0:
+		errs = append(errs, errNeverDecorated)
+	case !ok:
+		errs = append(errs, errNotDecorated)
+	case d.decoration().h != h:
+		errs = append(errs, errOtherHook)
+	default:
+		c := d.decoration()
+		if _, err := c.Storage.SigningKey(op.ContextWithIssuer(ctx, issuer)); err != nil {
+			errs = append(errs, fmt.Errorf("curfew: signing key: %w", err))
+		}
+		if issuer != p.IssuerFromRequest(&http.Request{Host: "another.invalid", Header: http.Header{}}) {
+			issuer = "" // it depends on the request
+		}
+		h.signers.learn(issuer, c)
+	}
+	if !h.handles.Load() {
+		errs = append(errs, errNoHandler)
+	}
+	if _, err := h.installed(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("curfew: the store: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// errOtherHook is a provider whose storage another hook has decorated.
+var errOtherHook = setup("the provider's storage was decorated by another hook")
