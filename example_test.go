@@ -87,6 +87,20 @@ func _(hook *provider.Hook, sessions store.Store, issuer string, p http.Handler,
 	return mux, nil
 }
 
+func _(ctx context.Context, hook *provider.Hook, p *op.Provider) (http.Handler, error) {
+	if err := hook.Check(ctx, p); err != nil { // errors.Is(err, provider.ErrMisconfigured): a mistake in the set-up
+		return nil, err
+	}
+	return hook.Handler(p), nil
+}
+
+func _(ctx context.Context, hook *provider.Hook, sid, issuer string) {
+	ctx = provider.InSession(ctx, sid) // it lives no longer than the session, and ends with it
+	ctx = provider.WithoutSession(ctx) // no limit holds for it: a service's, not a user's
+	ctx = hook.JobContext(ctx, issuer) // outside of HTTP, in the place of hook.Handler; one for each token
+	_ = ctx
+}
+
 func _(ctx context.Context, hook *provider.Hook) {
 	go func() {
 		if err := hook.Run(ctx); !errors.Is(err, context.Canceled) {

@@ -144,7 +144,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		db.sessions, events = m.Store(db.sessions), provider.Tee(m.Event, events)
 	}
 	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
-	server, hook, err := newServer(issuer, st, db, settings, logoutOf(issuer, clients, c.logoutAllow), a, events, log)
+	server, hook, err := newServer(ctx, issuer, st, db, settings, logoutOf(issuer, clients, c.logoutAllow), a, events, log)
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func sweep(ctx context.Context, st *storage, log *slog.Logger) {
 const maxBody = 64 << 10
 
 // newServer puts the provider together.
-func newServer(issuer string, st *storage, db *database, settings provider.SettingsSource, logout provider.Logout, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
+func newServer(ctx context.Context, issuer string, st *storage, db *database, settings provider.SettingsSource, logout provider.Logout, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
 	hook, err := provider.New(provider.Config{
 		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
 		Membership: st.users.membership, OnEnd: st.ended, Logout: logout, Events: events,
@@ -315,6 +315,9 @@ func newServer(issuer string, st *storage, db *database, settings provider.Setti
 	all.Handle("/v1/", api) // it bounds bodies itself: a settings document may be larger
 	all.Handle(consolePath, console)
 	all.Handle("/", hook.Handler(http.MaxBytesHandler(handler, maxBody)))
+	if err := hook.Check(ctx, p.provider); err != nil {
+		return nil, nil, err
+	}
 	return &http.Server{
 		Handler:           guarded,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -351,7 +351,7 @@ func TestOutage(t *testing.T) {
 	require.NoError(t, err)
 	s := &server{t: t, issuer: "http://" + listener.Addr().String()}
 	st := &storage{kv: records, users: us, clients: clients, keys: keys}
-	srv, _, err := newServer(s.issuer, st, db, storedSettings{db.sessions}, provider.Logout{}, administration{}, provider.Audit(testLog(t)), testLog(t))
+	srv, _, err := newServer(t.Context(), s.issuer, st, db, storedSettings{db.sessions}, provider.Logout{}, administration{}, provider.Audit(testLog(t)), testLog(t))
 	require.NoError(t, err)
 	go func() { _ = srv.Serve(listener) }() // ends with Close
 	t.Cleanup(func() { require.NoError(t, srv.Close()) })

@@ -34,6 +34,7 @@
 //	curfew_writes_lost_total                counter                        rotations answered though the store did not take them
 //	curfew_observed_refusals_total          counter    reason              refusals that an observed policy would have made
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
+//	curfew_misconfigured_total              counter                        mistakes in the set-up, each counted once in a process
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
@@ -117,6 +118,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
+	mistakes                                        prometheus.Counter
 	asked, notAsAsked, pages                        prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
@@ -169,6 +171,7 @@ func New(cfg Config) *Metrics {
 	m.observedRefusals = m.vector("curfew_observed_refusals_total", "Refusals that an observed policy would have made.", "reason", reasons)
 	m.observedEnds = m.vector("curfew_observed_ends_total", "Ends that an observed policy would have made.", "reason", reasons)
 
+	m.mistakes = m.counter("curfew_misconfigured_total", "Mistakes in the set-up because of which a limit does not hold, each counted once.")
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
@@ -277,6 +280,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.observedRefusals.inc(string(e.Reason))
 	case provider.EventWouldEnd:
 		m.observedEnds.inc(string(e.Reason))
+	case provider.EventMisconfigured:
+		m.mistakes.Inc()
 	case provider.EventUnavailable:
 		m.unavailable.Inc()
 	case provider.EventSettingsStale:
