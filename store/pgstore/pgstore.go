@@ -15,7 +15,7 @@
 //
 // Any number of processes on any number of machines: caps are exact across all
 // of them. All must write to one primary. A replica lags behind, so that an ended
-// session would still be live there: do not read from one. After a fail-over to a
+// session would still be live there: nothing is read from one. After a fail-over to a
 // replica that had not received everything, what it had not received is undone,
 // ends included: see Durability.
 //
@@ -61,9 +61,20 @@
 // not committed, when its connection broke, as it does when the server was
 // restarted. A write whose answer did not arrive is not: it may have been
 // committed, and then its repetition would report a conflict with itself. The
-// error says so, and the next read tells. What the server refuses because it shuts
-// down, is a standby (25006) or has too many clients, and a connection that cannot
-// be made, are errors at once: the caller knows better how long its user waits.
+// error says so, and the next read tells. Too many clients, and a connection that
+// cannot be made, are errors at once: the caller knows better how long its user
+// waits.
+//
+// # Fail-over
+//
+// A database that fails over behind its name is found again without help. A
+// connection on which the server says that it is read-only (25006), that it shuts
+// down or has crashed (57P01, 57P02), or that it takes no connections now (57P03) is
+// closed, and at most once a second all others are, too: the name may lead elsewhere
+// by now. The step is done once more on a new one, unless it may have been committed.
+// Nothing is read from a standby: what it does not know yet would be live, or gone.
+// PostgreSQL 14 and later say what they are when a connection is made; of an older
+// one, and of what a pooler in between leads to, only a write finds out.
 //
 // # Connections
 //
@@ -95,12 +106,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // Store is a [store.Store] in a PostgreSQL database. It is made by [New].
 type Store struct {
-	pool *pgxpool.Pool
+	pool *pgprimary.Pool
 	line line
 }
 
@@ -109,7 +121,7 @@ type Store struct {
 // package changed them. The pool stays the caller's to close; the store is then
 // of no more use.
 func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
-	s := &Store{pool: pool}
+	s := &Store{pool: pgprimary.New(pool)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("open PostgreSQL session store: %w", fault(ctx, err))
 	}
@@ -258,15 +270,11 @@ func (e *unknownOutcome) Unwrap() error { return e.err }
 func sent(err error) error {
 	var answer *pgconn.PgError
 	var refused *refusal
-	if err == nil || errors.As(err, &refused) || errors.As(err, &answer) && !shutdown(answer) {
+	if err == nil || errors.As(err, &refused) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
 		return err
 	}
 	return &unknownOutcome{err}
 }
-
-// shutdown reports whether the server said that it ends the connection:
-// admin_shutdown, crash_shutdown and the others of their kind.
-func shutdown(err *pgconn.PgError) bool { return err.Code[:min(3, len(err.Code))] == "57P" }
 
 // errRaced is that a step lost a race and changed nothing.
 var errRaced = errors.New("lost a race")
@@ -302,7 +310,7 @@ func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		broken, err := s.try(ctx, step)
+		broken, err := s.pool.Do(ctx, step)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -324,22 +332,6 @@ func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
 		case <-timer.C:
 		}
 	}
-}
-
-// try runs one step on a connection; broken is whether the connection did not
-// survive it.
-func (s *Store) try(ctx context.Context, step func(c *pgx.Conn) error) (broken bool, err error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return false, err
-	}
-	// One that is left in a transaction is closed.
-	defer conn.Release()
-	c := conn.Conn()
-	if err = step(c); err != nil && !c.IsClosed() && c.PgConn().TxStatus() != 'I' {
-		_, _ = c.Exec(ctx, `ROLLBACK`)
-	}
-	return c.IsClosed(), err
 }
 
 // A row is a session as it is written.
