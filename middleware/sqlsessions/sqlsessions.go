@@ -11,12 +11,17 @@
 // Processes that share the database share the sessions. With SQLite they need a
 // busy timeout, as above: it is the database that makes them wait for each other.
 //
+// A PostgreSQL that fails over behind a name is found again: a connection on which
+// nothing can be written is closed. So that none is made to a standby, where a session
+// that has ended may still be read, add target_session_attrs=read-write to its URL.
+//
 // All that is secret arrives here sealed, under [middleware.Config.Keys].
 package sqlsessions
 
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -71,13 +76,41 @@ func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	return nil, fmt.Errorf("make the tables of sessions: %w", err)
 }
 
-// changed returns how many rows a statement has changed.
-func (s *Store) changed(ctx context.Context, statement string, args ...any) (int64, error) {
-	result, err := s.db.ExecContext(ctx, statement, args...)
+// changed returns how many rows a statement has changed. On a connection that can
+// only be read it has changed none, and is executed on another: on as many as may be
+// as old as that one, and one more.
+func (s *Store) changed(ctx context.Context, statement string, args ...any) (n int64, err error) {
+	for old := s.db.Stats().Idle + 1; ; old-- {
+		n, err = s.execute(ctx, statement, args...)
+		if !readOnly(err) || old == 0 || ctx.Err() != nil {
+			return n, err
+		}
+	}
+}
+
+// execute executes a statement on a connection, which is closed if it turns out that
+// it can only be read.
+func (s *Store) execute(ctx context.Context, statement string, args ...any) (int64, error) {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	result, err := conn.ExecContext(ctx, statement, args...)
+	if readOnly(err) {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // which has it closed
+	}
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+// readOnly reports whether PostgreSQL says so: it is a standby, or is set up so. The
+// drivers have no error in common, but this method.
+func readOnly(err error) bool {
+	var state interface{ SQLState() string }
+	return errors.As(err, &state) && state.SQLState() == "25006"
 }
 
 // entries returns the index entries as columns.
@@ -102,7 +135,7 @@ func (s *Store) Create(ctx context.Context, now time.Time, session middleware.St
 	}
 	// First, so that an ID is free again when its session has expired. What
 	// could not be removed now, because another process is at it, is later.
-	_, _ = s.db.ExecContext(ctx, sweep, now.UnixMicro())
+	_, _ = s.changed(ctx, sweep, now.UnixMicro())
 	n, err := s.changed(ctx, create, session.ID, first, second, session.Data, session.Expires.UnixMicro())
 	if err != nil {
 		return fmt.Errorf("create a session: %w", err)
@@ -152,7 +185,7 @@ func (s *Store) Replace(ctx context.Context, session middleware.StoredSession) e
 
 // Delete implements [middleware.SessionStore].
 func (s *Store) Delete(ctx context.Context, id string) error {
-	if _, err := s.db.ExecContext(ctx, remove, id); err != nil {
+	if _, err := s.changed(ctx, remove, id); err != nil {
 		return fmt.Errorf("delete a session: %w", err)
 	}
 	return nil
@@ -177,7 +210,7 @@ func (s *Store) Find(ctx context.Context, entry string) (ids []string, err error
 
 // Mark implements [middleware.SessionStore].
 func (s *Store) Mark(ctx context.Context, name string, at, until, now time.Time) (bool, error) {
-	_, _ = s.db.ExecContext(ctx, sweepMk, now.UnixMicro()) // as in Create
+	_, _ = s.changed(ctx, sweepMk, now.UnixMicro()) // as in Create
 	for {
 		n, err := s.changed(ctx, mark, name, at.UnixMicro(), until.UnixMicro())
 		if err == nil && n == 0 {
