@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -171,6 +172,26 @@ func TestReadyWrites(t *testing.T) {
 		require.NoError(t, c.end(), c.name)
 		require.Eventually(t, func() bool { return ready(t.Context()) == nil }, time.Minute, 5*time.Millisecond, c.name)
 	}
+}
+
+// A file that nobody finds again is not written to, and is not ready.
+func TestReadyHasItsFile(t *testing.T) {
+	dir := t.TempDir()
+	at, err := parseStore("sqlite:" + filepath.Join(dir, "f", "op.db"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	db, err := openDatabase(t.Context(), at)
+	require.NoError(t, err)
+	defer db.close()
+	_, err = openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, time.Now())
+	require.NoError(t, err)
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions})
+	require.NoError(t, ready(t.Context()))
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return ready(t.Context()) != nil }, time.Minute, 10*time.Millisecond)
+	require.ErrorContains(t, ready(t.Context()), "was removed or replaced")
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return ready(t.Context()) == nil }, time.Minute, 10*time.Millisecond)
 }
 
 func reload(admin *pgx.Conn) error {

@@ -82,8 +82,9 @@
 // Delete, List, Due, PutDocument), for two more if an update changes what the
 // session is found by or loses its race or if another process is at the same
 // subject, and for two or three (Admit). Calls for one subject queue up in the
-// process before they take a connection: a user who logs in a thousand times at
-// once holds one. The pool asks a connection that was idle for more than a second
+// process before they take a connection, so that a lock which another process holds
+// is not waited for by all of them: a user who logs in a thousand times at once has
+// one, and one for each session that is written, four at most. The pool asks a connection that was idle for more than a second
 // whether it is alive, one more round trip; see ShouldPing of pgxpool.Config.
 //
 // Behind PgBouncer in transaction mode set default_query_exec_mode=exec (or
@@ -461,7 +462,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 	}
 	r, err := newRow(&session)
 	if err == nil {
-		err = s.inLine(ctx, r.subject, func(c *pgx.Conn) error {
+		err = s.admitInLine(ctx, r.subject, func(c *pgx.Conn) error {
 			locked, err := s.create(ctx, c, r, max, false)
 			if err != nil || locked {
 				return err
@@ -522,7 +523,7 @@ func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Sessi
 func (s *Store) Update(ctx context.Context, session store.Session) (int64, error) {
 	r, err := newRow(&session)
 	if err == nil {
-		err = s.do(ctx, func(c *pgx.Conn) error {
+		err = s.updateInLine(ctx, session.ID, r.subject, func(c *pgx.Conn) error {
 			tag, err := c.Exec(ctx, updateSQL, r.id, r.ended, r.terms, r.due, r.document, session.Revision)
 			if err != nil || tag.RowsAffected() == 1 {
 				return sent(err)
@@ -584,7 +585,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	}
 	var decided error
 	term := subjectTerm(subject)
-	err := s.inLine(ctx, term, func(c *pgx.Conn) error {
+	err := s.admitInLine(ctx, term, func(c *pgx.Conn) error {
 		decided = nil
 		held, err := begin(ctx, c, term)
 		if err != nil {
@@ -680,7 +681,7 @@ func writeDecided(ctx context.Context, c *pgx.Conn, subject store.Subject, held 
 
 // Delete implements [store.Sessions].
 func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
-	err := s.do(ctx, func(c *pgx.Conn) error {
+	err := s.writeInLine(ctx, id, func(c *pgx.Conn) error {
 		for {
 			var gone bool
 			var is int64

@@ -83,7 +83,7 @@ func statements() map[string]statement {
 						f := store.Filter{Subject: subject, Account: account, Kind: kind, Client: client, State: state}
 						query, args := listSQL(f, "\x80", 20)
 						// Of the tenant's 500, none has the client: two steps for each.
-						all[fmt.Sprintf("list %+v", f)] = statement{query, args, 500 * 2 * 3 * 2 * 4}
+						all[fmt.Sprintf("list %+v", f)] = statement{query, args, 500 * 2 * 3 * 2 * 6}
 					}
 				}
 			}

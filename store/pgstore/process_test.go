@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -401,6 +402,78 @@ func TestOneSubjectLeavesConnections(t *testing.T) {
 	close(release)
 	for range 20 {
 		require.NoError(t, <-done)
+	}
+}
+
+// What another process has locked is waited for by few of a pool's connections,
+// whichever call it is that waits: others have theirs.
+func TestLockedRowsLeaveConnections(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	url := enginetest.PostgresURL(t)
+	pool := openPool(t, url) // of 8
+	s := newStore(t, pool)
+	var alices []store.Session
+	for i := range 12 {
+		one := session(fmt.Sprint(i), "alice")
+		require.NoError(t, s.Create(ctx, one, 100))
+		one.Revision = 1
+		alices = append(alices, one)
+	}
+	bob := session("a", "bob")
+	require.NoError(t, s.Create(ctx, bob, 10))
+	bob.Revision = 1
+	admin, err := pgx.Connect(ctx, url)
+	require.NoError(t, err)
+	defer admin.Close(context.WithoutCancel(ctx))
+	watcher, err := pgx.Connect(ctx, url) // a transaction sees one moment of it
+	require.NoError(t, err)
+	defer watcher.Close(context.WithoutCancel(ctx))
+
+	for _, c := range []struct {
+		name string
+		most int // connections that wait
+		call func(i int) error
+	}{
+		{"Update of one", 1, func(i int) error { _, err := s.Update(ctx, alices[0]); return err }},
+		{"Delete of one", 1, func(i int) error { return s.Delete(ctx, alices[0].ID, alices[0].Revision) }},
+		{"Update of all of a subject's", 4, func(i int) error { _, err := s.Update(ctx, alices[i]); return err }},
+		{"Admit", 1, func(i int) error {
+			return s.Admit(ctx, alices[0].Subject, func([]store.Session) ([]store.Session, error) { return nil, nil })
+		}},
+	} {
+		for i, one := range alices {
+			if now, err := s.Get(ctx, one.ID); err == nil {
+				alices[i] = now
+			}
+		}
+		tx, err := admin.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, `SELECT 1 FROM curfew_sessions WHERE id <> $1 FOR UPDATE`, []byte(bob.ID))
+		require.NoError(t, err)
+		done := make(chan error, 12)
+		for i := range 12 {
+			go func() { done <- c.call(i) }()
+		}
+		waiting := func() (n int) {
+			require.NoError(t, watcher.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n))
+			return n
+		}
+		for waiting() < c.most {
+			time.Sleep(time.Millisecond)
+		}
+		// Bob's calls are answered, and meanwhile no more come to wait.
+		for range 20 {
+			bob.Revision, err = s.Update(ctx, bob)
+			require.NoError(t, err, c.name)
+			require.LessOrEqual(t, waiting(), c.most, c.name)
+		}
+		require.NoError(t, tx.Rollback(ctx))
+		for range 12 {
+			if err := <-done; err != nil && !errors.Is(err, store.ErrNotFound) {
+				require.ErrorIs(t, err, store.ErrConflict, c.name)
+			}
+		}
 	}
 }
 

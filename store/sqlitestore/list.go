@@ -21,7 +21,7 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	query, args := listSQL(f, cursor, limit+1)
 	var page []store.Session
 	var last string // where the walk was cut short, if it was
-	err := again(ctx, func() error {
+	err := s.again(ctx, func() error {
 		page, last = nil, ""
 		rows, err := s.db.QueryContext(ctx, query, args...)
 		if err != nil {
