@@ -477,6 +477,42 @@ func TestLockedRowsLeaveConnections(t *testing.T) {
 	}
 }
 
+// What a step saw stays until it is committed: an end by another process waits for it,
+// even if the step does not touch that session.
+func TestEndWaitsForAStep(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	url := enginetest.PostgresURL(t)
+	s, other, admin := newStore(t, openPool(t, url)), newStore(t, openPool(t, url)), openPool(t, url)
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 10))
+	one.Revision, one.End = 1, &store.End{At: one.Started, Reason: policy.ReasonLogout}
+	ended := make(chan error, 1)
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+		require.Len(t, held, 1)
+		go func() {
+			_, err := other.Update(ctx, one)
+			ended <- err
+		}()
+		for waits := false; !waits; time.Sleep(time.Millisecond) {
+			select {
+			case err := <-ended:
+				return nil, fmt.Errorf("it did not wait: %w", err)
+			default:
+			}
+			err := admin.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return []store.Session{session("b", "alice")}, nil
+	}))
+	require.NoError(t, <-ended)
+	got, err := s.Get(ctx, one.ID)
+	require.NoError(t, err)
+	require.NotNil(t, got.End)
+}
+
 // A write whose answer did not come is not repeated: the error says that nobody
 // knows, and it is neither a conflict nor a success.
 func TestAnswerLost(t *testing.T) {
