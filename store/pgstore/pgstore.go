@@ -266,12 +266,14 @@ func (e *unknownOutcome) Error() string {
 func (e *unknownOutcome) Unwrap() error { return e.err }
 
 // sent returns the error of a write that commits: an answer of the server's that
-// it failed is one, while it goes on. That pgconn.SafeToRetry says that nothing
+// it failed is one, while it goes on, and so is a batch of which no more than the
+// preparation was sent. That pgconn.SafeToRetry says that nothing
 // was sent is none: of a batch whose connection broke it says so, too.
 func sent(err error) error {
 	var answer *pgconn.PgError
 	var refused *refusal
-	if err == nil || errors.As(err, &refused) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
+	var unsent pgx.ErrPreprocessingBatch
+	if err == nil || errors.As(err, &refused) || errors.As(err, &unsent) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
 		return err
 	}
 	return &unknownOutcome{err}

@@ -550,6 +550,18 @@ func TestAnswerLost(t *testing.T) {
 		return nil, nil
 	}))
 	require.Equal(t, 1, runs)
+
+	// So is a batch that the connection broke before, while it was prepared.
+	prepares := func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement }
+	runs = 0
+	lossy = newStore(t, openPool(t, url, losing("INSERT INTO curfew_sessions"), prepares))
+	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+		runs++
+		return []store.Session{session("c", "alice")}, nil
+	}))
+	require.Equal(t, 2, runs)
+	_, err = s.Get(ctx, session("c", "alice").ID)
+	require.NoError(t, err)
 }
 
 // Create waits for a step of another process that counts the same sessions, and
