@@ -15,6 +15,9 @@
 // nothing can be written is closed. So that none is made to a standby, where a session
 // that has ended may still be read, add target_session_attrs=read-write to its URL.
 //
+// With SQLite a database that is removed or replaced while it is open is noticed within
+// a second of use, and every call is then an error.
+//
 // All that is secret arrives here sealed, under [middleware.Config.Keys].
 package sqlsessions
 
@@ -27,6 +30,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
@@ -56,7 +60,10 @@ const (
 )
 
 // A Store is a [middleware.SessionStore]. Make one with [New].
-type Store struct{ db *sql.DB }
+type Store struct {
+	db   *sql.DB
+	file *sqlitefile.File // nil: it is not SQLite
+}
 
 var _ middleware.SessionStore = (*Store)(nil)
 
@@ -67,13 +74,22 @@ func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	for range 3 { // processes that start together may make the tables together
 		var n int
 		if db.QueryRowContext(ctx, probe).Scan(&n) == nil {
-			return &Store{db}, nil
+			return open(ctx, db)
 		}
 		if _, err = db.ExecContext(ctx, Schema); err == nil {
-			return &Store{db}, nil
+			return open(ctx, db)
 		}
 	}
 	return nil, fmt.Errorf("make the tables of sessions: %w", err)
+}
+
+// open returns the store in a database that has the tables.
+func open(ctx context.Context, db *sql.DB) (*Store, error) {
+	file, err := sqlitefile.Find(ctx, db)
+	if err != nil && sqlState(err) == "" {
+		return nil, fmt.Errorf("find the database: %w", err)
+	}
+	return &Store{db, file}, nil
 }
 
 // changed returns how many rows a statement has changed. On a connection that can
@@ -91,6 +107,9 @@ func (s *Store) changed(ctx context.Context, statement string, args ...any) (n i
 // execute executes a statement on a connection, which is closed if it turns out that
 // it can only be read.
 func (s *Store) execute(ctx context.Context, statement string, args ...any) (int64, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return 0, err
+	}
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return 0, err
@@ -106,11 +125,17 @@ func (s *Store) execute(ctx context.Context, statement string, args ...any) (int
 	return result.RowsAffected()
 }
 
-// readOnly reports whether PostgreSQL says so: it is a standby, or is set up so. The
+// readOnly reports whether PostgreSQL says so: it is a standby, or is set up so.
+func readOnly(err error) bool { return sqlState(err) == "25006" }
+
+// sqlState returns the code of an error of PostgreSQL's, and nothing of another. The
 // drivers have no error in common, but this method.
-func readOnly(err error) bool {
+func sqlState(err error) string {
 	var state interface{ SQLState() string }
-	return errors.As(err, &state) && state.SQLState() == "25006"
+	if !errors.As(err, &state) {
+		return ""
+	}
+	return state.SQLState()
 }
 
 // entries returns the index entries as columns.
@@ -148,6 +173,9 @@ func (s *Store) Create(ctx context.Context, now time.Time, session middleware.St
 
 // Get implements [middleware.SessionStore].
 func (s *Store) Get(ctx context.Context, id string) (middleware.StoredSession, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return middleware.StoredSession{}, fmt.Errorf("get a session: %w", err)
+	}
 	session := middleware.StoredSession{ID: id}
 	var first, second string
 	var expires int64
@@ -193,6 +221,9 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 
 // Find implements [middleware.SessionStore].
 func (s *Store) Find(ctx context.Context, entry string) (ids []string, err error) {
+	if err := s.file.Check(ctx); err != nil {
+		return nil, fmt.Errorf("find sessions: %w", err)
+	}
 	rows, err := s.db.QueryContext(ctx, find, entry)
 	if err != nil {
 		return nil, fmt.Errorf("find sessions: %w", err)
@@ -234,6 +265,9 @@ func (s *Store) Mark(ctx context.Context, name string, at, until, now time.Time)
 
 // Marked implements [middleware.SessionStore].
 func (s *Store) Marked(ctx context.Context, name string) (time.Time, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return time.Time{}, fmt.Errorf("look for a mark: %w", err)
+	}
 	var at int64
 	err := s.db.QueryRowContext(ctx, marked, name).Scan(&at)
 	switch {

@@ -137,3 +137,32 @@ func TestReadOnlyForAWhile(t *testing.T) {
 		require.ErrorIs(t, err, middleware.ErrNotFound)
 	}
 }
+
+// What is written to a file that nobody finds again is not acknowledged, and nothing is
+// read there.
+func TestFileThatGoes(t *testing.T) {
+	t.Parallel()
+	ctx, dir := t.Context(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	s := newStore(t, open(t, "sqlite3", "file:"+filepath.Join(dir, "f", "s.db")+"?_pragma=busy_timeout(10000)"))
+	session := middleware.StoredSession{ID: "a", Expires: at}
+	require.NoError(t, s.Create(ctx, at.Add(-time.Hour), session))
+	calls := map[string]func() error{
+		"create": func() error { return s.Create(ctx, at.Add(-time.Hour), middleware.StoredSession{ID: "b", Expires: at}) },
+		"get":    func() error { _, err := s.Get(ctx, "a"); return err },
+		"find":   func() error { _, err := s.Find(ctx, "e"); return err },
+		"delete": func() error { return s.Delete(ctx, "none") },
+		"mark":   func() error { _, err := s.Mark(ctx, "m", at, at, at.Add(-time.Hour)); return err },
+		"marked": func() error { _, err := s.Marked(ctx, "m"); return err },
+	}
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return calls["get"]() != nil }, time.Minute, 10*time.Millisecond)
+	for name, call := range calls {
+		require.ErrorContains(t, call(), "was removed or replaced", name)
+	}
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return calls["get"]() == nil }, time.Minute, 10*time.Millisecond)
+	for name, call := range calls {
+		require.NoError(t, call(), name)
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
@@ -97,7 +98,7 @@ func TestFilesThatGo(t *testing.T) {
 			require.ErrorContains(t, usable(t, s), c.what)
 			if c.back == nil {
 				for range 3 { // nor does it come back by itself
-					time.Sleep(sqlitestore.LookEvery)
+					time.Sleep(sqlitefile.LookEvery)
 					require.Error(t, usable(t, s))
 				}
 				return
@@ -122,12 +123,12 @@ func TestLogsComeAndGo(t *testing.T) {
 		require.NoError(t, usable(t, s))
 		_, err := os.Stat(path + "-wal")
 		require.ErrorIs(t, err, os.ErrNotExist, "each call has closed its connection")
-		time.Sleep(sqlitestore.LookEvery / 2)
+		time.Sleep(sqlitefile.LookEvery / 2)
 	}
 	other, err := openDB(t, path, params).Conn(t.Context()) // has it open
 	require.NoError(t, err)
 	require.NoError(t, other.PingContext(context.Background()))
-	time.Sleep(sqlitestore.LookEvery)
+	time.Sleep(sqlitefile.LookEvery)
 	require.NoError(t, usable(t, s))
 	require.NoError(t, other.Close())
 }

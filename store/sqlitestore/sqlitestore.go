@@ -71,6 +71,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -86,7 +87,8 @@ type Store struct {
 	// whether it was.
 	durability string
 
-	presence presence
+	// file is nil until the database is open.
+	file *sqlitefile.File
 
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
 	addTerm, removeTerm, anyDue, due, claim, stats             *sql.Stmt
@@ -165,7 +167,10 @@ func (s *Store) open(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.again(ctx, func() error { return s.findFiles(ctx) })
+	return s.again(ctx, func() (err error) {
+		s.file, err = sqlitefile.Find(ctx, s.db)
+		return err
+	})
 }
 
 // prove makes the database durable and proves that it is.
@@ -198,7 +203,7 @@ func (s *Store) prove(ctx context.Context) error {
 // again tries an operation again while the database is busy, until the context
 // ends. It begins none on a database that is not where it was.
 func (s *Store) again(ctx context.Context, try func() error) error {
-	if err := s.present(ctx); err != nil {
+	if err := s.file.Check(ctx); err != nil {
 		return err
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {

@@ -495,3 +495,23 @@ func TestPostgresThatChanges(t *testing.T) {
 	_, err = s.Get(ctx, "gone")
 	require.ErrorIs(t, err, ErrNotFound)
 }
+
+// What is written to a file that nobody finds again is not acknowledged, and nothing is
+// read there.
+func TestSQLiteFileThatGoes(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(dir, "f", "kv.db")+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_txlock=immediate")
+	require.NoError(t, err)
+	defer db.Close()
+	s, err := NewSQLite(ctx, db)
+	require.NoError(t, err)
+	require.NoError(t, s.Put(ctx, Record{Key: "k", Expires: at}))
+	get := func() error { _, err := s.Get(ctx, "k"); return err }
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return get() != nil }, time.Minute, 10*time.Millisecond)
+	require.NotErrorIs(t, get(), ErrNotFound)
+	require.ErrorContains(t, s.Put(ctx, Record{Key: "l", Expires: at}), "was removed or replaced")
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return get() == nil }, time.Minute, 10*time.Millisecond)
+}
