@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
 )
 
 // A health answers who watches over the process: a supervisor, which starts it
@@ -97,14 +98,20 @@ func (h *health) check(ctx context.Context) error {
 	return err
 }
 
-// readiness asks for one record, the memory of the keys (gone if somebody
-// emptied the store, and with it the settings), and the settings.
+// readiness writes a record and admits nobody, because what can only be read, such
+// as a standby, is not ready for a login. It asks for the memory of the keys (gone if
+// somebody emptied the store, and with it the settings), and for the settings.
 func readiness(st *storage, db *database, settings provider.SettingsSource) func(ctx context.Context) error {
+	nobody := store.Subject{Issuer: "examples/op", ID: "readyz"}
 	return func(ctx context.Context) error {
-		if err := st.Health(ctx); err != nil {
+		if err := st.probe(ctx); err != nil {
 			return fmt.Errorf("records: %w", err)
 		}
 		if _, err := db.sessions.Document(ctx, ringDocument); err != nil {
+			return fmt.Errorf("sessions: %w", err)
+		}
+		admit := func([]store.Session) ([]store.Session, error) { return nil, nil }
+		if err := db.sessions.Admit(ctx, nobody, admit); err != nil {
 			return fmt.Errorf("sessions: %w", err)
 		}
 		if _, err := settings.Account(ctx, "default"); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,9 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/faultnet"
+	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/faultstore"
@@ -105,6 +110,93 @@ func TestHealth(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, w.Code)
 	require.Equal(t, "2", w.Header().Get("Retry-After"))
 	require.Equal(t, http.StatusOK, get(handler, "GET", "/healthz").Code)
+}
+
+// A database that can only be read is not ready: nobody could log in. When it can be
+// written again, or its name leads to one that can, it is ready, without help.
+func TestReadyWrites(t *testing.T) {
+	server, err := engine.NewPostgres()
+	require.NoError(t, err)
+	defer server.Close()
+	standby, err := server.NewStandby()
+	require.NoError(t, err)
+	defer standby.Close()
+	name, err := faultnet.Listen(server.Addr())
+	require.NoError(t, err)
+	defer name.Close()
+	u, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	u.Host = name.Addr()
+	at, err := parseStore(u.String())
+	require.NoError(t, err)
+	db, err := openDatabase(t.Context(), at)
+	require.NoError(t, err)
+	defer db.close()
+	_, err = openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", db.sessions, time.Now())
+	require.NoError(t, err)
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions})
+	require.NoError(t, ready(t.Context()))
+
+	admin, err := pgx.Connect(t.Context(), server.URL())
+	require.NoError(t, err)
+	defer admin.Close(context.WithoutCancel(t.Context()))
+	for _, c := range []struct {
+		name       string
+		worse, end func() error
+	}{
+		{"the server is read-only", func() error {
+			_, err := admin.Exec(t.Context(), `ALTER SYSTEM SET default_transaction_read_only = on`)
+			return errors.Join(err, reload(admin))
+		}, func() error {
+			_, err := admin.Exec(t.Context(), `ALTER SYSTEM RESET default_transaction_read_only`)
+			return errors.Join(err, reload(admin))
+		}},
+		{"the name leads to a standby", func() error {
+			name.Redirect(standby.Addr())
+			name.Set(faultnet.Fault{Cut: true})
+			name.Set(faultnet.Fault{})
+			return nil
+		}, func() error {
+			name.Redirect(server.Addr())
+			return nil
+		}},
+	} {
+		require.NoError(t, c.worse(), c.name)
+		require.Eventually(t, func() bool { return ready(t.Context()) != nil }, time.Minute, 5*time.Millisecond, c.name)
+		_, err := db.records.Get(t.Context(), "none")
+		if c.name == "the server is read-only" {
+			require.ErrorIs(t, err, kv.ErrNotFound, "it can be read")
+		} else {
+			require.ErrorIs(t, err, pgprimary.ErrStandby, "what a standby does not have may be there")
+		}
+		require.NoError(t, c.end(), c.name)
+		require.Eventually(t, func() bool { return ready(t.Context()) == nil }, time.Minute, 5*time.Millisecond, c.name)
+	}
+}
+
+// A file that nobody finds again is not written to, and is not ready.
+func TestReadyHasItsFile(t *testing.T) {
+	dir := t.TempDir()
+	at, err := parseStore("sqlite:" + filepath.Join(dir, "f", "op.db"))
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	db, err := openDatabase(t.Context(), at)
+	require.NoError(t, err)
+	defer db.close()
+	_, err = openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, time.Now())
+	require.NoError(t, err)
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions})
+	require.NoError(t, ready(t.Context()))
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return ready(t.Context()) != nil }, time.Minute, 10*time.Millisecond)
+	require.ErrorContains(t, ready(t.Context()), "was removed or replaced")
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return ready(t.Context()) == nil }, time.Minute, 10*time.Millisecond)
+}
+
+func reload(admin *pgx.Conn) error {
+	_, err := admin.Exec(context.Background(), `SELECT pg_reload_conf()`)
+	return err
 }
 
 func TestMetrics(t *testing.T) {

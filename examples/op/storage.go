@@ -143,12 +143,21 @@ func (s *storage) ended(ctx context.Context, session store.Session) error {
 	return s.kv.DeleteGroup(ctx, session.ID)
 }
 
-// Health implements op.Storage.
+// Health implements op.Storage. Anybody may ask, as often as they like: it reads.
 func (s *storage) Health(ctx context.Context) error {
 	if _, err := s.kv.Get(ctx, "health"); err != nil && !errors.Is(err, kv.ErrNotFound) {
 		return err
 	}
 	return nil
+}
+
+// probe writes a record and removes it.
+func (s *storage) probe(ctx context.Context) error {
+	r := kv.Record{Key: "probe/" + rand.Text(), Expires: time.Now().Add(time.Minute)}
+	if err := s.kv.Put(ctx, r); err != nil {
+		return err
+	}
+	return s.kv.Delete(ctx, r.Key)
 }
 
 // An authRequest is op.AuthRequest. Its ID is no credential: who has it can ask

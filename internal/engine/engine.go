@@ -171,6 +171,10 @@ func (s *server) start() error {
 	if s.running() {
 		return nil
 	}
+	// What outlived the one before would not let it start.
+	if err := s.killAll(); err != nil {
+		return err
+	}
 	log, err := os.OpenFile(s.log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -192,8 +196,7 @@ func (s *server) start() error {
 	}()
 	s.cmd, s.exited = cmd, exited
 	if err := s.await(); err != nil {
-		s.killAll()
-		return fmt.Errorf("start %s: %w; it says:\n%s", filepath.Base(s.args[0]), err, s.lastWords())
+		return errors.Join(fmt.Errorf("start %s: %w; it says:\n%s", filepath.Base(s.args[0]), err, s.lastWords()), s.killAll())
 	}
 	return nil
 }
@@ -246,17 +249,16 @@ func (s *server) stop(signal syscall.Signal) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.running() {
-		return nil
+		return s.killAll()
 	}
 	if err := s.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-s.exited:
-		return nil
+		return s.killAll()
 	case <-time.After(patience):
-		s.killAll()
-		return fmt.Errorf("%s did not stop and was killed; it says:\n%s", filepath.Base(s.args[0]), s.lastWords())
+		return errors.Join(fmt.Errorf("%s did not stop and was killed; it says:\n%s", filepath.Base(s.args[0]), s.lastWords()), s.killAll())
 	}
 }
 
@@ -265,46 +267,52 @@ func (s *server) stop(signal syscall.Signal) error {
 func (s *server) kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.killAll()
+}
+
+// killAll kills the server, if it runs, and then what it has left behind: with it
+// dead there is nobody who could start more. Children that outlive their parent
+// would keep the server from starting again, and write into what is removed.
+func (s *server) killAll() error {
 	if s.running() {
-		s.killAll()
+		_ = syscall.Kill(s.cmd.Process.Pid, syscall.SIGKILL)
+		<-s.exited
 	}
-	return nil
-}
-
-func (s *server) killAll() {
-	pid := s.cmd.Process.Pid
-	// It must not have more children while they are looked for, nor see them
-	// die.
-	_ = syscall.Kill(pid, syscall.SIGSTOP)
-	children := childrenOf(pid)
-	_ = syscall.Kill(pid, syscall.SIGKILL)
-	for _, child := range children {
-		_ = syscall.Kill(child, syscall.SIGKILL)
-	}
-	<-s.exited
-	for _, child := range children {
-		for range 1000 {
-			if gone(child) {
-				break
-			}
-			time.Sleep(5 * time.Millisecond)
+	deadline := time.Now().Add(patience)
+	for {
+		left := processesIn(s.dir)
+		if len(left) == 0 {
+			return nil
 		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: the processes %v do not die", filepath.Base(s.args[0]), left)
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
-// childrenOf returns the IDs of a process's children.
-func childrenOf(pid int) (children []int) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		child, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err != nil {
+// processesIn returns the IDs of the processes that work in a directory or below:
+// a server does, with its children. Whose parent died is another's child by now.
+func processesIn(dir string) (pids []int) {
+	if !strings.HasPrefix(filepath.Base(dir), dirPrefix) { // none of ours: all processes work below "/"
+		return nil
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, link := range links {
+		at, err := os.Readlink(link)
+		if err != nil { // it is no more, or another user's
 			continue
 		}
-		if fields := stat(child); len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
-			children = append(children, child)
+		at = strings.TrimSuffix(at, " (deleted)")
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+		if err == nil && (at == dir || strings.HasPrefix(at, dir+"/")) && !gone(pid) {
+			pids = append(pids, pid)
 		}
 	}
-	return children
+	return pids
 }
 
 // gone reports whether a process does not run any more; one that nobody has

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -21,6 +22,7 @@ type Postgres struct {
 	server    server
 	port      int
 	password  string
+	programs  string // the directory of initdb and its companions
 	databases atomic.Int64
 }
 
@@ -30,6 +32,25 @@ const postgresUser = "curfew"
 // "name=value", as in postgresql.conf; what they do not say is PostgreSQL's
 // default, which is durable: fsync and synchronous_commit are on.
 func NewPostgres(settings ...string) (*Postgres, error) {
+	p, err := newPostgres(newPassword(), (*Postgres).initialize, settings)
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	return p, nil
+}
+
+// NewStandby starts a server that streams from p what p writes, and is read-only
+// until it is promoted. See [NewPostgres] for the settings.
+func (p *Postgres) NewStandby(settings ...string) (*Postgres, error) {
+	standby, err := newPostgres(p.password, p.copyTo, settings)
+	if err != nil {
+		return nil, fmt.Errorf("start a standby of PostgreSQL: %w", err)
+	}
+	return standby, nil
+}
+
+// newPostgres starts a server with what fill puts into its data directory.
+func newPostgres(password string, fill func(*Postgres) error, settings []string) (*Postgres, error) {
 	initdb, err := find("initdb", "postgresql", "/usr/lib/postgresql/*/bin")
 	if err != nil {
 		return nil, err
@@ -42,18 +63,27 @@ func NewPostgres(settings ...string) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Postgres{password: newPassword()}
+	p := &Postgres{password: password, programs: filepath.Dir(initdb)}
 	p.server = server{dir: dir, as: as, onExit: syscall.SIGQUIT, ready: p.ready}
-	err = p.create(initdb, settings)
+	if err = fill(p); err == nil {
+		err = p.create(settings)
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start PostgreSQL: %w", err), os.RemoveAll(dir))
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return p, nil
 }
 
-func (p *Postgres) create(initdb string, settings []string) error {
-	dir, data := p.server.dir, filepath.Join(p.server.dir, "data")
-	password := filepath.Join(dir, "password")
+func (p *Postgres) data() string { return filepath.Join(p.server.dir, "data") }
+
+// run runs one of PostgreSQL's programs to its end.
+func (p *Postgres) run(program string, args ...string) error {
+	return run(p.server.as, p.server.dir, append([]string{filepath.Join(p.programs, program)}, args...)...)
+}
+
+// initialize makes an empty cluster.
+func (p *Postgres) initialize() error {
+	password := filepath.Join(p.server.dir, "password")
 	if err := os.WriteFile(password, []byte(p.password+"\n"), 0o600); err != nil {
 		return err
 	}
@@ -64,20 +94,80 @@ func (p *Postgres) create(initdb string, settings []string) error {
 	}
 	// What initdb writes need not survive a loss of power, which is all that
 	// syncing it would be for.
-	err := run(p.server.as, dir, initdb, "--no-sync", "--encoding=UTF8", "--locale=C", "--pgdata="+data,
+	err := p.run("initdb", "--no-sync", "--encoding=UTF8", "--locale=C", "--pgdata="+p.data(),
 		"--username="+postgresUser, "--pwfile="+password, "--auth=scram-sha-256")
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(password); err != nil {
+	return os.Remove(password)
+}
+
+// copyTo makes the data of another server, which does not run, a copy of p's that
+// goes on to follow p.
+func (p *Postgres) copyTo(other *Postgres) error {
+	if err := os.RemoveAll(other.data()); err != nil {
 		return err
 	}
+	return other.run("pg_basebackup", "--no-sync", "--pgdata="+other.data(), "--checkpoint=fast", "--write-recovery-conf", "--dbname="+p.URL())
+}
+
+// Follow makes a server that was stopped or killed a standby of another, at its own
+// port: as a primary that failed comes back. What it had and the other has not is gone.
+func (p *Postgres) Follow(primary *Postgres) error {
+	if err := primary.copyTo(p); err != nil {
+		return fmt.Errorf("follow a PostgreSQL: %w", err)
+	}
+	return p.Start()
+}
+
+// WaitForStandby has each commit wait from now on until a standby has it on its
+// disk, and returns when there is one that does.
+func (p *Postgres) WaitForStandby(ctx context.Context) error {
+	return p.await(ctx, `SELECT EXISTS (SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync')`,
+		`ALTER SYSTEM SET synchronous_standby_names = '*'`, `SELECT pg_reload_conf()`)
+}
+
+// Promote makes a standby a primary, whose commits wait for nobody.
+func (p *Postgres) Promote(ctx context.Context) error {
+	return p.await(ctx, `SELECT NOT pg_is_in_recovery()`,
+		`ALTER SYSTEM RESET synchronous_standby_names`, `SELECT pg_reload_conf()`, `SELECT pg_promote(false)`)
+}
+
+// await executes statements, and then asks until the answer is true.
+func (p *Postgres) await(ctx context.Context, question string, statements ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, statement := range statements {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
+		}
+	}
+	for {
+		var so bool
+		if err := conn.QueryRow(ctx, question).Scan(&so); err != nil || so {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: it is not so: %w", question, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// create finds a port and starts the server.
+func (p *Postgres) create(settings []string) (err error) {
 	// Another process may take the port in between.
 	for try := 0; ; try++ {
 		if p.port, err = freePort(); err != nil {
 			return err
 		}
-		p.server.args = []string{filepath.Join(filepath.Dir(initdb), "postgres"), "-D", data}
+		p.server.args = []string{filepath.Join(p.programs, "postgres"), "-D", p.data()}
 		for _, setting := range append([]string{
 			"listen_addresses=127.0.0.1", "port=" + strconv.Itoa(p.port), "unix_socket_directories=",
 			"max_connections=300", "dynamic_shared_memory_type=mmap",

@@ -5,7 +5,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -66,4 +70,70 @@ func TestPostgres(t *testing.T) {
 func TestPostgresWithASettingThatIsNone(t *testing.T) {
 	_, err := engine.NewPostgres("no_such_setting=1")
 	require.ErrorContains(t, err, "no_such_setting")
+}
+
+// A standby follows, is promoted, and the primary that failed comes back as its
+// standby: nothing that was acknowledged is lost when commits wait.
+func TestStandby(t *testing.T) {
+	ctx := t.Context()
+	a, err := engine.NewPostgres()
+	require.NoError(t, err)
+	defer a.Close()
+	b, err := a.NewStandby()
+	require.NoError(t, err)
+	defer b.Close()
+	exec := func(p *engine.Postgres, statement string) error {
+		conn, err := pgx.Connect(ctx, p.URL())
+		require.NoError(t, err)
+		defer conn.Close(context.WithoutCancel(ctx))
+		_, err = conn.Exec(ctx, statement)
+		return err
+	}
+	require.NoError(t, exec(a, `CREATE TABLE t (n int)`))
+	for _, addrs := range [][2]string{{a.Addr(), b.Addr()}, {b.Addr(), a.Addr()}} {
+		require.NoError(t, a.WaitForStandby(ctx))
+		require.NoError(t, exec(a, `INSERT INTO t VALUES (1)`))
+		require.ErrorContains(t, exec(b, `INSERT INTO t VALUES (2)`), "25006")
+		require.NoError(t, a.Kill())
+		require.NoError(t, b.Promote(ctx))
+		require.NoError(t, exec(b, `INSERT INTO t VALUES (3)`))
+		require.NoError(t, a.Follow(b))
+		require.Equal(t, addrs, [2]string{a.Addr(), b.Addr()})
+		a, b = b, a
+	}
+	conn, err := pgx.Connect(ctx, a.URL())
+	require.NoError(t, err)
+	defer conn.Close(context.WithoutCancel(ctx))
+	var sum int
+	require.NoError(t, conn.QueryRow(ctx, `SELECT sum(n) FROM t`).Scan(&sum))
+	require.Equal(t, 8, sum)
+}
+
+// No child outlives the server, not even one that does not notice that its parent
+// died: the data is nobody's when Kill, Stop, Start or Close is done.
+func TestNoChildOutlivesThePostgres(t *testing.T) {
+	ctx := t.Context()
+	for name, end := range map[string]func(*engine.Postgres) error{
+		"kill": (*engine.Postgres).Kill, "stop": (*engine.Postgres).Stop, "start": (*engine.Postgres).Start, "close": (*engine.Postgres).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := engine.NewPostgres()
+			require.NoError(t, err)
+			defer p.Close()
+			conn, err := pgx.Connect(ctx, p.URL())
+			require.NoError(t, err)
+			defer conn.Close(context.WithoutCancel(ctx))
+			var directory string
+			require.NoError(t, conn.QueryRow(ctx, `SHOW data_directory`).Scan(&directory))
+			pidFile, err := os.ReadFile(filepath.Join(directory, "postmaster.pid"))
+			require.NoError(t, err)
+			parent, err := strconv.Atoi(strings.Fields(string(pidFile))[0])
+			require.NoError(t, err)
+			child := int(conn.PgConn().PID())
+			require.NoError(t, syscall.Kill(child, syscall.SIGSTOP))
+			require.NoError(t, syscall.Kill(parent, syscall.SIGKILL)) // by somebody else
+			// Its end is noticed in a moment.
+			require.Eventually(t, func() bool { return end(p) == nil && engine.Gone(child) }, time.Minute, 10*time.Millisecond)
+		})
+	}
 }

@@ -11,17 +11,26 @@
 // Processes that share the database share the sessions. With SQLite they need a
 // busy timeout, as above: it is the database that makes them wait for each other.
 //
+// A PostgreSQL that fails over behind a name is found again: a connection on which
+// nothing can be written is closed. So that none is made to a standby, where a session
+// that has ended may still be read, add target_session_attrs=read-write to its URL.
+//
+// With SQLite a database that is removed or replaced while it is open is noticed within
+// a second of use, and every call is then an error.
+//
 // All that is secret arrives here sealed, under [middleware.Config.Keys].
 package sqlsessions
 
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	_ "embed"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
@@ -51,7 +60,10 @@ const (
 )
 
 // A Store is a [middleware.SessionStore]. Make one with [New].
-type Store struct{ db *sql.DB }
+type Store struct {
+	db   *sql.DB
+	file *sqlitefile.File // nil: it is not SQLite
+}
 
 var _ middleware.SessionStore = (*Store)(nil)
 
@@ -62,22 +74,68 @@ func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	for range 3 { // processes that start together may make the tables together
 		var n int
 		if db.QueryRowContext(ctx, probe).Scan(&n) == nil {
-			return &Store{db}, nil
+			return open(ctx, db)
 		}
 		if _, err = db.ExecContext(ctx, Schema); err == nil {
-			return &Store{db}, nil
+			return open(ctx, db)
 		}
 	}
 	return nil, fmt.Errorf("make the tables of sessions: %w", err)
 }
 
-// changed returns how many rows a statement has changed.
-func (s *Store) changed(ctx context.Context, statement string, args ...any) (int64, error) {
-	result, err := s.db.ExecContext(ctx, statement, args...)
+// open returns the store in a database that has the tables.
+func open(ctx context.Context, db *sql.DB) (*Store, error) {
+	file, err := sqlitefile.Find(ctx, db)
+	if err != nil && sqlState(err) == "" {
+		return nil, fmt.Errorf("find the database: %w", err)
+	}
+	return &Store{db, file}, nil
+}
+
+// changed returns how many rows a statement has changed. On a connection that can
+// only be read it has changed none, and is executed on another: on as many as may be
+// as old as that one, and one more.
+func (s *Store) changed(ctx context.Context, statement string, args ...any) (n int64, err error) {
+	for old := s.db.Stats().Idle + 1; ; old-- {
+		n, err = s.execute(ctx, statement, args...)
+		if !readOnly(err) || old == 0 || ctx.Err() != nil {
+			return n, err
+		}
+	}
+}
+
+// execute executes a statement on a connection, which is closed if it turns out that
+// it can only be read.
+func (s *Store) execute(ctx context.Context, statement string, args ...any) (int64, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return 0, err
+	}
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	result, err := conn.ExecContext(ctx, statement, args...)
+	if readOnly(err) {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // which has it closed
+	}
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+// readOnly reports whether PostgreSQL says so: it is a standby, or is set up so.
+func readOnly(err error) bool { return sqlState(err) == "25006" }
+
+// sqlState returns the code of an error of PostgreSQL's, and nothing of another. The
+// drivers have no error in common, but this method.
+func sqlState(err error) string {
+	var state interface{ SQLState() string }
+	if !errors.As(err, &state) {
+		return ""
+	}
+	return state.SQLState()
 }
 
 // entries returns the index entries as columns.
@@ -102,7 +160,7 @@ func (s *Store) Create(ctx context.Context, now time.Time, session middleware.St
 	}
 	// First, so that an ID is free again when its session has expired. What
 	// could not be removed now, because another process is at it, is later.
-	_, _ = s.db.ExecContext(ctx, sweep, now.UnixMicro())
+	_, _ = s.changed(ctx, sweep, now.UnixMicro())
 	n, err := s.changed(ctx, create, session.ID, first, second, session.Data, session.Expires.UnixMicro())
 	if err != nil {
 		return fmt.Errorf("create a session: %w", err)
@@ -115,6 +173,9 @@ func (s *Store) Create(ctx context.Context, now time.Time, session middleware.St
 
 // Get implements [middleware.SessionStore].
 func (s *Store) Get(ctx context.Context, id string) (middleware.StoredSession, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return middleware.StoredSession{}, fmt.Errorf("get a session: %w", err)
+	}
 	session := middleware.StoredSession{ID: id}
 	var first, second string
 	var expires int64
@@ -152,7 +213,7 @@ func (s *Store) Replace(ctx context.Context, session middleware.StoredSession) e
 
 // Delete implements [middleware.SessionStore].
 func (s *Store) Delete(ctx context.Context, id string) error {
-	if _, err := s.db.ExecContext(ctx, remove, id); err != nil {
+	if _, err := s.changed(ctx, remove, id); err != nil {
 		return fmt.Errorf("delete a session: %w", err)
 	}
 	return nil
@@ -160,6 +221,9 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 
 // Find implements [middleware.SessionStore].
 func (s *Store) Find(ctx context.Context, entry string) (ids []string, err error) {
+	if err := s.file.Check(ctx); err != nil {
+		return nil, fmt.Errorf("find sessions: %w", err)
+	}
 	rows, err := s.db.QueryContext(ctx, find, entry)
 	if err != nil {
 		return nil, fmt.Errorf("find sessions: %w", err)
@@ -177,7 +241,7 @@ func (s *Store) Find(ctx context.Context, entry string) (ids []string, err error
 
 // Mark implements [middleware.SessionStore].
 func (s *Store) Mark(ctx context.Context, name string, at, until, now time.Time) (bool, error) {
-	_, _ = s.db.ExecContext(ctx, sweepMk, now.UnixMicro()) // as in Create
+	_, _ = s.changed(ctx, sweepMk, now.UnixMicro()) // as in Create
 	for {
 		n, err := s.changed(ctx, mark, name, at.UnixMicro(), until.UnixMicro())
 		if err == nil && n == 0 {
@@ -201,6 +265,9 @@ func (s *Store) Mark(ctx context.Context, name string, at, until, now time.Time)
 
 // Marked implements [middleware.SessionStore].
 func (s *Store) Marked(ctx context.Context, name string) (time.Time, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return time.Time{}, fmt.Errorf("look for a mark: %w", err)
+	}
 	var at int64
 	err := s.db.QueryRowContext(ctx, marked, name).Scan(&at)
 	switch {

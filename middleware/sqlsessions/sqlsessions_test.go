@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/ncruces/go-sqlite3/driver"
@@ -18,6 +19,8 @@ import (
 )
 
 func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
+
+var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func open(t *testing.T, driver, source string) *sql.DB {
 	t.Helper()
@@ -80,4 +83,86 @@ func TestTablesOfAnother(t *testing.T) {
 
 	_, err = sqlsessions.New(t.Context(), open(t, "sqlite3", "file:"+filepath.Join(t.TempDir(), "missing", "s.db")))
 	require.ErrorContains(t, err, "make the tables")
+}
+
+// A database that was read-only for a while, as a name is that leads to a standby, is
+// written to when it is over, by a pool that made its connections meanwhile.
+func TestReadOnlyForAWhile(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	source := enginetest.PostgresURL(t)
+	admin := open(t, "pgx", source+"&default_transaction_read_only=off")
+	alter := func(what string) {
+		t.Helper()
+		_, err := admin.ExecContext(ctx, `DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' `+what+`'; END $$`)
+		require.NoError(t, err)
+	}
+	newStore(t, open(t, "pgx", source))
+	for name, write := range map[string]func(middleware.SessionStore) error{
+		"create": func(s middleware.SessionStore) error {
+			return s.Create(ctx, at, middleware.StoredSession{ID: "a", Expires: at})
+		},
+		"replace": func(s middleware.SessionStore) error {
+			return s.Replace(ctx, middleware.StoredSession{ID: "b", Expires: at})
+		},
+		"delete": func(s middleware.SessionStore) error { return s.Delete(ctx, "a") },
+		"mark":   func(s middleware.SessionStore) error { _, err := s.Mark(ctx, "m", at, at, at); return err },
+	} {
+		alter("SET default_transaction_read_only = on")
+		db := open(t, "pgx", source)
+		db.SetMaxIdleConns(8)
+		s := newStore(t, db)
+		fill := func() {
+			t.Helper()
+			var all []*sql.Conn
+			for range 8 {
+				c, err := db.Conn(ctx)
+				require.NoError(t, err)
+				all = append(all, c)
+			}
+			for _, c := range all {
+				require.NoError(t, c.Close())
+			}
+		}
+		fill()
+		require.ErrorContains(t, write(s), "25006", name)
+		fill()
+		alter("RESET default_transaction_read_only")
+		if err := write(s); name == "replace" {
+			require.ErrorIs(t, err, middleware.ErrConflict)
+		} else {
+			require.NoError(t, err, name)
+		}
+		_, err := s.Get(ctx, "none")
+		require.ErrorIs(t, err, middleware.ErrNotFound)
+	}
+}
+
+// What is written to a file that nobody finds again is not acknowledged, and nothing is
+// read there.
+func TestFileThatGoes(t *testing.T) {
+	t.Parallel()
+	ctx, dir := t.Context(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	s := newStore(t, open(t, "sqlite3", "file:"+filepath.Join(dir, "f", "s.db")+"?_pragma=busy_timeout(10000)"))
+	session := middleware.StoredSession{ID: "a", Expires: at}
+	require.NoError(t, s.Create(ctx, at.Add(-time.Hour), session))
+	calls := map[string]func() error{
+		"create": func() error { return s.Create(ctx, at.Add(-time.Hour), middleware.StoredSession{ID: "b", Expires: at}) },
+		"get":    func() error { _, err := s.Get(ctx, "a"); return err },
+		"find":   func() error { _, err := s.Find(ctx, "e"); return err },
+		"delete": func() error { return s.Delete(ctx, "none") },
+		"mark":   func() error { _, err := s.Mark(ctx, "m", at, at, at.Add(-time.Hour)); return err },
+		"marked": func() error { _, err := s.Marked(ctx, "m"); return err },
+	}
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return calls["get"]() != nil }, time.Minute, 10*time.Millisecond)
+	for name, call := range calls {
+		require.ErrorContains(t, call(), "was removed or replaced", name)
+	}
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return calls["get"]() == nil }, time.Minute, 10*time.Millisecond)
+	for name, call := range calls {
+		require.NoError(t, call(), name)
+	}
 }

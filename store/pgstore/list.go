@@ -3,6 +3,7 @@ package pgstore
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -58,11 +59,12 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	return page, last, nil
 }
 
-// listSQL returns the query for one page. It walks along one index in the order
-// of ID, that of the first of subject, client, account and kind that the filter
-// has, and looks the sessions up. With more than one of these the walk has a
-// length, however few match: the page is then short, and its last row is where
-// the walk ended.
+// mostSteps is how many steps a walk over several lists takes at most: a fraction of
+// a second. A page that needs more of them is cut short.
+const mostSteps = 10_000
+
+// listSQL returns the query for one page. It walks along the lists of sessions, in
+// the order of ID, of whatever the filter has of subject, client, account and kind.
 func listSQL(f store.Filter, cursor string, limit int) (query string, args []any) {
 	var terms [][]byte
 	if f.Subject != (store.Subject{}) {
@@ -77,36 +79,77 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	if f.Kind != "" {
 		terms = append(terms, term('k', string(f.Kind)))
 	}
-	if len(terms) == 0 {
+	args = []any{[]byte(cursor), int64(limit) + 1}
+	switch len(terms) {
+	case 0:
 		if f.State == store.Any {
-			return `SELECT id, revision, document FROM curfew_sessions WHERE id > $1::bytea ORDER BY id LIMIT $2::bigint`,
-				[]any{[]byte(cursor), int64(limit) + 1}
+			return `SELECT id, revision, document FROM curfew_sessions WHERE id > $1::bytea ORDER BY id LIMIT $2::bigint`, args
 		}
-		terms = append(terms, []byte(allTerm))
+		return listOneSQL(f.State), append(args, []byte(allTerm))
+	case 1:
+		return listOneSQL(f.State), append(args, terms[0])
 	}
-	steps := int64(limit) + 1
-	if len(terms) > 1 {
-		steps = 10*steps + 1000
+	args = append(args, int64(mostSteps))
+	for _, term := range terms {
+		args = append(args, term)
 	}
+	return listSeveralSQL(f.State, len(terms)), args
+}
 
-	half := func(ended bool) string {
-		return fmt.Sprintf(`(SELECT id FROM curfew_terms WHERE term = $2::bytea AND ended = %t AND id > $1::bytea ORDER BY id LIMIT $4::bigint)`, ended)
-	}
-	var walked string
-	switch f.State {
+// halves are the values of ended that a state selects: the sessions of a term are in
+// two lists.
+func halves(state store.State) []bool {
+	switch state {
 	case store.Unended:
-		walked = half(false)
+		return []bool{false}
 	case store.Ended:
-		walked = half(true)
+		return []bool{true}
 	default:
-		walked = half(false) + ` UNION ALL ` + half(true) + ` ORDER BY id LIMIT $4::bigint`
+		return []bool{false, true}
 	}
-	return `WITH walked AS MATERIALIZED (` + walked + `),
-		found AS MATERIALIZED (
-			SELECT s.id, s.revision, s.document
-			FROM walked w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id AND x.terms @> $3::bytea[] OFFSET 0) s
-			ORDER BY w.id LIMIT $5::bigint)
-		SELECT id, revision, document FROM found
-		UNION ALL (SELECT id, NULL, NULL FROM walked ORDER BY id OFFSET $4::bigint - 1 LIMIT 1)`,
-		[]any{[]byte(cursor), terms[0], terms[1:], steps, int64(limit) + 1}
+}
+
+// listOneSQL returns the query for the sessions of the term $3.
+func listOneSQL(state store.State) string {
+	var lists []string
+	for _, ended := range halves(state) {
+		lists = append(lists, fmt.Sprintf(`(SELECT id FROM curfew_terms WHERE term = $3::bytea AND ended = %t AND id > $1::bytea ORDER BY id LIMIT $2::bigint)`, ended))
+	}
+	return `WITH walked AS MATERIALIZED (SELECT id FROM (` + strings.Join(lists, ` UNION ALL `) + `) l ORDER BY id LIMIT $2::bigint)
+		SELECT s.id, s.revision, s.document
+		FROM walked w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id OFFSET 0) s ORDER BY w.id`
+}
+
+// listSeveralSQL returns the query for the sessions of all of some terms, $4 and on.
+// Each step asks each list for its first entry from where the last one came to: if
+// that is the same in all, it is a session that matches, and if not, the farthest of
+// them is where the next step begins. So it takes at most two steps for each entry of
+// the shortest list, whichever that is, and looks up only what matches. After $3 steps
+// it ends, and the last row says where.
+func listSeveralSQL(state store.State, n int) string {
+	var firsts, columns, ends []string
+	for i := range n {
+		var parts []string
+		for _, ended := range halves(state) {
+			parts = append(parts, fmt.Sprintf(`(SELECT t.id FROM curfew_terms t WHERE t.term = $%d::bytea AND t.ended = %t AND t.id >= w.next ORDER BY t.id LIMIT 1)`, 4+i, ended))
+		}
+		column := fmt.Sprintf("f%d", i)
+		firsts = append(firsts, `least(`+strings.Join(parts, `, `)+`) AS `+column)
+		columns = append(columns, column)
+		ends = append(ends, column+` IS NOT NULL`)
+	}
+	first, last := `least(`+strings.Join(columns, `, `)+`)`, `greatest(`+strings.Join(columns, `, `)+`)`
+	// What comes next after an ID, byte by byte, is the ID with a zero byte.
+	return `WITH RECURSIVE walk (id, match, next, found, steps) AS (
+			SELECT NULL::bytea, false, $1::bytea || '\x00'::bytea, 0::bigint, 0::bigint
+			UNION ALL
+			SELECT ` + first + `, ` + first + ` = ` + last + `,
+				CASE WHEN ` + first + ` = ` + last + ` THEN ` + last + ` || '\x00'::bytea ELSE ` + last + ` END,
+				w.found + (` + first + ` = ` + last + `)::int, w.steps + 1
+			FROM walk w, LATERAL (SELECT ` + strings.Join(firsts, `, `) + ` OFFSET 0) f
+			WHERE w.found < $2::bigint AND w.steps < $3::bigint AND ` + strings.Join(ends, ` AND `) + `)
+		SELECT s.id, s.revision, s.document
+		FROM walk w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id OFFSET 0) s WHERE w.match
+		UNION ALL SELECT id, NULL, NULL FROM walk WHERE steps = $3::bigint
+		ORDER BY id, revision NULLS LAST`
 }

@@ -15,7 +15,7 @@
 //
 // Any number of processes on any number of machines: caps are exact across all
 // of them. All must write to one primary. A replica lags behind, so that an ended
-// session would still be live there: do not read from one. After a fail-over to a
+// session would still be live there: nothing is read from one. After a fail-over to a
 // replica that had not received everything, what it had not received is undone,
 // ends included: see Durability.
 //
@@ -61,9 +61,20 @@
 // not committed, when its connection broke, as it does when the server was
 // restarted. A write whose answer did not arrive is not: it may have been
 // committed, and then its repetition would report a conflict with itself. The
-// error says so, and the next read tells. What the server refuses because it shuts
-// down, is a standby (25006) or has too many clients, and a connection that cannot
-// be made, are errors at once: the caller knows better how long its user waits.
+// error says so, and the next read tells. Too many clients, and a connection that
+// cannot be made, are errors at once: the caller knows better how long its user
+// waits.
+//
+// # Fail-over
+//
+// A database that fails over behind its name is found again without help. A
+// connection on which the server says that it is read-only (25006), that it shuts
+// down or has crashed (57P01, 57P02), or that it takes no connections now (57P03) is
+// closed, and at most once a second all others are, too: the name may lead elsewhere
+// by now. The step is done once more on a new one, unless it may have been committed.
+// Nothing is read from a standby: what it does not know yet would be live, or gone.
+// PostgreSQL 14 and later say what they are when a connection is made; of an older
+// one, and of what a pooler in between leads to, only a write finds out.
 //
 // # Connections
 //
@@ -71,8 +82,9 @@
 // Delete, List, Due, PutDocument), for two more if an update changes what the
 // session is found by or loses its race or if another process is at the same
 // subject, and for two or three (Admit). Calls for one subject queue up in the
-// process before they take a connection: a user who logs in a thousand times at
-// once holds one. The pool asks a connection that was idle for more than a second
+// process before they take a connection, so that a lock which another process holds
+// is not waited for by all of them: a user who logs in a thousand times at once has
+// one, and one for each session that is written, four at most. The pool asks a connection that was idle for more than a second
 // whether it is alive, one more round trip; see ShouldPing of pgxpool.Config.
 //
 // Behind PgBouncer in transaction mode set default_query_exec_mode=exec (or
@@ -95,12 +107,13 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // Store is a [store.Store] in a PostgreSQL database. It is made by [New].
 type Store struct {
-	pool *pgxpool.Pool
+	pool *pgprimary.Pool
 	line line
 }
 
@@ -109,7 +122,7 @@ type Store struct {
 // package changed them. The pool stays the caller's to close; the store is then
 // of no more use.
 func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
-	s := &Store{pool: pool}
+	s := &Store{pool: pgprimary.New(pool)}
 	if err := s.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("open PostgreSQL session store: %w", fault(ctx, err))
 	}
@@ -253,20 +266,18 @@ func (e *unknownOutcome) Error() string {
 func (e *unknownOutcome) Unwrap() error { return e.err }
 
 // sent returns the error of a write that commits: an answer of the server's that
-// it failed is one, while it goes on. That pgconn.SafeToRetry says that nothing
+// it failed is one, while it goes on, and so is a batch of which no more than the
+// preparation was sent. That pgconn.SafeToRetry says that nothing
 // was sent is none: of a batch whose connection broke it says so, too.
 func sent(err error) error {
 	var answer *pgconn.PgError
 	var refused *refusal
-	if err == nil || errors.As(err, &refused) || errors.As(err, &answer) && !shutdown(answer) {
+	var unsent pgx.ErrPreprocessingBatch
+	if err == nil || errors.As(err, &refused) || errors.As(err, &unsent) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
 		return err
 	}
 	return &unknownOutcome{err}
 }
-
-// shutdown reports whether the server said that it ends the connection:
-// admin_shutdown, crash_shutdown and the others of their kind.
-func shutdown(err *pgconn.PgError) bool { return err.Code[:min(3, len(err.Code))] == "57P" }
 
 // errRaced is that a step lost a race and changed nothing.
 var errRaced = errors.New("lost a race")
@@ -302,7 +313,7 @@ func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		broken, err := s.try(ctx, step)
+		broken, err := s.pool.Do(ctx, step)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -324,22 +335,6 @@ func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
 		case <-timer.C:
 		}
 	}
-}
-
-// try runs one step on a connection; broken is whether the connection did not
-// survive it.
-func (s *Store) try(ctx context.Context, step func(c *pgx.Conn) error) (broken bool, err error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return false, err
-	}
-	// One that is left in a transaction is closed.
-	defer conn.Release()
-	c := conn.Conn()
-	if err = step(c); err != nil && !c.IsClosed() && c.PgConn().TxStatus() != 'I' {
-		_, _ = c.Exec(ctx, `ROLLBACK`)
-	}
-	return c.IsClosed(), err
 }
 
 // A row is a session as it is written.
@@ -469,7 +464,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 	}
 	r, err := newRow(&session)
 	if err == nil {
-		err = s.inLine(ctx, r.subject, func(c *pgx.Conn) error {
+		err = s.admitInLine(ctx, r.subject, func(c *pgx.Conn) error {
 			locked, err := s.create(ctx, c, r, max, false)
 			if err != nil || locked {
 				return err
@@ -530,7 +525,7 @@ func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Sessi
 func (s *Store) Update(ctx context.Context, session store.Session) (int64, error) {
 	r, err := newRow(&session)
 	if err == nil {
-		err = s.do(ctx, func(c *pgx.Conn) error {
+		err = s.updateInLine(ctx, session.ID, r.subject, func(c *pgx.Conn) error {
 			tag, err := c.Exec(ctx, updateSQL, r.id, r.ended, r.terms, r.due, r.document, session.Revision)
 			if err != nil || tag.RowsAffected() == 1 {
 				return sent(err)
@@ -592,7 +587,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	}
 	var decided error
 	term := subjectTerm(subject)
-	err := s.inLine(ctx, term, func(c *pgx.Conn) error {
+	err := s.admitInLine(ctx, term, func(c *pgx.Conn) error {
 		decided = nil
 		held, err := begin(ctx, c, term)
 		if err != nil {
@@ -688,7 +683,7 @@ func writeDecided(ctx context.Context, c *pgx.Conn, subject store.Subject, held 
 
 // Delete implements [store.Sessions].
 func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
-	err := s.do(ctx, func(c *pgx.Conn) error {
+	err := s.writeInLine(ctx, id, func(c *pgx.Conn) error {
 		for {
 			var gone bool
 			var is int64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,14 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 const million = 1_000_000
 
-// fill adds a million sessions of 300,000 subjects, in one account, with 5
-// clients. A quarter have ended and half are due at time 500,000. Their
+// fill adds a million sessions of 300,000 subjects, with 5 clients, in one account and
+// in another that is "of0" to "of4", as the client is, or the small "tenant". A quarter have ended and half are due at time 500,000. Their
 // documents, which no query looks at, are small: that makes walking over the table
 // look cheap to the planner. Tables that are emptied and filled in one transaction need no WAL.
 var fill = []string{
@@ -30,7 +33,7 @@ var fill = []string{
 	`DROP INDEX curfew_sessions_due`,
 	fmt.Sprintf(`INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
 		SELECT decode(md5(i::text), 'hex'), 1, i %% 4 = 0,
-			ARRAY['*'::bytea, 'a:all'::bytea, ('c:client' || i %% 5)::bytea, 'k:browser'::bytea, ('s:' || i %% 300000)::bytea],
+			ARRAY['*'::bytea, 'a:all'::bytea, (CASE WHEN i %% 1000 = 7 THEN 'a:tenant' ELSE 'a:of' || i %% 5 END)::bytea, ('c:client' || i %% 5)::bytea, 'k:browser'::bytea, ('s:' || i %% 300000)::bytea],
 			i, decode(repeat('00', 100), 'hex')
 		FROM generate_series(1, %d) i`, million),
 	`INSERT INTO curfew_terms (term, ended, id) SELECT unnest(terms), ended, id FROM curfew_sessions`,
@@ -73,19 +76,22 @@ func statements() map[string]statement {
 		"drop counts":    {dropCountsSQL, []any{[]byte("a7"), int64(100)}, 4000},
 	}
 	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
-		for _, account := range []string{"", "all", "none"} {
+		for _, account := range []string{"", "all", "none", "tenant", "of3"} {
 			for _, kind := range []policy.Kind{"", policy.Browser} {
 				for _, client := range []string{"", "client3"} {
 					for _, state := range []store.State{store.Any, store.Unended, store.Ended} {
 						f := store.Filter{Subject: subject, Account: account, Kind: kind, Client: client, State: state}
 						query, args := listSQL(f, "\x80", 20)
-						// A walk over at most 2 times 1,210 sessions, 4 blocks each.
-						all[fmt.Sprintf("list %+v", f)] = statement{query, args, 10_000}
+						// Of the tenant's 500, none has the client: two steps for each.
+						all[fmt.Sprintf("list %+v", f)] = statement{query, args, 500 * 2 * 3 * 2 * 6}
 					}
 				}
 			}
 		}
 	}
+	// Two long lists with nothing in common: no page takes longer.
+	query, args := listSQL(store.Filter{Account: "of4", Client: "client3"}, "", 20)
+	all["list, nothing in common"] = statement{query, args, mostSteps * 2 * 2 * 6}
 	return all
 }
 
@@ -198,4 +204,120 @@ func (p plan) seqScans(found []string) []string {
 		found = sub.seqScans(found)
 	}
 	return found
+}
+
+// Whatever a filter combines, the shortest of the lists is walked along, and each page
+// but the last is full: a tenant's 60 sessions are found at once among those of a
+// client of everybody's.
+func TestListIsFull(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	url := enginetest.PostgresURL(t)
+	pool, err := pgxpool.New(ctx, url)
+	require.NoError(t, err)
+	defer pool.Close()
+	s, err := New(ctx, pool)
+	require.NoError(t, err)
+
+	const n = 3*mostSteps/2 + 2
+	at := sample.Typical().Started
+	var all []store.Session
+	var sessions, terms [][]any
+	for i := range n {
+		one := store.Session{
+			Format: store.Format, Revision: 1, Subject: store.Subject{Issuer: "i", ID: "s"}, Kind: policy.Browser, Client: "web", Accounts: []string{"even"},
+			Started: at, Authenticated: at, LastActivity: at,
+		}
+		// In the order of their IDs the odd and the even ones alternate.
+		one.ID = fmt.Sprintf("%s.%08d", store.Bucket(one.Subject), i)
+		if i%2 == 1 {
+			one.Accounts, one.Client = []string{"odd"}, "app"
+		}
+		if i%250 == 0 { // 60, half of them of the client web
+			one.Accounts = append(one.Accounts, "tenant")
+		}
+		if i%500 == 0 {
+			one.Client, one.Kind = "rare", policy.CLI
+		}
+		if i == n-1 {
+			one.Accounts, one.Client = []string{"even", "odd"}, "app"
+		}
+		if i%3 == 0 {
+			one.End = &store.End{At: at, Reason: policy.ReasonLogout}
+		}
+		r, err := newRow(&one)
+		require.NoError(t, err)
+		all = append(all, one)
+		sessions = append(sessions, []any{r.id, int64(1), r.ended, r.terms, r.document})
+		for _, term := range r.terms {
+			terms = append(terms, []any{term, r.ended, r.id})
+		}
+	}
+	_, err = pool.CopyFrom(ctx, pgx.Identifier{"curfew_sessions"}, []string{"id", "revision", "ended", "terms", "document"}, pgx.CopyFromRows(sessions))
+	require.NoError(t, err)
+	_, err = pool.CopyFrom(ctx, pgx.Identifier{"curfew_terms"}, []string{"term", "ended", "id"}, pgx.CopyFromRows(terms))
+	require.NoError(t, err)
+	config, err := pgx.ParseConfig(url)
+	require.NoError(t, err)
+	config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+	c, err := pgx.ConnectConfig(ctx, config)
+	require.NoError(t, err)
+	defer c.Close(context.WithoutCancel(ctx))
+
+	for i, f := range []store.Filter{
+		{Account: "tenant", Client: "web"}, {Account: "tenant", Client: "rare"}, {Account: "even", Client: "rare"}, {Account: "tenant", Kind: policy.CLI},
+		{Account: "even", Kind: policy.CLI}, {Client: "rare", Kind: policy.CLI}, {Client: "app", Kind: policy.Browser}, {Account: "tenant", Client: "rare", Kind: policy.CLI},
+		{Account: "tenant", Subject: all[0].Subject}, {Account: "tenant", Client: "rare", Kind: policy.CLI, Subject: all[0].Subject},
+		{Account: "tenant", Client: "app"}, {Account: "none", Client: "web"}, {Account: "tenant", Client: "none", Kind: policy.Browser},
+	} {
+		for _, state := range []store.State{store.Any, store.Unended, store.Ended} {
+			f.State = state
+			var want []string
+			for _, one := range all {
+				if (f.Account == "" || slices.Contains(one.Accounts, f.Account)) && (f.Client == "" || one.Client == f.Client) && (f.Kind == "" || one.Kind == f.Kind) &&
+					(state == store.Any || (one.End != nil) == (state == store.Ended)) {
+					want = append(want, one.ID)
+				}
+			}
+			for _, limit := range []int{7, 100} {
+				var got []string
+				for cursor := ""; ; {
+					page, next, err := s.List(ctx, f, cursor, limit)
+					require.NoError(t, err)
+					for _, one := range page {
+						got = append(got, one.ID)
+					}
+					if cursor = next; cursor == "" {
+						break
+					}
+					require.Len(t, page, limit, "%+v", f)
+				}
+				require.Equal(t, want, got, "%+v", f)
+			}
+			if f.Client != "app" || f.Account != "" {
+				query, args := listSQL(f, "", 100)
+				// 60 entries, two steps for each, of four lists in two halves, and 60 look-ups.
+				walked, text := explain(t, c, fmt.Sprintf("f%d_%d", i, state), statement{query, args, 60*2*4*2*4 + 60*4})
+				require.Empty(t, walked, "%+v\n%s", f, text)
+			}
+		}
+	}
+
+	// Long lists that have hardly anything in common take more than one page, and
+	// nothing is passed over.
+	var got []string
+	pages := 0
+	for cursor := ""; ; pages++ {
+		page, next, err := s.List(ctx, store.Filter{Account: "even", Client: "app"}, cursor, 10)
+		require.NoError(t, err)
+		for _, one := range page {
+			got = append(got, one.ID)
+		}
+		require.True(t, next == "" || next > cursor)
+		if cursor = next; cursor == "" {
+			break
+		}
+	}
+	require.Equal(t, []string{all[n-1].ID}, got)
+	require.Equal(t, 1, pages, "before the last")
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -404,6 +405,114 @@ func TestOneSubjectLeavesConnections(t *testing.T) {
 	}
 }
 
+// What another process has locked is waited for by few of a pool's connections,
+// whichever call it is that waits: others have theirs.
+func TestLockedRowsLeaveConnections(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	url := enginetest.PostgresURL(t)
+	pool := openPool(t, url) // of 8
+	s := newStore(t, pool)
+	var alices []store.Session
+	for i := range 12 {
+		one := session(fmt.Sprint(i), "alice")
+		require.NoError(t, s.Create(ctx, one, 100))
+		one.Revision = 1
+		alices = append(alices, one)
+	}
+	bob := session("a", "bob")
+	require.NoError(t, s.Create(ctx, bob, 10))
+	bob.Revision = 1
+	admin, err := pgx.Connect(ctx, url)
+	require.NoError(t, err)
+	defer admin.Close(context.WithoutCancel(ctx))
+	watcher, err := pgx.Connect(ctx, url) // a transaction sees one moment of it
+	require.NoError(t, err)
+	defer watcher.Close(context.WithoutCancel(ctx))
+
+	for _, c := range []struct {
+		name string
+		most int // connections that wait
+		call func(i int) error
+	}{
+		{"Update of one", 1, func(i int) error { _, err := s.Update(ctx, alices[0]); return err }},
+		{"Delete of one", 1, func(i int) error { return s.Delete(ctx, alices[0].ID, alices[0].Revision) }},
+		{"Update of all of a subject's", 4, func(i int) error { _, err := s.Update(ctx, alices[i]); return err }},
+		{"Admit", 1, func(i int) error {
+			return s.Admit(ctx, alices[0].Subject, func([]store.Session) ([]store.Session, error) { return nil, nil })
+		}},
+	} {
+		for i, one := range alices {
+			if now, err := s.Get(ctx, one.ID); err == nil {
+				alices[i] = now
+			}
+		}
+		tx, err := admin.Begin(ctx)
+		require.NoError(t, err)
+		_, err = tx.Exec(ctx, `SELECT 1 FROM curfew_sessions WHERE id <> $1 FOR UPDATE`, []byte(bob.ID))
+		require.NoError(t, err)
+		done := make(chan error, 12)
+		for i := range 12 {
+			go func() { done <- c.call(i) }()
+		}
+		waiting := func() (n int) {
+			require.NoError(t, watcher.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n))
+			return n
+		}
+		for waiting() < c.most {
+			time.Sleep(time.Millisecond)
+		}
+		// Bob's calls are answered, and meanwhile no more come to wait.
+		for range 20 {
+			bob.Revision, err = s.Update(ctx, bob)
+			require.NoError(t, err, c.name)
+			require.LessOrEqual(t, waiting(), c.most, c.name)
+		}
+		require.NoError(t, tx.Rollback(ctx))
+		for range 12 {
+			if err := <-done; err != nil && !errors.Is(err, store.ErrNotFound) {
+				require.ErrorIs(t, err, store.ErrConflict, c.name)
+			}
+		}
+	}
+}
+
+// What a step saw stays until it is committed: an end by another process waits for it,
+// even if the step does not touch that session.
+func TestEndWaitsForAStep(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	url := enginetest.PostgresURL(t)
+	s, other, admin := newStore(t, openPool(t, url)), newStore(t, openPool(t, url)), openPool(t, url)
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 10))
+	one.Revision, one.End = 1, &store.End{At: one.Started, Reason: policy.ReasonLogout}
+	ended := make(chan error, 1)
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+		require.Len(t, held, 1)
+		go func() {
+			_, err := other.Update(ctx, one)
+			ended <- err
+		}()
+		for waits := false; !waits; time.Sleep(time.Millisecond) {
+			select {
+			case err := <-ended:
+				return nil, fmt.Errorf("it did not wait: %w", err)
+			default:
+			}
+			err := admin.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waits)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return []store.Session{session("b", "alice")}, nil
+	}))
+	require.NoError(t, <-ended)
+	got, err := s.Get(ctx, one.ID)
+	require.NoError(t, err)
+	require.NotNil(t, got.End)
+}
+
 // A write whose answer did not come is not repeated: the error says that nobody
 // knows, and it is neither a conflict nor a success.
 func TestAnswerLost(t *testing.T) {
@@ -441,6 +550,18 @@ func TestAnswerLost(t *testing.T) {
 		return nil, nil
 	}))
 	require.Equal(t, 1, runs)
+
+	// So is a batch that the connection broke before, while it was prepared.
+	prepares := func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement }
+	runs = 0
+	lossy = newStore(t, openPool(t, url, losing("INSERT INTO curfew_sessions"), prepares))
+	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+		runs++
+		return []store.Session{session("c", "alice")}, nil
+	}))
+	require.Equal(t, 2, runs)
+	_, err = s.Get(ctx, session("c", "alice").ID)
+	require.NoError(t, err)
 }
 
 // Create waits for a step of another process that counts the same sessions, and

@@ -45,7 +45,7 @@ func (s *Store) ReadCounts(ctx context.Context, account string, from, to time.Ti
 		return nil, fmt.Errorf("read counts: %w", err)
 	}
 	var list []store.Count
-	err = again(ctx, func() error {
+	err = s.again(ctx, func() error {
 		list = nil
 		rows, err := s.counts.QueryContext(ctx, account, first, end)
 		if err != nil {
@@ -83,7 +83,7 @@ func (s *Store) DropCounts(ctx context.Context, account string, before time.Time
 
 // CountUnended implements [store.Counts]. It counts the entries of an index.
 func (s *Store) CountUnended(ctx context.Context, account string) (n int, err error) {
-	err = again(ctx, func() error { return s.unended.QueryRowContext(ctx, accountTerm+account).Scan(&n) })
+	err = s.again(ctx, func() error { return s.unended.QueryRowContext(ctx, accountTerm+account).Scan(&n) })
 	if err != nil {
 		return 0, fmt.Errorf("count unended sessions: %w", fault(ctx, err))
 	}

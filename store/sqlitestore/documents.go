@@ -14,7 +14,7 @@ import (
 // Document implements [store.Documents].
 func (s *Store) Document(ctx context.Context, key string) (store.Document, error) {
 	d := store.Document{Key: key}
-	err := again(ctx, func() error { return scanDocument(s.document.QueryRowContext(ctx, key), &d) })
+	err := s.again(ctx, func() error { return scanDocument(s.document.QueryRowContext(ctx, key), &d) })
 	if errors.Is(err, sql.ErrNoRows) {
 		err = refuse("document %q: %w", key, store.ErrNotFound)
 	}
@@ -79,7 +79,7 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 		before = math.MaxInt64
 	}
 	var list []store.Document
-	err := again(ctx, func() error {
+	err := s.again(ctx, func() error {
 		list = nil
 		rows, err := s.documentHistories.QueryContext(ctx, key, before, limit)
 		if err != nil {

@@ -32,6 +32,14 @@
 // that transaction. A copy of the file alone is not a backup: use the backup API,
 // VACUUM INTO, or copy the file with its "-wal" while nothing runs.
 //
+// A file that is removed or replaced while it is open (by a cleaner of old files, by
+// who puts a backup back) goes on to work, and all that was written to it is gone when
+// it is closed. So a store that is used looks once a second whether the database, its
+// "-wal" and its "-shm" are the ones that it has open. While they are not, every call
+// is an error. When what was moved is back it goes on; what was removed or replaced
+// takes a start of the process. Files of a file system of the driver's own are not
+// looked for, and neither is a file that was written over in place.
+//
 // When the disk is full writes fail with an error, reads go on, and writes
 // succeed again when there is room.
 //
@@ -63,6 +71,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -77,6 +86,9 @@ type Store struct {
 	// durability is executed before each write on its connection. A refresh only asks
 	// whether it was.
 	durability string
+
+	// file is nil until the database is open.
+	file *sqlitefile.File
 
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
 	addTerm, removeTerm, anyDue, due, claim, stats             *sql.Stmt
@@ -134,7 +146,7 @@ func New(ctx context.Context, db *sql.DB) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	if err := again(ctx, func() error { return s.prove(ctx) }); err != nil {
+	if err := s.again(ctx, func() error { return s.prove(ctx) }); err != nil {
 		return err
 	}
 	if err := s.migrate(ctx); err != nil {
@@ -147,7 +159,7 @@ func (s *Store) open(ctx context.Context) error {
 		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
 		&s.addCount: addCountSQL, &s.counts: countsSQL, &s.dropCounts: dropCountsSQL, &s.unended: unendedSQL,
 	} {
-		err := again(ctx, func() (err error) {
+		err := s.again(ctx, func() (err error) {
 			*stmt, err = s.db.PrepareContext(ctx, query)
 			return err
 		})
@@ -155,7 +167,10 @@ func (s *Store) open(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return s.again(ctx, func() (err error) {
+		s.file, err = sqlitefile.Find(ctx, s.db)
+		return err
+	})
 }
 
 // prove makes the database durable and proves that it is.
@@ -186,8 +201,11 @@ func (s *Store) prove(ctx context.Context) error {
 }
 
 // again tries an operation again while the database is busy, until the context
-// ends.
-func again(ctx context.Context, try func() error) error {
+// ends. It begins none on a database that is not where it was.
+func (s *Store) again(ctx context.Context, try func() error) error {
+	if err := s.file.Check(ctx); err != nil {
+		return err
+	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		err := try()
 		if err == nil || !busy(err) {
@@ -264,7 +282,7 @@ func (s *Store) inTurn(ctx context.Context, write func() error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return again(ctx, write)
+	return s.again(ctx, write)
 }
 
 func (s *Store) try(ctx context.Context, step func(tx *sql.Tx) error) error {
@@ -364,7 +382,7 @@ func scan(revision int64, document []byte) (store.Session, error) {
 func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	var revision int64
 	var document []byte
-	err := again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document) })
+	err := s.again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return store.Session{}, fmt.Errorf("get %w", fault(ctx, notFound(id)))
@@ -627,7 +645,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
 	}
 	// Most of the time nothing is due: look before becoming the writer.
-	err := again(ctx, func() error { return s.anyDue.QueryRowContext(ctx, now.UnixMicro()).Scan(new(int)) })
+	err := s.again(ctx, func() error { return s.anyDue.QueryRowContext(ctx, now.UnixMicro()).Scan(new(int)) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -656,7 +674,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 	var stats store.Stats
 	var due sql.NullInt64
-	err := again(ctx, func() error { return s.stats.QueryRowContext(ctx).Scan(&stats.Unended, &stats.Ended, &due) })
+	err := s.again(ctx, func() error { return s.stats.QueryRowContext(ctx).Scan(&stats.Unended, &stats.Ended, &due) })
 	if err != nil {
 		return store.Stats{}, fmt.Errorf("stats: %w", fault(ctx, err))
 	}

@@ -25,6 +25,9 @@ func TestStatements(t *testing.T) {
 	db, err := driver.Open("file:"+filepath.Join(t.TempDir(), "s.db"), func(c *sqlite3.Conn) error {
 		return c.Trace(sqlite3.TRACE_STMT, func(_ sqlite3.TraceEvent, stmt, _ any) error {
 			words := strings.Fields(stmt.(*sqlite3.Stmt).SQL())
+			if words[0] == "PRAGMA" { // once a second, whether the files are there
+				return nil
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			executed = append(executed, strings.ToUpper(strings.Join(words[:min(2, len(words))], " ")))

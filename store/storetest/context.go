@@ -201,4 +201,31 @@ var contextTests = []contractTest{
 		_, err = f.s.Get(f.ctx, sid("b"))
 		require.ErrorIs(f, err, store.ErrNotFound)
 	}},
+	// What was held and is gone by the time that a step writes does not come back with
+	// it. Where a step waits for nobody it runs again, and where it locks others out the
+	// deletion is what waits.
+	{"DeletedMeanwhile", func(f *fixture) {
+		f.createOne(session("a", alice))
+		deleted := false
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+			if deleted {
+				require.Empty(f, held)
+				return []store.Session{session("b", alice)}, nil
+			}
+			require.Len(f, held, 1)
+			inner, cancel := context.WithTimeout(f.ctx, 50*time.Millisecond)
+			defer cancel()
+			deleted = f.s.Delete(inner, sid("a"), held[0].Revision) == nil
+			held[0].UserAgent = "written"
+			return append(held, session("b", alice)), nil
+		}))
+		got, err := f.s.Get(f.ctx, sid("a"))
+		if deleted {
+			require.ErrorIs(f, err, store.ErrNotFound, "it is back")
+		} else {
+			require.NoError(f, err)
+			require.Equal(f, "written", got.UserAgent)
+		}
+		f.get("b")
+	}},
 }

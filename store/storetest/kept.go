@@ -106,6 +106,37 @@ var keptTests = []contractTest{
 			require.WithinDuration(f, s.Authenticated.Round(0), got.Authenticated, time.Microsecond, name)
 		}
 	}},
+	{"TimeZones", func(f *fixture) {
+		// Every time, on every level, is returned in UTC, whichever call wrote it.
+		zone := time.FixedZone("far", 5*3600+45*60)
+		want := full()
+		over := *want.End
+		want.End = nil
+		written := func() store.Session {
+			s := want.Clone()
+			sample.In(&s, zone)
+			return s
+		}
+		f.create(written())
+		want.Revision = 1
+		for name, read := range f.readers() {
+			require.Equal(f, want, read(), name)
+		}
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return []store.Session{written()}, nil }))
+		want.Revision = 2
+		for name, read := range f.readers() {
+			require.Equal(f, want, read(), name)
+		}
+		want.End = &over
+		f.update(written())
+		want.Revision = 3
+		require.Equal(f, want, f.get("full"))
+		f.put(store.Document{Key: "k", At: at.In(zone)})
+		d, err := f.s.Document(f.ctx, "k")
+		require.NoError(f, err)
+		require.Equal(f, at, d.At)
+		require.Equal(f, at, f.history("k", 0, 10)[0].At)
+	}},
 	{"ReturnedIsTheCallers", func(f *fixture) {
 		want := full()
 		want.End, want.Revision = nil, 1

@@ -59,6 +59,31 @@ func fill(v reflect.Value, n *int) {
 	}
 }
 
+// In moves all times of a session, of every level, to a time zone, in which they are
+// the same moments.
+func In(s *store.Session, zone *time.Location) { in(reflect.ValueOf(s).Elem(), zone) }
+
+func in(v reflect.Value, zone *time.Location) {
+	if t, ok := v.Addr().Interface().(*time.Time); ok {
+		*t = t.In(zone)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Slice:
+		for i := range v.Len() {
+			in(v.Index(i), zone)
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			in(v.Elem(), zone)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			in(v.Field(i), zone)
+		}
+	}
+}
+
 // Overwrite changes everything that p refers to through slices, pointers and
 // maps, but not *p itself: what else shares that memory changes with it.
 func Overwrite[T any](p *T) { overwrite(reflect.ValueOf(p).Elem()) }

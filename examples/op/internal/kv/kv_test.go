@@ -441,3 +441,77 @@ func TestPostgresPlans(t *testing.T) {
 		require.True(t, slices.ContainsFunc(plan, func(line string) bool { return strings.Contains(line, "curfew_op_records_") }), plan)
 	}
 }
+
+// A database that was read-only for a while is written to when it is over, by
+// connections that were made meanwhile as well; and a read whose connection the server
+// ends is done on another.
+func TestPostgresThatChanges(t *testing.T) {
+	ctx := t.Context()
+	url := enginetest.PostgresURL(t)
+	s := openPostgres(t, url, "")
+	admin, err := pgx.Connect(ctx, url+"&default_transaction_read_only=off")
+	require.NoError(t, err)
+	defer admin.Close(context.WithoutCancel(ctx))
+	alter := func(what string) {
+		t.Helper()
+		_, err := admin.Exec(ctx, `DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' `+what+`'; END $$`)
+		require.NoError(t, err)
+	}
+	// connect makes four connections, as they are made now.
+	connect := func() {
+		t.Helper()
+		var all []*pgxpool.Conn
+		for range 4 {
+			c, err := s.pool.Acquire(ctx)
+			require.NoError(t, err)
+			all = append(all, c)
+		}
+		for _, c := range all {
+			c.Release()
+		}
+	}
+	for name, write := range map[string]func() error{
+		"put":          func() error { return s.Put(ctx, Record{Key: "k", Group: "g", Expires: at}) },
+		"delete":       func() error { return s.Delete(ctx, "gone") },
+		"delete group": func() error { return s.DeleteGroup(ctx, "g") },
+		"sweep":        func() error { _, err := s.Sweep(ctx, at, 1); return err },
+	} {
+		alter("SET default_transaction_read_only = on")
+		s.pool.Reset()
+		connect()
+		require.ErrorContains(t, write(), "25006", name)
+		connect()
+		alter("RESET default_transaction_read_only")
+		failed := 0
+		for err := write(); err != nil && !errors.Is(err, ErrNotFound); err = write() {
+			require.ErrorContains(t, err, "25006", name)
+			failed++
+			require.LessOrEqual(t, failed, 2, "connections that cannot write stay: %s", name)
+		}
+	}
+	connect()
+	_, err = admin.Exec(ctx, `SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`)
+	require.NoError(t, err)
+	_, err = s.Get(ctx, "gone")
+	require.ErrorIs(t, err, ErrNotFound)
+}
+
+// What is written to a file that nobody finds again is not acknowledged, and nothing is
+// read there.
+func TestSQLiteFileThatGoes(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "f"), 0o700))
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(dir, "f", "kv.db")+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_txlock=immediate")
+	require.NoError(t, err)
+	defer db.Close()
+	s, err := NewSQLite(ctx, db)
+	require.NoError(t, err)
+	require.NoError(t, s.Put(ctx, Record{Key: "k", Expires: at}))
+	get := func() error { _, err := s.Get(ctx, "k"); return err }
+	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
+	require.Eventually(t, func() bool { return get() != nil }, time.Minute, 10*time.Millisecond)
+	require.NotErrorIs(t, get(), ErrNotFound)
+	require.ErrorContains(t, s.Put(ctx, Record{Key: "l", Expires: at}), "was removed or replaced")
+	require.NoError(t, os.Rename(filepath.Join(dir, "g"), filepath.Join(dir, "f")))
+	require.Eventually(t, func() bool { return get() == nil }, time.Minute, 10*time.Millisecond)
+}

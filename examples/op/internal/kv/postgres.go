@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/curfew-oidc/curfew/internal/pgprimary"
 )
 
 // A Postgres is a Store in a table of a PostgreSQL database, beside whatever
@@ -17,9 +19,11 @@ import (
 // Each write is one statement and a transaction of its own. It is tried again
 // only where PostgreSQL says that it was rolled back: nothing is sent twice
 // after a connection was lost, so ErrConflict and ErrNotFound are never the
-// answer to a write that took effect.
+// answer to a write that took effect. A database that fails over behind its name is
+// found again, as package pgstore does.
 type Postgres struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	primary *pgprimary.Pool
 }
 
 // migrations take the table from the version before to their own: the first
@@ -75,7 +79,7 @@ func NewPostgres(ctx context.Context, pool *pgxpool.Pool) (*Postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the table curfew_op_records: %w", err)
 	}
-	return &Postgres{pool}, nil
+	return &Postgres{pool, pgprimary.New(pool)}, nil
 }
 
 const (
@@ -98,7 +102,13 @@ func (p *Postgres) Get(ctx context.Context, key string) (Record, error) {
 	r := Record{Key: key}
 	var group []byte
 	var expires int64
-	err := p.pool.QueryRow(ctx, getSQL, []byte(key)).Scan(&group, &r.Value, &expires, &r.Revision)
+	get := func(c *pgx.Conn) error {
+		return c.QueryRow(ctx, getSQL, []byte(key)).Scan(&group, &r.Value, &expires, &r.Revision)
+	}
+	broken, err := p.primary.Do(ctx, get)
+	for broken && ctx.Err() == nil { // a read is done again, until no connection can be made
+		broken, err = p.primary.Do(ctx, get)
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, fmt.Errorf("get: %w", ErrNotFound)
 	}
@@ -165,7 +175,11 @@ func (p *Postgres) Sweep(ctx context.Context, now time.Time, limit int) (int, er
 // exec runs one statement and returns how many rows it changed.
 func (p *Postgres) exec(ctx context.Context, statement string, args ...any) (int64, error) {
 	for {
-		tag, err := p.pool.Exec(ctx, statement, args...)
+		var tag pgconn.CommandTag
+		_, err := p.primary.Do(ctx, func(c *pgx.Conn) (err error) {
+			tag, err = c.Exec(ctx, statement, args...)
+			return err
+		})
 		var answer *pgconn.PgError
 		if errors.As(err, &answer) && (answer.Code == deadlock || answer.Code == serializationFailure) {
 			// Two that remove several records found them in a different order,

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 )
 
 // A SQLite is a Store in a table of a SQLite database, beside whatever else is
@@ -17,6 +19,7 @@ import (
 type SQLite struct {
 	db     *sql.DB
 	writer chan struct{}
+	file   *sqlitefile.File
 }
 
 const schema = `
@@ -37,11 +40,18 @@ func NewSQLite(ctx context.Context, db *sql.DB) (*SQLite, error) {
 	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return nil, fmt.Errorf("create the table op_records: %w", err)
 	}
-	return &SQLite{db, make(chan struct{}, 1)}, nil
+	file, err := sqlitefile.Find(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("find the database: %w", err)
+	}
+	return &SQLite{db, make(chan struct{}, 1), file}, nil
 }
 
 // Get implements Store.
 func (s *SQLite) Get(ctx context.Context, key string) (Record, error) {
+	if err := s.file.Check(ctx); err != nil {
+		return Record{}, fmt.Errorf("get: %w", err)
+	}
 	r := Record{Key: key}
 	var expires int64
 	err := s.db.QueryRowContext(ctx, `SELECT grp, value, expires, revision FROM op_records WHERE key = ?`, key).
@@ -119,6 +129,9 @@ func (s *SQLite) exec(ctx context.Context, statement string, args ...any) (int64
 		defer func() { <-s.writer }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	}
+	if err := s.file.Check(ctx); err != nil {
+		return 0, err
 	}
 	result, err := s.db.ExecContext(ctx, statement, args...)
 	if err != nil {
