@@ -321,7 +321,7 @@ func (m *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		if len(found) == limit || e.session.Due.After(now) {
 			break
 		}
-		if e.claimed.After(now) {
+		if e.claimed.After(now) && (lease <= 0 || !e.claimed.After(now.Add(3*lease))) {
 			continue
 		}
 		e.claimed = now.Add(lease).Round(0)
