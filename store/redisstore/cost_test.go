@@ -142,7 +142,7 @@ var costs = []costed{
 		_, err := s.CountUnended(ctx, "default")
 		return err
 	}},
-	{"settings", 1, 3, func(ctx context.Context, s store.Store, n int) error {
+	{"settings", 1, 4, func(ctx context.Context, s store.Store, n int) error {
 		if _, err := s.Document(ctx, "settings"); !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("settings: %w", err)
 		}
