@@ -87,6 +87,17 @@ func (x *tenancy) session(t testing.TB, user string, n int, began, due time.Time
 	return s
 }
 
+// settle has the settings of an account applied, with a session that ends: a sweep
+// finds nothing but what is due then.
+func (x *tenancy) settle(t testing.TB, account string) {
+	t.Helper()
+	s := x.session(t, account+".settled", 0, time.Now(), time.Time{})
+	x.sweepFor(t, 10*time.Minute)
+	require.NoError(t, x.hook.End(t.Context(), s.ID, policy.ReasonLogout, ""))
+	x.sweepFor(t, time.Minute)
+	require.Zero(t, x.unended(t, account))
+}
+
 func (x *tenancy) unended(t testing.TB, account string) int {
 	t.Helper()
 	n, err := x.store.CountUnended(t.Context(), account)

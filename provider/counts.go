@@ -51,7 +51,7 @@ const CountsKept = 100 * 24 * time.Hour
 // that is noticed. Those of a process that is killed lack what it counted since
 // its last sweep, 10 s by default; what was counted while the store did not
 // answer is written later, and twice if the store did take it. They are of
-// processes that do not have [Config.NoCounts] set.
+// processes that do not have [Config.NoCounts] set: all of them should, or none.
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {
@@ -104,8 +104,10 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 }
 
 // The names of counters. The first three are followed by a dot and a kind or
-// reason. The last two add up what every process saw when it counted: neither
-// several of them nor restarts distort their quotient.
+// reason. The last two add up what was seen each time that live sessions were
+// counted, and how often that was: neither several processes nor restarts distort
+// their quotient. How often is counted once for all accounts, under [everyAccount];
+// an earlier version did it in each.
 const (
 	countStarted = "started"
 	countRefused = "refused"
