@@ -255,7 +255,6 @@ func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruli
 		joined, err := h.join(ctx, direct, r, a.joins)
 		switch {
 		case err == nil && joined.End == nil:
-			h.enlist(ctx, joined.Accounts)
 			return joined, r, nil
 		case errors.Is(err, errApart):
 			a = a.standingApart()
@@ -289,7 +288,6 @@ func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruli
 			if n > 0 {
 				h.renewed(base, first, n, got.ID)
 			}
-			h.enlist(ctx, got.Accounts)
 			return got, r, nil
 		}
 		if n == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -50,7 +51,7 @@ const CountsKept = 100 * 24 * time.Hour
 // that is noticed. Those of a process that is killed lack what it counted since
 // its last sweep, 10 s by default; what was counted while the store did not
 // answer is written later, and twice if the store did take it. They are of
-// processes that do not have [Config.NoCounts] set.
+// processes that do not have [Config.NoCounts] set: all of them should, or none.
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {
@@ -71,6 +72,11 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", err)
 	}
+	samples, err := h.cfg.Store.ReadCounts(ctx, everyAccount, from, to)
+	if err != nil {
+		return nil, fmt.Errorf("counts: %w", err)
+	}
+	counts = append(counts, samples...)
 	live := make([]int64, len(periods))
 	for _, c := range counts {
 		i := int(c.Hour.Sub(from) / step)
@@ -98,8 +104,10 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 }
 
 // The names of counters. The first three are followed by a dot and a kind or
-// reason. The last two add up what every process saw when it counted: neither
-// several of them nor restarts distort their quotient.
+// reason. The last two add up what was seen each time that live sessions were
+// counted, and how often that was: neither several processes nor restarts distort
+// their quotient. How often is counted once for all accounts, under [everyAccount];
+// an earlier version did it in each.
 const (
 	countStarted = "started"
 	countRefused = "refused"
@@ -122,10 +130,10 @@ const (
 	// not answer: beyond it counters that are new are left out.
 	maxCounters = 50_000
 
-	// liveEvery is how often each process counts the live sessions, and dropEvery
-	// how often it drops old counters.
-	liveEvery = 10 * time.Minute
-	dropEvery = 24 * time.Hour
+	// dropEvery is how often each process drops the old counters of an account, and
+	// dropAtOnce of how many accounts a sweep does.
+	dropEvery  = 24 * time.Hour
+	dropAtOnce = 100
 )
 
 // A counter gathers what happened until it is written. The zero counter is ready.
@@ -133,8 +141,8 @@ type counter struct {
 	mu      sync.Mutex
 	waiting map[store.Count]int64 // by what is counted; their N is 0
 
-	writing       sync.Mutex // one sweep at a time writes
-	live, dropped int64      // in which liveEvery and dropEvery since 1970 it was last done
+	writing sync.Mutex           // one sweep at a time writes
+	dropped map[string]time.Time // when the old counters of an account were dropped
 }
 
 // count notes an event of a session. It does not block.
@@ -181,69 +189,86 @@ func (h *Hook) addCount(c store.Count, n int64) {
 	h.counter.waiting[c] += n
 }
 
-// keepCounts does what a sweep does for the counters: it counts the live sessions
-// and drops what is old, if it is time, and writes what waits.
-func (h *Hook) keepCounts(ctx context.Context, accounts []string) error {
+// keepCounts does what a sweep does for the counters: it writes what waits, and
+// once a day drops what is old of an account that it writes of.
+func (h *Hook) keepCounts(ctx context.Context) error {
 	if h.cfg.NoCounts {
 		return nil
 	}
 	h.counter.writing.Lock()
 	defer h.counter.writing.Unlock()
-	now := h.now()
-	var errs failures
-	if slot := now.UnixNano() / int64(liveEvery); slot != h.counter.live {
-		h.counter.live = slot
-		errs.add(forEach(accounts, func(account string) error { return h.countLive(ctx, account, now) }))
-	}
-	if slot := now.UnixNano() / int64(dropEvery); slot != h.counter.dropped {
-		h.counter.dropped = slot
-		errs.add(forEach(accounts, func(account string) error { return h.dropCounts(ctx, account, now) }))
-	}
-	errs.add(h.writeCounts(ctx))
-	return errs.join()
-}
-
-// forEach stops at the first failure: a store that does not answer one question
-// would let the next ones wait as long.
-func forEach(accounts []string, do func(account string) error) error {
-	for _, account := range accounts {
-		if err := do(account); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *Hook) dropCounts(ctx context.Context, account string, now time.Time) error {
-	ctx, cancel := h.bounded(ctx)
-	defer cancel()
-	return h.cfg.Store.DropCounts(ctx, account, now.Add(-CountsKept-dropEvery))
-}
-
-// countLive counts the live sessions of an account.
-func (h *Hook) countLive(ctx context.Context, account string, now time.Time) error {
-	ctx, cancel := h.bounded(ctx)
-	defer cancel()
-	n, err := h.cfg.Store.CountUnended(ctx, account)
+	written, err := h.writeCounts(ctx)
 	if err != nil {
 		return err
 	}
-	hour := now.Truncate(time.Hour)
-	if n > 0 {
-		h.addCount(store.Count{Account: account, Hour: hour, Name: countLive}, int64(n))
+	return h.dropCounts(ctx, written)
+}
+
+// dropCounts drops the old counters of some of the given accounts.
+func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
+	if h.counter.dropped == nil || len(h.counter.dropped) > maxCounters {
+		h.counter.dropped = map[string]time.Time{}
 	}
-	h.addCount(store.Count{Account: account, Hour: hour, Name: countSamples}, 1)
+	n := 0
+	for _, account := range accounts {
+		if last, done := h.counter.dropped[account]; done && time.Since(last) < dropEvery {
+			continue
+		}
+		if n++; n > dropAtOnce {
+			return nil
+		}
+		dctx, cancel := h.bounded(ctx)
+		err := h.cfg.Store.DropCounts(dctx, account, h.now().Add(-CountsKept-dropEvery))
+		cancel()
+		if err != nil {
+			return fmt.Errorf("drop counts: %w", err)
+		}
+		h.counter.dropped[account] = time.Now()
+	}
 	return nil
 }
 
-// writeCounts writes what waits. What it could not write waits on.
-func (h *Hook) writeCounts(ctx context.Context) error {
+// everyAccount is what the number of times is counted for at which live sessions
+// were counted. No account has that name: it is no text.
+const everyAccount = "\x00every account"
+
+// countLive writes how many sessions were live in each account.
+func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int64) error {
+	hour := at.UTC().Truncate(time.Hour)
+	var batch []store.Count
+	write := func() error {
+		wctx, cancel := h.bounded(ctx)
+		defer cancel()
+		err := h.cfg.Store.AddCounts(wctx, batch)
+		batch = batch[:0]
+		return err
+	}
+	for account, n := range live {
+		if c := (store.Count{Account: account, Hour: hour, Name: countLive, N: n}); c.Validate() == nil {
+			batch = append(batch, c)
+		}
+		if len(batch) == store.MaxAddedCounts {
+			if err := write(); err != nil {
+				return fmt.Errorf("count live sessions: %w", err)
+			}
+		}
+	}
+	batch = append(batch, store.Count{Account: everyAccount, Hour: hour, Name: countSamples, N: 1})
+	if err := write(); err != nil {
+		return fmt.Errorf("count live sessions: %w", err)
+	}
+	return nil
+}
+
+// writeCounts writes what waits, and returns of which accounts. What it could not
+// write waits on.
+func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
 	h.counter.mu.Lock()
 	waiting := h.counter.waiting
 	h.counter.waiting = nil
 	h.counter.mu.Unlock()
 	batch := make([]store.Count, 0, min(len(waiting), store.MaxAddedCounts))
-	var err error
+	written := map[string]bool{everyAccount: true}
 	write := func() {
 		if err == nil && len(batch) > 0 {
 			wctx, cancel := h.bounded(ctx)
@@ -260,6 +285,7 @@ func (h *Hook) writeCounts(ctx context.Context) error {
 		batch = batch[:0]
 	}
 	for c, n := range waiting {
+		written[c.Account] = true
 		c.N = min(n, store.MaxAddedCount)
 		if batch = append(batch, c); len(batch) == store.MaxAddedCounts {
 			write()
@@ -267,9 +293,9 @@ func (h *Hook) writeCounts(ctx context.Context) error {
 	}
 	write()
 	if err != nil {
-		return fmt.Errorf("write counts: %w", err)
+		return nil, fmt.Errorf("write counts: %w", err)
 	}
-	return nil
+	return slices.Collect(maps.Keys(written)), nil
 }
 
 // lastCounts writes what waits when [Hook.Run] ends.
@@ -278,7 +304,7 @@ func (h *Hook) lastCounts(ctx context.Context) {
 	defer cancel()
 	h.counter.writing.Lock()
 	defer h.counter.writing.Unlock()
-	if err := h.writeCounts(ctx); err != nil {
+	if _, err := h.writeCounts(ctx); err != nil {
 		h.event(ctx, Event{Type: EventSweepFailed, Err: errors.Join(err, ctx.Err())})
 	}
 }

@@ -365,3 +365,29 @@ func TestNobodyIsToldByDefault(t *testing.T) {
 		require.Error(t, s.hook.Redeliver(t.Context(), sid, optest.Web))
 	})
 }
+
+// What failed together is not tried again together.
+func TestRetriesAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := startNotified(t, limits(0, 0, 0, 0), nil)
+		n.web.Set(http.StatusServiceUnavailable, false)
+		var sids []string
+		for range 20 {
+			sid, _ := n.login(t, optest.Web, "alice")
+			sids = append(sids, sid)
+		}
+		_, err := n.hook.EndAll(t.Context(), n.subject("alice"), policy.ReasonCredentialChange, "")
+		require.NoError(t, err)
+		synctest.Wait()
+		times := map[time.Time]bool{}
+		for _, sid := range sids {
+			d := n.kept(t, sid).Deliveries
+			require.Len(t, d, 1)
+			require.Equal(t, 1, d[0].Attempts)
+			times[d[0].Next] = true
+			require.LessOrEqual(t, time.Until(d[0].Next), 30*time.Second)
+			require.GreaterOrEqual(t, time.Until(d[0].Next), 24*time.Second)
+		}
+		require.Greater(t, len(times), 15)
+	})
+}

@@ -239,6 +239,7 @@ type Hook struct {
 	ring     *keyring
 	settings *settingsCache
 	counter  counter
+	walker   walker
 	locks    keyedLock     // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 

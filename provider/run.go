@@ -1,14 +1,10 @@
 package provider
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,27 +60,42 @@ func (h *Hook) sweepFailed(ctx context.Context, err error) {
 	}
 }
 
-// Sweep does once what [Hook.Run] does all the time.
+// Sweep does once what [Hook.Run] does all the time. What is due comes first. When
+// the store fails it stops, and says so.
 func (h *Hook) Sweep(ctx context.Context) error {
 	var errs failures
-	accounts, err := h.accounts(ctx, h.settings.known())
-	errs.add(err)
-	for _, account := range accounts {
-		errs.add(h.converge(ctx, account))
+	if !h.sweepDue(ctx, &errs) {
+		return errs.join()
 	}
-	errs.add(h.keepCounts(ctx, accounts))
+	if err := h.keepCounts(ctx); err != nil {
+		errs.add(err)
+		return errs.join()
+	}
+	h.convergeKnown(ctx, &errs)
+	h.walk(ctx, &errs)
+	errs.add(ctx.Err())
+	return errs.join()
+}
+
+// sweepDue looks at what is due, and reports whether it came to the end of it.
+func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 	for {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
 		cancel()
 		if err != nil {
 			errs.add(err)
-			return errs.join()
+			return false
 		}
-		broken := h.sweepAll(ctx, batch, &errs)
-		if len(batch) < sweepBatch || broken || ctx.Err() != nil {
+		if h.sweepAll(ctx, batch, errs) {
+			return false
+		}
+		if ctx.Err() != nil {
 			errs.add(ctx.Err())
-			return errs.join()
+			return false
+		}
+		if len(batch) < sweepBatch {
+			return true
 		}
 	}
 }
@@ -246,223 +257,4 @@ func (h *Hook) forget(ctx context.Context, s store.Session) error {
 		}
 	}
 	return h.cfg.Store.Delete(ctx, s.ID, s.Revision)
-}
-
-// accountsKey is the key of the document that lists the accounts that sessions
-// belong to: a process that only sweeps, or that has just started, asked for the
-// settings of none yet.
-const accountsKey = "accounts"
-
-// accounts returns the accounts in the list, and those of also. What is missing
-// in the list is entered. With an error it returns what it knows.
-func (h *Hook) accounts(ctx context.Context, also []string) ([]string, error) {
-	ctx, cancel := h.bounded(ctx)
-	defer cancel()
-	for {
-		doc, err := h.cfg.Store.Document(ctx, accountsKey)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return also, fmt.Errorf("list of accounts: %w", err)
-		}
-		var listed []string
-		if err == nil {
-			if err := json.Unmarshal(doc.Body, &listed); err != nil {
-				return also, fmt.Errorf("list of accounts: %w", err)
-			}
-		}
-		all := slices.Concat(listed, also)
-		slices.Sort(all)
-		all = slices.Compact(all)
-		if len(all) == len(listed) {
-			h.settings.listed(all)
-			return all, nil
-		}
-		body, err := json.Marshal(all)
-		if err != nil {
-			return all, err
-		}
-		_, err = h.cfg.Store.PutDocument(ctx, store.Document{Key: accountsKey, Version: doc.Version, Body: body, At: h.now()})
-		if err == nil {
-			h.settings.listed(all)
-			return all, nil
-		}
-		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
-			return all, fmt.Errorf("list of accounts: %w", err)
-		}
-	}
-}
-
-// enlist enters the accounts of a session that began in the list, the first time
-// that this process meets them. If that fails, a later login or a sweep of this
-// process does it.
-func (h *Hook) enlist(ctx context.Context, accounts []string) {
-	if h.settings.unlisted(accounts) {
-		if _, err := h.accounts(context.WithoutCancel(ctx), accounts); err != nil {
-			h.settings.unavailable()
-		}
-	}
-}
-
-// A convergence is how far an account's settings were applied to the sessions
-// that were live when they changed.
-type convergence struct {
-	Settings []byte    `json:"settings"`         // their SHA-256
-	Seen     time.Time `json:"seen"`             // when a sweep first had them
-	Done     bool      `json:"done,omitempty"`   // a pass that began late enough came to its end
-	Failed   int       `json:"failed,omitempty"` // such passes that did not
-	Next     time.Time `json:"next"`             // when the next one is, if it is not done
-}
-
-// converge applies an account's settings to its live sessions if that has not
-// been done yet since they changed: the surplus over a lowered cap ends, and
-// sweeps are scheduled for the new deadlines.
-//
-// A first pass follows at once. Meanwhile a login may be admitted by the settings
-// before, by a process whose cache has them still. The pass that counts begins
-// when that is over.
-func (h *Hook) converge(ctx context.Context, account string) error {
-	a, _, err := h.settings.get(ctx, account, true)
-	if err != nil {
-		return err
-	}
-	body, err := a.MarshalJSON()
-	if err != nil {
-		return err
-	}
-	sum := sha256.Sum256(body)
-	key := "converged/" + account
-	dctx, cancel := h.bounded(ctx)
-	defer cancel()
-	doc, err := h.cfg.Store.Document(dctx, key)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	var c convergence
-	// What cannot be read is of another version: as if there were nothing.
-	known := err == nil && json.Unmarshal(doc.Body, &c) == nil && bytes.Equal(c.Settings, sum[:])
-	now := h.now()
-	if known && (c.Done || now.Before(c.Next)) {
-		return nil
-	}
-	put := func() error {
-		body, err := json.Marshal(c)
-		if err != nil {
-			return err
-		}
-		pctx, cancel := h.bounded(ctx)
-		defer cancel()
-		doc.Version, err = h.cfg.Store.PutDocument(pctx, store.Document{Key: key, Version: doc.Version, Body: body, At: now})
-		if errors.Is(err, store.ErrConflict) {
-			return nil // another process does the same
-		}
-		return err
-	}
-	if !known {
-		c = convergence{Settings: sum[:], Seen: now, Next: now.Add(h.settingsLast())}
-		if err := put(); err != nil {
-			return err
-		}
-		return h.applyTo(ctx, account)
-	}
-	err = h.applyTo(ctx, account)
-	if err == nil {
-		c.Done = true
-	} else {
-		// A user who is gone must not have all others looked at all the time.
-		c.Next = now.Add(min(time.Minute<<min(c.Failed, 6), time.Hour))
-		c.Failed++
-	}
-	return errors.Join(err, put())
-}
-
-// settingsLast is for how long after a change a login may still be admitted by
-// the settings before: they may be as old as the cache allows, then the other
-// settings of the user and the store take their time.
-func (h *Hook) settingsLast() time.Duration {
-	return max(h.cfg.SettingsMaxAge, time.Second) + 3*h.cfg.StoreTimeout
-}
-
-// applyTo applies the current settings to every subject with a live session in
-// the account, whatever becomes of the others.
-func (h *Hook) applyTo(ctx context.Context, account string) error {
-	var errs failures
-	seen := map[store.Subject]bool{}
-	for cursor := ""; ; {
-		lctx, cancel := h.bounded(ctx)
-		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, cursor, 500)
-		cancel()
-		if err != nil {
-			errs.add(err)
-			return errs.join()
-		}
-		var subjects []store.Subject
-		for _, s := range page {
-			if !seen[s.Subject] {
-				seen[s.Subject] = true
-				subjects = append(subjects, s.Subject)
-			}
-		}
-		var mu sync.Mutex // for errs
-		someAtOnce(ctx, subjects, func(subject store.Subject) {
-			err := h.applySubject(ctx, subject)
-			mu.Lock()
-			defer mu.Unlock()
-			errs.add(err)
-		})
-		if next == "" || ctx.Err() != nil {
-			errs.add(ctx.Err())
-			return errs.join()
-		}
-		cursor = next
-	}
-}
-
-// applySubject ends a subject's surplus in one step with admission.
-func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
-	ctx, cancel := h.detach(ctx)
-	defer cancel()
-	r, err := h.rules(ctx, subject, false)
-	if err != nil {
-		return err
-	}
-	var ended []store.Session
-	var observed []policy.Ending
-	err = h.cfg.Store.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
-		ended, observed = ended[:0], nil
-		now := h.now()
-		list := make([]policy.Session, len(held))
-		for i := range held {
-			list[i] = held[i].Policy()
-		}
-		reasons := map[string]policy.Reason{}
-		for _, e := range r.rules.Surplus(now, list) {
-			reasons[e.ID] = e.Reason
-		}
-		if r.observes {
-			observed = r.observed.Surplus(now, list)
-		}
-		var changed []store.Session
-		for _, s := range held {
-			if reason, ends := reasons[s.ID]; ends {
-				h.finish(&s, r, now, reason, "")
-				ended = append(ended, s)
-				changed = append(changed, s)
-				continue
-			}
-			due := s.Due
-			if h.postpone(&s, r); !s.Due.Equal(due) {
-				changed = append(changed, s)
-			}
-		}
-		return changed, nil
-	})
-	if err != nil {
-		return err
-	}
-	for i := range ended {
-		h.announceEnd(ctx, r, ended[i])
-	}
-	for _, e := range observed {
-		h.event(ctx, Event{Type: EventWouldEnd, Subject: subject, SID: e.ID, Reason: e.Reason})
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -178,8 +179,6 @@ type settingsCache struct {
 
 	mu       sync.Mutex
 	accounts map[string]*cachedAccount
-	inList   map[string]bool // the accounts that are known to be listed
-	unheard  time.Time       // when the list could not be had; zero: it could
 }
 
 // A cachedAccount is what is known of an account. mu of the cache guards it.
@@ -191,13 +190,17 @@ type cachedAccount struct {
 
 	failure error     // of the last try, if it failed
 	failed  time.Time // when it did
+
+	used    time.Time          // by anything but a sweep
+	looked  time.Time          // when a sweep last did; zero: it should
+	applied *[sha256.Size]byte // what is known to be applied to live sessions, as a [convergence] has it
 }
 
 // maxCachedAccounts bounds the memory; beyond it the cache starts anew.
 const maxCachedAccounts = 10_000
 
 func newSettingsCache(source SettingsSource, maxAge, timeout time.Duration) *settingsCache {
-	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]*cachedAccount{}, inList: map[string]bool{}}
+	return &settingsCache{source: source, maxAge: maxAge, timeout: timeout, accounts: map[string]*cachedAccount{}}
 }
 
 // entry returns what is known of an account. The caller holds mu.
@@ -221,9 +224,16 @@ func (c *settingsCache) entry(account string) *cachedAccount {
 // a failure the last settings are used for a while without another try: a source
 // that hangs must not hold each request up.
 func (c *settingsCache) get(ctx context.Context, account string, fresh bool) (a policy.Account, stale, err error) {
-	began := time.Now()
 	c.mu.Lock()
 	e := c.entry(account)
+	e.used = time.Now()
+	c.mu.Unlock()
+	return c.getEntry(ctx, account, e, fresh)
+}
+
+func (c *settingsCache) getEntry(ctx context.Context, account string, e *cachedAccount, fresh bool) (a policy.Account, stale, err error) {
+	began := time.Now()
+	c.mu.Lock()
 	if !e.read.IsZero() && time.Since(e.read) < c.maxAge {
 		defer c.mu.Unlock()
 		return e.account, nil, nil
@@ -290,7 +300,9 @@ func (c *settingsCache) get(ctx context.Context, account string, fresh bool) (a 
 func (c *settingsCache) outdate(account string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.accounts[account]; e != nil && !e.read.IsZero() {
+	e := c.entry(account)
+	e.used, e.looked = time.Now(), time.Time{}
+	if !e.read.IsZero() {
 		if old := time.Now().Add(-c.maxAge); old.Before(e.read) {
 			e.read = old
 		}
@@ -301,47 +313,64 @@ func (c *settingsCache) inGrace(e *cachedAccount) bool {
 	return !e.read.IsZero() && time.Since(e.read) < settingsGrace
 }
 
-// known returns the accounts in the cache.
-func (c *settingsCache) known() []string {
+// accountIdle is after how long without a use a sweep does not look at an account
+// any more. A walk does, if it has a session.
+const accountIdle = time.Hour
+
+// next returns accounts that a sweep should look at, at most so many, those first
+// that it looked at longest ago.
+func (c *settingsCache) next(most int) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := make([]string, 0, len(c.accounts))
+	var list []string
 	for account, e := range c.accounts {
-		if !e.read.IsZero() {
+		if time.Since(e.used) < accountIdle {
 			list = append(list, account)
 		}
 	}
-	return list
+	slices.SortFunc(list, func(a, b string) int {
+		return cmp.Or(c.accounts[a].looked.Compare(c.accounts[b].looked), cmp.Compare(a, b))
+	})
+	return list[:min(most, len(list))]
 }
 
-// listed notes that accounts are in the list that sweeps work from.
-func (c *settingsCache) listed(accounts []string) {
+// look returns the settings of an account for a sweep: fresh ones. It is no use.
+func (c *settingsCache) look(ctx context.Context, account string) (policy.Account, error) {
+	c.mu.Lock()
+	e := c.accounts[account]
+	if e == nil {
+		e = &cachedAccount{reading: make(chan struct{}, 1)} // that is not kept: there may be many
+	}
+	e.looked = time.Now()
+	c.mu.Unlock()
+	a, _, err := c.getEntry(ctx, account, e, true)
+	return a, err
+}
+
+// isApplied reports whether settings are known to be applied to live sessions.
+func (c *settingsCache) isApplied(account string, sum [sha256.Size]byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.unheard = time.Time{}
-	for _, account := range accounts {
-		c.inList[account] = true
+	e := c.accounts[account]
+	return e != nil && e.applied != nil && *e.applied == sum
+}
+
+// applied notes that settings were applied to live sessions.
+func (c *settingsCache) applied(account string, sum [sha256.Size]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.accounts[account]; e != nil {
+		e.applied = &sum
 	}
 }
 
-// unlisted reports whether a login should have the accounts listed. After a
-// failure it should not for a while: a store that hangs would hold each login up.
-func (c *settingsCache) unlisted(accounts []string) bool {
+// unapplied forgets that settings were applied.
+func (c *settingsCache) unapplied(account string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.unheard.IsZero() && time.Since(c.unheard) < listAgain {
-		return false
+	if e := c.accounts[account]; e != nil {
+		e.applied = nil
 	}
-	return slices.ContainsFunc(accounts, func(account string) bool { return !c.inList[account] })
-}
-
-const listAgain = 10 * time.Second
-
-// unavailable notes that the list could not be had.
-func (c *settingsCache) unavailable() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.unheard = time.Now()
 }
 
 // A ruling is the rules for one subject.

@@ -16,6 +16,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
 // A sweep goes on while the clean-up of some sessions hangs.
@@ -105,6 +107,101 @@ func TestASweepThatIsStoppedPutsNothingOff(t *testing.T) {
 	})
 }
 
+// One sweep ends all that is due, however many batches that are; a user without
+// rules among them holds nobody up.
+func TestASweepEndsAllThatIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone := errors.New("no such user")
+		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), func(cfg *provider.Config) {
+			of := cfg.Membership
+			cfg.Membership = func(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
+				if subject.ID == "default.gone" {
+					return nil, gone
+				}
+				return of(ctx, subject)
+			}
+		})
+		x.settle(t, "default")
+		long := time.Now().Add(-2 * time.Hour)
+		x.session(t, "default.gone", 0, long, long.Add(time.Minute)) // in the first batch
+		for i := range 250 {
+			x.session(t, fmt.Sprintf("default.user%d", i), 0, long, long.Add(time.Hour))
+		}
+		require.ErrorIs(t, x.hook.Sweep(t.Context()), gone)
+		require.Equal(t, 1, x.unended(t, "default"))
+		require.Len(t, x.seen(provider.EventEnded), 250+1)
+	})
+}
+
+// A sweep does not go on with what others may have taken over meanwhile.
+func TestASweepStopsBeforeItsLeaseIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), func(cfg *provider.Config) {
+			cfg.StoreTimeout = 5 * time.Second
+			cfg.OnEnd = hangs
+		})
+		x.settle(t, "default")
+		long := time.Now().Add(-2 * time.Hour)
+		for i := range 100 { // 125 s, four at once
+			x.session(t, fmt.Sprintf("default.user%d", i), 0, long, long.Add(time.Hour))
+		}
+		began := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- x.hook.Sweep(t.Context()) }()
+		time.Sleep(59 * time.Second)
+		half := 100 - x.unended(t, "default")
+		require.LessOrEqual(t, half, 4*8, "nothing is begun after half of the lease")
+		require.GreaterOrEqual(t, half, 4*6)
+		_ = <-done
+		require.Less(t, time.Since(began), 5*time.Minute)
+		x.sweepFor(t, 5*time.Minute)
+		require.Zero(t, x.unended(t, "default"), "what was left has its turn")
+	})
+}
+
+// A store that takes no write is not asked for the next batch.
+func TestASweepOfAStoreThatTakesNoWriteStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faulty := faultstore.New(memstore.New())
+		x := tenants(t, faulty, limits(time.Hour, 0, 0, 0), nil)
+		x.settle(t, "default")
+		long := time.Now().Add(-2 * time.Hour)
+		for i := range 300 {
+			x.session(t, fmt.Sprintf("default.user%d", i), 0, long, long.Add(time.Hour))
+		}
+		faulty.Script(faultstore.Always(faultstore.Before, "Update"))
+		before := faulty.Counts()["Due"]
+		require.ErrorIs(t, x.hook.Sweep(t.Context()), faultstore.ErrFault)
+		require.Equal(t, before+1, faulty.Counts()["Due"])
+		faulty.Script(nil)
+		time.Sleep(time.Minute)
+		require.NoError(t, x.hook.Sweep(t.Context()))
+		require.Zero(t, x.unended(t, "default"))
+	})
+}
+
+// Processes that sweep at the same time get in no one's way, and report no failure.
+func TestProcessesThatSweepAtTheSameTime(t *testing.T) {
+	for range 20 {
+		x := tenants(t, memstore.New(), limits(0, 0, 1, policy.EndOldest), nil)
+		began := time.Now()
+		for i := range 20 {
+			for n := range 3 {
+				x.session(t, fmt.Sprintf("a%d.user", i), n, began.Add(time.Duration(n)*time.Second), time.Time{})
+			}
+		}
+		processes := []*tenancy{x, x.another(t), x.another(t), x.another(t)}
+		errs := make([]error, len(processes))
+		parallel(len(processes), func(i int) { errs[i] = processes[i].hook.Sweep(t.Context()) })
+		for _, err := range errs {
+			require.NoError(t, err)
+		}
+		for i := range 20 {
+			require.Equal(t, 1, x.unended(t, fmt.Sprintf("a%d", i)))
+		}
+	}
+}
+
 // A panic of the provider's own code is its caller's to recover from, as it is
 // everywhere else, and is not held up by what others do.
 func TestAPanicInASweepIsTheCallers(t *testing.T) {
@@ -151,6 +248,5 @@ func TestASweepTellsOfEachError(t *testing.T) {
 	require.NoError(t, err)
 	err = hook.Sweep(t.Context())
 	require.ErrorIs(t, err, down)
-	require.ErrorContains(t, err, "and 30 more", "of the users that the settings are applied to")
-	require.ErrorContains(t, err, "and 31 more", "of that and the sessions")
+	require.ErrorContains(t, err, "and 31 more", "of the sessions, and of the users that the settings are applied to")
 }

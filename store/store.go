@@ -121,7 +121,9 @@ type Sessions interface {
 	// Due returns up to limit sessions whose Due time is set and not after
 	// now, the most overdue first (and of equally overdue ones that with the
 	// lower ID), and claims them until now+lease: another Due that passes a
-	// time before that does not return them. A write of a claimed session
+	// time before that does not return them. A claim that would last for more
+	// than three times the lease from now is not heeded: the clock that made it
+	// was ahead, and was set right. A write of a claimed session
 	// releases the claim. A claim is not a write: the revision stays the
 	// same, and nobody but Due heeds it. A limit below 1 is an error.
 	Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Session, error)
@@ -158,7 +160,8 @@ type Documents interface {
 
 	// PutDocument writes a new version if the current one is d.Version (0:
 	// there is none yet), and returns the new version, which is one more. If
-	// it is not, the error wraps ErrConflict and nothing changes.
+	// it is not, the error wraps ErrConflict and nothing changes. With
+	// d.NoHistory the versions before it are removed.
 	PutDocument(ctx context.Context, d Document) (version int64, err error)
 
 	// History returns the versions of a document, newest first, older than
@@ -166,6 +169,10 @@ type Documents interface {
 	// includes the current version. A document that is not there has none. A
 	// limit below 1 is an error.
 	History(ctx context.Context, key string, before int64, limit int) ([]Document, error)
+
+	// DropDocument removes a document with all its versions. Removing what is
+	// not there succeeds.
+	DropDocument(ctx context.Context, key string) error
 }
 
 // A Store is all of them.
@@ -183,6 +190,11 @@ type Document struct {
 	At      time.Time `json:"at"`                // when it was written
 	By      string    `json:"by,omitempty"`      // who wrote it
 	Message string    `json:"message,omitempty"` // why
+
+	// NoHistory is for PutDocument: of what is written often, and of which nobody
+	// reads what it was before, only the newest version is kept. It is false in
+	// what is read.
+	NoHistory bool `json:"-"`
 }
 
 // Validate returns why a store must refuse to write d, and nil if it need not:

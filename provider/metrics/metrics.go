@@ -365,6 +365,8 @@ const (
 	opPutDocument = "put_document"
 	opHistory     = "history"
 
+	opDropDocument = "drop_document"
+
 	opAddCounts    = "add_counts"
 	opReadCounts   = "read_counts"
 	opDropCounts   = "drop_counts"
@@ -372,7 +374,7 @@ const (
 )
 
 var operations = []string{
-	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory,
+	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory, opDropDocument,
 	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 

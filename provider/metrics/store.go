@@ -107,6 +107,13 @@ func (s *measuredStore) History(ctx context.Context, key string, before int64, l
 	return list, err
 }
 
+func (s *measuredStore) DropDocument(ctx context.Context, key string) error {
+	began := s.m.cfg.Now()
+	err := s.inner.DropDocument(ctx, key)
+	s.m.called(opDropDocument, began, outcome.Of(err))
+	return err
+}
+
 func (s *measuredStore) AddCounts(ctx context.Context, counts []store.Count) error {
 	began := s.m.cfg.Now()
 	err := s.inner.AddCounts(ctx, counts)

@@ -87,6 +87,7 @@ func TestCallsAreCounted(t *testing.T) {
 		{"document not_found", func(ctx context.Context) error { _, err := s.Document(ctx, "k"); return err }},
 		{"put_document ok", func(ctx context.Context) error { _, err := s.PutDocument(ctx, store.Document{Key: "k"}); return err }},
 		{"history ok", func(ctx context.Context) error { _, err := s.History(ctx, "k", 0, 1); return err }},
+		{"drop_document ok", func(ctx context.Context) error { return s.DropDocument(ctx, "k") }},
 		{"add_counts ok", func(ctx context.Context) error {
 			return s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}})
 		}},

@@ -258,6 +258,11 @@ func (f *Store) History(ctx context.Context, key string, before int64, limit int
 	return list, nil
 }
 
+// DropDocument implements [store.Documents].
+func (f *Store) DropDocument(ctx context.Context, key string) error {
+	return f.do(ctx, "DropDocument", func() error { return f.inner.DropDocument(ctx, key) })
+}
+
 // AddCounts implements [store.Counts].
 func (f *Store) AddCounts(ctx context.Context, counts []store.Count) error {
 	return f.do(ctx, "AddCounts", func() error { return f.inner.AddCounts(ctx, counts) })

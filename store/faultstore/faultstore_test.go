@@ -2,6 +2,7 @@ package faultstore_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,6 +71,11 @@ var calls = []struct {
 		return err == nil && d.Version == 2
 	}},
 	{"History", func(ctx context.Context, s store.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
+	{"DropDocument", func(ctx context.Context, s store.Store) error { return s.DropDocument(ctx, "k") },
+		func(ctx context.Context, s store.Store) bool {
+			_, err := s.Document(ctx, "k")
+			return errors.Is(err, store.ErrNotFound)
+		}},
 	{"AddCounts", func(ctx context.Context, s store.Store) error {
 		return s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}})
 	}, counted(2)},

@@ -88,21 +88,38 @@ func (m *Store) CountUnended(ctx context.Context, account string) (int, error) {
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.unendedIn[account], nil
+	n := 0
+	for _, block := range m.account(account).blocks {
+		n += len(block)
+	}
+	return n, nil
 }
 
-// countIn adds n to the number of unended sessions of the accounts of s, each
-// once, if s has not ended. The lock is held for writing.
-func (m *Store) countIn(s *store.Session, n int) {
-	if s.End != nil {
-		return
+// account returns the unended sessions of an account, to read.
+func (m *Store) account(account string) *ordered[*entry] {
+	if set := m.byAccount[account]; set != nil {
+		return set
 	}
-	for i, account := range s.Accounts {
-		if slices.Contains(s.Accounts[:i], account) {
+	return &ordered[*entry]{compare: compareID}
+}
+
+// enterAccounts and leaveAccounts keep byAccount. The lock is held for writing.
+func (m *Store) enterAccounts(e *entry) {
+	for i, account := range e.session.Accounts {
+		if slices.Contains(e.session.Accounts[:i], account) {
 			continue
 		}
-		if m.unendedIn[account] += n; m.unendedIn[account] == 0 {
-			delete(m.unendedIn, account)
+		set := m.account(account)
+		set.insert(e)
+		m.byAccount[account] = set
+	}
+}
+
+func (m *Store) leaveAccounts(e *entry) {
+	for _, account := range e.session.Accounts {
+		set := m.account(account)
+		if set.remove(e); len(set.blocks) == 0 {
+			delete(m.byAccount, account)
 		}
 	}
 }

@@ -35,12 +35,31 @@ func (m *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	versions := m.documents[d.Key]
-	if n := int64(len(versions)); n != d.Version {
-		return 0, fmt.Errorf("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, n, d.Version)
+	var is int64
+	if n := len(versions); n > 0 {
+		is = versions[n-1].Version
+	}
+	if is != d.Version {
+		return 0, fmt.Errorf("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
+	}
+	if d.NoHistory {
+		versions = nil
 	}
 	d.Version++
+	d.NoHistory = false
 	m.documents[d.Key] = append(versions, d)
 	return d.Version, nil
+}
+
+// DropDocument implements [store.Documents].
+func (m *Store) DropDocument(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("drop document: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.documents, key)
+	return nil
 }
 
 // History implements [store.Documents].
@@ -54,13 +73,11 @@ func (m *Store) History(ctx context.Context, key string, before int64, limit int
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	versions := m.documents[key]
-	n := int64(len(versions))
-	if before > 0 && before-1 < n {
-		n = before - 1
-	}
 	var page []store.Document
-	for ; n > 0 && len(page) < limit; n-- {
-		page = append(page, clone(versions[n-1]))
+	for n := len(versions); n > 0 && len(page) < limit; n-- {
+		if d := versions[n-1]; before <= 0 || d.Version < before {
+			page = append(page, clone(d))
+		}
 	}
 	return page, nil
 }

@@ -5,8 +5,8 @@
 // for tests, and for a provider of one process that can live with that.
 //
 // Get, Create, Update, Stats and CountUnended take the same time whatever the number of sessions;
-// Due and List of a subject take time in proportion to what they return. List by
-// anything else walks over all sessions, in steps that do not hold others up.
+// Due and List of a subject, or of the unended sessions of an account, take time in
+// proportion to what they return. List by anything else walks over all sessions, in steps that do not hold others up.
 package memstore
 
 import (
@@ -29,9 +29,11 @@ type Store struct {
 	byDue     ordered[*entry] // those with a Due time
 	unended   int             // how many of them have not ended
 	writes    uint64          // counts the writes of sessions
-	unendedIn map[string]int  // and of each account
 	documents map[string][]store.Document
 	counts    map[string]hours // by account
+
+	// byAccount are those that have not ended, of each account that has some.
+	byAccount map[string]*ordered[*entry]
 }
 
 // An entry is one session. The document of an entry is never changed, only
@@ -59,7 +61,7 @@ func New() *Store {
 		subjects:  map[store.Subject]*subject{},
 		byID:      ordered[*entry]{compare: compareID},
 		byDue:     ordered[*entry]{compare: compareDue},
-		unendedIn: map[string]int{},
+		byAccount: map[string]*ordered[*entry]{},
 		documents: map[string][]store.Document{},
 		counts:    map[string]hours{},
 	}
@@ -278,7 +280,11 @@ func (m *Store) listAll(ctx context.Context, f store.Filter, cursor string, limi
 		}
 		seen := 0
 		m.mu.RLock()
-		for e := range m.byID.after(&entry{session: &store.Session{ID: cursor}}) {
+		sessions := &m.byID
+		if f.Account != "" && f.State == store.Unended {
+			sessions = m.account(f.Account)
+		}
+		for e := range sessions.after(&entry{session: &store.Session{ID: cursor}}) {
 			cursor = e.session.ID
 			if matches(e.session, f) {
 				found = append(found, e.session)
@@ -321,7 +327,7 @@ func (m *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		if len(found) == limit || e.session.Due.After(now) {
 			break
 		}
-		if e.claimed.After(now) {
+		if e.claimed.After(now) && (lease <= 0 || !e.claimed.After(now.Add(3*lease))) {
 			continue
 		}
 		e.claimed = now.Add(lease).Round(0)
@@ -461,16 +467,16 @@ func (m *Store) replace(e *entry, s *store.Session) {
 
 // enter and leave do what has to do with the sessions that have not ended.
 func (m *Store) enter(e *entry) {
-	m.countIn(e.session, 1)
 	if e.session.End == nil {
+		m.enterAccounts(e)
 		e.of.unended[e.session.ID] = e
 		m.unended++
 	}
 }
 
 func (m *Store) leave(e *entry) {
-	m.countIn(e.session, -1)
 	if e.session.End == nil {
+		m.leaveAccounts(e)
 		delete(e.of.unended, e.session.ID)
 		m.unended--
 	}

@@ -20,8 +20,12 @@ const (
 		added AS (
 			INSERT INTO curfew_documents (key, version, body, at, by, message)
 			SELECT $1::bytea, $2::bigint + 1, $3::bytea, $4::text, $5::bytea, $6::bytea FROM current WHERE version = $2::bigint
-			ON CONFLICT (key, version) DO NOTHING RETURNING 1)
+			ON CONFLICT (key, version) DO NOTHING RETURNING 1),
+		gone AS (
+			DELETE FROM curfew_documents WHERE $7::boolean AND key = $1::bytea AND version <= $2::bigint AND EXISTS (SELECT 1 FROM added))
 		SELECT version, (SELECT count(*) FROM added) = 1 FROM current`
+
+	dropSQL = `DELETE FROM curfew_documents WHERE key = $1::bytea`
 )
 
 // Document implements [store.Documents].
@@ -85,7 +89,7 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 	err := s.do(ctx, func(c *pgx.Conn) error {
 		var is int64
 		var added bool
-		err := c.QueryRow(ctx, putSQL, []byte(d.Key), d.Version, body, at, []byte(d.By), []byte(d.Message)).Scan(&is, &added)
+		err := c.QueryRow(ctx, putSQL, []byte(d.Key), d.Version, body, at, []byte(d.By), []byte(d.Message), d.NoHistory).Scan(&is, &added)
 		switch {
 		case err != nil:
 			return sent(err)
@@ -116,4 +120,16 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 		return nil, fmt.Errorf("document history: %w", err)
 	}
 	return list, nil
+}
+
+// DropDocument implements [store.Documents].
+func (s *Store) DropDocument(ctx context.Context, key string) error {
+	err := s.do(ctx, func(c *pgx.Conn) error {
+		_, err := c.Exec(ctx, dropSQL, []byte(key))
+		return sent(err)
+	})
+	if err != nil {
+		return fmt.Errorf("drop document: %w", fault(ctx, err))
+	}
+	return nil
 }

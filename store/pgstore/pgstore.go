@@ -98,6 +98,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -231,7 +232,7 @@ const (
 	// thinks that much is to be read.
 	dueSQL = `WITH claimed AS (
 			UPDATE curfew_sessions SET claimed = $2::bigint WHERE id = ANY (ARRAY(
-				SELECT id FROM curfew_sessions WHERE due <= $1::bigint AND (claimed IS NULL OR claimed <= $1::bigint)
+				SELECT id FROM curfew_sessions WHERE due <= $1::bigint AND (claimed IS NULL OR claimed <= $1::bigint OR claimed > $3::bigint)
 				ORDER BY due, id LIMIT %d FOR NO KEY UPDATE SKIP LOCKED))
 			RETURNING due, id, revision, document)
 		SELECT revision, document FROM claimed ORDER BY due, id`
@@ -710,9 +711,13 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
 	}
 	query := fmt.Sprintf(dueSQL, limit)
+	far := int64(math.MaxInt64) // a claim until after that is not heeded
+	if lease > 0 {
+		far = now.Add(3 * lease).UnixMicro()
+	}
 	var due []store.Session
 	err := s.do(ctx, func(c *pgx.Conn) (err error) {
-		due, err = sessions(c.Query(ctx, query, now.UnixMicro(), now.Add(lease).UnixMicro()))
+		due, err = sessions(c.Query(ctx, query, now.UnixMicro(), now.Add(lease).UnixMicro(), far))
 		return sent(err)
 	})
 	if err != nil {

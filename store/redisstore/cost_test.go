@@ -95,7 +95,7 @@ var costs = []costed{
 		}
 		return fmt.Errorf("not refused: %w", err)
 	}},
-	{"sweep with nothing due", 1, 3 * 256, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep with nothing due", 1, 4 * 256, func(ctx context.Context, s store.Store, n int) error {
 		list, err := s.Due(ctx, time.Unix(0, 0), time.Minute, 100)
 		if err == nil && len(list) > 0 {
 			return fmt.Errorf("%d are due", len(list))
@@ -103,7 +103,7 @@ var costs = []costed{
 		return err
 	}},
 	// All have been due for long. It takes over what the one before had claimed.
-	{"sweep", 2, 3*256 + 50*12, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep", 2, 4*256 + 50*12, func(ctx context.Context, s store.Store, n int) error {
 		list, err := s.Due(ctx, time.Date(2100+n, 1, 1, 0, 0, 0, 0, time.UTC), time.Minute, 50)
 		if err == nil && len(list) != 50 {
 			return fmt.Errorf("%d are due", len(list))
@@ -142,7 +142,7 @@ var costs = []costed{
 		_, err := s.CountUnended(ctx, "default")
 		return err
 	}},
-	{"settings", 1, 3, func(ctx context.Context, s store.Store, n int) error {
+	{"settings", 1, 4, func(ctx context.Context, s store.Store, n int) error {
 		if _, err := s.Document(ctx, "settings"); !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("settings: %w", err)
 		}

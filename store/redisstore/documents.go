@@ -5,14 +5,18 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // documentKey returns the key of a document: a hash with a field for each
-// version. Each document has a slot of its own.
+// version, and "newest" for one that was written without its history. Each
+// document has a slot of its own.
 func documentKey(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return keyPrefix + "{d:" + hex.EncodeToString(sum[:8]) + "}:" + key
@@ -51,7 +55,7 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 	if err != nil {
 		return 0, fmt.Errorf("put document %q: %w", d.Key, err)
 	}
-	results, err := s.run(ctx, call{put, []string{documentKey(d.Key)}, []any{d.Version, next.Version, text}})
+	results, err := s.run(ctx, call{put, []string{documentKey(d.Key)}, []any{d.Version, next.Version, text, d.NoHistory}})
 	if err != nil {
 		return 0, fmt.Errorf("put document: %w", err)
 	}
@@ -77,7 +81,10 @@ func (s *Store) history(ctx context.Context, key string, before int64, limit int
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	newest, err := s.client.HLen(ctx, documentKey(key)).Result()
+	newest, err := s.client.HGet(ctx, documentKey(key), "newest").Int64()
+	if errors.Is(err, redis.Nil) {
+		newest, err = s.client.HLen(ctx, documentKey(key)).Result()
+	}
 	if err != nil {
 		return nil, fault(ctx, err)
 	}
@@ -96,6 +103,9 @@ func (s *Store) history(ctx context.Context, key string, before int64, limit int
 			return nil, fault(ctx, err)
 		}
 		for _, text := range texts(values) {
+			if text == "" {
+				return list, nil // it was removed, and so were those before it
+			}
 			d, err := parseDocument(key, text)
 			if err != nil {
 				return nil, err
@@ -104,4 +114,12 @@ func (s *Store) history(ctx context.Context, key string, before int64, limit int
 		}
 	}
 	return list, nil
+}
+
+// DropDocument implements [store.Documents].
+func (s *Store) DropDocument(ctx context.Context, key string) error {
+	if _, err := s.run(ctx, call{drop, []string{documentKey(key)}, nil}); err != nil {
+		return fmt.Errorf("drop document: %w", err)
+	}
+	return nil
 }

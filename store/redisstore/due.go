@@ -39,7 +39,7 @@ func (s *Store) due(ctx context.Context, now time.Time, lease time.Duration, lim
 	seen := map[item]bool{}
 	for len(claimed) < limit {
 		// Without a lease what is claimed here stays in the queue.
-		items, err := s.peek(ctx, now, min(limit, 1<<20))
+		items, err := s.peek(ctx, now, notHeeded(now, lease), min(limit, 1<<20))
 		if err != nil {
 			return nil, err
 		}
@@ -68,8 +68,16 @@ func (s *Store) due(ctx context.Context, now time.Time, lease time.Duration, lim
 	return list, nil
 }
 
+// notHeeded returns from when on a claim is not heeded.
+func notHeeded(now time.Time, lease time.Duration) string {
+	if lease <= 0 {
+		return ""
+	}
+	return sortable(now.Add(3*lease + time.Microsecond))
+}
+
 // peek returns the most overdue items of all buckets, up to limit, in order.
-func (s *Store) peek(ctx context.Context, now time.Time, limit int) ([]item, error) {
+func (s *Store) peek(ctx context.Context, now time.Time, far string, limit int) ([]item, error) {
 	// Each bucket is first asked for more than its share; those that have all
 	// of that among the most overdue are asked for more.
 	ask := limit
@@ -86,7 +94,7 @@ func (s *Store) peek(ctx context.Context, now time.Time, limit int) ([]item, err
 	for ; ; ask *= 4 {
 		calls := make([]call, len(in))
 		for i, bucket := range in {
-			calls[i] = call{peek, queueKeys(bucket), []any{"(" + sortable(now.Add(time.Microsecond)), ask, putBack}}
+			calls[i] = call{peek, queueKeys(bucket), []any{"(" + sortable(now.Add(time.Microsecond)), ask, putBack, far}}
 		}
 		results, err := s.run(ctx, calls...)
 		if err != nil {
@@ -133,7 +141,7 @@ func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, i
 		for n < len(items) && items[n].bucket() == bucket {
 			n++
 		}
-		c := call{claim, queueKeys(bucket), []any{sortable(now), until}}
+		c := call{claim, queueKeys(bucket), []any{sortable(now), until, notHeeded(now, lease)}}
 		for _, i := range items[:n] {
 			c.keys = append(c.keys, sessionKey(i.id()))
 			c.args = append(c.args, string(i))

@@ -71,6 +71,9 @@ func (a *alternating) PutDocument(ctx context.Context, d store.Document) (int64,
 func (a *alternating) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	return a.next().History(ctx, key, before, limit)
 }
+func (a *alternating) DropDocument(ctx context.Context, key string) error {
+	return a.next().DropDocument(ctx, key)
+}
 func (a *alternating) AddCounts(ctx context.Context, counts []store.Count) error {
 	return a.next().AddCounts(ctx, counts)
 }

@@ -196,12 +196,18 @@ return found
 	// has put back what was claimed for too long.
 	peek = newScript(true, `
 -- KEYS: due, claims, claimed
--- ARGV: what is after now, how many, how many to put back
-for _, claim in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[3])) do
-	local item = string.sub(claim, 9)
-	redis.call('ZREM', KEYS[2], claim)
-	redis.call('ZREM', KEYS[3], item)
-	redis.call('ZADD', KEYS[1], 0, item)
+-- ARGV: what is after now, how many, how many to put back, from when on a claim is not heeded or ''
+local function back(from, to)
+	for _, claim in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], from, to, 'LIMIT', 0, ARGV[3])) do
+		local item = string.sub(claim, 9)
+		redis.call('ZREM', KEYS[2], claim)
+		redis.call('ZREM', KEYS[3], item)
+		redis.call('ZADD', KEYS[1], 0, item)
+	end
+end
+back('-', ARGV[1])
+if ARGV[4] ~= '' then
+	back('[' .. ARGV[4], '+')
 end
 return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 `)
@@ -210,7 +216,7 @@ return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 	// nobody else has claimed, and returns their records, and '' for the others.
 	claim = newScript(true, `
 -- KEYS: due, claims, claimed, the sessions
--- ARGV: now, until when or '', of each session its time and ID
+-- ARGV: now, until when or '', from when on a claim is not heeded or '', of each session its time and ID
 local none = '\0\0\0\0\0\0\0\0'
 local function after(a, b)
 	local a1, a2 = struct.unpack('>I4I4', a)
@@ -219,13 +225,13 @@ local function after(a, b)
 end
 local found = {}
 for i = 4, #KEYS do
-	local item, record = ARGV[i - 1], redis.call('GET', KEYS[i])
+	local item, record = ARGV[i], redis.call('GET', KEYS[i])
 	found[i - 3] = ''
 	if not record or string.sub(record, 18, 25) ~= string.sub(item, 1, 8) then
 		redis.call('ZREM', KEYS[1], item)
 	else
 		local claim = string.sub(record, 1, 8)
-		if after(claim, ARGV[1]) then
+		if after(claim, ARGV[1]) and (ARGV[3] == '' or after(ARGV[3], claim)) then
 			-- Somebody was faster, or a clock was stepped back after it was put back.
 			redis.call('ZREM', KEYS[1], item)
 			redis.call('ZADD', KEYS[2], 0, claim .. item)
@@ -299,19 +305,33 @@ return redis.call('ZCARD', KEYS[1])
 	// current returns the newest version of a document.
 	current = newScript(false, `
 -- KEYS: the document
-return redis.call('HGET', KEYS[1], redis.call('HLEN', KEYS[1]))
+return redis.call('HGET', KEYS[1], redis.call('HGET', KEYS[1], 'newest') or redis.call('HLEN', KEYS[1]))
 `)
 
 	// put adds a version of a document and returns "", or returns which one is the
 	// newest.
 	put = newScript(true, `
 -- KEYS: the document
--- ARGV: the version before, the new version, what it says
-local version = redis.call('HLEN', KEYS[1])
+-- ARGV: the version before, the new version, what it says, '1' if the versions before are removed
+local newest = redis.call('HGET', KEYS[1], 'newest')
+local version = tonumber(newest or redis.call('HLEN', KEYS[1]))
 if version ~= tonumber(ARGV[1]) then
 	return version
 end
+if ARGV[4] == '1' then
+	redis.call('DEL', KEYS[1])
+end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+if newest or ARGV[4] == '1' then
+	redis.call('HSET', KEYS[1], 'newest', ARGV[2])
+end
+return ''
+`)
+
+	// drop removes a key.
+	drop = newScript(true, `
+-- KEYS: the document
+redis.call('DEL', KEYS[1])
 return ''
 `)
 )

@@ -62,6 +62,9 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 			return refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
 		}
 		_, err := tx.StmtContext(ctx, s.insertVersion).ExecContext(ctx, d.Key, d.Version+1, body, at, d.By, d.Message)
+		if err == nil && d.NoHistory {
+			_, err = tx.StmtContext(ctx, s.onlyVersion).ExecContext(ctx, d.Key, d.Version+1)
+		}
 		return err
 	})
 	if err != nil {
@@ -99,4 +102,16 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 		return nil, fmt.Errorf("document history: %w", fault(ctx, err))
 	}
 	return list, nil
+}
+
+// DropDocument implements [store.Documents].
+func (s *Store) DropDocument(ctx context.Context, key string) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		_, err := tx.StmtContext(ctx, s.dropDocument).ExecContext(ctx, key)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("drop document: %w", fault(ctx, err))
+	}
+	return nil
 }

@@ -66,6 +66,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -93,6 +94,7 @@ type Store struct {
 	get, count, held, insert, update, state, rewrite, remove   *sql.Stmt
 	addTerm, removeTerm, anyDue, due, claim, stats             *sql.Stmt
 	document, currentVersion, insertVersion, documentHistories *sql.Stmt
+	onlyVersion, dropDocument                                  *sql.Stmt
 	addCount, counts, dropCounts, unended                      *sql.Stmt
 }
 
@@ -118,8 +120,8 @@ const (
 	addTermSQL    = `INSERT INTO curfew_terms (term, ended, id) VALUES (?1, ?2, ?3)`
 	removeTermSQL = `DELETE FROM curfew_terms WHERE term = ?1 AND ended = ?2 AND id = ?3`
 
-	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 LIMIT 1`
-	dueSQL    = `SELECT revision, document FROM curfew_sessions WHERE due <= ?1 AND claimed <= ?1 ORDER BY due, id LIMIT ?2`
+	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND (claimed <= ?1 OR claimed > ?2) LIMIT 1`
+	dueSQL    = `SELECT revision, document FROM curfew_sessions WHERE due <= ?1 AND (claimed <= ?1 OR claimed > ?2) ORDER BY due, id LIMIT ?3`
 	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
 
 	// One statement, which sees one moment. Each part walks along an index.
@@ -129,6 +131,8 @@ const (
 	documentSQL       = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 ORDER BY version DESC LIMIT 1`
 	currentVersionSQL = `SELECT coalesce(max(version), 0) FROM curfew_documents WHERE key = ?1`
 	insertVersionSQL  = `INSERT INTO curfew_documents (key, version, body, at, by, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
+	onlyVersionSQL    = `DELETE FROM curfew_documents WHERE key = ?1 AND version < ?2`
+	dropDocumentSQL   = `DELETE FROM curfew_documents WHERE key = ?1`
 	historySQL        = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3`
 )
 
@@ -157,6 +161,7 @@ func (s *Store) open(ctx context.Context) error {
 		&s.state: stateSQL, &s.rewrite: rewriteSQL, &s.remove: removeSQL, &s.addTerm: addTermSQL, &s.removeTerm: removeTermSQL,
 		&s.anyDue: anyDueSQL, &s.due: dueSQL, &s.claim: claimSQL, &s.stats: statsSQL,
 		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
+		&s.onlyVersion: onlyVersionSQL, &s.dropDocument: dropDocumentSQL,
 		&s.addCount: addCountSQL, &s.counts: countsSQL, &s.dropCounts: dropCountsSQL, &s.unended: unendedSQL,
 	} {
 		err := s.again(ctx, func() (err error) {
@@ -644,15 +649,19 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	if limit < 1 {
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
 	}
+	far := int64(math.MaxInt64) // a claim until after that is not heeded
+	if lease > 0 {
+		far = now.Add(3 * lease).UnixMicro()
+	}
 	// Most of the time nothing is due: look before becoming the writer.
-	err := s.again(ctx, func() error { return s.anyDue.QueryRowContext(ctx, now.UnixMicro()).Scan(new(int)) })
+	err := s.again(ctx, func() error { return s.anyDue.QueryRowContext(ctx, now.UnixMicro(), far).Scan(new(int)) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	var due []store.Session
 	if err == nil {
 		err = s.write(ctx, func(tx *sql.Tx) (err error) {
-			if due, err = sessions(tx.StmtContext(ctx, s.due).QueryContext(ctx, now.UnixMicro(), limit)); err != nil {
+			if due, err = sessions(tx.StmtContext(ctx, s.due).QueryContext(ctx, now.UnixMicro(), far, limit)); err != nil {
 				return err
 			}
 			until := now.Add(lease).UnixMicro()

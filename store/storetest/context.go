@@ -49,6 +49,7 @@ var contextTests = []contractTest{
 			require.ErrorIs(f, err, want)
 			_, err = f.s.History(ctx, "k", 0, 10)
 			require.ErrorIs(f, err, want)
+			require.ErrorIs(f, f.s.DropDocument(ctx, "k"), want)
 			require.ErrorIs(f, f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}), want)
 			require.ErrorIs(f, f.s.AddCounts(ctx, nil), want)
 			_, err = f.s.ReadCounts(ctx, "a", hour(0), hour(9))
@@ -104,15 +105,16 @@ var contextTests = []contractTest{
 					return []store.Session{session("other", bob)}, nil
 				})
 			},
-			"List":        func(ctx context.Context) error { _, _, err := f.s.List(ctx, store.Filter{}, "", 10); return err },
-			"Due":         func(ctx context.Context) error { _, err := f.s.Due(ctx, at, time.Minute, 10); return err },
-			"Delete":      func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
-			"Document":    func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
-			"PutDocument": func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
-			"AddCounts":   func(ctx context.Context) error { return f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}) },
-			"ReadCounts":  func(ctx context.Context) error { _, err := f.s.ReadCounts(ctx, "a", hour(0), hour(9)); return err },
-			"DropCounts":  func(ctx context.Context) error { return f.s.DropCounts(ctx, "b", hour(0)) },
-			"Unended":     func(ctx context.Context) error { _, err := f.s.CountUnended(ctx, "default"); return err },
+			"List":         func(ctx context.Context) error { _, _, err := f.s.List(ctx, store.Filter{}, "", 10); return err },
+			"Due":          func(ctx context.Context) error { _, err := f.s.Due(ctx, at, time.Minute, 10); return err },
+			"Delete":       func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
+			"Document":     func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
+			"PutDocument":  func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
+			"DropDocument": func(ctx context.Context) error { return f.s.DropDocument(ctx, "none") },
+			"AddCounts":    func(ctx context.Context) error { return f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}) },
+			"ReadCounts":   func(ctx context.Context) error { _, err := f.s.ReadCounts(ctx, "a", hour(0), hour(9)); return err },
+			"DropCounts":   func(ctx context.Context) error { return f.s.DropCounts(ctx, "b", hour(0)) },
+			"Unended":      func(ctx context.Context) error { _, err := f.s.CountUnended(ctx, "default"); return err },
 		}
 		type result struct {
 			name string

@@ -98,6 +98,61 @@ var documentTests = []contractTest{
 			f.refused(err)
 		}
 	}},
+	{"NoHistory", func(f *fixture) {
+		next := func(of store.Document, n int, alone bool) store.Document {
+			d := version(of, n)
+			d.Version, d.NoHistory = int64(n-1), alone
+			got := f.put(d)
+			got.NoHistory = false
+			return got
+		}
+		check := func(want ...store.Document) { // newest first
+			f.Helper()
+			got, err := f.s.Document(f.ctx, "k")
+			require.NoError(f, err)
+			require.Equal(f, want[0], got)
+			require.Equal(f, want, f.history("k", 0, 100))
+			require.Equal(f, want[:1], f.history("k", 0, 1))
+			require.Equal(f, want[1:], append([]store.Document{}, f.history("k", want[0].Version, 100)...))
+		}
+		f.put(store.Document{Key: "other"})
+		f.put(store.Document{Key: "other", Version: 1})
+		k := store.Document{Key: "k"}
+		for n := 1; n <= 3; n++ {
+			check(next(k, n, true))
+		}
+		for _, wrong := range []int64{0, 1, 2, 4} {
+			d := version(k, 9)
+			d.Version, d.NoHistory = wrong, true
+			_, err := f.s.PutDocument(f.ctx, d)
+			require.ErrorIs(f, err, store.ErrConflict)
+		}
+		third := version(k, 3)
+		check(third)
+		fourth := next(k, 4, false) // from now on with its history
+		check(fourth, third)
+		fifth := next(k, 5, false)
+		check(fifth, fourth, third)
+		check(next(k, 6, true))
+		require.Len(f, f.history("other", 0, 10), 2, "another one keeps its own")
+	}},
+	{"Drop", func(f *fixture) {
+		require.NoError(f, f.s.DropDocument(f.ctx, "k"), "there is none")
+		kept := f.put(store.Document{Key: "kept", Body: []byte("x")})
+		for _, alone := range []bool{false, true} {
+			for n := range 3 {
+				f.put(store.Document{Key: "k", Version: int64(n), Body: []byte("x"), NoHistory: alone})
+			}
+			require.NoError(f, f.s.DropDocument(f.ctx, "k"))
+			_, err := f.s.Document(f.ctx, "k")
+			require.ErrorIs(f, err, store.ErrNotFound)
+			require.Empty(f, f.history("k", 0, 10))
+		}
+		_, err := f.s.PutDocument(f.ctx, store.Document{Key: "k", Version: 3})
+		require.ErrorIs(f, err, store.ErrConflict)
+		require.Equal(f, int64(1), f.put(store.Document{Key: "k"}).Version, "it begins anew")
+		require.Equal(f, []store.Document{kept}, f.history("kept", 0, 10))
+	}},
 	{"Kept", func(f *fixture) {
 		any := make([]byte, 256)
 		for i := range any {

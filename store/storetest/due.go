@@ -62,6 +62,19 @@ var dueTests = []contractTest{
 		require.Equal(f, []string{"a", "b"}, f.due(now.Add(time.Minute), time.Minute, 10), "the lease is over: they are taken over")
 		require.Equal(f, []string{"a", "b", "c"}, f.due(now.Add(2*time.Minute), time.Minute, 10), "each by its own lease")
 	}},
+	{"ClockAhead", func(f *fixture) {
+		f.create(dueSession("a", at), dueSession("b", at.Add(time.Second)))
+		now := at.Add(time.Hour)
+		require.Equal(f, []string{"a"}, f.due(now.Add(24*time.Hour), time.Minute, 1), "by a clock that is a day ahead")
+		require.Equal(f, []string{"b"}, f.due(now, 0, 10), "who claims nothing heeds every claim")
+		require.Equal(f, []string{"a", "b"}, f.due(now, time.Minute, 10), "by one that is right")
+		require.Empty(f, f.due(now, time.Minute, 10))
+		require.Empty(f, f.due(now.Add(-2*time.Minute), time.Minute, 10), "three leases away is not too far")
+		require.Equal(f, []string{"a", "b"}, f.due(now.Add(-2*time.Minute-µs), time.Minute, 10))
+		require.Equal(f, []string{"a", "b"}, f.due(now.Add(time.Minute), time.Minute, 10))
+		f.update(f.get("a"))
+		require.Equal(f, []string{"a"}, f.due(now.Add(time.Minute), time.Minute, 10), "a write releases it as ever")
+	}},
 	{"ClaimIsNoWrite", func(f *fixture) {
 		s := f.createOne(dueSession("a", at))
 		list, err := f.s.Due(f.ctx, at, time.Minute, 10)

@@ -84,6 +84,8 @@ var (
 	opPutDocument = newOperation("PutDocument", "put_document")
 	opHistory     = newOperation("History", "history")
 
+	opDropDocument = newOperation("DropDocument", "drop_document")
+
 	opAddCounts    = newOperation("AddCounts", "add_counts")
 	opReadCounts   = newOperation("ReadCounts", "read_counts")
 	opDropCounts   = newOperation("DropCounts", "drop_counts")
@@ -214,6 +216,15 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 	list, err := s.inner.History(ctx, key, before, limit)
 	end(span, outcome.Of(err))
 	return list, err
+}
+
+// DropDocument implements [store.Documents].
+func (s *Store) DropDocument(ctx context.Context, key string) error {
+	ctx, span := s.start(ctx, opDropDocument)
+	defer span.End()
+	err := s.inner.DropDocument(ctx, key)
+	end(span, outcome.Of(err))
+	return err
 }
 
 // AddCounts implements [store.Counts].

@@ -99,6 +99,11 @@ func (c *contextStore) PutDocument(ctx context.Context, d store.Document) (int64
 	return c.Store.PutDocument(ctx, d)
 }
 
+func (c *contextStore) DropDocument(ctx context.Context, key string) error {
+	c.note(ctx)
+	return c.Store.DropDocument(ctx, key)
+}
+
 func (c *contextStore) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	c.note(ctx)
 	return c.Store.History(ctx, key, before, limit)
@@ -196,6 +201,7 @@ func TestSpans(t *testing.T) {
 		}},
 		{"store.Document", "document ok", func(ctx context.Context) error { _, err := s.Document(ctx, key); return err }},
 		{"store.History", "history ok", func(ctx context.Context) error { _, err := s.History(ctx, key, 0, 1); return err }},
+		{"store.DropDocument", "drop_document ok", func(ctx context.Context) error { return s.DropDocument(ctx, key) }},
 		{"store.AddCounts", "add_counts ok", func(ctx context.Context) error {
 			return s.AddCounts(ctx, []store.Count{{Account: key, Hour: time.Unix(0, 0), Name: "n", N: 1}})
 		}},
