@@ -3,9 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"html/template"
@@ -18,6 +16,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -101,11 +100,13 @@ func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
 	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
-// keepForm keeps a copy of the form that a browser with a session posts: op reads
-// it where nobody else sees it, and a page that asks has to send it again.
+// keepForm keeps a copy of the form that a browser posts: op reads it where nobody
+// else sees it, and the hook has to send it again from a page that asks, and to know
+// where an authorization request wants its answer. An application that shows its
+// secret is no browser.
 func (h *Hook) keepForm(req *request, r *http.Request) {
-	if r.Method != http.MethodPost || h.cfg.NoBrowserSession || r.Body == nil ||
-		!strings.Contains(r.Header.Get("Cookie"), sessionCookie) {
+	if r.Method != http.MethodPost || r.Body == nil || r.Header.Get("Authorization") != "" ||
+		!strings.Contains(strings.ToLower(r.Header.Get("Content-Type")), "x-www-form-urlencoded") {
 		return
 	}
 	req.posted = &bytes.Buffer{}
@@ -175,7 +176,8 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		return w, err
 	}
 	all, posted := req.logoutForm()
-	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) {
+	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) ||
+		!fromOwnPage(req.http, s.Subject.Issuer) {
 		w.ask = &LogoutPage{Confirm: c.confirmation(req, er, &s, all)}
 		return w, nil
 	}
@@ -284,38 +286,24 @@ func origin(u *url.URL) string {
 }
 
 // writeLogoutPage writes a page instead of what op has written.
-func (h *Hook) writeLogoutPage(w http.ResponseWriter, page *LogoutPage) {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
+func (h *Hook) writeLogoutPage(w http.ResponseWriter, p *LogoutPage) {
+	p.Nonce = newStyleNonce()
 	var body bytes.Buffer
-	if err := h.cfg.Logout.Template.Execute(&body, page); err != nil {
+	if err := h.cfg.Logout.Template.Execute(&body, p); err != nil {
 		// The user is not to be stopped by it.
 		h.event(context.Background(), Event{Type: EventPageFailed, Err: fmt.Errorf("Logout.Template: %w", err)})
 		body.Reset()
-		if err := defaultLogoutTemplate.Execute(&body, page); err != nil {
+		if err := defaultLogoutTemplate.Execute(&body, p); err != nil {
 			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
 			return
 		}
 	}
 	frames := "'none'"
-	if origins := originsOf(page.Frames); len(origins) > 0 {
+	if origins := originsOf(p.Frames); len(origins) > 0 {
 		frames = strings.Join(origins, " ")
 	}
-	header := w.Header()
-	noStore(header)
-	for _, name := range []string{"Location", "ETag", "Content-Encoding", "Content-Length"} {
-		header.Del(name)
-	}
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Referrer-Policy", "same-origin")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("X-Frame-Options", "DENY")
 	// No form-action: it would keep the browser from where op redirects to.
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+page.Nonce+"'; img-src 'self'; font-src 'self'; "+
-		"frame-src "+frames+"; base-uri 'none'; frame-ancestors 'none'")
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body.Bytes()) // a browser that went away is not an error here
+	page.Write(w, http.StatusOK, ownPolicy(p.Nonce)+"; frame-src "+frames, body.Bytes())
 }
 
 func originsOf(addresses []string) []string {

@@ -35,6 +35,7 @@ const (
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
+	EventMisconfigured   EventType = "misconfigured"            // the server is not put together as it must be; Err says what is wrong. Told once by each process
 )
 
 // An Event is something that happened. It holds no token, code or cookie. What is
@@ -64,7 +65,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 			level = slog.LevelDebug
 		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
 			level = slog.LevelWarn
-		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
+		case EventMisconfigured, EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
 			level = slog.LevelError
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}
@@ -100,6 +101,13 @@ func Tee(handlers ...func(context.Context, Event)) func(context.Context, Event) 
 func (h *Hook) event(ctx context.Context, e Event) {
 	e.At = h.now()
 	h.cfg.Events(ctx, e)
+}
+
+// misconfigured tells of a mistake in how the server is put together, once.
+func (h *Hook) misconfigured(ctx context.Context, mistake error) {
+	if _, told := h.mistakes.LoadOrStore(mistake, true); !told {
+		h.event(ctx, Event{Type: EventMisconfigured, Err: mistake})
+	}
 }
 
 func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {

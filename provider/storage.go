@@ -86,6 +86,9 @@ func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, 
 			req.finished, req.admitted = ar, false
 		}
 	}
+	if req := requestFrom(ctx); req != nil && err == nil {
+		req.answers(ctx, ar)
+	}
 	return ar, err
 }
 
@@ -109,7 +112,7 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 	if req == nil {
 		return client, nil
 	}
-	req.client = client
+	req.client, req.issuer = client, op.IssuerFromContext(ctx)
 	if ar := req.finished; ar != nil && !req.admitted && ar.GetClientID() == clientID {
 		if err := c.admitLogin(ctx, req, ar, client); err != nil {
 			return nil, c.callbackError(ctx, req, err)
@@ -145,6 +148,7 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 // it is only reserved: by a code, or because the storage may yet fail.
 func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
 	req.asking = nil
+	req.answers(ctx, ar)
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
@@ -368,6 +372,9 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 	switch t := tr.(type) {
 	case op.AuthRequest:
 		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
+		if !req.redeemsCode { // it is answered right here
+			req.answers(ctx, t)
+		}
 		if req.admitted && req.finished.GetID() == t.GetID() {
 			s, r = *req.session, req.ruling
 		} else {

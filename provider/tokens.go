@@ -445,6 +445,9 @@ func (c *core) JWTProfileTokenType(ctx context.Context, tr op.TokenRequest) (op.
 // CreateAuthRequest passes the storage a request that asks for credentials
 // where the session that the provider would continue is over.
 func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
+	if req := requestFrom(ctx); req != nil {
+		req.answers(ctx, ar)
+	}
 	tightened, err := c.tighten(ctx, ar, userID)
 	if err != nil {
 		return nil, err

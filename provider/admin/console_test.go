@@ -70,7 +70,7 @@ func (w *world) page(method, path, token string, form url.Values, headers ...str
 	return p
 }
 
-var nothingElse = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+var nothingElse = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 var (
 	tags     = regexp.MustCompile(`<[^>]*>`)
