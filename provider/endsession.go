@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/provider/internal/page"
@@ -147,17 +148,27 @@ func (req *request) logoutForm() (all, posted url.Values) {
 type logoutTarget struct {
 	ask       *LogoutPage // the user has to be asked, or told, first
 	sid, user string
-	confirmed bool   // it is the browser's, whatever the hint says
-	hinted    string // the same user's session that the hint names, if that is another one
+	confirmed *store.Session // the browser's, which it is about whatever the hint says; nil: the user was not asked
+	hinted    string         // the same user's session that the hint names, if that is another one
 }
 
-// request returns what the embedded storage is told.
+// request returns what the embedded storage is told. What the user has confirmed is
+// as good as a hint of the session, and storages that take the user on to the
+// application look for one. An application that is not known has nothing to go on
+// to: op has judged no address.
 func (w *logoutTarget) request(er *op.EndSessionRequest) *op.EndSessionRequest {
-	if !w.confirmed {
+	s := w.confirmed
+	if s == nil {
 		return er
 	}
 	own := *er
-	own.UserID, own.IDTokenHintClaims = w.user, nil // which are another session's
+	own.UserID, own.IDTokenHintClaims = w.user, nil
+	if er.ClientID != "" {
+		own.IDTokenHintClaims = &oidc.IDTokenClaims{SessionID: s.ID, TokenClaims: oidc.TokenClaims{
+			Issuer: s.Subject.Issuer, Subject: s.Subject.ID, Audience: oidc.Audience{er.ClientID}, AuthorizedParty: er.ClientID, ClientID: er.ClientID,
+			AuthTime: oidc.FromTime(s.Authenticated),
+		}}
+	}
 	return &own
 }
 
@@ -185,7 +196,7 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		w.ask = &LogoutPage{Stayed: true}
 		return w, nil
 	}
-	confirmed := logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: true}
+	confirmed := logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: &s}
 	if w.user == confirmed.user {
 		// The application's own, such as that of a native one, which has no
 		// part in the browser's: it is what the user meant to sign out of.
