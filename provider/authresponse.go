@@ -207,7 +207,7 @@ func writeFormPost(w http.ResponseWriter, p *formPost) error {
 	if err := formPostTemplate.Execute(&body, p); err != nil {
 		return err
 	}
-	page.Write(w, http.StatusOK, formPostScript, body.Bytes())
+	page.WritePassing(w, formPostScript, body.Bytes())
 	return nil
 }
 

@@ -36,11 +36,28 @@ func Protect(h http.Header, policy string) {
 // Write writes a page instead of anything that was about to be written; see
 // [Protect].
 func Write(w http.ResponseWriter, status int, policy string, body []byte) {
+	Protect(w.Header(), policy)
+	write(w, status, body)
+}
+
+// WritePassing writes a page that nobody stops at: its script sends its form on, to
+// another server. It may be in a frame, where what it answers may be (prompt=none),
+// and that server learns where the form comes from.
+func WritePassing(w http.ResponseWriter, policy string, body []byte) {
+	h := w.Header()
+	ForNobodyElse(h)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Security-Policy", "default-src 'none'; "+policy+"; base-uri 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "strict-origin") // the address holds an ID
+	write(w, http.StatusOK, body)
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	for _, name := range []string{"Location", "ETag", "Content-Encoding", "Content-Length"} {
 		h.Del(name)
 	}
-	Protect(h, policy)
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a browser that went away is not an error here
