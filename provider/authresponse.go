@@ -183,10 +183,13 @@ func (h *Hook) issuerParam(req *request) string {
 var errUnknownAnswer = errors.New("curfew: an authorization response has no iss: its auth request was not read from the decorated storage " +
 	"(op.Authorizer.Storage, with the issuer in the context); set Config.NoResponseIssuer if that cannot be")
 
-// noticeUnknownAnswer tells of a redirect that looks like an error for an
+// noticeUnknownAnswer tells of a redirect to elsewhere that looks like an error for an
 // application, of whose request nothing is known here.
 func (h *Hook) noticeUnknownAnswer(req *request, location string) {
 	if h.cfg.NoResponseIssuer || !strings.Contains(location, "error=") || !strings.Contains(location, "state=") {
+		return
+	}
+	if u, err := url.Parse(location); err != nil || u.Scheme == "" || u.Host == req.http.Host {
 		return
 	}
 	if a, ok := readParams(location); ok && a.params.Has("error") && a.params.Has("state") && !a.params.Has("iss") {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
@@ -193,7 +194,8 @@ func TestRedirectsThatAreNoResponses(t *testing.T) {
 	for location, told := range map[string]bool{
 		"https://app.example.org/cb?error=login_required&state=1": true,
 		"https://app.example.org/cb#error=login_required&state=1": true,
-		"/login?error=wrong_password":                             false,
+		"/login?error=wrong_password&state=1":                     false,
+		"http://example.com/login?error=wrong_password&state=1":   false, // the provider's own host
 		"https://app.example.org/out?state=1":                     false,
 		"https://idp.example.org/authorize?prompt=none&state=1":   false,
 	} {
@@ -210,4 +212,24 @@ func TestRedirectsThatAreNoResponses(t *testing.T) {
 			require.ErrorContains(t, events[0].Err, "NoResponseIssuer")
 		}
 	}
+}
+
+// Where an error goes, and how, may be in a request object. One that is not supported
+// says nothing.
+func TestErrorsOfRequestObjects(t *testing.T) {
+	t.Parallel()
+	client := optest.DefaultClients()[0]
+	client.ID = "service"
+	s := start(t, policy.Account{}, func(_ *provider.Config, o *optest.Config) {
+		o.InMemory, o.Storage = true, optest.NewStorage(client)
+		o.Wrap = func(s *optest.Storage) op.Storage { return keyed{s} }
+	})
+	object := (&world{t: t, issuer: s.Issuer}).signed(serviceKey(), map[string]any{
+		"client_id": client.ID, "response_type": "code", "redirect_uri": optest.RedirectURI, "response_mode": "form_post",
+		"state": "state-1", "prompt": "none login",
+	})
+	form := url.Values{"request": {object}, "redirect_uri": {"https://overwritten.example.org/"}, "state": {""}}
+	params := arrived(t, s.Browser().Authorize(client.ID, form), url.Values{"response_mode": {"form_post"}})
+	require.Equal(t, "invalid_request", params.Get("error"))
+	require.Equal(t, []string{s.Issuer}, params["iss"])
 }
