@@ -37,6 +37,7 @@
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
+//	curfew_misconfigurations_total          counter                        mistakes in how the server is put together
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
 //	curfew_logout_deliveries_total          counter    result              notifications of an end that an application took, did not take, or will not be sent any more
 //	curfew_sweep_failures_total             counter                        sweeps that could not do their work
@@ -117,7 +118,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages                        prometheus.Counter
+	asked, notAsAsked, pages, mistakes              prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
 	sessions, sweepLag                              *prometheus.Desc
@@ -174,6 +175,7 @@ func New(cfg Config) *Metrics {
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
 	m.pages = m.counter("curfew_page_failures_total", "Errors of the provider's AskTemplate; its users saw the hook's own page.")
+	m.mistakes = m.counter("curfew_misconfigurations_total", "Mistakes in how the server is put together; each process tells of each once.")
 	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that could not do their work; it is tried again.")
 
 	m.storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -291,6 +293,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.deliveries.inc(givenUp)
 	case provider.EventPageFailed:
 		m.pages.Inc()
+	case provider.EventMisconfigured:
+		m.mistakes.Inc()
 	case provider.EventSweepFailed:
 		m.sweep.Inc()
 	}

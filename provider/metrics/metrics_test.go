@@ -105,6 +105,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventAsked:           `curfew_asked_total`,
 		provider.EventNotAsAsked:      `curfew_not_as_asked_total`,
 		provider.EventPageFailed:      `curfew_page_failures_total`,
+		provider.EventMisconfigured:   `curfew_misconfigurations_total`,
 		provider.EventEnded:           `curfew_ends_total{reason="concurrency"}`,
 		provider.EventRefreshRefused:  `curfew_refresh_refusals_total{reason="concurrency"}`,
 		provider.EventReplay:          `curfew_refresh_replays_total`,
