@@ -204,6 +204,9 @@ func (h *Hook) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) 
 	now := h.now()
 	q, err := h.ring.openQuestion(form.Get(tokenField), now)
 	switch {
+	case !fromOwnPage(r, q.subject.Issuer):
+		h.notice(w, r, http.StatusForbidden, foreignForm)
+		return nil
 	case errors.Is(err, errKeyAhead):
 		h.unavailable(w, r, req.callbackQuery(), err)
 		return nil
@@ -367,6 +370,9 @@ func (h *Hook) goOn(w *responseWriter, r *http.Request) bool {
 		w.dropHeld()
 		h.unavailable(w.ResponseWriter, r, w.req.callbackQuery(), nil)
 		return true
+	}
+	if w.post != nil {
+		return false
 	}
 	location := w.Header().Get("Location")
 	if foreignScheme(location) != "" {

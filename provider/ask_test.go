@@ -122,12 +122,12 @@ func TestAskPageHeaders(t *testing.T) {
 	check := func(v optest.Visit) {
 		t.Helper()
 		require.Equal(t, "no-store", v.Header.Get("Cache-Control"))
-		require.Equal(t, "no-referrer", v.Header.Get("Referrer-Policy"))
+		require.Equal(t, "same-origin", v.Header.Get("Referrer-Policy"))
 		require.Equal(t, "text/html; charset=utf-8", v.Header.Get("Content-Type"))
 		require.Equal(t, "nosniff", v.Header.Get("X-Content-Type-Options"))
 		require.Empty(t, v.Header.Get("Location"))
 		csp := v.Header.Get("Content-Security-Policy")
-		require.Regexp(t, `^default-src 'none'; style-src 'nonce-[\w-]{22}'; .*base-uri 'none'; frame-ancestors 'none'; form-action 'self'$`, csp)
+		require.Regexp(t, `^default-src 'none'; style-src 'nonce-[\w-]{22}'; .*form-action 'self'; base-uri 'none'; frame-ancestors 'none'$`, csp)
 		nonce := regexp.MustCompile(`nonce-([\w-]+)`).FindStringSubmatch(csp)[1]
 		require.Contains(t, v.Body, `<style nonce="`+nonce+`">`)
 		require.NotContains(t, v.Body, "<script")

@@ -134,8 +134,14 @@ func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login Device
 		}
 	}
 	cancelled = r.PostForm.Get(actionField) == "cancel" // needs no proof
+	if !cancelled && !r.PostForm.Has(tokenField) {
+		return "", false, nil, nil
+	}
+	if !fromOwnPage(r, login.Subject.Issuer) {
+		return "", false, &failedAnswer{http.StatusForbidden, foreignForm}, nil
+	}
 	if !r.PostForm.Has(tokenField) {
-		return "", cancelled, nil, nil
+		return "", true, nil, nil
 	}
 	now := h.now()
 	q, err := h.ring.openQuestion(r.PostForm.Get(tokenField), now)

@@ -39,9 +39,10 @@ func (d *deskPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A desk is a browser at a verification page.
 type desk struct {
-	t    testing.TB
-	page *deskPage
-	jar  http.CookieJar
+	t      testing.TB
+	page   *deskPage
+	jar    http.CookieJar
+	header http.Header // that its requests have
 }
 
 func (s *setup) desk(t testing.TB, user, userCode string) *desk {
@@ -60,6 +61,9 @@ func (d *desk) do(form url.Values) (optest.Visit, provider.DeviceDecision) {
 	const address = "http://127.0.0.1/device/confirm?x=1"
 	r := httptest.NewRequest(http.MethodPost, address, strings.NewReader(form.Encode()))
 	r.Header.Set("Content-Type", formType)
+	for name, values := range d.header {
+		r.Header.Set(name, values[0])
+	}
 	for _, c := range d.jar.Cookies(r.URL) {
 		r.AddCookie(c)
 	}

@@ -11,12 +11,14 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -239,16 +241,14 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 
 // writePage writes a page. scheme, if not empty, is a private one that a form on
 // it may lead to.
-func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, page AskPage, scheme string) {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
+func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
+	p.Nonce = newStyleNonce()
 	var body bytes.Buffer
-	if err := h.cfg.AskTemplate.Execute(&body, page); err != nil {
+	if err := h.cfg.AskTemplate.Execute(&body, p); err != nil {
 		// The user is not to be stopped by it.
 		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
 		body.Reset()
-		if err := defaultAskTemplate.Execute(&body, page); err != nil {
+		if err := defaultAskTemplate.Execute(&body, p); err != nil {
 			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
 			return
 		}
@@ -257,16 +257,38 @@ func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, pag
 	if scheme != "" {
 		form += " " + scheme + ":"
 	}
-	header := w.Header()
-	noStore(header)
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+page.Nonce+"'; img-src 'self'; font-src 'self'; "+
-		"base-uri 'none'; frame-ancestors 'none'; form-action "+form)
-	header.Set("X-Frame-Options", "DENY") // for browsers that do not know frame-ancestors
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Referrer-Policy", "no-referrer") // the address holds the ID of the auth request
-	w.WriteHeader(status)
-	_, _ = body.WriteTo(w) // a browser that went away is not an error here
+	page.Write(w, status, ownPolicy(p.Nonce)+"; form-action "+form, body.Bytes())
+}
+
+// ownPolicy is what the hook's own pages may load: the styles that have the nonce,
+// and images and fonts of this server.
+func ownPolicy(nonce string) string {
+	return "style-src 'nonce-" + nonce + "'; img-src 'self'; font-src 'self'"
+}
+
+// fromOwnPage reports whether a page of this provider sent a form, as
+// [http.CrossOriginProtection] judges it. A proxy may have changed Host, so the
+// issuer's origin counts as the provider's own.
+func fromOwnPage(r *http.Request, issuer string) bool {
+	var trusted []string
+	if u, err := url.Parse(issuer); err == nil && origin(u) != "" && u.Host != "" {
+		trusted = append(trusted, origin(u))
+	}
+	forms, err := page.Forms(trusted...)
+	return err == nil && forms.Check(r) == nil
+}
+
+// foreignForm is what a form of another website is answered with.
+var foreignForm = AskNotice{
+	Title: "This form was sent by another website",
+	Text:  "For your safety it was not accepted, and nothing was ended. If you did not expect this page, close it.",
+}
+
+// newStyleNonce returns the nonce of a page's styles.
+func newStyleNonce() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 func (h *Hook) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"net/url"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 
@@ -63,18 +62,14 @@ func refuses(status int, location string) bool {
 	if !isRedirect(status) {
 		return status >= http.StatusBadRequest
 	}
-	u, err := url.Parse(location)
-	if err != nil {
-		return true
-	}
-	fragment, _ := url.ParseQuery(u.Fragment)
-	return u.Query().Has("error") || fragment.Has("error")
+	a, ok := readParams(location)
+	return !ok || a.params.Has("error")
 }
 
 // bringsCode reports whether a redirect brings an application a code.
 func bringsCode(location string) bool {
-	u, err := url.Parse(location)
-	return err == nil && u.Query().Has("code") && u.Query().Has("state")
+	a, ok := readParams(location)
+	return ok && a.params.Has("code") && a.params.Has("state")
 }
 
 // takeBack takes back what the request began. If that fails, the session lasts as

@@ -3,9 +3,7 @@ package provider
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"embed"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"html/template"
@@ -16,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -101,11 +101,13 @@ func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
 	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
-// keepForm keeps a copy of the form that a browser with a session posts: op reads
-// it where nobody else sees it, and a page that asks has to send it again.
+// keepForm keeps a copy of the form that a browser posts: op reads it where nobody
+// else sees it, and the hook has to send it again from a page that asks, and to know
+// where an authorization request wants its answer. An application that shows its
+// secret is no browser.
 func (h *Hook) keepForm(req *request, r *http.Request) {
-	if r.Method != http.MethodPost || h.cfg.NoBrowserSession || r.Body == nil ||
-		!strings.Contains(r.Header.Get("Cookie"), sessionCookie) {
+	if r.Method != http.MethodPost || r.Body == nil || r.Header.Get("Authorization") != "" ||
+		!strings.Contains(strings.ToLower(r.Header.Get("Content-Type")), "x-www-form-urlencoded") {
 		return
 	}
 	req.posted = &bytes.Buffer{}
@@ -146,17 +148,27 @@ func (req *request) logoutForm() (all, posted url.Values) {
 type logoutTarget struct {
 	ask       *LogoutPage // the user has to be asked, or told, first
 	sid, user string
-	confirmed bool   // it is the browser's, whatever the hint says
-	hinted    string // the same user's session that the hint names, if that is another one
+	confirmed *store.Session // the browser's, which it is about whatever the hint says; nil: the user was not asked
+	hinted    string         // the same user's session that the hint names, if that is another one
 }
 
-// request returns what the embedded storage is told.
+// request returns what the embedded storage is told. What the user has confirmed is
+// as good as a hint of the session, and storages that take the user on to the
+// application look for one. An application that is not known has nothing to go on
+// to: op has judged no address.
 func (w *logoutTarget) request(er *op.EndSessionRequest) *op.EndSessionRequest {
-	if !w.confirmed {
+	s := w.confirmed
+	if s == nil {
 		return er
 	}
 	own := *er
-	own.UserID, own.IDTokenHintClaims = w.user, nil // which are another session's
+	own.UserID, own.IDTokenHintClaims = w.user, nil
+	if er.ClientID != "" {
+		own.IDTokenHintClaims = &oidc.IDTokenClaims{SessionID: s.ID, TokenClaims: oidc.TokenClaims{
+			Issuer: s.Subject.Issuer, Subject: s.Subject.ID, Audience: oidc.Audience{er.ClientID}, AuthorizedParty: er.ClientID, ClientID: er.ClientID,
+			AuthTime: oidc.FromTime(s.Authenticated),
+		}}
+	}
 	return &own
 }
 
@@ -175,7 +187,8 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		return w, err
 	}
 	all, posted := req.logoutForm()
-	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) {
+	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) ||
+		!fromOwnPage(req.http, s.Subject.Issuer) {
 		w.ask = &LogoutPage{Confirm: c.confirmation(req, er, &s, all)}
 		return w, nil
 	}
@@ -183,7 +196,7 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		w.ask = &LogoutPage{Stayed: true}
 		return w, nil
 	}
-	confirmed := logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: true}
+	confirmed := logoutTarget{sid: s.ID, user: s.Subject.ID, confirmed: &s}
 	if w.user == confirmed.user {
 		// The application's own, such as that of a native one, which has no
 		// part in the browser's: it is what the user meant to sign out of.
@@ -284,38 +297,24 @@ func origin(u *url.URL) string {
 }
 
 // writeLogoutPage writes a page instead of what op has written.
-func (h *Hook) writeLogoutPage(w http.ResponseWriter, page *LogoutPage) {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	page.Nonce = base64.RawURLEncoding.EncodeToString(nonce[:])
+func (h *Hook) writeLogoutPage(w http.ResponseWriter, p *LogoutPage) {
+	p.Nonce = newStyleNonce()
 	var body bytes.Buffer
-	if err := h.cfg.Logout.Template.Execute(&body, page); err != nil {
+	if err := h.cfg.Logout.Template.Execute(&body, p); err != nil {
 		// The user is not to be stopped by it.
 		h.event(context.Background(), Event{Type: EventPageFailed, Err: fmt.Errorf("Logout.Template: %w", err)})
 		body.Reset()
-		if err := defaultLogoutTemplate.Execute(&body, page); err != nil {
+		if err := defaultLogoutTemplate.Execute(&body, p); err != nil {
 			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
 			return
 		}
 	}
 	frames := "'none'"
-	if origins := originsOf(page.Frames); len(origins) > 0 {
+	if origins := originsOf(p.Frames); len(origins) > 0 {
 		frames = strings.Join(origins, " ")
 	}
-	header := w.Header()
-	noStore(header)
-	for _, name := range []string{"Location", "ETag", "Content-Encoding", "Content-Length"} {
-		header.Del(name)
-	}
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Referrer-Policy", "same-origin")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("X-Frame-Options", "DENY")
 	// No form-action: it would keep the browser from where op redirects to.
-	header.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+page.Nonce+"'; img-src 'self'; font-src 'self'; "+
-		"frame-src "+frames+"; base-uri 'none'; frame-ancestors 'none'")
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(body.Bytes()) // a browser that went away is not an error here
+	page.Write(w, http.StatusOK, ownPolicy(p.Nonce)+"; frame-src "+frames, body.Bytes())
 }
 
 func originsOf(addresses []string) []string {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
@@ -189,6 +190,74 @@ func TestTheUserIsAskedBeforeTheyAreSignedOut(t *testing.T) {
 					// Once more it is no error, and asks nothing.
 					require.Equal(t, http.StatusFound, b.send(t, http.MethodGet, url.Values{}).Status, why)
 				}
+			}
+		})
+	}
+}
+
+// A hinted storage takes a user on only where the application has shown an ID token
+// of theirs, as the specification recommends (RP-Initiated Logout 1.0 section 2).
+type hinted struct {
+	*optest.Storage
+	seen chan *op.EndSessionRequest
+}
+
+func (s hinted) TerminateSessionFromRequest(_ context.Context, r *op.EndSessionRequest) (string, error) {
+	s.seen <- r
+	if r.IDTokenHintClaims == nil {
+		return "/signed-out", nil
+	}
+	return r.RedirectURI, nil
+}
+
+// After the page that asks, the user goes on to where the application wants them to,
+// which the page promises: with a hint of an earlier session, of one that ended, and of
+// another user; and with client_id alone.
+func TestTheUserGoesOnAfterThePageThatAsks(t *testing.T) {
+	for name, embedding := range optest.Embeddings {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seen := make(chan *op.EndSessionRequest, 1)
+			s := start(t, policy.Account{}, func(_ *provider.Config, o *optest.Config) {
+				o.InMemory, o.Embedding = true, embedding
+				o.Wrap = func(s *optest.Storage) op.Storage { return hinted{s, seen} }
+			})
+			earlier, ended, bob := s.signIn(t, optest.Web, "alice"), s.signIn(t, optest.Web, "alice"), s.signIn(t, optest.Web, "bob")
+			require.NoError(t, s.hook.End(t.Context(), ended.sid, policy.ReasonEndedByAdmin, "test"))
+			target := url.Values{"post_logout_redirect_uri": {optest.PostLogoutURI}, "state": {"s"}}
+			for why, c := range map[string]struct {
+				params url.Values
+				client string
+			}{
+				"a hint of an earlier session": {url.Values{"id_token_hint": {earlier.tokens.IDToken()}}, optest.Web},
+				"a hint of one that ended":     {url.Values{"id_token_hint": {ended.tokens.IDToken()}}, optest.Web},
+				"a hint of another user":       {url.Values{"id_token_hint": {bob.tokens.IDToken()}}, optest.Web},
+				"client_id":                    {url.Values{"client_id": {optest.Web2}}, optest.Web2},
+				"nobody":                       {url.Values{}, ""},
+			} {
+				b := s.signIn(t, optest.Web, "alice")
+				maps.Copy(c.params, target)
+				page := b.send(t, http.MethodGet, c.params)
+				promised := strings.Contains(page.Body, "Then you go on to <strong>127.0.0.1:9999</strong>")
+				require.Equal(t, c.client != "", promised, "%s: %s", why, page.Body)
+				r := b.send(t, http.MethodPost, confirmForm(t, page, "yes"))
+				require.Equal(t, http.StatusFound, r.Status, "%s: %s", why, r.Body)
+				require.False(t, s.isLive(t, b.sid), why)
+				require.True(t, s.isLive(t, bob.sid), why)
+				told := <-seen
+				require.Equal(t, optest.SubjectOf("alice"), told.UserID, why)
+				if c.client == "" {
+					require.Equal(t, "/signed-out", r.Header.Get("Location"), why)
+					require.Nil(t, told.IDTokenHintClaims, why)
+					continue
+				}
+				require.Equal(t, optest.PostLogoutURI+"?state=s", r.Header.Get("Location"), why)
+				claims := told.IDTokenHintClaims
+				require.Equal(t, s.Issuer, claims.Issuer, why)
+				require.Equal(t, optest.SubjectOf("alice"), claims.Subject, why)
+				require.Equal(t, b.sid, claims.SessionID, why)
+				require.Equal(t, c.client, claims.AuthorizedParty, why)
+				require.NotZero(t, claims.GetAuthTime(), why)
 			}
 		})
 	}

@@ -9,9 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -42,6 +40,11 @@ type request struct {
 	// admitted whether GetClientByClientID has decided about it.
 	finished op.AuthRequest
 	admitted bool
+
+	// issuer is that of the provider that serves the request, and target where
+	// the authorization request wants its answer that this request answers.
+	issuer string
+	target *target
 
 	deviceCode        string // hashed
 	redeemsCode       bool   // at the token endpoint, not at the authorization endpoint
@@ -117,7 +120,7 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 		req, rw := &both.req, &both.rw
 		req.outer, _ = r.Context().Value(requestKey{}).(*request)
 		rw.ResponseWriter, rw.req, rw.hook = w, req, h
-		if strings.HasSuffix(r.URL.Path, oidc.DiscoveryEndpoint) {
+		if isMetadata(r.URL.Path) {
 			req.announces = h.announces
 		}
 		if isAnswer(r) {
@@ -193,6 +196,10 @@ type responseWriter struct {
 	held    bool
 	status  int
 	body    *[]byte // what was written of a response that is held back
+
+	// Of an authorization response: see authresponse.go.
+	location string    // that op wrote, where it is another one now; its body repeats it
+	post     *formPost // instead of op's redirect
 }
 
 // Unwrap serves http.ResponseController.
@@ -232,8 +239,11 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.settle(status)
 	w.req.setCookies(w.Header())
 	redirect := isRedirect(status)
+	if redirect {
+		w.completeRedirect()
+	}
 	switch {
-	case w.req.asking != nil, w.req.choice != nil && redirect:
+	case w.req.asking != nil, w.req.choice != nil && redirect, w.location != "", w.post != nil, w.req.mayPost(status):
 		w.held, w.status = true, status
 		return
 	case w.req.page != nil,
@@ -321,6 +331,9 @@ func (w *responseWriter) finish() {
 		w.hook.writeLogoutPage(w.ResponseWriter, w.req.page)
 		return
 	}
+	if w.post != nil && writeFormPost(w.ResponseWriter, w.post) == nil {
+		return
+	}
 	h := w.Header()
 	var body []byte
 	if w.body != nil {
@@ -347,9 +360,12 @@ func (w *responseWriter) finish() {
 		if w.req.private {
 			noStore(h)
 		}
-		for _, a := range w.req.announces {
-			if endOfMember(body, a.member) == 0 { // op announces some of it too, if it is told to
-				w.req.extra = appendRaw(w.req.extra, a.member, a.value)
+		body = w.completeBody(body)
+		if len(w.req.announces) > 0 && endOfMember(body, "issuer") > 0 { // else it is none
+			for _, a := range w.req.announces {
+				if endOfMember(body, a.member) == 0 { // op announces some of it too, if it is told to
+					w.req.extra = appendRaw(w.req.extra, a.member, a.value)
+				}
 			}
 		}
 		if w.req.extra == nil {

@@ -230,23 +230,32 @@ func (c *counted) TerminateSession(_ context.Context, userID, clientID string) e
 // addition switched on and off.
 func TestDiscovery(t *testing.T) {
 	quiet(t)
-	additions := map[string]any{"refresh_token_expiration_types_supported": []any{"authorization", "token_timeout"}}
+	additions := map[string]struct {
+		value any
+		off   func(*provider.Config)
+	}{
+		"refresh_token_expiration_types_supported":       {[]any{"authorization", "token_timeout"}, func(cfg *provider.Config) { cfg.NoExpirationMetadata = true }},
+		"authorization_response_iss_parameter_supported": {true, func(cfg *provider.Config) { cfg.NoResponseIssuer = true }},
+	}
 	s := full{keyed{optest.NewStorage()}}
 	for name, bare := range map[string]op.Storage{
 		"full": s, "bare": struct{ op.Storage }{s}, "example": optest.NewStorage().Storage,
 	} {
 		for mode, embed := range embeddings {
-			for _, off := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s, %s, off %t", name, mode, off), func(t *testing.T) {
+			for off := range additions {
+				t.Run(fmt.Sprintf("%s, %s, without %s", name, mode, off), func(t *testing.T) {
 					want := discovery(t, embed(t, bare))
 					require.NotEmpty(t, want["grant_types_supported"])
-					if !off {
-						for member, value := range additions {
-							require.NotContains(t, want, member)
-							want[member] = value
+					for member, addition := range additions {
+						require.NotContains(t, want, member)
+						if member != off {
+							want[member] = addition.value
 						}
 					}
-					hook := strictHook(t, func(cfg *provider.Config) { cfg.NoExpirationMetadata = off })
+					hook := strictHook(t, func(cfg *provider.Config) {
+						cfg.NoExpirationMetadata, cfg.NoResponseIssuer = false, false
+						additions[off].off(cfg)
+					})
 					require.Equal(t, want, discovery(t, hook.Handler(embed(t, hook.Storage(bare)))))
 				})
 			}

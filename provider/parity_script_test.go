@@ -111,6 +111,7 @@ func (w *world) authorizations() {
 		{"response mode form_post", []string{"response_mode", "form_post"}},
 		{"unknown response mode", []string{"response_mode", "jwt"}},
 		{"error in a fragment", []string{"response_mode", "fragment", "prompt", "none login"}},
+		{"error to be posted", []string{"response_mode", "form_post", "prompt", "none login"}},
 		{"prompt none", []string{"prompt", "none"}},
 		{"prompt none and login", []string{"prompt", "none login"}},
 		{"prompt login", []string{"prompt", "login"}},

@@ -33,7 +33,7 @@ func strictHook(t testing.TB, change ...func(*provider.Config)) *provider.Hook {
 	t.Helper()
 	cfg := provider.Config{
 		Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
-		NoGrace: true, NoLostResponse: true, NoExpirationMembers: true, NoExpirationMetadata: true,
+		NoGrace: true, NoLostResponse: true, NoExpirationMembers: true, NoExpirationMetadata: true, NoResponseIssuer: true,
 	}
 	for _, f := range change {
 		f(&cfg)
@@ -42,6 +42,9 @@ func strictHook(t testing.TB, change ...func(*provider.Config)) *provider.Hook {
 	require.NoError(t, err)
 	return hook
 }
+
+// namingIssuer switches "iss" in authorization responses on again.
+func namingIssuer(cfg *provider.Config) { cfg.NoResponseIssuer = false }
 
 // quiet keeps op, which logs each error to the default logger, from filling the
 // output of a test that makes hundreds.
@@ -134,7 +137,7 @@ func exampleWorld(t *testing.T, hooked, asServer bool) *world {
 	example := serviceKeyed{storage.NewStorageWithClients(storage.NewUserStore(issuer), clients)}
 	var handler http.Handler
 	if hooked {
-		hook := strictHook(t)
+		hook := strictHook(t, namingIssuer)
 		handler = hook.Handler(exampleop.SetupServer(issuer, decoratedExample{hook.Storage(example).(decoratedFull), example}, nil, asServer))
 	} else {
 		handler = exampleop.SetupServer(issuer, example, nil, asServer)
@@ -283,7 +286,7 @@ func optestWorld(t *testing.T, hooked bool, embedding optest.Embedding, wrap fun
 	}
 	cfg := optest.Config{Storage: optest.NewStorage(clients...), Embedding: embedding, InMemory: true, Wrap: wrap}
 	if hooked {
-		cfg.Hook = strictHook(t)
+		cfg.Hook = strictHook(t, namingIssuer)
 	}
 	cfg.Middleware = closeOnPanic
 	s := optest.Start(t, cfg)
@@ -416,6 +419,15 @@ func meantDeviations() []*deviation {
 			"an authorization request is bound to its browser"),
 		differs(`.*callback.*`, `header\.Set-Cookie`, ``, `(<session cookie>, )?<login cookie>`,
 			"a login gives the browser its session; the binding goes with the code"),
+
+		differs(`.*`, `(location\.(query|fragment)|form)\.iss`, ``, `http://127\.0\.0\.1:9998`,
+			"an authorization response names its issuer (RFC 9207 section 2)"),
+		differs(`.*discovery.*|.*openid-configuration.*`, `body\.authorization_response_iss_parameter_supported`, ``, `true`,
+			"and discovery says so (RFC 9207 section 3)"),
+		differs(`.*`, `body`, `(?s)(.*)</form>(.*)`, `(?s)(.*)<input type="hidden" name="iss" value="<iss>"/>\n</form>(.*)`,
+			"the form that posts it has it too"),
+		answers(`authorize: error to be posted`, `302`, `200`,
+			"an error is posted where the application asks for that (OAuth 2.0 Form Post Response Mode section 2); op redirects it"),
 
 		differs(`no openid: redeem|device granted profile offline_access device: refresh`, `body\.id_token\.sub`, ``, `id.*`,
 			"where the storage gives no subject, op makes an ID token without sub, which is none (Core 1.0 section 2): what op had before stays"),

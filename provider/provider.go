@@ -158,6 +158,13 @@ type Config struct {
 	// (draft-ietf-oauth-refresh-token-expiration-03 sections 6.1 and 8).
 	NoExpirationMembers, NoExpirationMetadata bool
 
+	// NoResponseIssuer leaves "iss" out of authorization responses, and
+	// "authorization_response_iss_parameter_supported" out of discovery (RFC
+	// 9207): for a provider whose own pages send errors to applications that the
+	// hook cannot complete, as they read auth requests round the decorated
+	// storage.
+	NoResponseIssuer bool
+
 	// AdoptUntil is until when refresh tokens from before the installation
 	// are adopted. Zero: never.
 	AdoptUntil time.Time

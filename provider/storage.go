@@ -73,14 +73,19 @@ func subjectOf(ctx context.Context, sub string) store.Subject {
 // for the client next, and there the login is admitted.
 func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
 	ar, err := c.Storage.AuthRequestByID(ctx, id)
-	if err == nil && ar.Done() {
-		req, leave := c.h.enter(ctx)
-		defer leave()
-		if req != nil {
-			req.finished, req.admitted = ar, false
-		}
+	if err != nil {
+		return ar, err
 	}
-	return ar, err
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req == nil {
+		return ar, nil
+	}
+	if ar.Done() {
+		req.finished, req.admitted = ar, false
+	}
+	req.answers(ctx, ar)
+	return ar, nil
 }
 
 // AuthRequestByCode is called at the token endpoint only.
@@ -106,7 +111,7 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 	if req == nil {
 		return client, nil
 	}
-	req.client = client
+	req.client, req.issuer = client, op.IssuerFromContext(ctx)
 	if ar := req.finished; ar != nil && !req.admitted && ar.GetClientID() == clientID {
 		if err := c.admitLogin(ctx, req, ar, client); err != nil {
 			return nil, c.callbackError(ctx, req, err)
@@ -150,6 +155,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		c.h.misconfigured(ctx, errMovingAuthTime)
 	}
 	req.asking = nil
+	req.answers(ctx, ar)
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
@@ -393,6 +399,9 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			return "", "", time.Time{}, err
 		}
 		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
+		if !req.redeemsCode { // it is answered right here
+			req.answers(ctx, t)
+		}
 		if req.admitted && req.finished.GetID() == t.GetID() {
 			s, r = *req.session, req.ruling
 		} else {

@@ -470,6 +470,7 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 		if err := c.issued(ctx); err != nil {
 			return nil, err
 		}
+		req.answers(ctx, ar)
 	}
 	began := c.h.now()
 	tightened, err := c.tighten(ctx, ar, userID)

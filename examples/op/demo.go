@@ -14,7 +14,7 @@ import (
 
 func demoUsers() []*user {
 	return []*user{
-		{Username: "alice", Password: "wonderland-1", Subject: "alice"},
+		{Username: "alice", Password: "wonderland-1", Subject: "alice", Name: "Alice Liddell", Email: "alice@example.com"},
 		{Username: "root", Password: "owner-3", Subject: "root", Roles: []string{administrator}},
 	}
 }

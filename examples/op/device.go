@@ -15,7 +15,7 @@ import (
 
 // supportedScopes are all that there are. op checks them for authorization
 // requests only.
-var supportedScopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeOfflineAccess, adminScope}
+var supportedScopes = []string{oidc.ScopeOpenID, oidc.ScopeProfile, oidc.ScopeEmail, oidc.ScopeOfflineAccess, adminScope}
 
 // onlySupported leaves out what the client may not ask for.
 func (s *storage) onlySupported(clientID string, scopes []string) []string {

@@ -64,7 +64,7 @@ func folder(t *testing.T) (dir string, args []string) {
 	dir = t.TempDir()
 	hash := func(password string) string { return cheapHash(t, password) }
 	put(t, dir, "users.yaml", fmt.Sprintf(`
-- {username: alice, password_hash: %q, sub: sub-alice, accounts: [default], groups: []}
+- {username: alice, password_hash: %q, sub: sub-alice, accounts: [default], groups: [], name: Alice Liddell, email: alice@example.com}
 - {username: bob, password_hash: %q, sub: sub-bob}
 - {username: root, password_hash: %q, sub: sub-root, roles: [administrator]}
 `, hash(alicePassword), hash("builder-2"), hash(rootPassword)))
@@ -162,6 +162,14 @@ func (b *browser) do(req *http.Request) page {
 	b.t.Helper()
 	p := b.once(req)
 	for range 10 {
+		if strings.Contains(p.body, `<form method="post" action="`+redirectURI+`">`) { // response_mode=form_post
+			p.params = url.Values{}
+			for _, tag := range inputTag.FindAllStringSubmatch(p.body, -1) {
+				a := attributes(tag[1])
+				p.params.Add(a["name"], a["value"])
+			}
+			return p
+		}
 		location := cmp.Or(p.header.Get("Location"), strings.TrimPrefix(p.header.Get("Refresh"), "0; url="))
 		if location == "" || p.params != nil {
 			return p

@@ -82,7 +82,10 @@ func TestImplicitLogin(t *testing.T) {
 	a := s.app("spa")
 	for _, responseType := range []string{"id_token", "id_token token"} {
 		b := newBrowser(t)
-		p := b.signIn(b.get(a.url(oauth2.SetAuthURLParam("response_type", responseType))), "alice", alicePassword)
+		p := b.get(strings.Replace(a.url(oauth2.SetAuthURLParam("response_type", responseType)), "&nonce=nonce-1", "", 1))
+		require.Equal(t, "invalid_request", p.params.Get("error"), "%d %s", p.status, p.url)
+		require.Contains(t, p.params.Get("error_description"), "nonce")
+		p = b.signIn(b.get(a.url(oauth2.SetAuthURLParam("response_type", responseType))), "alice", alicePassword)
 		require.NotEmpty(t, p.params.Get("id_token"), "%d %s %s", p.status, p.url, p.body)
 		require.Contains(t, b.get(s.issuer+"/").body, "You are signed in as alice")
 		if responseType == "id_token token" {
@@ -93,6 +96,74 @@ func TestImplicitLogin(t *testing.T) {
 			require.Equal(t, http.StatusUnauthorized, s.userinfo(p.params.Get("access_token")).status)
 		}
 	}
+}
+
+// What an application finds out about the provider, and about the user, whatever it
+// asks for.
+func TestClaimsAndMetadata(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	for _, path := range []string{"/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"} {
+		req, err := http.NewRequest(http.MethodGet, s.issuer+path, nil)
+		require.NoError(t, err)
+		document := s.answer(req)
+		require.Equal(t, s.issuer, document.json["issuer"], document.body)
+		require.Equal(t, true, document.json["authorization_response_iss_parameter_supported"])
+		require.Equal(t, true, document.json["backchannel_logout_supported"])
+		require.NotEmpty(t, document.json["refresh_token_expiration_types_supported"])
+		require.Subset(t, document.json["claims_supported"], []any{"name", "email", "email_verified", "acr"})
+		require.Subset(t, document.json["scopes_supported"], []any{"openid", "profile", "email"})
+		require.Equal(t, []any{acr}, document.json["acr_values_supported"])
+		req.URL.Path += "/nobody"
+		require.Equal(t, http.StatusNotFound, s.answer(req).status)
+	}
+
+	a := s.app("web")
+	a.config.Scopes = append(a.config.Scopes, "email")
+	_, token := s.login(a)
+	require.Equal(t, acr, a.claims(t, token)["acr"])
+	next, err := a.refresh(t, token)
+	require.NoError(t, err)
+	require.Equal(t, acr, a.claims(t, next)["acr"])
+	for name, want := range map[string]any{"name": "Alice Liddell", "preferred_username": "alice", "email": "alice@example.com", "email_verified": true} {
+		require.Equal(t, want, s.userinfo(token.AccessToken).json[name], name)
+	}
+	require.NotContains(t, a.claims(t, token), "email", "which is at userinfo")
+
+	spa := s.app("spa")
+	spa.config.Scopes = append(spa.config.Scopes, "email")
+	b := newBrowser(t)
+	p := b.signIn(b.get(spa.url(oauth2.SetAuthURLParam("response_type", "id_token"))), "root", rootPassword)
+	claims := spa.claims(t, (&oauth2.Token{}).WithExtra(map[string]any{"id_token": p.params.Get("id_token")}))
+	require.Equal(t, "root", claims["name"], "who has no other name")
+	require.Equal(t, acr, claims["acr"])
+	require.NotContains(t, claims, "email", "who has none")
+}
+
+// Every answer to an application names the issuer, those of the provider's own pages
+// too, and an error is posted where the application wants that.
+func TestAnswersNameTheIssuer(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	for _, mode := range []string{"", "fragment", "form_post"} {
+		a := s.app("web")
+		b := newBrowser(t)
+		ask := func(options ...oauth2.AuthCodeOption) page {
+			return b.get(a.url(append(options, oauth2.SetAuthURLParam("response_mode", mode))...))
+		}
+		for want, p := range map[string]page{
+			"login_required":  ask(oauth2.SetAuthURLParam("prompt", "none")),
+			"access_denied":   b.submit(ask(), nil, "cancel"),
+			"invalid_request": ask(oauth2.SetAuthURLParam("prompt", "none login")),
+			"":                b.signIn(ask(), "alice", alicePassword),
+		} {
+			require.Equal(t, want, p.params.Get("error"), "%q: %d %s %s", mode, p.status, p.url, p.body)
+			require.Equal(t, []string{s.issuer}, p.params["iss"], "%q: %s", mode, want)
+			require.Equal(t, "state-1", p.params.Get("state"))
+			require.Equal(t, mode == "form_post", strings.Contains(p.body, `action="`+redirectURI+`"`), "%q: %s", mode, p.body)
+		}
+	}
+	require.NotContains(t, s.stderr.String(), "misconfigured")
 }
 
 func TestNativeLoopbackLogin(t *testing.T) {

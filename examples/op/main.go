@@ -18,6 +18,7 @@
 //	admin.go     who may use the settings and sessions API
 //	console.go   the console for administrators, and their sign-in to it
 //	storage.go   op.Storage, with device.go and exchange.go
+//	metadata.go  what applications find out about the provider
 //	pages.go     what people see, with sessions.go
 //	guard.go     headers and errors of all responses
 //	throttle.go  against guessing
@@ -278,7 +279,7 @@ func newServer(ctx context.Context, issuer string, st *storage, db *database, se
 		DefaultLogoutRedirectURI: "/",
 		CodeMethodS256:           true, AuthMethodPost: true, GrantTypeRefreshToken: true,
 		SupportedScopes: supportedScopes,
-		SupportedClaims: []string{"sub", "aud", "exp", "iat", "iss", "auth_time", "nonce", "amr", "azp", "sid", "session_expiry", "name", "preferred_username"},
+		SupportedClaims: []string{"sub", "aud", "exp", "iat", "iss", "auth_time", "nonce", "amr", "azp", "sid", "session_expiry", "acr", "name", "preferred_username", "email", "email_verified"},
 		DeviceAuthorization: op.DeviceAuthorizationConfig{
 			Lifetime: deviceLifetime, PollInterval: deviceInterval, UserFormPath: "/device", UserCode: op.UserCodeBase20,
 		},

@@ -89,13 +89,16 @@ func (p *pages) handler() (http.Handler, error) {
 	all := http.NewServeMux()
 	all.HandleFunc("/authorize/callback", p.callback)
 	all.Handle("/", p.provider)
+	documents := op.RegisterMetadataServer(metadata{provider: p.provider},
+		op.WithHTTPMiddleware(op.NewIssuerInterceptor(p.provider.IssuerFromRequest).Handler))
+	standard := documents.Intercept(all)
 	guarded := forms.Handler(own)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.own(r) {
 			guarded.ServeHTTP(w, r)
 			return
 		}
-		all.ServeHTTP(w, r)
+		standard.ServeHTTP(w, r)
 	}), nil
 }
 
@@ -234,11 +237,18 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 
 // answer ends an auth request with an error for the application.
 func (p *pages) answer(w http.ResponseWriter, r *http.Request, ar *authRequest, answer *oidc.Error) {
+	// From the storage that the hook decorates: so it knows that this is an
+	// authorization response, and completes it.
+	known, err := p.provider.Storage().AuthRequestByID(op.ContextWithIssuer(r.Context(), p.issuer), ar.ID)
+	if err != nil {
+		p.fail(w, http.StatusBadRequest, lostTitle, lostText) // or broken: guard knows
+		return
+	}
 	if err := p.storage.remove(r.Context(), keyOf(kindRequest, ar.ID)); err != nil && !errors.Is(err, kv.ErrNotFound) {
 		p.broken(w, r, err)
 		return
 	}
-	op.AuthRequestError(w, r, ar, answer, p.provider)
+	op.AuthRequestError(w, r, known, answer, p.provider)
 }
 
 // signedIn records who answered an auth request, and lets op answer the

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -185,7 +186,7 @@ type authRequest struct {
 }
 
 func (r *authRequest) GetID() string                      { return r.ID }
-func (r *authRequest) GetACR() string                     { return "" }
+func (r *authRequest) GetACR() string                     { return acr }
 func (r *authRequest) GetAMR() []string                   { return amr }
 func (r *authRequest) GetAudience() []string              { return []string{r.ClientID} }
 func (r *authRequest) GetAuthTime() time.Time             { return r.AuthTime }
@@ -206,14 +207,21 @@ func (r *authRequest) GetCodeChallenge() *oidc.CodeChallenge {
 	return &oidc.CodeChallenge{Challenge: r.Challenge, Method: r.ChallengeMethod}
 }
 
-// amr is how users sign in here: with a password (RFC 8176 section 2).
+// amr is how users sign in here: with a password (RFC 8176 section 2). acr says the
+// same, in the words of a registered class of authentication.
 var amr = []string{"pwd"}
+
+const acr = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"
 
 // CreateAuthRequest implements op.Storage.
 func (s *storage) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, hintSubject string) (op.AuthRequest, error) {
 	c, ok := s.clients[ar.ClientID]
 	if !ok {
 		return nil, errUnknownClient()
+	}
+	if ar.ResponseType != oidc.ResponseTypeCode && ar.Nonce == "" {
+		// OpenID Connect Core 1.0 section 3.2.2.1. op does not ask for it.
+		return nil, oidc.ErrInvalidRequest().WithDescription("nonce is missing: an ID token that comes without a code has to have one")
 	}
 	if ar.ResponseType == oidc.ResponseTypeCode {
 		// RFC 9700 section 2.1.1. op asks for it only when the code comes back.
@@ -545,13 +553,10 @@ func (s *storage) RevokeToken(ctx context.Context, tokenOrID, _, clientID string
 }
 
 // TerminateSessionFromRequest implements op.CanTerminateSessionFromRequest. The
-// hook ends the session that the ID token names, and ended removes what is kept
-// of it. A request without that token could come from anywhere (RP-Initiated
-// Logout 1.0 section 6): the home page lets the user decide.
+// hook ends the session that the ID token names, or that the user has said yes for,
+// and ended removes what is kept of it. The address is one that the client has
+// registered, or the home page (RP-Initiated Logout 1.0 sections 2 and 3).
 func (s *storage) TerminateSessionFromRequest(_ context.Context, r *op.EndSessionRequest) (string, error) {
-	if r.IDTokenHintClaims == nil {
-		return "/", nil
-	}
 	return r.RedirectURI, nil
 }
 
@@ -578,7 +583,10 @@ func (s *storage) setUserinfo(info *oidc.UserInfo, subject string, scopes []stri
 	}
 	info.Subject = u.Subject
 	if slices.Contains(scopes, oidc.ScopeProfile) {
-		info.Name, info.PreferredUsername = u.Username, u.Username
+		info.Name, info.PreferredUsername = cmp.Or(u.Name, u.Username), u.Username
+	}
+	if slices.Contains(scopes, oidc.ScopeEmail) && u.Email != "" {
+		info.Email, info.EmailVerified = u.Email, true // the operator says so
 	}
 	return nil
 }

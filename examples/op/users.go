@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/mail"
 	"regexp"
 	"runtime"
 	"slices"
@@ -26,6 +27,8 @@ type user struct {
 	Password     string   `yaml:"password"`      // hashed when the file is read, and forgotten
 	PasswordHash string   `yaml:"password_hash"` // bcrypt, instead of password
 	Subject      string   `yaml:"sub"`
+	Name         string   `yaml:"name"`     // for the scope profile; none: the username
+	Email        string   `yaml:"email"`    // for the scope email; none: nothing is said
 	Accounts     []string `yaml:"accounts"` // none: "default"
 	Groups       []string `yaml:"groups"`   // in each of the accounts
 	Roles        []string `yaml:"roles"`
@@ -101,6 +104,10 @@ func newUsers(list []*user) (*users, error) {
 			return nil, fail("sub", "want 1 to 255 printable ASCII characters without space and colon")
 		case us.bySubject[u.Subject] != nil:
 			return nil, fail("sub", "%q is there twice", u.Subject)
+		case len(u.Name) > maxUsername:
+			return nil, fail("name", "it has more than %d bytes", maxUsername)
+		case u.Email != "" && !isEmail(u.Email):
+			return nil, fail("email", "want an address such as alice@example.com")
 		case (u.Password == "") == (u.PasswordHash == ""):
 			return nil, fail("password", "want either password or password_hash")
 		case len(u.Password) > maxPassword:
@@ -135,6 +142,12 @@ func newUsers(list []*user) (*users, error) {
 		us.byName[u.Username], us.bySubject[u.Subject] = u, u
 	}
 	return us, us.hash(list)
+}
+
+// isEmail reports whether a text is an address and nothing else.
+func isEmail(text string) bool {
+	a, err := mail.ParseAddress(text)
+	return err == nil && a.Address == text && len(text) <= maxUsername
 }
 
 const (

@@ -50,7 +50,8 @@ func (p *pages) loginPage(w http.ResponseWriter, r *http.Request) {
 	case done:
 		p.callback(w, r, id)
 	case !mayAsk:
-		req, err := p.storage.AuthRequestByID(r.Context(), id)
+		// From the decorated storage: its answer is an authorization response.
+		req, err := p.provider.Storage().AuthRequestByID(op.ContextWithIssuer(r.Context(), p.issuer), id)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return

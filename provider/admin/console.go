@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -61,11 +62,9 @@ func Console(cfg ConsoleConfig) (http.Handler, error) {
 		return nil, errors.New("admin: ConsoleConfig.Accounts is required")
 	}
 	c := &console{cfg: cfg, admin: cfg.Admin}
-	forms := http.NewCrossOriginProtection()
-	for _, origin := range cfg.TrustedOrigins {
-		if err := forms.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("admin: ConsoleConfig.TrustedOrigins: %w", err)
-		}
+	forms, err := page.Forms(cfg.TrustedOrigins...)
+	if err != nil {
+		return nil, fmt.Errorf("admin: ConsoleConfig.TrustedOrigins: %w", err)
 	}
 	forms.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.refuse(c.visit(w, r), consoleForeign)

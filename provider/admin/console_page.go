@@ -13,6 +13,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 )
 
 //go:embed templates/console_*.html
@@ -60,13 +61,8 @@ func serveConsoleStyle(w http.ResponseWriter, _ *http.Request) {
 
 // consoleHeaders sets what every answer has.
 func consoleHeaders(h http.Header) {
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+	page.Protect(h, "style-src 'self'; img-src 'self'; form-action 'self'")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
-	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "same-origin") // with "no-referrer" browsers send "Origin: null" along with our own forms
 	h.Set("Vary", "Cookie")
 }
 

@@ -70,7 +70,7 @@ func (w *world) page(method, path, token string, form url.Values, headers ...str
 	return p
 }
 
-var nothingElse = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+var nothingElse = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 var (
 	tags     = regexp.MustCompile(`<[^>]*>`)
@@ -83,6 +83,7 @@ var (
 func (w *world) checkPage(p webPage) {
 	w.t.Helper()
 	require.Equal(w.t, nothingElse, p.Header.Get("Content-Security-Policy"), "%s: %d %s", p.address, p.Status, p.Body)
+	nobodyElseReads(w.t, p.Header)
 	if !strings.Contains(p.address, "/console.css") {
 		require.Equal(w.t, "no-store", p.Header.Get("Cache-Control"), p.address)
 		for _, tag := range tags.FindAllString(p.Body, -1) {
@@ -231,7 +232,7 @@ func TestConsoleIsForThoseWhoMay(t *testing.T) {
 			require.NotContains(t, got.Body, "8 hours", name)
 		}
 		require.Equal(t, before, w.everything(), name)
-		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "", "Origin", "https://evil.example"}} {
+		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Sec-Fetch-Site", "", "Origin", "https://evil.example"}} {
 			if r.Method == "POST" {
 				got := w.page(r.Method, consoleAddress(r, "acme", sid), root, consoleForm(r, sid), header...)
 				require.Equal(t, 403, got.Status, name)

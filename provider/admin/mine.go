@@ -10,6 +10,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -93,11 +94,9 @@ func Mine(cfg MineConfig) (http.Handler, error) {
 		cfg.Now = time.Now
 	}
 	m := &mine{cfg: cfg}
-	forms := http.NewCrossOriginProtection()
-	for _, origin := range cfg.TrustedOrigins {
-		if err := forms.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("admin: MineConfig.TrustedOrigins: %w", err)
-		}
+	forms, err := page.Forms(cfg.TrustedOrigins...)
+	if err != nil {
+		return nil, fmt.Errorf("admin: MineConfig.TrustedOrigins: %w", err)
 	}
 	forms.SetDenyHandler(http.HandlerFunc(m.crossOrigin))
 

@@ -70,10 +70,27 @@ func newMine(t *testing.T, a policy.Account) *mineWorld {
 	require.NoError(t, err)
 	mux := http.NewServeMux()
 	mux.Handle("/at/sessions/", http.StripPrefix("/at/sessions", mine))
-	server := httptest.NewServer(mux)
+	server := httptest.NewServer(corsForAll(mux))
 	t.Cleanup(server.Close)
 	w.url = server.URL + "/at/sessions/"
 	return w
+}
+
+// corsForAll is a CORS middleware as people write it: every origin, with credentials.
+func corsForAll(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+		w.Header().Set("Access-Control-Allow-Credentials", "true")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// nobodyElseReads requires an answer that no page of another origin may read.
+func nobodyElseReads(t testing.TB, h http.Header) {
+	t.Helper()
+	for name := range h {
+		require.False(t, strings.HasPrefix(name, "Access-Control-"), name)
+	}
 }
 
 func mineLimits(active, inactivity time.Duration, concurrent int) policy.Account {
@@ -139,6 +156,7 @@ func (w *mineWorld) send(method, path string, form url.Values, header ...string)
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(w, err)
 	h := resp.Header
+	nobodyElseReads(w, h)
 	require.Equal(w, "nosniff", h.Get("X-Content-Type-Options"))
 	require.Equal(w, "DENY", h.Get("X-Frame-Options"))
 	require.Equal(w, "same-origin", h.Get("Referrer-Policy"))

@@ -19,6 +19,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -253,11 +254,7 @@ func wantsJSON(r *http.Request) bool {
 
 // mineHeaders sets what every answer has.
 func mineHeaders(h http.Header) {
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "same-origin") // with "no-referrer" browsers send "Origin: null" along with our own forms
+	page.Protect(h, "style-src 'self'; form-action 'self'")
 	h.Set("Vary", "Accept, Cookie")
 }
 

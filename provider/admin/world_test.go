@@ -69,7 +69,7 @@ func newWorld(t testing.TB, options ...option) *world {
 					return
 				}
 				if strings.HasPrefix(r.URL.Path, "/console/") {
-					http.StripPrefix("/console", console).ServeHTTP(rw, r)
+					corsForAll(http.StripPrefix("/console", console)).ServeHTTP(rw, r)
 					return
 				}
 				next.ServeHTTP(rw, r)

@@ -118,8 +118,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
 	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
-	mistakes                                        prometheus.Counter
-	asked, notAsAsked, pages                        prometheus.Counter
+	asked, notAsAsked, pages, mistakes              prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
 	sessions, sweepLag                              *prometheus.Desc
@@ -280,8 +279,6 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.observedRefusals.inc(string(e.Reason))
 	case provider.EventWouldEnd:
 		m.observedEnds.inc(string(e.Reason))
-	case provider.EventMisconfigured:
-		m.mistakes.Inc()
 	case provider.EventUnavailable:
 		m.unavailable.Inc()
 	case provider.EventSettingsStale:
@@ -296,6 +293,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.deliveries.inc(givenUp)
 	case provider.EventPageFailed:
 		m.pages.Inc()
+	case provider.EventMisconfigured:
+		m.mistakes.Inc()
 	case provider.EventSweepFailed:
 		m.sweep.Inc()
 	}

@@ -28,7 +28,7 @@ func decorate() bool {
 	}
 	hook, err := provider.New(provider.Config{
 		Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
-		NoGrace: true, NoLostResponse: true, NoExpirationMembers: true, NoExpirationMetadata: true,
+		NoGrace: true, NoLostResponse: true, NoExpirationMembers: true, NoExpirationMetadata: true, NoResponseIssuer: true,
 	})
 	if err != nil {
 		panic(err)
