@@ -42,14 +42,13 @@ var ErrStandby = errors.New("the server is a standby, and not the primary")
 // the step had sent by then may have taken effect.
 func (p *Pool) Do(ctx context.Context, step func(*pgx.Conn) error) (broken bool, err error) {
 	broken, err = p.try(ctx, step)
-	if err == nil || ctx.Err() != nil { // a context that ends breaks connections
-		return broken, err
-	}
-	if cannot(err) {
+	if cannot(err) && ctx.Err() == nil {
 		p.renew()
 		broken, err = p.try(ctx, step)
 	}
-	if broken && ctx.Err() == nil {
+	// A context that ends breaks the connection that it waits for. If nobody gave up,
+	// no answer came in time, and none may come to any other: the server may be gone.
+	if broken && ctx.Err() == nil || err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		p.renew()
 	}
 	return broken, err

@@ -93,12 +93,13 @@ func open(ctx context.Context, db *sql.DB) (*Store, error) {
 }
 
 // changed returns how many rows a statement has changed. On a connection that can
-// only be read it has changed none, and is executed on another: on as many as may be
-// as old as that one, and one more.
+// only be read, or that the driver knows is broken, it has changed none, and is
+// executed on another: on as many as may be as old as that one, and one more.
 func (s *Store) changed(ctx context.Context, statement string, args ...any) (n int64, err error) {
 	for old := s.db.Stats().Idle + 1; ; old-- {
 		n, err = s.execute(ctx, statement, args...)
-		if !readOnly(err) || old == 0 || ctx.Err() != nil {
+		unchanged := readOnly(err) || errors.Is(err, driver.ErrBadConn)
+		if !unchanged || old == 0 || ctx.Err() != nil {
 			return n, err
 		}
 	}

@@ -1,15 +1,18 @@
 package sqlsessions_test
 
 import (
+	"context"
 	"database/sql"
+	"database/sql/driver"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
-	_ "github.com/ncruces/go-sqlite3/driver"
+	sqlite3 "github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
@@ -165,4 +168,45 @@ func TestFileThatGoes(t *testing.T) {
 	for name, call := range calls {
 		require.NoError(t, call(), name)
 	}
+}
+
+// badConn is a connection that the driver says is broken, at the next statement.
+type badConn struct {
+	driver.Conn
+	bad *atomic.Bool
+}
+
+func (c *badConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if c.bad.CompareAndSwap(true, false) {
+		return nil, driver.ErrBadConn
+	}
+	return c.Conn.(driver.ExecerContext).ExecContext(ctx, query, args)
+}
+
+type badConnector struct {
+	driver.Connector
+	bad atomic.Bool
+}
+
+func (c *badConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	return &badConn{conn, &c.bad}, err
+}
+
+// A connection that is broken before anything was sent is not the caller's matter.
+func TestBrokenConnection(t *testing.T) {
+	t.Parallel()
+	connector, err := (&sqlite3.SQLite{}).OpenConnector("file:" + filepath.Join(t.TempDir(), "s.db"))
+	require.NoError(t, err)
+	bad := &badConnector{Connector: connector}
+	db := sql.OpenDB(bad)
+	defer db.Close()
+	s := newStore(t, db)
+	require.NoError(t, s.Create(t.Context(), at, middleware.StoredSession{ID: "a", Expires: at}))
+	bad.bad.Store(true)
+	require.NoError(t, s.Replace(t.Context(), middleware.StoredSession{ID: "a", Version: 1, Expires: at}))
+	require.False(t, bad.bad.Load())
+	got, err := s.Get(t.Context(), "a")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, got.Version)
 }

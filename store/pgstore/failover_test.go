@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
 	"github.com/curfew-oidc/curfew/internal/faultnet"
 	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/policy"
@@ -372,4 +373,37 @@ func TestServerEndsConnections(t *testing.T) {
 	_, err = s.Get(ctx, one.ID)
 	require.Equal(t, "57P03", code(err), "an error at once: the caller knows how long to wait")
 	held.Release()
+}
+
+// A server that vanishes from the network, as one does that has lost its power, ends no
+// connection. The first call that gets no answer in time has all of them made anew: not
+// each of them costs a call.
+func TestServerVanishes(t *testing.T) {
+	t.Parallel()
+	server := enginetest.Postgres(t)
+	way, err := faultnet.Listen(server.Addr())
+	require.NoError(t, err)
+	defer way.Close()
+	name, err := faultnet.Listen(way.Addr())
+	require.NoError(t, err)
+	defer name.Close()
+	u, err := url.Parse(enginetest.PostgresURL(t))
+	require.NoError(t, err)
+	u.Host = name.Addr()
+	pool := openPool(t, u.String())
+	s := newStore(t, pool)
+	fillPool(t, pool)
+	name.Redirect(server.Addr())
+	way.Set(faultnet.Fault{Hold: true})
+	defer way.Set(faultnet.Fault{})
+	failed := 0
+	for get := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_, err := s.Get(ctx, "none")
+		return err
+	}; !errors.Is(get(), store.ErrNotFound); failed++ {
+		require.Less(t, failed, int(pool.Config().MaxConns)-2)
+	}
+	require.Positive(t, failed, "it did not vanish")
 }

@@ -72,6 +72,8 @@
 // down or has crashed (57P01, 57P02), or that it takes no connections now (57P03) is
 // closed, and at most once a second all others are, too: the name may lead elsewhere
 // by now. The step is done once more on a new one, unless it may have been committed.
+// Where a server vanishes without a word, the first call whose context's deadline
+// passes has all connections made anew.
 // Nothing is read from a standby: what it does not know yet would be live, or gone.
 // PostgreSQL 14 and later say what they are when a connection is made; of an older
 // one, and of what a pooler in between leads to, only a write finds out.
