@@ -55,7 +55,7 @@
 //     credential_change, unknown_session, abandoned, other.
 //   - result: delivered, failed (it is tried again), given_up, other.
 //   - operation: get, create, update, admit, list, due, delete, stats, document,
-//     put_document, history, add_counts, read_counts, drop_counts, count_unended.
+//     put_document, history, drop_document, add_counts, read_counts, drop_counts, count_unended.
 //   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
 //     which are answers; canceled (the caller gave up); timeout, error.
 //

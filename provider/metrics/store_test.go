@@ -146,7 +146,7 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 	slices.Sort(operations)
 	operations = slices.Compact(operations)
-	require.Len(t, operations, 15)
+	require.Len(t, operations, 16)
 	for _, operation := range operations {
 		require.EqualValues(t, want[operation+" error"]+want[operation+" timeout"], got[`curfew_store_errors_total{operation="`+operation+`"}`], operation)
 	}
