@@ -101,11 +101,11 @@ func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
 	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
-// keepForm keeps a copy of the form that a browser with a session posts: op reads
-// it where nobody else sees it, and a page that asks has to send it again.
+// keepForm keeps a copy of the form that is posted: op reads it where nobody else
+// sees it, and tells the storage only a part of a token that is presented in it. A
+// page that asks has to send it again.
 func (h *Hook) keepForm(req *request, r *http.Request) {
-	if r.Method != http.MethodPost || h.cfg.NoBrowserSession || r.Body == nil ||
-		!strings.Contains(r.Header.Get("Cookie"), sessionCookie) {
+	if !isForm(r) {
 		return
 	}
 	req.posted = &bytes.Buffer{}

@@ -48,7 +48,8 @@ type request struct {
 	refresh  *refreshState // of the last refresh token that was looked up
 	refused  *refusedRequest
 	exchange *exchangeState
-	unlock   func() // of the grant whose refresh token was looked up
+	vouched  struct{ subject, actor bool } // for the tokens of an exchange, by the storage
+	unlock   func()                        // of the grant whose refresh token was looked up
 
 	// session is the session that the request turned out to belong to, and
 	// live its limits as this request's client uses it.

@@ -116,6 +116,17 @@ type Config struct {
 	// client. Nil: all rotate.
 	KeepRefreshToken func(ctx context.Context, client op.Client) bool
 
+	// ExchangeRefreshToken says whether a client may exchange (RFC 8693) a refresh
+	// token that was issued to another one, owner. Nil: none may; a refresh token
+	// is its client's alone (RFC 6749 section 10.4).
+	ExchangeRefreshToken func(ctx context.Context, client op.Client, owner string) bool
+
+	// Outlives says whether a session that was made from another one by token
+	// exchange, for another user, goes on when that one has ended: parent.End says
+	// how. It is asked at the end and at each later use, for as long as the end is
+	// remembered; see Remember. Nil: none does.
+	Outlives func(ctx context.Context, parent, child store.Session) bool
+
 	// RemoteAddress returns the address of the client of a request, for a
 	// server behind a proxy. Nil means the host of r.RemoteAddr.
 	RemoteAddress func(r *http.Request) string
@@ -180,7 +191,9 @@ type Config struct {
 	MaxSessions int
 
 	// MaxGrants bounds the grants of one session: with one more, the one that
-	// was unused for longest is revoked. Zero means 50.
+	// was unused for longest is revoked. As many sessions may be made from it by
+	// token exchange: with one more, the oldest ends (ReasonConcurrency). Zero means
+	// 50.
 	MaxGrants int
 
 	// SweepEvery is how often [Hook.Run] looks for what is due. Zero means

@@ -46,10 +46,6 @@ type privateClaims struct {
 	storage op.CanGetPrivateClaimsFromRequest
 }
 
-func (p privateClaims) GetPrivateClaimsFromRequest(ctx context.Context, tr op.TokenRequest, scopes []string) (map[string]any, error) {
-	return p.storage.GetPrivateClaimsFromRequest(ctx, tr, scopes)
-}
-
 // The narrow views keep the embedded *core of the parts out of the method sets,
 // where it would be ambiguous.
 type (
