@@ -188,6 +188,9 @@ func (t presentedToken) unsealed(claims map[string]any) map[string]any {
 // tell.
 var errDeadToken = &refusedError{text: "the token has expired, or its login session is over or not known", over: true}
 
+// errOtherKind refuses a token of ours that is not what the request calls it.
+var errOtherKind = &refusedError{text: "the token is not of the type that the request says, or is no token"}
+
 // invalidToken says in a refusal, as op does, which token it is about.
 func invalidToken(err error, which string) error {
 	var refused *refusedError
@@ -220,15 +223,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 	if e.kind == oidc.RefreshTokenType {
 		return c.exchangedRefreshToken(ctx, req, e)
 	}
-	presented, doubled := req.param(e.name)
-	if doubled {
-		return presentedToken{}, errDeadToken
-	}
-	typ, claims, isJWT := parseJWT(presented)
-	if !isJWT {
-		claims = e.claims
-	}
-	kind, err := c.kindOf(ctx, typ, claims)
+	presented, kind, claims, err := c.kindOfExchanged(ctx, req, e)
 	if err != nil {
 		return presentedToken{}, err
 	}
@@ -242,7 +237,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 	case kind == bareAccessKind && e.kind != oidc.IDTokenType, kind == bareIDKind && e.kind != oidc.AccessTokenType:
 		return c.exchangedBare(e.token, claims)
 	case kind != foreignKind:
-		return presentedToken{}, errDeadToken
+		return presentedToken{}, errOtherKind
 	case says: // another one's
 		return presentedToken{token: e.token}, nil
 	}
@@ -349,9 +344,8 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
 			if _, err := c.TokenRequestByRefreshToken(ctx, e.token); err != nil {
-				// Not one of ours: what the storage's verifier vouches for.
-				if _, sealed := c.h.ring.openRefresh(e.token, c.h.now()); e.vouched && errors.Is(sealed, errForeign) {
-					return presentedToken{token: e.token}, nil
+				if e.vouched {
+					return c.exchangedForeign(ctx, req, e, err)
 				}
 				return presentedToken{}, deadOr(err)
 			}
@@ -380,6 +374,35 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 	return presentedToken{
 		token: st.inner, session: st.session, ruling: st.ruling, authenticated: g.Authenticated, acr: acrOf(&st.session, g),
 	}, nil
+}
+
+// exchangedForeign is a refresh token that is not one of ours, for cause, and that the
+// storage's verifier vouches for.
+func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
+	if _, err := c.h.ring.openRefresh(e.token, c.h.now()); !errors.Is(err, errForeign) {
+		return presentedToken{}, deadOr(cause)
+	}
+	_, kind, _, err := c.kindOfExchanged(ctx, req, e)
+	if err == nil && kind != foreignKind {
+		err = errOtherKind
+	}
+	return presentedToken{token: e.token}, err
+}
+
+// kindOfExchanged tells what a subject or actor token is, from the token as it was
+// presented. What the storage says is in one that it vouches for counts only for a
+// token that nobody else can read.
+func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
+	presented, doubled := req.param(e.name)
+	if doubled {
+		return "", otherKind, nil, errOtherKind
+	}
+	typ, claims, isJWT := parseJWT(presented)
+	if !isJWT {
+		claims = e.claims
+	}
+	kind, err = c.kindOf(ctx, typ, claims)
+	return presented, kind, claims, err
 }
 
 // mayExchange asks Config.ExchangeRefreshToken about another client's refresh token.
@@ -490,7 +513,7 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 		req.belong(x.h, s, ex.ruling, req.live.use)
 	}
 	x.sessionClaims(req, info, tr.GetSubject(), true)
-	if ex := req.exchange; ex != nil && !ex.authenticated.IsZero() {
+	if ex := req.exchange; ex != nil && !ex.authenticated.IsZero() && ex.authenticated.Unix() != tr.GetAuthTime().Unix() {
 		info.AppendClaims(restsOnClaim, ex.authenticated.Unix())
 	}
 	return nil
