@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -842,4 +843,67 @@ func sealedAndSigned(t *testing.T, pkg string) (prefixes, types []string) {
 		})
 	})
 	return prefixes, types
+}
+
+// Tokens from before the installation are what they were while tokens are adopted. What
+// the hook has not sealed can be one only if it is that old: nothing that was issued
+// since.
+func TestTokensFromBeforeTheInstallationOpenTheirDoors(t *testing.T) {
+	for name, adopt := range map[string]time.Duration{"adopting": 24 * time.Hour, "adopting no more": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := optest.NewStorage()
+				bare := optest.Start(t, optest.Config{Storage: storage, InMemory: true})
+				authenticated := time.Now()
+				opaque, jwt := bare.Login(optest.Exchange, kindUser), bare.Login(optest.JWT, kindUser)
+				time.Sleep(time.Minute)
+				s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
+					inMemory(p, o)
+					o.Storage = storage
+					p.AdoptUntil = time.Now().Add(adopt)
+				})
+				ok := func(r optest.Reply) bool { return r.Status == http.StatusOK }
+				exchange := func(token, typ string) optest.Reply { return s.TokenExchange(optest.Exchange, token, typ, wantRefresh) }
+				w := &kindsWorld{notified: &notified{setup: s}, t: t}
+
+				// An opaque one is the storage's own at any time: op has encrypted it.
+				require.True(t, ok(s.Userinfo(opaque.AccessToken())))
+				require.True(t, w.active(opaque.AccessToken()))
+				adopting := adopt > 0
+				require.Equal(t, adopting, ok(s.Userinfo(jwt.AccessToken())))
+				require.Equal(t, adopting, ok(s.Post("/userinfo", "", url.Values{"access_token": {jwt.AccessToken()}})))
+				require.Equal(t, adopting, w.active(jwt.AccessToken()))
+				require.False(t, ok(s.Userinfo(opaque.IDToken())))
+				require.False(t, ok(s.Userinfo(w.sign("at+jwt", map[string]any{ // of the storage's own, since
+					"iss": s.Issuer, "sub": optest.SubjectOf(kindUser), "jti": "1", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix()}))))
+
+				for _, x := range []struct{ token, typ string }{
+					{opaque.AccessToken(), optest.AccessTokenType}, {jwt.AccessToken(), optest.AccessTokenType}, {opaque.RefreshToken(), optest.RefreshTokenType},
+				} {
+					r := exchange(x.token, x.typ)
+					require.Equal(t, adopting, ok(r), "%s: %s", x.typ, r.Body)
+					if !adopting {
+						continue
+					}
+					for _, session := range s.live(t, kindUser) {
+						require.WithinDuration(t, authenticated, session.Authenticated, time.Minute, "not at the exchange")
+					}
+				}
+				r := s.TokenExchange(optest.Exchange, opaque.IDToken(), optest.IDTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}})
+				require.Equal(t, adopting, ok(r), r.Body)
+				for _, x := range []struct{ token, typ string }{
+					{opaque.IDToken(), optest.AccessTokenType}, {jwt.AccessToken(), optest.IDTokenType}, {jwt.IDToken(), optest.AccessTokenType},
+				} {
+					require.False(t, ok(exchange(x.token, x.typ)))
+				}
+				// A sign-out by an ID token of then is one at any time, and none by another token.
+				require.Equal(t, http.StatusBadRequest, s.Browser().EndSession(url.Values{"id_token_hint": {jwt.AccessToken()}}).Status)
+				require.Equal(t, "signed out", s.Browser().EndSession(url.Values{"id_token_hint": {opaque.IDToken()}}).Body)
+				require.True(t, s.Browser().Authorize(optest.Web, url.Values{"id_token_hint": {opaque.IDToken()}}).AtForm())
+
+				require.Equal(t, http.StatusOK, s.Revoke(optest.JWT, jwt.AccessToken(), "").Status)
+				require.False(t, ok(s.Userinfo(jwt.AccessToken())))
+			})
+		})
+	}
 }
