@@ -69,8 +69,9 @@ type Config struct {
 	// and at the authorization requests of a browser with a session. If it
 	// fails, logins are refused. The zero time, or a nil function, refuses
 	// nothing, and neither is a login refused of which the storage has no
-	// auth_time, nor the exchange of a token that belongs to no session. Times
-	// count to the microsecond: with an auth_time of whole seconds, who signs
+	// auth_time, nor the exchange of another provider's token. For a session that
+	// token exchange makes from another user's, that user is asked about, who
+	// authenticated. Times count to the microsecond: with an auth_time of whole seconds, who signs
 	// in within the second of the change has to do so again.
 	NotBefore func(ctx context.Context, subject store.Subject) (time.Time, error)
 
