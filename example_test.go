@@ -141,6 +141,9 @@ func _(cfg provider.Config, directory groupDirectory, users userTable, browserSe
 	cfg.NotBefore = func(ctx context.Context, subject store.Subject) (time.Time, error) {
 		return users.PasswordChangedAt(ctx, subject.ID)
 	}
+	cfg.Outlives = func(ctx context.Context, parent, child store.Session) bool {
+		return parent.End.Reason == policy.ReasonLogout // a job that was started goes on
+	}
 	cfg.SSOSession = func(_ context.Context, login provider.Login) string {
 		if request, ok := login.AuthRequest.(*AuthRequest); ok {
 			return request.BrowserSessionID // from your cookie; empty: a session of its own

@@ -134,23 +134,31 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.L
 
 // checkType keeps other tokens of the provider from being taken for a logout token.
 func (rp *RelyingParty) checkType(raw string) error {
+	typ, err := typeOf(raw)
+	if err != nil {
+		return fmt.Errorf("the header of the logout token: %w", err)
+	}
+	if typ == "logout+jwt" || rp.cfg.AllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
+		return nil
+	}
+	return fmt.Errorf("typ: %.50q is not logout+jwt", typ)
+}
+
+// typeOf returns the typ in the header of a JWT, in lower case and without
+// "application/", which may be left out (RFC 7515 section 4.1.9).
+func typeOf(raw string) (string, error) {
 	head, _, _ := strings.Cut(raw, ".")
 	decoded, err := base64.RawURLEncoding.DecodeString(head)
 	if err != nil {
-		return fmt.Errorf("the header of the logout token: %w", err)
+		return "", err
 	}
 	var header struct {
 		Type string `json:"typ"`
 	}
 	if err := json.Unmarshal(decoded, &header); err != nil {
-		return fmt.Errorf("the header of the logout token: %w", err)
+		return "", err
 	}
-	// RFC 7515 section 4.1.9: "application/" may be left out.
-	typ := strings.TrimPrefix(strings.ToLower(header.Type), "application/")
-	if typ == "logout+jwt" || rp.cfg.AllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
-		return nil
-	}
-	return fmt.Errorf("typ: %.50q is not logout+jwt", header.Type)
+	return strings.TrimPrefix(strings.ToLower(header.Type), "application/"), nil
 }
 
 // logOut ends the sessions of a login, or all of a user's if sid is empty. A login

@@ -2,12 +2,14 @@ package middleware
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -238,12 +240,17 @@ func (e *endpoints) identify(ctx context.Context, token *oauth2.Token) (*idToken
 	if err != nil {
 		return nil, err
 	}
+	if typ, err := typeOf(raw); err != nil || strings.HasSuffix(typ, "+jwt") {
+		return nil, fmt.Errorf("typ: %.50q is not the type of an ID token", typ) // RFC 8725 section 3.11
+	}
 	t := &idToken{IDToken: verified, raw: raw}
 	var claims struct {
 		AuthTime      float64 `json:"auth_time"`
 		SessionExpiry float64 `json:"session_expiry"`
 		SID           string  `json:"sid"`
 		AZP           string  `json:"azp"`
+
+		Events json.RawMessage `json:"events"`
 	}
 	if err := verified.Claims(&claims); err != nil {
 		return nil, fmt.Errorf("the claims of the ID token: %w", err)
@@ -251,6 +258,8 @@ func (e *endpoints) identify(ctx context.Context, token *oauth2.Token) (*idToken
 	t.authTime, t.sessionExpiry = unix(claims.AuthTime), unix(claims.SessionExpiry)
 	t.sid, t.azp = claims.SID, claims.AZP
 	switch {
+	case claims.Events != nil:
+		return nil, errors.New("what is called an ID token is a security event, such as a logout token (RFC 8417)")
 	case t.Subject == "":
 		return nil, errors.New("the ID token has no sub")
 	case t.azp != "" && t.azp != e.oauth.ClientID, t.azp == "" && len(t.Audience) > 1:

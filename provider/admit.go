@@ -68,6 +68,11 @@ type admission struct {
 	// asks, and reports whether it can be offered here. Nil: it cannot.
 	ask func(s store.Session, d policy.Decision) bool
 
+	// parent is the session that token exchange makes this one from: it rests on the
+	// same authentication, of that one's user, and begins only if that goes on. Nil:
+	// none.
+	parent *store.Session
+
 	// client is who makes the login where there is no op.Client: a service.
 	client string
 
@@ -135,7 +140,18 @@ func (a *admission) passed(s *store.Session, now time.Time) bool {
 	if a.login.AuthTime.IsZero() && a.alias != "" {
 		return true // the name is another tab's, and nothing says that the credentials are older
 	}
+	if a.parent != nil {
+		return true // which goes on, and is who may begin another one
+	}
 	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
+}
+
+// authenticated is who entered the credentials that the login rests on.
+func (a *admission) authenticated() store.Subject {
+	if a.parent != nil {
+		return a.parent.Subject
+	}
+	return a.login.Subject
 }
 
 // freed reports whether a name leads to a session that has ended, and that this
@@ -162,7 +178,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
 	}
 	// Before, so that it ends nobody's session at a cap.
-	if a.outdated, err = h.outdated(ctx, a.login.Subject, a.login.AuthTime); err != nil {
+	if a.outdated, err = h.outdated(ctx, a.authenticated(), a.login.AuthTime); err != nil {
 		return store.Session{}, r, err
 	}
 	s, r, err := h.admitUnder(ctx, req, a, r)
@@ -170,7 +186,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		return s, r, err
 	}
 	// And after: what is changed from now on finds the session, and ends it.
-	switch outdated, err := h.outdated(ctx, a.login.Subject, a.login.AuthTime); {
+	switch outdated, err := h.outdated(ctx, a.authenticated(), a.login.AuthTime); {
 	case err != nil:
 		return store.Session{}, r, err
 	case outdated:
@@ -304,6 +320,11 @@ func (h *Hook) createOrJoin(ctx context.Context, s store.Session, a admission, r
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	if tooOld.Allow {
+		if a.parent != nil {
+			if err := h.enterChild(ctx, *a.parent, s.ID); err != nil {
+				return store.Session{}, err
+			}
+		}
 		created, err := h.create(ctx, s, a, r)
 		if !errors.Is(err, store.ErrExists) {
 			return created, err
@@ -363,6 +384,9 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
 		ClientNames: withName(nil, h.clientName(ctx, a.clientID())),
 		Adopted:     a.adopt, Client: a.clientID(),
+	}
+	if a.parent != nil {
+		s.Parent, s.Actor, s.Started = a.parent.ID, a.parent.Subject.ID, now
 	}
 	if a.reserve {
 		s.ReservedUntil = a.reserveIn(&s, now, h.cfg.CodeLifetime)
@@ -428,7 +452,10 @@ func (h *Hook) remember(s *store.Session) time.Duration {
 func (h *Hook) tooOld(ctx context.Context, s store.Session, r ruling) (policy.Decision, error) {
 	now := h.now()
 	p := s.Policy()
-	p.LastActivity, p.ReservedUntil = s.Authenticated, time.Time{}
+	p.ReservedUntil = time.Time{}
+	if s.Parent == "" { // which is in use now
+		p.LastActivity = s.Authenticated
+	}
 	d := r.rules.Check(now, p, policy.Use{})
 	if d.Reason == policy.ReasonInactivity {
 		used, err := h.lastUseOf(ctx, s.Subject, s.Authenticated, r, now)

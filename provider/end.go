@@ -66,10 +66,14 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	if deadline, why := r.rules.Deadline(s.Policy()); why == reason && !deadline.IsZero() {
 		at = deadline
 	}
-	s.End = &store.End{
-		At: at.UTC().Truncate(time.Microsecond), Reason: reason, By: by,
-		Owed: s.ReservedUntil.IsZero(), // or it never began, and there is nobody to tell
-	}
+	h.finishAs(s, r, store.End{At: at, Reason: reason, By: by})
+}
+
+// finishAs is finish with all of an end but what is owed.
+func (h *Hook) finishAs(s *store.Session, r ruling, end store.End) {
+	end.At = end.At.UTC().Truncate(time.Microsecond)
+	end.Owed = s.ReservedUntil.IsZero() // or it never began, and there is nobody to tell
+	s.End = &end
 	for i := range s.Grants {
 		s.Grants[i].Repeat = nil // no answer is repeated any more
 	}
@@ -108,8 +112,9 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-cha
 	return h.send(notes)
 }
 
-// announce tells the provider of an end that was written, and notes that it is
-// done, and that nothing is owed to the given clients. If that fails, or nobody
+// announce tells the provider of an end that was written, ends the sessions that were
+// made from this one, and notes that it is done, and that nothing is owed to the given
+// clients. If that fails, or nobody
 // comes to it because the process dies, a sweep does it: each end is announced at
 // least once. The event comes once for all tries of OnEnd.
 func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []string) {
@@ -121,6 +126,10 @@ func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []s
 		h.sessionEvent(ctx, EventEnded, &s, "")
 	}
 	owed := false
+	if err := h.endChildren(ctx, &s); err != nil {
+		h.event(ctx, Event{Type: EventUnavailable, Subject: s.Subject, SID: s.ID, Err: fmt.Errorf("sessions that were made from it: %w", err)})
+		owed = true
+	}
 	if h.cfg.OnEnd != nil {
 		// It has a deadline: logins and the sweep wait for it.
 		octx, cancel := h.detach(ctx)
@@ -306,8 +315,13 @@ func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, err
 	}
 	if d := r.rules.Check(h.now(), s.Policy(), policy.Use{}); !d.Allow {
 		h.finish(&s, r, d.At, d.Reason, "")
+		return s, nil
 	}
-	return s, nil
+	end, err := h.endOfParent(ctx, s)
+	if end != nil {
+		h.finishWith(&s, r, end)
+	}
+	return s, err
 }
 
 // bounded gives a step that waits for the store its time.

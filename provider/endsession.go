@@ -101,13 +101,12 @@ func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
 	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
-// keepForm keeps a copy of the form that a browser posts: op reads it where nobody
-// else sees it, and the hook has to send it again from a page that asks, and to know
-// where an authorization request wants its answer. An application that shows its
-// secret is no browser.
+// keepForm keeps a copy of the form that is posted: op reads it where nobody else
+// sees it, and tells the storage only a part of a token that is presented in it. A
+// page that asks has to send it again, and an authorization request says in it where
+// it wants its answer.
 func (h *Hook) keepForm(req *request, r *http.Request) {
-	if r.Method != http.MethodPost || r.Body == nil || r.Header.Get("Authorization") != "" ||
-		!strings.Contains(strings.ToLower(r.Header.Get("Content-Type")), "x-www-form-urlencoded") {
+	if !isForm(r) {
 		return
 	}
 	req.posted = &bytes.Buffer{}

@@ -45,6 +45,8 @@ type Event struct {
 	At      time.Time // when it was noticed
 	Subject store.Subject
 	SID     string // of the session
+	Parent  string // the sid of the session that it was made from by token exchange
+	Actor   string // the subject of that
 	Client  string // client_id
 	Kind    policy.Kind
 	Reason  policy.Reason // of an end or a refusal
@@ -70,7 +72,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}
 		for _, a := range []struct{ key, value string }{
-			{"iss", e.Subject.Issuer}, {"sub", e.Subject.ID}, {"sid", e.SID}, {"client_id", e.Client},
+			{"iss", e.Subject.Issuer}, {"sub", e.Subject.ID}, {"sid", e.SID}, {"parent_sid", e.Parent}, {"actor", e.Actor}, {"client_id", e.Client},
 			{"kind", string(e.Kind)}, {"reason", string(e.Reason)}, {"by", e.By},
 		} {
 			if a.value != "" {
@@ -107,7 +109,7 @@ func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, 
 	if client == "" {
 		client = s.Client
 	}
-	e := Event{Type: t, Subject: s.Subject, SID: s.ID, Client: client, Kind: s.Kind}
+	e := Event{Type: t, Subject: s.Subject, SID: s.ID, Parent: s.Parent, Actor: s.Actor, Client: client, Kind: s.Kind}
 	if s.End != nil {
 		e.Reason, e.By = s.End.Reason, s.End.By
 	}

@@ -24,7 +24,8 @@ type exchangeState struct {
 }
 
 // An exchangeRequest shows the storage its own tokens and IDs instead of the
-// sealed ones. Everything else is op's request.
+// sealed ones, and the authentication that the subject token rests on, of which op
+// knows nothing. Everything else is op's request.
 type exchangeRequest struct {
 	op.TokenExchangeRequest
 	subject, actor presentedToken
@@ -32,6 +33,13 @@ type exchangeRequest struct {
 
 func (r *exchangeRequest) GetExchangeSubjectTokenIDOrToken() string { return r.subject.token }
 func (r *exchangeRequest) GetExchangeActorTokenIDOrToken() string   { return r.actor.token }
+
+func (r *exchangeRequest) GetAuthTime() time.Time {
+	if r.subject.authenticated.IsZero() {
+		return r.TokenExchangeRequest.GetAuthTime() // op says now
+	}
+	return r.subject.authenticated
+}
 
 func (r *exchangeRequest) GetExchangeSubjectTokenClaims() map[string]any {
 	return r.subject.unsealed(r.TokenExchangeRequest.GetExchangeSubjectTokenClaims())
@@ -70,13 +78,19 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return err
 	}
 	f := &exchangeRequest{TokenExchangeRequest: tr}
-	subject, err := x.exchanged(ctx, req, tr.GetExchangeSubjectTokenType(), tr.GetExchangeSubjectTokenIDOrToken(), tr.GetExchangeSubject(), tr.GetExchangeSubjectTokenClaims())
+	subject, err := x.exchanged(ctx, req, exchangeToken{
+		name: "subject_token", client: tr.GetClientID(), kind: tr.GetExchangeSubjectTokenType(), vouched: req.vouched.subject,
+		token: tr.GetExchangeSubjectTokenIDOrToken(), user: tr.GetExchangeSubject(), claims: tr.GetExchangeSubjectTokenClaims(),
+	})
 	if err != nil {
 		return x.answer(ctx, req, invalidToken(err, "subject_token"), oidc.ErrInvalidRequest())
 	}
 	f.subject = subject
-	if tr.GetExchangeActor() != "" {
-		actor, err := x.exchanged(ctx, req, tr.GetExchangeActorTokenType(), tr.GetExchangeActorTokenIDOrToken(), tr.GetExchangeActor(), tr.GetExchangeActorTokenClaims())
+	if acts, doubled := req.param("actor_token"); acts != "" || doubled || tr.GetExchangeActor() != "" {
+		actor, err := x.exchanged(ctx, req, exchangeToken{
+			name: "actor_token", client: tr.GetClientID(), kind: tr.GetExchangeActorTokenType(), vouched: req.vouched.actor,
+			token: tr.GetExchangeActorTokenIDOrToken(), user: tr.GetExchangeActor(), claims: tr.GetExchangeActorTokenClaims(),
+		})
 		if err != nil {
 			return x.answer(ctx, req, invalidToken(err, "actor_token"), oidc.ErrInvalidRequest())
 		}
@@ -94,20 +108,19 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 
 	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated, acr: subject.acr}
 	if who := subjectOf(ctx, f.GetSubject()); who != subject.session.Subject {
-		client, err := x.clientOf(ctx, req, f.GetClientID())
-		if err != nil {
-			return err
-		}
-		// Named by the token, so that an exchange that is sent again finds its
-		// session. Reserved: the tokens come in the next calls, or never.
-		login := Login{Subject: who, Client: client, Exchange: true}
-		s, r, err := x.h.admit(ctx, req, admission{login: login, reserve: true, sid: func(n int) string {
-			return derivedSID(who, n, "exchange", string(tr.GetExchangeSubjectTokenType()), subject.token, f.GetClientID())
-		}})
+		a, err := x.exchangeAdmission(ctx, req, f, who)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		state.session, state.ruling, state.authenticated, state.acr = s, r, s.Authenticated, s.ACR
+		if state.session, state.ruling, err = x.h.admit(ctx, req, a); err != nil {
+			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+		}
+		state.authenticated, state.acr = restsOn(a.login.AuthTime, &state.session), a.acr
+		// What ended the session that it is made from may have come before this
+		// one was there to be ended.
+		if state.session, err = x.h.endedWithParent(ctx, state.session); err != nil {
+			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+		}
 	}
 	req.exchange = state
 	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
@@ -122,6 +135,38 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 	}
 	return nil
+}
+
+// exchangeAdmission is the login of an exchange that is not for the subject of the
+// session whose token is exchanged. It is reserved: the tokens come in the next
+// calls, or never.
+//
+// What is made from a session is named by that and the client, and else by the token,
+// so that an exchange that is sent again finds its session.
+func (x exchanger) exchangeAdmission(ctx context.Context, req *request, f *exchangeRequest, who store.Subject) (admission, error) {
+	client, err := x.clientOf(ctx, req, f.GetClientID())
+	if err != nil {
+		return admission{}, err
+	}
+	a := admission{reserve: true, acr: f.subject.acr}
+	a.login = Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated}
+	name := []string{"exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID()}
+	parent := &f.subject.session
+	if parent.ID == "" {
+		parent = &f.actor.session // on whose word it is made
+	}
+	if parent.ID != "" && parent.Subject != who {
+		a.parent, a.renews = parent, true
+		name = []string{"exchange from", parent.ID, f.GetClientID()}
+		if parent == &f.subject.session {
+			a.amr = parent.AMR
+		}
+		if err := x.h.mayHaveChild(ctx, *parent); err != nil {
+			return admission{}, err
+		}
+	}
+	a.sid = func(n int) string { return derivedSID(who, n, name...) }
+	return a, nil
 }
 
 // A presentedToken is a subject or actor token.
@@ -149,6 +194,9 @@ func (t presentedToken) unsealed(claims map[string]any) map[string]any {
 // tell.
 var errDeadToken = &refusedError{text: "the token has expired, or its login session is over or not known", over: true}
 
+// errOtherKind refuses a token of ours that is not what the request calls it.
+var errOtherKind = &refusedError{text: "the token is not of the type that the request says, or is no token"}
+
 // invalidToken says in a refusal, as op does, which token it is about.
 func invalidToken(err error, which string) error {
 	var refused *refusedError
@@ -160,48 +208,115 @@ func invalidToken(err error, which string) error {
 	return &about
 }
 
-// exchanged looks a subject or actor token up, which is of the given user. A token
-// of no session comes back as it is.
+// An exchangeToken is a subject or actor token as op or the storage has read it.
+type exchangeToken struct {
+	name    string // of the parameter
+	client  string // that exchanges it
+	kind    oidc.TokenType
+	vouched bool // by the storage: op could not read it
+	token   string
+	user    string
+	claims  map[string]any
+}
+
+// exchanged looks a subject or actor token up. One of no session comes back as it
+// is.
 //
-// The storage may vouch for tokens that op cannot read. One of our own is of its
-// session all the same, and in one of another provider nothing names a session here.
-func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.TokenType, token, user string, claims map[string]any) (presentedToken, error) {
-	if tokenType == oidc.RefreshTokenType {
-		return c.exchangedRefreshToken(ctx, req, token)
+// What kind a JWT of this issuer is, does not hang on what the request calls it, nor
+// on who vouches for it: see core.kindOf. In a token of another provider nothing names
+// a session here.
+func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+	if e.kind == oidc.RefreshTokenType {
+		return c.exchangedRefreshToken(ctx, req, e)
 	}
-	if issuer, says := claims["iss"].(string); says && issuer != op.IssuerFromContext(ctx) {
-		return presentedToken{token: token}, nil
+	presented, kind, claims, err := c.kindOfExchanged(ctx, req, e)
+	if err != nil {
+		return presentedToken{}, err
 	}
-	id := token
-	if jti, _ := claims["jti"].(string); strings.HasPrefix(jti, accessPrefix) {
-		id = jti
+	jti, _ := claims["jti"].(string)
+	_, says := claims["iss"].(string)
+	switch {
+	case kind == accessKind && e.kind != oidc.IDTokenType:
+		return c.exchangedAccessToken(ctx, e, jti, presented)
+	case kind == idKind && e.kind != oidc.AccessTokenType:
+		return c.exchangedIDToken(ctx, e.token, claims)
+	case kind == bareAccessKind && e.kind != oidc.IDTokenType, kind == bareIDKind && e.kind != oidc.AccessTokenType:
+		return c.exchangedBare(e.token, claims)
+	case kind != foreignKind:
+		return presentedToken{}, errOtherKind
+	case says: // another one's
+		return presentedToken{token: e.token}, nil
 	}
-	if sid, _ := claims["sid"].(string); sid != "" && id == token && tokenType != oidc.AccessTokenType {
-		return c.exchangedIDToken(ctx, tokenType, token, sid, claims)
+	return c.exchangedAccessToken(ctx, e, e.token, presented)
+}
+
+// exchangedAccessToken looks an access token up by its ID. A text that the storage
+// vouches for, and that is none of ours, is of no session.
+func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
+	if !strings.HasPrefix(id, accessPrefix) {
+		if e.vouched {
+			return presentedToken{token: e.token}, nil
+		}
+		return c.exchangedOpaque(ctx, e.token)
 	}
-	t, s, r, sealed, err := c.open(ctx, id, user)
+	t, s, r, err := c.open(ctx, id, e.user, presented)
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}
-	if !sealed {
-		return presentedToken{token: token}, nil
-	}
-	g := *s.Grant(t.Grant) // which may be dropped meanwhile
-	p := presentedToken{token: token, id: t.ID, ruling: r, authenticated: g.Authenticated, acr: acrOf(&s, &g)}
-	if id == token || tokenType == oidc.AccessTokenType {
+	p := presentedToken{token: e.token, id: t.ID}
+	if id == e.token || e.kind == oidc.AccessTokenType {
 		p.token = t.ID
 	}
+	if s.ID == "" {
+		return p, nil
+	}
+	g := *s.Grant(t.Grant) // which may be dropped meanwhile
+	p.ruling, p.authenticated, p.acr = r, g.Authenticated, acrOf(&s, &g)
 	if p.session, err = c.seen(ctx, s, t.Grant, t.Generation); err != nil {
 		return presentedToken{}, err
 	}
 	return p, nil
 }
 
+// exchangedOpaque is an opaque access token that the hook did not seal. op does not
+// ask the storage whether it is still good, and nothing in it says when it was
+// issued: it is taken for as long as tokens from before the installation are, and
+// rests on an authentication from before that.
+func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToken, error) {
+	if token == "" || !c.adopting() {
+		return presentedToken{}, errDeadToken
+	}
+	installation, err := c.h.installed(ctx)
+	if err != nil {
+		return presentedToken{}, err
+	}
+	return presentedToken{token: token, authenticated: installation.At}, nil
+}
+
+// exchangedBare is a JWT from before the installation. Its user authenticated before
+// it was issued.
+func (c *core) exchangedBare(token string, claims map[string]any) (presentedToken, error) {
+	if !c.adopting() {
+		return presentedToken{}, errDeadToken
+	}
+	at, ok := claims["auth_time"].(float64)
+	if !ok {
+		at, _ = claims["iat"].(float64)
+	}
+	acr, _ := claims["acr"].(string)
+	return presentedToken{token: token, authenticated: unixTime(at), acr: acr}, nil
+}
+
+// restsOnClaim is in an ID token that an exchange asked for: its "auth_time" is the
+// time of the exchange, which is op's doing.
+const restsOnClaim = "session_auth_time"
+
 // exchangedIDToken looks up the session that an ID token names.
-func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, token, sid string, claims map[string]any) (presentedToken, error) {
-	s, err := c.h.get(ctx, sid)
-	if errors.Is(err, store.ErrNotFound) && tokenType != oidc.IDTokenType {
-		return presentedToken{token: token}, nil // the storage means something else by it
+func (c *core) exchangedIDToken(ctx context.Context, token string, claims map[string]any) (presentedToken, error) {
+	sid, _ := claims["sid"].(string)
+	s, err := c.h.getWithParent(ctx, sid)
+	if err == nil && s.Subject.Issuer != op.IssuerFromContext(ctx) {
+		err = store.ErrNotFound
 	}
 	if err != nil {
 		return presentedToken{}, deadOr(err)
@@ -211,8 +326,10 @@ func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, t
 		return presentedToken{}, err
 	}
 	authenticated := s.Authenticated
-	if t, ok := claims["auth_time"].(float64); ok && int64(t) < s.Authenticated.Unix() {
-		authenticated = time.Unix(int64(t), 0).UTC()
+	for _, name := range []string{"auth_time", restsOnClaim} {
+		if t, ok := claims[name].(float64); ok && int64(t) < authenticated.Unix() {
+			authenticated = unixTime(t)
+		}
 	}
 	if err := usable(&s, r, c.h.now(), policy.Use{Authenticated: authenticated}); err != nil {
 		return presentedToken{}, err
@@ -221,39 +338,112 @@ func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, t
 	return presentedToken{token: token, session: s, ruling: r, authenticated: authenticated, acr: acr}, nil
 }
 
-// exchangedRefreshToken looks a refresh token up that is exchanged for others:
-// it must be good for a refresh. op had it looked up already, by
-// TokenRequestByRefreshToken; for the actor of an exchange as well, before the
-// subject is asked for, and so one of two is looked up again.
-func (c *core) exchangedRefreshToken(ctx context.Context, req *request, token string) (presentedToken, error) {
-	if st := req.refresh; st == nil || st.presented != token {
-		if refused := req.refused; refused == nil || refused.state.presented != token {
-			if _, err := c.TokenRequestByRefreshToken(ctx, token); err != nil {
-				// Not one of ours: what the storage's verifier vouches for.
-				if _, sealed := c.h.ring.openRefresh(token, c.h.now()); errors.Is(sealed, errForeign) {
-					return presentedToken{token: token}, nil
+// errSpent refuses to exchange a refresh token whose successor was never seen: a
+// refresh mends that, and voids the successor. Here both would stay good.
+var errSpent = &refusedError{text: "the refresh token was refreshed already, and its successor not used yet; refresh it once more, and exchange what comes"}
+
+// exchangedRefreshToken looks a refresh token up that is exchanged for others. It
+// stands here as at a refresh, and what is refused has the same consequences. op had
+// it looked up already, by TokenRequestByRefreshToken; for the actor of an exchange
+// as well, before the subject is asked for, and so one of two is looked up again.
+func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+	if st := req.refresh; st == nil || st.presented != e.token {
+		if refused := req.refused; refused == nil || refused.state.presented != e.token {
+			if _, err := c.TokenRequestByRefreshToken(ctx, e.token); err != nil {
+				if e.vouched {
+					return c.exchangedForeign(ctx, req, e, err)
 				}
 				return presentedToken{}, deadOr(err)
 			}
 		}
 	}
-	if refused := req.refused; refused != nil {
-		return presentedToken{}, deadOr(refused.err)
-	}
 	st := req.refresh
-	if err := c.adopt(ctx, st); err != nil {
-		return presentedToken{}, err
+	if req.refused != nil {
+		st = req.refused.state
 	}
-	g := st.session.Grant(st.token.Grant)
-	if st.standing == current && st.token.Generation > 0 {
-		var err error
-		if st.session, err = c.seen(ctx, st.session, g.ID, g.Generation); err != nil {
-			return presentedToken{}, err
+	if owner := st.token.Client; owner != e.client && !c.mayExchange(ctx, req, e.client, owner) {
+		return presentedToken{}, errDeadToken // as a refresh tells another client nothing
+	}
+	refused := req.refused
+	if refused == nil {
+		if err := c.standsForExchange(ctx, req, st); err != nil {
+			refused = &refusedRequest{state: st, err: err}
 		}
 	}
+	if refused != nil {
+		if err := c.consequences(ctx, req, refused); err != nil {
+			return presentedToken{}, err
+		}
+		return presentedToken{}, deadOr(refused.err)
+	}
+	g := st.session.Grant(st.token.Grant)
 	return presentedToken{
 		token: st.inner, session: st.session, ruling: st.ruling, authenticated: g.Authenticated, acr: acrOf(&st.session, g),
 	}, nil
+}
+
+// exchangedForeign is a refresh token that is not one of ours, for cause, and that the
+// storage's verifier vouches for.
+func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
+	if _, err := c.h.ring.openRefresh(e.token, c.h.now()); !errors.Is(err, errForeign) {
+		return presentedToken{}, deadOr(cause)
+	}
+	_, kind, _, err := c.kindOfExchanged(ctx, req, e)
+	if err == nil && kind != foreignKind {
+		err = errOtherKind
+	}
+	return presentedToken{token: e.token}, err
+}
+
+// kindOfExchanged tells what a subject or actor token is, from the token as it was
+// presented. What the storage says is in one that it vouches for counts only for a
+// token that nobody else can read.
+func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
+	presented, doubled := req.param(e.name)
+	if doubled {
+		return "", otherKind, nil, errOtherKind
+	}
+	typ, claims, isJWT := parseJWT(presented)
+	if !isJWT {
+		claims = e.claims
+	}
+	kind, err = c.kindOf(ctx, typ, claims)
+	return presented, kind, claims, err
+}
+
+// mayExchange asks Config.ExchangeRefreshToken about another client's refresh token.
+func (c *core) mayExchange(ctx context.Context, req *request, clientID, owner string) bool {
+	if c.h.cfg.ExchangeRefreshToken == nil {
+		return false
+	}
+	client, err := c.clientOf(ctx, req, clientID)
+	return err == nil && c.h.cfg.ExchangeRefreshToken(ctx, client, owner)
+}
+
+// standsForExchange does for a refresh token that is exchanged what its standing calls
+// for.
+func (c *core) standsForExchange(ctx context.Context, req *request, st *refreshState) error {
+	if err := c.adopt(ctx, st); err != nil {
+		return err
+	}
+	g := st.session.Grant(st.token.Grant)
+	switch st.standing {
+	case current:
+		if st.token.Generation == 0 {
+			return nil // adopted, and its storage's answer not sealed yet
+		}
+		var err error
+		st.session, err = c.seen(ctx, st.session, g.ID, g.Generation)
+		return err
+	case repeated:
+		c.tellMoved(ctx, req, st)
+		c.h.sessionEvent(ctx, EventRepeat, &st.session, g.Client)
+	case lost:
+		return errSpent
+	case ahead:
+		c.h.sessionEvent(ctx, EventRollback, &st.session, g.Client)
+	}
+	return nil
 }
 
 // unseen reports whether no token of the grant's current generation was seen yet.
@@ -305,7 +495,10 @@ func (x exchanger) CreateTokenExchangeRequest(ctx context.Context, tr op.TokenEx
 
 // GetPrivateClaimsFromTokenExchangeRequest implements op.TokenExchangeStorage.
 func (x exchanger) GetPrivateClaimsFromTokenExchangeRequest(ctx context.Context, tr op.TokenExchangeRequest) (map[string]any, error) {
-	return x.storage.GetPrivateClaimsFromTokenExchangeRequest(ctx, x.forward(ctx, tr))
+	req, leave := x.h.enter(ctx)
+	defer leave()
+	claims, err := x.storage.GetPrivateClaimsFromTokenExchangeRequest(ctx, x.forward(ctx, tr))
+	return withActor(req, claims), err
 }
 
 // SetUserinfoFromTokenExchangeRequest adds the session's claims to an exchanged
@@ -329,6 +522,9 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 		req.belong(x.h, s, ex.ruling, req.live.use)
 	}
 	x.sessionClaims(req, info, tr.GetSubject(), true)
+	if ex := req.exchange; ex != nil && !ex.authenticated.IsZero() && ex.authenticated.Unix() != tr.GetAuthTime().Unix() {
+		info.AppendClaims(restsOnClaim, ex.authenticated.Unix())
+	}
 	return nil
 }
 
@@ -336,6 +532,11 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 // Where the storage cannot, op treats the error like the missing interface.
 func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
+		req, leave := c.h.enter(ctx)
+		defer leave()
+		if req != nil {
+			req.vouched.subject = true
+		}
 		return own.VerifyExchangeSubjectToken(ctx, token, tokenType)
 	}
 	return "", "", nil, errors.New("the token is not one of this provider")
@@ -344,6 +545,11 @@ func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tok
 // VerifyExchangeActorToken is the same for an actor token.
 func (c *core) VerifyExchangeActorToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
+		req, leave := c.h.enter(ctx)
+		defer leave()
+		if req != nil {
+			req.vouched.actor = true
+		}
 		return own.VerifyExchangeActorToken(ctx, token, tokenType)
 	}
 	return "", "", nil, errors.New("the token is not one of this provider")

@@ -28,3 +28,6 @@ func (h *Hook) ResolveLogout(r *net.Resolver) {
 
 // AllowedAddress is allowedAddress.
 var AllowedAddress = allowedAddress
+
+// Sealed seals a text under a prefix, as what the hook seals for its own use.
+func (h *Hook) Sealed(prefix string) string { return h.ring.seal(prefix, []byte("sealed")) }

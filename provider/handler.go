@@ -54,7 +54,8 @@ type request struct {
 	refresh  *refreshState // of the last refresh token that was looked up
 	refused  *refusedRequest
 	exchange *exchangeState
-	unlock   func() // of the grant whose refresh token was looked up
+	vouched  struct{ subject, actor bool } // for the tokens of an exchange, by the storage
+	unlock   func()                        // of the grant whose refresh token was looked up
 	begun    *begun
 	touched  bool // by a storage call
 

@@ -149,7 +149,7 @@ var ErrEnded = errors.New("the session has ended")
 // error wraps [ErrEnded] and nothing changes; if there is none it wraps
 // [store.ErrNotFound].
 func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {
-	s, err := h.get(ctx, sid)
+	s, err := h.getWithParent(ctx, sid)
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
 	}
@@ -186,7 +186,8 @@ type AccessToken struct {
 
 	// Session is the live session that it belongs to, and Client the client
 	// that it was issued to. Both are empty for a token that has no session:
-	// of a client that acts for itself, or from before the installation.
+	// of a client that acts for itself, from before the installation, or made by
+	// the storage past the hook.
 	Session store.Session
 	Client  string
 }
@@ -209,14 +210,14 @@ func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token strin
 		return AccessToken{}, err
 	}
 	c := &core{h: h}
-	t, s, r, sealed, err := c.open(ctx, id, subject)
+	t, s, r, err := c.open(ctx, id, subject, token)
 	switch {
 	case errors.Is(err, errInactive):
 		return AccessToken{}, fmt.Errorf("%w: %w", ErrInvalidToken, err)
 	case err != nil:
 		return AccessToken{}, err
-	case !sealed:
-		return AccessToken{ID: id, Subject: subject}, nil
+	case s.ID == "":
+		return AccessToken{ID: t.ID, Subject: subject}, nil
 	}
 	if err := c.touch(ctx, s, r, t, policy.Introspection); err != nil {
 		return AccessToken{}, err
@@ -244,10 +245,6 @@ func openAccessToken(ctx context.Context, p op.OpenIDProvider, token string) (id
 	claims, err := op.VerifyAccessToken[*oidc.AccessTokenClaims](ctx, token, p.AccessTokenVerifier(ctx))
 	if err != nil {
 		return "", "", fmt.Errorf("%w: %w", ErrInvalidToken, err)
-	}
-	if claims.JWTID == "" {
-		// An ID token is signed with the same keys. Only access tokens have an ID.
-		return "", "", fmt.Errorf("%w: it has no ID", ErrInvalidToken)
 	}
 	return claims.JWTID, claims.Subject, nil
 }

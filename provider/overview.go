@@ -103,6 +103,17 @@ func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling
 				}
 				continue
 			}
+			end, err := h.endOfParent(ctx, s)
+			if err != nil {
+				return err
+			}
+			if end != nil {
+				if s.ReservedUntil.IsZero() {
+					h.finishWith(&s, r, end)
+					o.Ended = append(o.Ended, s)
+				}
+				continue
+			}
 			for i := range o.Caps {
 				if o.Caps[i].Counts(p) {
 					o.Caps[i].Used++

@@ -69,8 +69,9 @@ type Config struct {
 	// and at the authorization requests of a browser with a session. If it
 	// fails, logins are refused. The zero time, or a nil function, refuses
 	// nothing, and neither is a login refused of which the storage has no
-	// auth_time, nor the exchange of a token that belongs to no session. Times
-	// count to the microsecond: with an auth_time of whole seconds, who signs
+	// auth_time, nor the exchange of another provider's token. For a session that
+	// token exchange makes from another user's, that user is asked about, who
+	// authenticated. Times count to the microsecond: with an auth_time of whole seconds, who signs
 	// in within the second of the change has to do so again.
 	NotBefore func(ctx context.Context, subject store.Subject) (time.Time, error)
 
@@ -115,6 +116,17 @@ type Config struct {
 	// (FAPI 2.0 section 5.3.2.1), because something else binds them to the
 	// client. Nil: all rotate.
 	KeepRefreshToken func(ctx context.Context, client op.Client) bool
+
+	// ExchangeRefreshToken says whether a client may exchange (RFC 8693) a refresh
+	// token that was issued to another one, owner. Nil: none may; a refresh token
+	// is its client's alone (RFC 6749 section 10.4).
+	ExchangeRefreshToken func(ctx context.Context, client op.Client, owner string) bool
+
+	// Outlives says whether a session that was made from another one by token
+	// exchange, for another user, goes on when that one has ended: parent.End says
+	// how. It is asked at the end and at each later use, for as long as the end is
+	// remembered; see Remember. Nil: none does.
+	Outlives func(ctx context.Context, parent, child store.Session) bool
 
 	// RemoteAddress returns the address of the client of a request, for a
 	// server behind a proxy. Nil means the host of r.RemoteAddr.
@@ -188,7 +200,9 @@ type Config struct {
 	MaxSessions int
 
 	// MaxGrants bounds the grants of one session: with one more, the one that
-	// was unused for longest is revoked. Zero means 50.
+	// was unused for longest is revoked. As many sessions may be made from it by
+	// token exchange: with one more, the oldest ends (ReasonConcurrency). Zero means
+	// 50.
 	MaxGrants int
 
 	// SweepEvery is how often [Hook.Run] looks for what is due. Zero means

@@ -125,7 +125,7 @@ func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string)
 	if err := c.lock(ctx, req, st.token.SID+" "+st.token.Grant); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	if st.session, err = c.h.get(ctx, st.token.SID); err != nil {
+	if st.session, err = c.h.getWithParent(ctx, st.token.SID); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	return c.request(ctx, req, st)
@@ -293,6 +293,15 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 // answerRefused answers a refusal, and does what it calls for: it comes from the
 // right client.
 func (c *core) answerRefused(ctx context.Context, req *request, refused *refusedRequest) error {
+	if err := c.consequences(ctx, req, refused); err != nil {
+		return c.outage(ctx, req, err)
+	}
+	return c.answer(ctx, req, refused.err, oidc.ErrInvalidGrant())
+}
+
+// consequences does what a refused refresh token calls for, at whichever door the
+// right client presents it. The error is one of the store.
+func (c *core) consequences(ctx context.Context, req *request, refused *refusedRequest) error {
 	h, st := c.h, refused.state
 	if st.session.ID != "" && st.session.End == nil && st.adopt == nil {
 		wctx, cancel := h.detach(ctx)
@@ -302,7 +311,7 @@ func (c *core) answerRefused(ctx context.Context, req *request, refused *refused
 			// The family and its session end: who copied the token cannot be
 			// told from who owns it (RFC 9700 section 4.14.2).
 			if _, _, err := h.end(wctx, st.session, st.ruling, policy.ReasonReplay, ""); err != nil {
-				return c.outage(ctx, req, err)
+				return err
 			}
 		} else if d := st.ruling.rules.Check(h.now(), st.session.Policy(), policy.Use{}); !d.Allow {
 			// Over, and nobody noticed before. That it cannot be written now
@@ -317,7 +326,7 @@ func (c *core) answerRefused(ctx context.Context, req *request, refused *refused
 			Kind: st.session.Kind, Reason: why.reason,
 		})
 	}
-	return c.answer(ctx, req, refused.err, oidc.ErrInvalidGrant())
+	return nil
 }
 
 // rotate exchanges the token. The storage goes first, our write follows; of
@@ -501,9 +510,7 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 		return answer{}, oidc.ErrInvalidScope().WithDescription("a repeated refresh must ask for the same scopes; use the newest refresh token")
 	}
 	g := st.session.Grant(st.token.Grant)
-	if len(g.Address) > 0 && subtle.ConstantTimeCompare(g.Address, addressHash(st.token.Nonce, req.address)) != 1 {
-		h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
-	}
+	c.tellMoved(ctx, req, st)
 	req.belong(h, st.session, st.ruling, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
 	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
@@ -521,6 +528,14 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 	// op writes it into a JWT once more, and the limits may be shorter by now.
 	a.Expires = c.bound(req, now, a.Expires, skew)
 	return a, nil
+}
+
+// tellMoved tells of a repeat that comes from another address than the first.
+func (c *core) tellMoved(ctx context.Context, req *request, st *refreshState) {
+	g := st.session.Grant(st.token.Grant)
+	if len(g.Address) > 0 && subtle.ConstantTimeCompare(g.Address, addressHash(st.token.Nonce, req.address)) != 1 {
+		c.h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
+	}
 }
 
 func sameScopes(a, b []string) bool {

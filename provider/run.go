@@ -214,6 +214,12 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	if s.End != nil && nextDelivery(&s).IsZero() && !now.Before(h.forgetAt(&s)) {
 		return h.forget(ctx, s)
 	}
+	if s.End == nil {
+		var err error
+		if s, err = h.endedWithParent(ctx, s); err != nil || s.End != nil {
+			return err
+		}
+	}
 	var fresh bool // it ended now
 	var claimed []string
 	ended, err := h.change(ctx, s, func(s *store.Session) error {

@@ -231,8 +231,8 @@ func (r *keyring) openRefresh(text string, now time.Time) (refreshToken, error) 
 // An accessToken is what is sealed in the ID of an access token.
 type accessToken struct {
 	ID         string // the storage's own
-	SID        string
-	Grant      string
+	SID        string // empty: it has no session
+	Grant      string // without a session, the holderMark
 	Generation uint64
 	Expires    time.Time
 }

@@ -328,13 +328,18 @@ func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (strin
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if withoutSession(ctx) {
-		return c.Storage.CreateAccessToken(ctx, tr)
+		if err := c.issued(ctx); err != nil {
+			return "", time.Time{}, err
+		}
+		id, expires, err := c.Storage.CreateAccessToken(ctx, tr)
+		return c.sealSessionless(ctx, tr, id, expires), expires, err
 	}
 	if req == nil {
 		return "", time.Time{}, c.noHandler(ctx)
 	}
 	if sessionless(req, tr) {
-		return c.Storage.CreateAccessToken(ctx, tr)
+		id, expires, err := c.Storage.CreateAccessToken(ctx, tr)
+		return c.sealSessionless(ctx, tr, id, expires), expires, err
 	}
 	access, _, expires, err := c.create(ctx, req, tr, false)
 	return access, expires, err
@@ -352,7 +357,8 @@ func (c *core) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequ
 		return "", "", time.Time{}, c.noHandler(ctx)
 	}
 	if sessionless(req, tr) {
-		return c.Storage.CreateAccessAndRefreshTokens(ctx, tr, current)
+		id, token, expires, err := c.Storage.CreateAccessAndRefreshTokens(ctx, tr, current)
+		return c.sealSessionless(ctx, tr, id, expires), token, expires, err
 	}
 	if current != "" {
 		return c.refresh(ctx, req, tr, current)
@@ -368,6 +374,15 @@ func sessionless(req *request, tr op.TokenRequest) bool {
 	}
 	jwt, ok := tr.(*oidc.JWTTokenRequest)
 	return ok && jwt.Subject == jwt.Issuer
+}
+
+// sealSessionless seals the ID of an access token that has no session, so that it is
+// known for an access token of ours.
+func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id string, expires time.Time) string {
+	if id == "" {
+		return ""
+	}
+	return c.h.ring.sealAccess(accessToken{ID: id, Grant: holderMark(subjectOf(ctx, tr.GetSubject())), Expires: expires})
 }
 
 // maxScopes bounds the scopes that are kept with a grant, in bytes: op does not
@@ -802,4 +817,5 @@ func (c *core) sessionClaims(req *request, info *oidc.UserInfo, subject string, 
 	if acr && req.acr != "" {
 		info.AppendClaims("acr", req.acr)
 	}
+	info.Claims = withActor(req, info.Claims)
 }

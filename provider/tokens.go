@@ -19,39 +19,44 @@ import (
 var errInactive = errors.New("the access token is not active")
 
 // open looks an access token's ID up: what was sealed, and the live session
-// that it belongs to. sealed is false for the ID of a token that has no
-// session: client credentials, or from before the installation.
+// that it belongs to. The session is zero for a token that has none: of a client
+// that acts for itself, or one that the storage made past the hook; see core.bare,
+// for which presented is the token that the ID was found in.
 //
 // subject is whose the token is, as op says. Only the ID is sealed: in an opaque
 // token that op has encrypted without authentication (op.NewAESCrypto) somebody
 // can put another subject beside it.
-func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s store.Session, r ruling, sealed bool, err error) {
+func (c *core) open(ctx context.Context, id, subject, presented string) (t accessToken, s store.Session, r ruling, err error) {
 	h := c.h
 	now := h.now()
 	t, err = h.ring.openAccess(id, now)
 	switch {
 	case errors.Is(err, errForeign):
-		return accessToken{ID: id}, s, r, false, nil
+		return accessToken{ID: id}, s, r, c.bare(ctx, id, presented)
 	case op.IssuerFromContext(ctx) == "":
-		return t, s, r, true, c.issued(ctx)
+		return t, s, r, c.issued(ctx)
 	case errors.Is(err, errKeyAhead):
-		return t, s, r, true, err
+		return t, s, r, err
 	case err != nil, !now.Before(t.Expires):
-		return t, s, r, true, errInactive
+		return t, s, r, errInactive
+	case t.SID == "":
+		if t.Grant != holderMark(subjectOf(ctx, subject)) {
+			return t, s, r, errInactive
+		}
+		return t, s, r, nil
 	}
-	s, err = h.get(ctx, t.SID)
-	if errors.Is(err, store.ErrNotFound) {
-		return t, s, r, true, errInactive
+	if s, err = h.getWithParent(ctx, t.SID); errors.Is(err, store.ErrNotFound) {
+		return t, s, r, errInactive
 	}
 	if err != nil {
-		return t, s, r, true, err
+		return t, s, r, err
 	}
 	g := s.Grant(t.Grant)
 	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject != subjectOf(ctx, subject) {
-		return t, s, r, true, errInactive
+		return t, s, r, errInactive
 	}
 	if r, err = h.rules(ctx, s.Subject, false); err != nil {
-		return t, s, r, true, err
+		return t, s, r, err
 	}
 	if !r.rules.Check(now, s.Policy(), policy.Use{Client: g.Client, Authenticated: g.Authenticated}).Allow {
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
@@ -61,9 +66,9 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 			defer cancel()
 			_, _, _ = h.end(ctx, s, r, d.Reason, "")
 		}
-		return t, s, r, true, errInactive
+		return t, s, r, errInactive
 	}
-	return t, s, r, true, nil
+	return t, s, r, nil
 }
 
 // touch records activity with an access token, and that the token was seen: a
@@ -115,21 +120,22 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if req == nil {
 		return c.noHandler(ctx)
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
+	presented, _ := req.param("token")
+	t, s, r, err := c.open(ctx, tokenID, subject, presented)
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
 		}
 		return err
 	}
-	if !sealed {
-		return c.Storage.SetIntrospectionFromToken(ctx, resp, tokenID, subject, clientID)
-	}
 	if err := c.Storage.SetIntrospectionFromToken(ctx, resp, t.ID, subject, clientID); err != nil {
 		// op writes the half-filled response with active:false; RFC 7662
 		// section 2.2 wants nothing else in it.
 		*resp = oidc.IntrospectionResponse{}
 		return err
+	}
+	if s.ID == "" {
+		return nil
 	}
 	if err := c.touch(ctx, s, r, t, policy.Introspection); err != nil {
 		*resp = oidc.IntrospectionResponse{}
@@ -150,7 +156,7 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	if _, has := resp.Claims["acr"]; acr != "" && !has {
 		req.extra = appendMember(req.extra, "acr", acr) // RFC 9470 section 6.2
 	}
-	return nil
+	return c.introspectActor(req, resp, &s)
 }
 
 // appendMember appends a member of a JSON object.
@@ -180,7 +186,7 @@ func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, to
 	if req == nil {
 		return c.noHandler(ctx)
 	}
-	t, s, r, sealed, err := c.open(ctx, tokenID, subject)
+	t, s, r, err := c.open(ctx, tokenID, subject, req.bearer())
 	if err != nil {
 		if !errors.Is(err, errInactive) {
 			return c.outage(ctx, req, err)
@@ -188,10 +194,7 @@ func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, to
 		req.unauthorized = true
 		return err
 	}
-	if !sealed {
-		return c.Storage.SetUserinfoFromToken(ctx, info, tokenID, subject, origin)
-	}
-	if err := c.Storage.SetUserinfoFromToken(ctx, info, t.ID, subject, origin); err != nil {
+	if err := c.Storage.SetUserinfoFromToken(ctx, info, t.ID, subject, origin); err != nil || s.ID == "" {
 		return err
 	}
 	if err := c.touch(ctx, s, r, t, policy.Userinfo); err != nil {
@@ -241,11 +244,16 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	a, err := c.h.ring.openAccess(tokenOrID, now)
 	switch {
 	case errors.Is(err, errForeign):
-		return c.Storage.RevokeToken(ctx, tokenOrID, userID, clientID)
+		return c.revokeBare(ctx, req, tokenOrID, userID, clientID)
 	case errors.Is(err, errKeyAhead):
 		return c.outage(ctx, req, err)
 	case err != nil:
 		return nil
+	case a.SID == "":
+		if a.Grant != holderMark(subjectOf(ctx, userID)) {
+			return nil
+		}
+		return c.Storage.RevokeToken(ctx, a.ID, userID, clientID)
 	}
 	s, err := c.h.get(ctx, a.SID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -264,6 +272,27 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 		return c.outage(ctx, req, err)
 	}
 	return c.Storage.RevokeToken(ctx, a.ID, userID, clientID)
+}
+
+// revokeBare revokes a token that the hook did not seal: an access token of the
+// storage's own, by its ID, or a text that op could not read, such as a refresh token
+// from before the installation. A JWT that is no access token is not a token here:
+// RFC 7009 section 2.2.
+func (c *core) revokeBare(ctx context.Context, req *request, tokenOrID, userID, clientID string) *oidc.Error {
+	presented, _ := req.param("token")
+	if _, claims, isJWT := parseJWT(presented); !isJWT || claims["iss"] != op.IssuerFromContext(ctx) {
+		if tokenOrID == "" {
+			return nil
+		}
+		return c.Storage.RevokeToken(ctx, tokenOrID, userID, clientID)
+	}
+	switch err := c.bare(ctx, tokenOrID, presented); {
+	case errors.Is(err, errInactive):
+		return nil
+	case err != nil:
+		return c.outage(ctx, req, err)
+	}
+	return c.Storage.RevokeToken(ctx, tokenOrID, userID, clientID)
 }
 
 func wrongClient() *oidc.Error {
@@ -293,9 +322,19 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	case err != nil:
 		return c.outage(ctx, req, err)
 	}
+	if s, err = h.endedWithParent(wctx, s); err != nil {
+		return c.outage(ctx, req, err)
+	}
 	r, err := h.rules(ctx, s.Subject, false)
 	if err != nil {
 		return c.outage(ctx, req, err)
+	}
+	// A spent token says here what it says at a refresh.
+	st := &refreshState{token: t, session: s, ruling: r}
+	if err := c.judge(st); errors.Is(err, errReplay) {
+		if err := c.consequences(ctx, req, &refusedRequest{state: st, err: err}); err != nil {
+			return c.outage(ctx, req, err)
+		}
 	}
 	var ended bool
 	s, err = h.change(wctx, s, func(s *store.Session) error {
@@ -352,6 +391,9 @@ func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessio
 		return "", c.noHandler(ctx)
 	}
 	if err := c.issued(ctx); err != nil {
+		return "", err
+	}
+	if err := c.checkLogoutHint(ctx, req, er); err != nil {
 		return "", err
 	}
 	w, err := c.whoseLogout(ctx, req, er)
@@ -471,6 +513,9 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 			return nil, err
 		}
 		req.answers(ctx, ar)
+	}
+	if err := c.checkHint(ctx, ar); err != nil {
+		return nil, err
 	}
 	began := c.h.now()
 	tightened, err := c.tighten(ctx, ar, userID)

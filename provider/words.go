@@ -18,6 +18,9 @@ func Describe(s store.Session) string {
 	if s.End == nil {
 		return ""
 	}
+	if s.End.WithParent {
+		return "The sign-in that this one was made from is over: " + endCause(s.End.Reason) + "."
+	}
 	switch s.End.Reason {
 	case policy.ReasonInactivity:
 		return fmt.Sprintf("You were signed out after %s without activity.", words(s.End.At.Sub(s.LastActivity)))
@@ -100,6 +103,11 @@ func refusalText(d policy.Decision) string {
 
 // endText is the error_description for a session that has ended.
 func endText(reason policy.Reason) string {
+	return fmt.Sprintf("%s: the login session is over: %s; sign in again", reason, endCause(reason))
+}
+
+// endCause is why a session ended, in a few words.
+func endCause(reason policy.Reason) string {
 	what := map[policy.Reason]string{
 		policy.ReasonInactivity:       "it was unused for too long",
 		policy.ReasonActiveLimit:      "it reached its time limit",
@@ -113,16 +121,20 @@ func endText(reason policy.Reason) string {
 		policy.ReasonAccountDisabled:  "the account was disabled",
 		policy.ReasonCredentialChange: "a credential was changed",
 		policy.ReasonAbandoned:        "the login was not completed in time",
+		policy.ReasonUnknownSession:   "it is not known any more",
 	}[reason]
 	if what == "" {
 		what = "it ended"
 	}
-	return fmt.Sprintf("%s: the login session is over: %s; sign in again", reason, what)
+	return what
 }
 
 // endedText is the error_description for a session with an end: with the
 // durations where the end came from a limit.
 func endedText(s *store.Session) string {
+	if s.End.WithParent {
+		return fmt.Sprintf("%s: the login session that this one was made from is over: %s; sign in again", s.End.Reason, endCause(s.End.Reason))
+	}
 	d := policy.Decision{Reason: s.End.Reason}
 	switch s.End.Reason {
 	case policy.ReasonInactivity:

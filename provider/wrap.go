@@ -43,11 +43,8 @@ func (d device) GetDeviceAuthorizatonState(ctx context.Context, clientID, device
 }
 
 type privateClaims struct {
+	*core
 	storage op.CanGetPrivateClaimsFromRequest
-}
-
-func (p privateClaims) GetPrivateClaimsFromRequest(ctx context.Context, tr op.TokenRequest, scopes []string) (map[string]any, error) {
-	return p.storage.GetPrivateClaimsFromRequest(ctx, tr, scopes)
 }
 
 // The narrow views keep the embedded *core of the parts out of the method sets,
@@ -90,7 +87,7 @@ func (h *Hook) Storage(s op.Storage) op.Storage {
 		a asClientCredentials = clientCredentials{c, cc}
 		b asDevice            = device{c, dv}
 		d asExchange          = exchanger{c, te}
-		e asPrivateClaims     = privateClaims{pc}
+		e asPrivateClaims     = privateClaims{c, pc}
 	)
 	type (
 		A = asClientCredentials

@@ -112,11 +112,11 @@ var (
 	sessionNames = []string{"v", "sid", "subject", "accounts", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
 		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
-		"adopted", "joined", "grants", "end", "deliveries", "due"}
+		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
 	codeNames     = []string{"hash", "until"}
-	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals"}
+	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals", "with_parent"}
 	deliveryNames = []string{"client", "uri", "error", "attempts", "refused", "next", "given_up"}
 )
 
@@ -180,6 +180,9 @@ func (e *encoder) session(s *Session) {
 	}
 	e.bool("adopted", s.Adopted)
 	e.text("joined", s.Joined)
+	e.text("parent", s.Parent)
+	e.text("actor", s.Actor)
+	e.texts("children", s.Children)
 	if len(s.Grants) > 0 {
 		e.name("grants")
 		e.b = append(e.b, '[')
@@ -243,6 +246,7 @@ func (e *encoder) end(x *End) {
 	e.bool("reported", x.Reported)
 	e.text("latest", x.Latest)
 	e.uint("renewals", x.Renewals)
+	e.bool("with_parent", x.WithParent)
 	e.unknown(x.Unknown, endNames)
 	e.b = append(e.b, '}')
 }
@@ -479,6 +483,12 @@ func (d *decoder) session(s *Session) error {
 			s.Adopted, err = d.bool()
 		case "joined":
 			s.Joined, err = d.text()
+		case "parent":
+			s.Parent, err = d.text()
+		case "actor":
+			s.Actor, err = d.text()
+		case "children":
+			s.Children, err = d.texts()
 		case "grants":
 			s.Grants, err = array(d, (*decoder).grant)
 		case "end":
@@ -578,6 +588,8 @@ func (d *decoder) end(x *End) error {
 			x.Latest, err = d.text()
 		case "renewals":
 			x.Renewals, err = d.uint(63)
+		case "with_parent":
+			x.WithParent, err = d.bool()
 		default:
 			return false, nil
 		}

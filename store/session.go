@@ -92,6 +92,17 @@ type Session struct {
 	// was made, so that it was over from the beginning.
 	Joined string `json:"joined,omitempty"`
 
+	// Parent is the session that this one was made from by token exchange, of
+	// another subject of the same issuer: the ID of that, and Actor the subject,
+	// who acts in this one. It ends with that one. Empty: it was made from none.
+	Parent string `json:"parent,omitempty"`
+	Actor  string `json:"actor,omitempty"`
+
+	// Children are the sessions that were made from this one, and end with it:
+	// their IDs, entered before they begin. One that has ended, or never began,
+	// may be among them.
+	Children []string `json:"children,omitempty"`
+
 	Grants []Grant `json:"grants,omitempty"`
 
 	// End is set when the session ended, once.
@@ -180,6 +191,10 @@ type End struct {
 	Latest   string `json:"latest,omitempty"`
 	Renewals uint64 `json:"renewals,omitempty"`
 
+	// WithParent is set if the session ended because Session.Parent did: At,
+	// Reason and By are those of that end.
+	WithParent bool `json:"with_parent,omitempty"`
+
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
@@ -204,9 +219,10 @@ type Delivery struct {
 // Clone returns a deep copy of s. The copy's slices share two arrays, each with
 // no room to grow, so appending to one never touches another.
 func (s Session) Clone() Session {
-	texts := make([]string, 0, len(s.Accounts)+len(s.AMR)+len(s.ClientNames))
+	texts := make([]string, 0, len(s.Accounts)+len(s.AMR)+len(s.ClientNames)+len(s.Children))
 	s.Accounts, texts = carve(texts, s.Accounts)
 	s.AMR, texts = carve(texts, s.AMR)
+	s.Children, texts = carve(texts, s.Children)
 	s.ClientNames, _ = carve(texts, s.ClientNames)
 
 	n := len(s.BrowserHash)

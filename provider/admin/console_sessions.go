@@ -27,6 +27,7 @@ type sessionRow struct {
 	Owed                                  int
 	Yours, Current                        bool
 	Activity                              string
+	Actor, Parent                         string // who acts in it, and in which session
 }
 
 func (v *visit) row(s Session) sessionRow {
@@ -34,6 +35,7 @@ func (v *visit) row(s Session) sessionRow {
 		ID: s.ID, User: clean(s.User), Device: plain.UserAgent(s.UserAgent), Kind: kindInWords(s.Kind), Network: plain.Network(s.Address),
 		Started: v.past(s.Started), Last: v.past(s.LastActivity), Authenticated: v.past(s.Authenticated),
 		Yours: s.Yours, Current: s.Current, Icon: MineSession{Kind: s.Kind, Device: plain.UserAgent(s.UserAgent)}.Icon(),
+		Actor: clean(s.Actor), Parent: s.Parent,
 	}
 	if class, err := policy.ParseClass(s.Activity); err == nil {
 		row.Activity = classInWords(class)

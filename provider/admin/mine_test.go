@@ -567,3 +567,14 @@ func TestMineConfig(t *testing.T) {
 	require.False(t, bytes.Contains(rec.Body.Bytes(), []byte("sign-ins used")), "without a cap nothing is said of one")
 	require.True(t, slices.Contains(rec.Header()["Cache-Control"], "no-store"))
 }
+
+// Who acts for a user is seen by the user.
+func TestMineShowsWhoActsForTheUser(t *testing.T) {
+	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
+	w.add("0", mineAlice, nil)
+	w.add("1", mineAlice, func(s *store.Session) { s.Actor = "help-desk\u202e7" })
+	require.Contains(t, w.send("GET", "", nil).body, "Not you: <bdi>help-desk7</bdi> acts for you in it")
+	for _, s := range w.json("").Sessions {
+		require.Equal(t, s.SID == mineSID("1"), s.Actor == "help-desk7", s.SID)
+	}
+}

@@ -86,6 +86,7 @@ type MineSession struct {
 	Device       string        `json:"device"`       // "Firefox on Linux"
 	Network      string        `json:"network"`      // "192.0.2.x"
 	Applications []string      `json:"applications"` // names of the clients, or their IDs
+	Actor        string        `json:"actor,omitempty"` // the sub of somebody else who acts in it as the user
 	Started      time.Time     `json:"started"`
 	LastUsed     time.Time     `json:"last_used"`
 	EndsAt       time.Time     `json:"ends_at,omitzero"`      // if it is not used again; absent: never
@@ -158,7 +159,7 @@ func mineCaps(all []provider.CapUse) []MineCap {
 func newMineSession(s *store.Session) MineSession {
 	out := MineSession{
 		SID: s.ID, Kind: s.Kind, Device: plain.UserAgent(s.UserAgent), Network: plain.Network(s.Address),
-		Applications: []string{}, Started: s.Started, LastUsed: s.LastActivity,
+		Applications: []string{}, Actor: clean(s.Actor), Started: s.Started, LastUsed: s.LastActivity,
 	}
 	names := s.ClientNames
 	if len(names) == 0 {

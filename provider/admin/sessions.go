@@ -25,6 +25,11 @@ type Session struct {
 	// Clients are all clients with a grant in the session.
 	Clients []string `json:"clients"`
 
+	// Actor is who acts in it as its user, and Parent the session of the actor that
+	// it was made from by token exchange. Empty: its user is who they are.
+	Actor  string `json:"actor,omitempty"`
+	Parent string `json:"parent,omitempty"`
+
 	UserAgent string `json:"user_agent,omitempty"`
 	Address   string `json:"address,omitempty"` // coarse
 
@@ -75,7 +80,7 @@ type Delivery struct {
 func (a *Admin) view(actor Actor, s store.Session) Session {
 	v := Session{
 		ID: s.ID, User: s.Subject.ID, Kind: s.Kind, Client: s.Client, Clients: []string{},
-		UserAgent: s.UserAgent, Address: s.Address,
+		Actor: s.Actor, Parent: s.Parent, UserAgent: s.UserAgent, Address: s.Address,
 		Started: s.Started, Authenticated: s.Authenticated, LastActivity: s.LastActivity, Activity: s.ActivityClass.String(),
 		AMR: append([]string{}, s.AMR...), ACR: s.ACR,
 		Yours: actor.User != "" && a.subject(actor.User) == s.Subject, Current: actor.SID != "" && actor.SID == s.ID,

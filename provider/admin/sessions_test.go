@@ -238,3 +238,30 @@ func TestAHeartbeatCountsForItsOwnSession(t *testing.T) {
 		beat(bob, bobSID).problem(401, "unauthenticated")
 	})
 }
+
+// A session that an administrator opened for a user says so, in the API, in the console
+// and on the user's own page, and so does its end.
+func TestWhoActsForAUserIsShown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.login("root")
+	mine := w.Login(optest.Exchange, "admin")
+	exchanged := w.TokenExchange(optest.Exchange, mine.AccessToken(), optest.AccessTokenType, url.Values{
+		"requested_token_type": {optest.RefreshTokenType}, "scope": {"openid offline_access custom_scope:impersonate:" + optest.SubjectOf("ann")}})
+	require.Equal(t, 200, exchanged.Status, exchanged.Body)
+	parent := w.sessions(root, "user="+optest.SubjectOf("admin"))[0]
+	require.Empty(t, parent.Actor+parent.Parent)
+	child := w.sessions(root, "user="+optest.SubjectOf("ann"))[0]
+	require.Equal(t, parent.ID, child.Parent)
+	require.Equal(t, optest.SubjectOf("admin"), child.Actor)
+
+	require.Contains(t, w.page("GET", "acme/sessions", root, nil).Body, "acted in by <bdi>"+child.Actor)
+	page := w.page("GET", "acme/sessions/"+child.ID, root, nil).Body
+	require.Contains(t, page, "<bdi>"+child.Actor+"</bdi>, in the session <code>"+parent.ID)
+	require.NotContains(t, w.page("GET", "acme/sessions/"+parent.ID, root, nil).Body, "Who acts as this user")
+
+	require.NoError(t, w.hook.End(t.Context(), parent.ID, policy.ReasonAccountDisabled, "root"))
+	ended := w.sessions(root, "state=ended&user="+optest.SubjectOf("ann"))[0]
+	require.Equal(t, policy.ReasonAccountDisabled, ended.Ended.Reason)
+	require.Equal(t, "The sign-in that this one was made from is over: the account was disabled.", ended.Ended.Text)
+}
