@@ -113,8 +113,9 @@ type Config struct {
 
 	// Background reports requests that are no sign of the user, such as a page's
 	// polling. They refresh nothing, as long as the provider has said how long a
-	// session may go unused. Nil: event streams and WebSockets, which count as
-	// background in any case.
+	// session may go unused; so they are answered until the access token expires, and
+	// with 503 from then until another request has brought a new one. Nil: event
+	// streams and WebSockets, which count as background in any case.
 	Background func(*http.Request) bool
 
 	// KeepOut reports names of form fields that must not be kept in a page while
