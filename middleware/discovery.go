@@ -103,7 +103,7 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 	}
 	e := &endpoints{
 		verifier: oidc.NewVerifier(rp.cfg.Issuer, rp.keySet(meta.Keys),
-			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: signed(meta.Algorithms)}),
+			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: rp.algorithms(meta.Algorithms)}),
 		endSession: meta.EndSession, revocation: meta.Revocation, sendsIss: meta.SendsIss,
 	}
 	e.oauth = oauth2.Config{
@@ -142,14 +142,19 @@ func (rp *RelyingParty) scopes() []string {
 	return scopes
 }
 
-// signed returns which of the algorithms are signatures by a key that only the
-// provider has; RS256, which all providers have, if there is none.
-func signed(algorithms []string) []string {
+// algorithms returns what tokens may be signed with: what is configured, or what the
+// provider announces, as far as it is a signature by a key that only the provider has;
+// RS256, which all providers have, if there is none.
+func (rp *RelyingParty) algorithms(announced []string) []string {
 	var list []string
-	for _, alg := range algorithms {
-		switch alg {
-		case oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512,
-			oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA:
+	for _, alg := range rp.cfg.Algorithms {
+		list = append(list, string(alg))
+	}
+	if len(list) > 0 {
+		return list
+	}
+	for _, alg := range announced {
+		if slices.Contains(resourceAlgorithms, jose.SignatureAlgorithm(alg)) {
 			list = append(list, alg)
 		}
 	}

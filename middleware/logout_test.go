@@ -370,12 +370,45 @@ func TestBadLogoutTokens(t *testing.T) {
 func TestUntypedLogoutTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, with(func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true }))
+		w := newWorld(t, with(func(c *middleware.Config) {
+			c.AllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
+		}))
 		s := newSigner(t, w)
 		for typ, want := range map[string]int{"": 200, "JWT": 200, "logout+jwt": 200, "application/logout+jwt": 200, "at+jwt": 400} {
 			require.Equal(t, want, w.tell(s.sign(t, typ, s.claims("x"))).status, typ)
 		}
 	})
+}
+
+// The Foundation's test of relying parties: a token by a key of the provider, with an
+// algorithm that it announces, but not the one that the client is registered for.
+func TestPinnedAlgorithms(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		pinned []jose.SignatureAlgorithm
+		signIn bool // the provider's own ID tokens are RS256
+		logout int  // the signer's logout tokens are ES256
+	}{
+		"what is announced":  {nil, true, http.StatusOK},
+		"both":               {[]jose.SignatureAlgorithm{jose.RS256, jose.ES256}, true, http.StatusOK},
+		"that of ID tokens":  {[]jose.SignatureAlgorithm{jose.RS256}, true, http.StatusBadRequest},
+		"that of the logout": {[]jose.SignatureAlgorithm{jose.ES256}, false, http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, with(func(c *middleware.Config) { c.Algorithms = test.pinned }))
+				s := newSigner(t, w)
+				b := w.browser()
+				p := b.signIn(b.visit("/page"), "alice")
+				if test.signIn {
+					require.Contains(t, p.body, "page of")
+				} else {
+					refusedSignIn(t, w, p)
+				}
+				require.Equal(t, test.logout, w.tell(s.sign(t, "logout+jwt", s.claims("x"))).status)
+			})
+		})
+	}
 }
 
 // However many tokens somebody forges, the provider is asked for its keys a few times:

@@ -37,9 +37,12 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
 )
 
 // A Config says how an application signs its users in.
@@ -141,9 +144,17 @@ type Config struct {
 	// under way.
 	FrontChannel bool
 
+	// Algorithms are the signature algorithms of ID tokens and logout tokens that are
+	// taken: what the client is registered for, such as its
+	// id_token_signed_response_alg. Nil: those that the provider's discovery document
+	// announces. Symmetric ones and "none" cannot be allowed.
+	Algorithms []jose.SignatureAlgorithm
+
 	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
 	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
-	// recommends.
+	// recommends. It needs Algorithms: what then tells a logout token from whatever
+	// else the provider signs are its claims and its algorithm alone (RFC 8725
+	// sections 3.1 and 3.11).
 	AllowUntypedLogoutTokens bool
 
 	// Page is the template of the middleware's own pages, executed with a
@@ -245,6 +256,15 @@ func New(cfg Config) (*RelyingParty, error) {
 		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
 			return nil, fmt.Errorf("middleware: PostLogoutURL: %w", err)
 		}
+	}
+	for _, alg := range cfg.Algorithms {
+		if !slices.Contains(resourceAlgorithms, alg) {
+			return nil, fmt.Errorf("middleware: Algorithms: %q is not an asymmetric signature algorithm", alg)
+		}
+	}
+	rp.cfg.Algorithms = slices.Clone(cfg.Algorithms)
+	if cfg.AllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
+		return nil, errors.New("middleware: AllowUntypedLogoutTokens: it needs Algorithms, those that the client is registered for")
 	}
 	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
 		return nil, errors.New("middleware: MaxAge: it is negative")

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
@@ -518,6 +519,9 @@ func TestBadConfig(t *testing.T) {
 		"RefreshAfter":   func(c *middleware.Config) { c.RefreshAfter = -1 },
 		"Base":           func(c *middleware.Config) { c.Base = "auth" },
 		"TrustedOrigins": func(c *middleware.Config) { c.TrustedOrigins = []string{"shop.example.com/x"} },
+		"Algorithms":     func(c *middleware.Config) { c.Algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.HS256} },
+
+		"AllowUntypedLogoutTokens": func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true },
 	} {
 		bad := good
 		change(&bad)
