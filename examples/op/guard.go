@@ -21,6 +21,10 @@ type call struct {
 
 	// code is the key of the authorization code that the request redeems.
 	code string
+
+	// browser is a hash of the mark of the browser that sends an authorization
+	// request: see pages.authorization.
+	browser string
 }
 
 type callKey struct{}
