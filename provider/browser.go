@@ -55,8 +55,10 @@ const (
 
 	// openPlaces is how many logins one browser may have under way, in as many
 	// tabs. With one more the oldest is forgotten. Those with prompt=none, which no
-	// user waits for, have silentPlaces of their own and push none of these out.
-	openPlaces, silentPlaces = 8, 4
+	// user waits for, have silentPlaces of their own and push none of these out. With
+	// IDs of auth requests that are longer than longBoundID there are half as many, or
+	// all of them would not fit into 8 kB.
+	openPlaces, silentPlaces, longBoundID = 12, 4, 100
 
 	// maxForgotten bounds how many cookies one response deletes. All headers of a
 	// response have to fit into 4 kB for nginx.
@@ -72,7 +74,7 @@ const (
 
 	// maxSecrets bounds how many secrets a session cookie can have at once, one
 	// for each login under way; see store.Session.BrowserHash.
-	maxSecrets = openPlaces + silentPlaces
+	maxSecrets = openPlaces
 )
 
 // cookieNames are the names of an issuer's cookies. Several issuers may live on
@@ -96,15 +98,16 @@ func cookieNamesOf(issuer string) cookieNames {
 
 // places are the names that a binding may have.
 func (n cookieNames) places(b *binding) []string {
-	names := make([]string, 0, openPlaces)
+	kind, count := "", openPlaces
 	if b.Silent {
-		for i := range silentPlaces {
-			names = append(names, n.binding+"s"+strconv.Itoa(i))
-		}
-		return names
+		kind, count = "s", silentPlaces
 	}
-	for i := range openPlaces {
-		names = append(names, n.binding+strconv.Itoa(i))
+	if len(b.Request) > longBoundID {
+		count /= 2
+	}
+	names := make([]string, count)
+	for i := range names {
+		names[i] = n.binding + kind + strconv.Itoa(i)
 	}
 	return names
 }

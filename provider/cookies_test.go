@@ -237,12 +237,12 @@ func TestManyTabsAtOnce(t *testing.T) {
 	require.LessOrEqual(t, s.size(b), 4000)
 	here := s.startedHere(t, b, ids)
 	require.NotEmpty(t, here)
-	require.LessOrEqual(t, len(here), 8)
+	require.LessOrEqual(t, len(here), 12)
 	require.Contains(t, here, ids[59], "the last one is there")
 
 	// With room for all, none is lost: each takes a place of its own.
 	b = s.Browser()
-	for range 8 {
+	for range 12 {
 		ids = append(ids, formID(t, b.Authorize(optest.Web, nil)))
 	}
 	require.Equal(t, ids[60:], s.startedHere(t, b, ids))
@@ -262,7 +262,7 @@ func TestSilentRequestsPushNobodyOut(t *testing.T) {
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
-	ids := make([]string, 8)
+	ids := make([]string, 12)
 	for i := range ids {
 		ids[i] = formID(t, b.Authorize(optest.Web, url.Values{"prompt": {"login"}}))
 	}

@@ -23,8 +23,10 @@ type call struct {
 	code string
 
 	// browser is a hash of the mark of the browser that sends an authorization
-	// request: see pages.authorization.
+	// request, and again whether it is one that we have sent once more: see
+	// pages.authorization.
 	browser string
+	again   bool
 }
 
 type callKey struct{}

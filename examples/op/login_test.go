@@ -333,7 +333,7 @@ func TestManyPagesToSignInAt(t *testing.T) {
 	_, args := folder(t)
 	s := start(t, args...)
 	a, b := s.app("web"), newBrowser(t)
-	tabs := make([]page, 20)
+	tabs := make([]page, 30)
 	for i := range tabs {
 		tabs[i] = b.get(a.url(oauth2.SetAuthURLParam("state", fmt.Sprint("tab-", i)), oauth2.SetAuthURLParam("max_age", "5000")))
 		require.Contains(t, tabs[i].body, "password")

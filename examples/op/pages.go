@@ -13,6 +13,7 @@ import (
 	"html/template"
 	"log/slog"
 	"math"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -205,7 +206,8 @@ func (p *pages) authorization(w http.ResponseWriter, r *http.Request) {
 			Secure: p.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 		})
 	}
-	callFrom(r.Context()).browser = markHash(mark)
+	call := callFrom(r.Context())
+	call.browser, call.again = markHash(mark), r.URL.Query().Has("again")
 	p.provider.ServeHTTP(w, r)
 }
 
@@ -241,7 +243,13 @@ func (p *pages) beginAgain(w http.ResponseWriter, r *http.Request, ar *authReque
 		p.broken(w, r, err)
 		return
 	}
-	http.Redirect(w, r, p.issuer+"/authorize?"+q.Encode(), http.StatusSeeOther)
+	to := p.issuer + "/authorize?" + q.Encode()
+	if ar.Again { // many tabs are at it, and push each other out: they take turns
+		w.Header().Set("Refresh", fmt.Sprintf("%d; url=%s", 1+mathrand.IntN(10), to))
+		p.fail(w, http.StatusOK, "One moment", "The sign-in goes on in a few seconds.")
+		return
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 func (p *pages) toCallback(w http.ResponseWriter, r *http.Request, id string) {

@@ -173,6 +173,7 @@ type authRequest struct {
 	Asks            bool                     `json:"asks,omitempty"`     // any other prompt: with one
 	MaxAge          *uint                    `json:"max_age,omitempty"`
 	Browser         string                   `json:"browser,omitempty"` // a hash of its mark
+	Again           bool                     `json:"again,omitempty"`   // it was lost once, and began again
 
 	// Set when the user signed in.
 	Subject  string    `json:"sub,omitempty"`
@@ -204,7 +205,7 @@ func (r *authRequest) GetCodeChallenge() *oidc.CodeChallenge {
 // again is the authorization request once more, as the application made it. One with
 // an id_token_hint is not kept for that.
 func (r *authRequest) again() (url.Values, bool) {
-	q := url.Values{}
+	q := url.Values{"again": {"1"}}
 	for name, value := range map[string]string{
 		"client_id": r.ClientID, "redirect_uri": r.RedirectURI, "scope": strings.Join(r.Scopes, " "), "state": r.State, "nonce": r.Nonce,
 		"response_type": string(r.ResponseType), "response_mode": string(r.ResponseMode),
@@ -248,7 +249,7 @@ func (s *storage) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, h
 		ID: newSecret(), ClientID: ar.ClientID, RedirectURI: ar.RedirectURI, Scopes: ar.Scopes, State: ar.State, Nonce: ar.Nonce,
 		ResponseType: ar.ResponseType, ResponseMode: ar.ResponseMode,
 		Challenge: ar.CodeChallenge, ChallengeMethod: ar.CodeChallengeMethod,
-		LoginHint: ar.LoginHint, HintSubject: hintSubject, MaxAge: ar.MaxAge, Browser: callFrom(ctx).browser,
+		LoginHint: ar.LoginHint, HintSubject: hintSubject, MaxAge: ar.MaxAge, Browser: callFrom(ctx).browser, Again: callFrom(ctx).again,
 	}
 	r.Silent = slices.Contains(ar.Prompt, oidc.PromptNone)
 	r.Asks = len(ar.Prompt) > 0 && !r.Silent
