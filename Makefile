@@ -110,15 +110,19 @@ engines:
 	fi; \
 	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }
 
-# Tests of what people see drive a browser.
+# Tests of what people see drive a browser, in one of them behind nginx. The server
+# of nginx's own package is not wanted: see engines.
 .PHONY: chromium
 chromium:
-	@missing() { command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || printf ' chromium'; }; \
+	@missing() { \
+		command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || printf ' chromium'; \
+		command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]] || printf ' nginx-light'; \
+	}; \
 	packages=$$(missing); \
 	if [[ -n $$packages && $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
 		echo "installing$$packages, which tests of pages drive"; \
 		apt-get update -qq; \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages fonts-dejavu-core </dev/null; \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages fonts-dejavu-core </dev/null; \
 		packages=$$(missing); \
 	fi; \
 	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }

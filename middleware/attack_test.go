@@ -2,7 +2,9 @@ package middleware_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"strings"
 	"testing"
@@ -40,7 +42,7 @@ func (b *browser) answerOf(address, user string) string {
 func refusedSignIn(t *testing.T, w *world, p page) {
 	t.Helper()
 	require.GreaterOrEqual(t, p.status, 400, p.body)
-	require.Contains(t, p.body, "You are not signed in")
+	require.Contains(t, p.body, `data-page="not_signed_in"`)
 	require.NotEmpty(t, w.seen(middleware.EventSignInFailed))
 }
 
@@ -53,8 +55,12 @@ func TestStolenCallback(t *testing.T) {
 		victim, thief := w.browser(), w.browser()
 		callback := victim.answerOf("/page", "alice")
 		thief.visit("/page") // has a sign-in of its own
-		refusedSignIn(t, w, thief.visit(callback))
+		p := thief.visit(callback)
+		require.Equal(t, opHost, p.url.Host, "the thief may sign in")
 		require.EqualValues(t, 0, w.exchanges.Load(), "the code is not even looked at")
+		p = thief.signIn(p, "bob")
+		require.Contains(t, p.body, "page of "+optest.SubjectOf("bob"))
+		thief = w.browser()
 
 		// The state of the thief's own sign-in does not help: PKCE and nonce.
 		own, err := url.Parse(thief.answerOf("/page", "bob"))
@@ -69,19 +75,162 @@ func TestStolenCallback(t *testing.T) {
 	})
 }
 
+// A state is good once. Who loads the callback again is taken on, signed in as they are:
+// where it led, or to the start if nobody knows.
 func TestStateIsUsedOnce(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, mode setting) {
+		w := newWorld(t, mode)
+		b := w.browser()
+		callback := b.answerOf("/page?a=1", "alice")
+		require.Contains(t, b.visit(callback).body, "page of")
+		for range 2 {
+			p := b.visit(callback)
+			require.Equal(t, "/page?a=1", p.url.RequestURI())
+			require.Contains(t, p.body, "page of "+optest.SubjectOf("alice"))
+		}
+		for _, address := range []string{"/cb?code=1&state=", "/cb?code=1&state=x", "/cb", "/cb?error=access_denied&state=x"} {
+			require.Equal(t, "/", b.visit(address).url.RequestURI())
+		}
+		require.EqualValues(t, 1, w.exchanges.Load())
+		require.Empty(t, w.seen(middleware.EventSignInFailed))
+		b.goesOn("/page") // it does not sign anybody out either
+		time.Sleep(time.Hour)
+		require.Equal(t, "/page?a=1", b.visit(callback).url.RequestURI(), "nor later")
+
+		// What cannot have been good is refused, and does not say that nobody is signed in.
+		p := b.visit("/cb?code=1&state=state=&state=")
+		refusedSignIn(t, w, p)
+		require.NotContains(t, p.body, "You are not signed in")
+
+		// Nobody is signed in: what is not of ours begins nothing.
+		for _, address := range []string{"/cb?code=1&state=x", "/cb?code=1", callback + "x"} {
+			refusedSignIn(t, w, w.browser().visit(address))
+		}
+		// Nor does what is, for ever. A browser without cookies is told so.
+		time.Sleep(24 * time.Hour)
+		refusedSignIn(t, w, w.browser().visit(callback))
+		other := w.browser()
+		callback = other.answerOf("/page", "alice")
+		other.jar, _ = cookiejar.New(nil)
+		other.http.Jar = nil
+		p = other.visit(callback)
+		require.Equal(t, opHost, p.url.Host, "it begins again")
+		state := ""
+		for _, via := range p.via {
+			if u, err := url.Parse(via); err == nil && u.Query().Has("state") {
+				state = u.Query().Get("state")
+			}
+		}
+		refusedSignIn(t, w, other.visit("/cb?code=1&state="+state))
+
+		// While nobody can say who is signed in, nobody is told otherwise.
+		w.answers(func(*http.Request) *http.Response { return response(http.StatusServiceUnavailable, "") })
+		require.Equal(t, http.StatusServiceUnavailable, b.visit(callback).status)
+	})
+}
+
+// The answer was lost on its way: the code is spent, and the user signed in by another
+// tab. They go on.
+func TestSpentCodeOfSomebodySignedIn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		b := w.browser()
-		callback := b.answerOf("/page", "alice")
-		require.Contains(t, b.visit(callback).body, "page of")
-		refusedSignIn(t, w, b.visit(callback))
-		b.goesOn("/page") // it does not sign anybody out either
-		for _, state := range []string{"", "x", "state=&state="} {
-			refusedSignIn(t, w, b.visit("/cb?code=1&state="+state))
+		callback := b.answerOf("/page?lost=1", "alice")
+		lost := *b.http
+		lost.Jar = nil
+		req := request(t, http.MethodGet, callback, nil, navigate)
+		for name, value := range b.cookies() {
+			req.AddCookie(&http.Cookie{Name: name, Value: value})
 		}
+		resp, err := lost.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.NotEmpty(t, w.seen(middleware.EventSignedIn))
+		b.login("/page?other=1")
+		w.answers(func(r *http.Request) *http.Response {
+			if r.URL.Path != "/oauth/token" {
+				return nil
+			}
+			return response(http.StatusBadRequest, `{"error":"invalid_grant"}`)
+		})
+		require.Equal(t, "/page?lost=1", b.visit(callback).url.RequestURI())
 	})
+}
+
+// However many sign-ins a browser begins at once, and however long the addresses they
+// lead to, its cookies stay below what nginx takes by default: 8192 bytes in a request,
+// and 4096 in an answer. Each still leads where it should, or begins again.
+func TestManySignInsAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, query := range map[string]string{
+		"short": "q=1", "medium": strings.Repeat("a&", 90), "as long as a place": strings.Repeat("y", 300), "as long as may be": strings.Repeat("x", 1400), "too long": strings.Repeat("z", 5000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, mode setting) {
+				w := newWorld(t, mode, singleSignOn)
+				b := w.browser()
+				b.login("/page") // what was there before
+				time.Sleep(3 * time.Hour)
+				// All of them before any answer: none knows of the others.
+				began := make([]*http.Request, 45)
+				for i := range began {
+					began[i] = request(t, http.MethodGet, fmt.Sprintf("/page?tab=%d&%s", i, query), nil, navigate)
+					for name, value := range b.cookies() {
+						began[i].AddCookie(&http.Cookie{Name: name, Value: value})
+					}
+				}
+				alone := *b.http
+				alone.Jar = nil
+				at := make([]string, len(began))
+				u, err := url.Parse(appURL)
+				require.NoError(t, err)
+				for i, req := range began {
+					resp, err := alone.Do(req)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+					at[i] = resp.Header.Get("Location")
+					require.NotEmpty(t, at[i])
+					require.Less(t, headerSize(resp.Header), 4096)
+					b.jar.SetCookies(u, resp.Cookies())
+				}
+				bounded := func() {
+					size := 0
+					for name, value := range b.cookies() {
+						size += len(name) + len(value) + len("=; ")
+					}
+					require.Less(t, size, 7500)
+				}
+				bounded()
+				p := b.signIn(b.visit(at[44]), "alice")
+				require.Equal(t, "/page", p.url.Path, p.body)
+				bounded()
+				for i := range at[:44] {
+					p := b.visit(at[i]) // the provider knows the user by now
+					require.Equal(t, http.StatusOK, p.status, p.body)
+					require.Equal(t, appHost, p.url.Host)
+					require.Equal(t, "/page", p.url.Path)
+					require.Contains(t, p.body, "page of "+optest.SubjectOf("alice"))
+					if name == "short" {
+						require.Equal(t, began[i].URL.RequestURI(), p.url.RequestURI())
+					}
+				}
+				bounded()
+				require.Empty(t, w.seen(middleware.EventSignInFailed))
+			})
+		})
+	}
+}
+
+// headerSize is what headers come to on the wire.
+func headerSize(h http.Header) (size int) {
+	for name, values := range h {
+		for _, value := range values {
+			size += len(name) + len(value) + len(": \r\n")
+		}
+	}
+	return size
 }
 
 // Two tabs at once, finished in the other order; and many more than are kept.
@@ -143,7 +292,7 @@ func TestReturnAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // as long as an address may be
 		w := newWorld(t)
 		b := w.browser()
-		long := "/page?q=" + strings.Repeat("x", 1900)
+		long := "/page?q=" + strings.Repeat("x", 1400)
 		require.Equal(t, long, b.login(long).url.RequestURI())
 		require.Equal(t, "/page", w.browser().login("/page?q="+strings.Repeat("x", 4000)).url.RequestURI(), "the page at least")
 	})

@@ -35,7 +35,7 @@ func (rp *RelyingParty) check(r *http.Request) (*held, error) {
 		return nil, err
 	}
 	if rp.background(r) && !h.rec.IdleEnds.IsZero() {
-		return h, rp.asItIs(h)
+		return h, rp.unasked(h)
 	}
 	return h, rp.refresh(r.Context(), h, false)
 }
@@ -43,6 +43,24 @@ func (rp *RelyingParty) check(r *http.Request) (*held, error) {
 // background reports whether a request is no sign of the user.
 func (rp *RelyingParty) background(r *http.Request) bool {
 	return isStream(r) || rp.cfg.Background != nil && rp.cfg.Background(r)
+}
+
+// errUnasked is why a background request is not answered once the access token has
+// ended: whether the login goes on only the provider can say, and to ask it would be
+// activity.
+var errUnasked = errors.New("the access token has expired, and a request in the background asks for no other")
+
+// unasked judges a session for a request that does not ask the provider: only for as
+// long as the access token is good, since a login may have ended at the provider
+// without a word to us.
+func (rp *RelyingParty) unasked(h *held) error {
+	if err := rp.asItIs(h); err != nil {
+		return err
+	}
+	if passed(h.rec.asksBy(), rp.now()) {
+		return unavailable(errUnasked)
+	}
+	return nil
 }
 
 // asItIs judges a session by what is known of it, and changes nothing.

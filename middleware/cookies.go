@@ -1,12 +1,14 @@
 package middleware
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -16,14 +18,20 @@ import (
 
 // Cookies of the middleware, each with the application's name in front:
 //
-//	NAME            the session: a secret, or with Config.InCookies the first part of all of it
-//	NAME-1, -2...   the other parts
-//	NAME-in-STATE   a sign-in that has begun in this browser, one for each tab
-//	NAME-tried      a sign-in has just succeeded and nothing came of it yet
-//	NAME-notice     what the next page should tell
+//	NAME             the session: a secret, or with Config.InCookies the first part of all of it
+//	NAME-1, -2...    the other parts
+//	NAME-in-0, -1... sign-ins that have begun in this browser, one for each tab
+//	NAME-tried       a sign-in has just succeeded and nothing came of it yet
+//	NAME-notice      what the next page should tell
 //
 // All are HttpOnly and Lax: no other site's form brings them along, but the
 // provider's redirect does. On https no other host can set them (__Host-).
+//
+// Servers take so many bytes of cookies and no more: nginx, unless it is told
+// otherwise, 8192 in a request, and 4096 of headers in our answer. Beyond that the
+// user gets an error at every page until the cookies expire. So sign-ins have a fixed
+// number of places, whose sizes add up to less than 6 kB: many tabs that begin at once
+// know nothing of each other, and no rule that looks at what is there would hold.
 
 // cookieName returns the name that the cookies of an application begin with.
 func cookieName(app string, secure bool) string {
@@ -39,8 +47,17 @@ const (
 	// signInTime is for how long a sign-in may stand at the provider's page.
 	signInTime = 30 * time.Minute
 
-	// signIns is how many may stand there at once in one browser.
-	signIns = 8
+	// signInPlaces is how many may stand there at once in one browser, and
+	// signInPlacesBeside if the session is in cookies too. One that was pushed out
+	// begins again by itself: see lostSignIn.
+	signInPlaces, signInPlacesBeside = 4, 2
+
+	// signInSize bounds the cookie of a sign-in, and wideSignInSize the one in the
+	// first place, which may come back to a long address.
+	signInSize, wideSignInSize = 900, 2500
+
+	// maxForgotten bounds how many cookies one answer deletes.
+	maxForgotten = 8
 
 	// noticeTime and triedTime are for how long the next page is waited for.
 	noticeTime, triedTime = 10 * time.Minute, time.Minute
@@ -66,7 +83,7 @@ func (rp *RelyingParty) dropCookie(w http.ResponseWriter, name string) {
 
 // setSealed sets a cookie that only this application reads, under this name.
 func (rp *RelyingParty) setSealed(w http.ResponseWriter, name string, value any, life time.Duration) error {
-	plain, err := json.Marshal(value)
+	plain, err := plainJSON(value)
 	if err != nil {
 		return err
 	}
@@ -81,6 +98,16 @@ func (rp *RelyingParty) setSealed(w http.ResponseWriter, name string, value any,
 	return nil
 }
 
+// plainJSON writes JSON for ourselves: an ampersand, which addresses have many of, is
+// one character.
+func plainJSON(value any) ([]byte, error) {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), err
+}
+
 // sealed reads a cookie of [RelyingParty.setSealed].
 func (rp *RelyingParty) sealed(r *http.Request, name string, value any) bool {
 	c, err := r.Cookie(name)
@@ -91,41 +118,122 @@ func (rp *RelyingParty) sealed(r *http.Request, name string, value any) bool {
 	return err == nil && json.Unmarshal(plain, value) == nil
 }
 
-// A signIn is what a browser remembers of a sign-in that it has begun.
+// A signIn is what a browser remembers of a sign-in that it has begun. The state
+// parameter has some of it too: see stateOf.
 type signIn struct {
-	Nonce    string    `json:"nonce"`
-	Verifier string    `json:"verifier"` // of PKCE
+	State    string    `json:"state,omitempty"` // a hash of the parameter
+	Nonce    string    `json:"nonce,omitempty"`
+	Verifier string    `json:"verifier,omitempty"` // of PKCE
 	Return   string    `json:"return"`
 	Begun    time.Time `json:"begun"`
 	Notice   string    `json:"notice,omitempty"`
 	Parcel   string    `json:"parcel,omitempty"`
 	Subject  string    `json:"sub,omitempty"` // who has to sign in to get the parcel
 	MaxAge   *float64  `json:"max_age,omitempty"`
+	Again    bool      `json:"again,omitempty"` // it was lost once, and began again by itself
 }
 
-func (rp *RelyingParty) signInCookie(state string) string {
+// places are the names of the cookies of sign-ins.
+func (rp *RelyingParty) places() []string {
+	n := signInPlaces
+	if rp.cfg.InCookies {
+		n = signInPlacesBeside
+	}
+	names := make([]string, n)
+	for i := range names {
+		names[i] = rp.cookie + "-in-" + strconv.Itoa(i)
+	}
+	return names
+}
+
+// formerCookie is the name that the cookie of a sign-in had in former versions, one for
+// each. Those in use at an upgrade are read until they expire.
+func (rp *RelyingParty) formerCookie(state string) string {
 	return rp.cookie + "-in-" + digest("state", state)[:16]
 }
 
-// remember sets the cookie of a sign-in. The oldest ones make place.
+// remember sets the cookie of a sign-in: in any place that is free, so that tabs which
+// begin at once do not all take the same one, or in that of the oldest.
 func (rp *RelyingParty) remember(w http.ResponseWriter, r *http.Request, state string, s signIn) error {
-	type known struct {
+	rp.forgetFormer(w, r)
+	s.State = digest("state", state)
+	places := rp.places()
+	if !s.fits(signInSize) && !rp.cfg.InCookies && s.fits(wideSignInSize) {
+		return rp.setSealed(w, places[0], s, signInTime)
+	}
+	s.shorten(signInSize)
+	var free []string
+	oldest, at := "", time.Time{}
+	for _, name := range places {
+		var old signIn
+		if !rp.sealed(r, name, &old) {
+			free = append(free, name)
+		} else if oldest == "" || old.Begun.Before(at) {
+			oldest, at = name, old.Begun
+		}
+	}
+	if len(free) > 0 {
+		oldest = free[rand.IntN(len(free))]
+	}
+	return rp.setSealed(w, oldest, s, signInTime)
+}
+
+// fits reports whether the cookie of a sign-in has at most so many bytes.
+func (s signIn) fits(size int) bool {
+	plain, err := plainJSON(s)
+	return err == nil && sealedSize(len(plain)) <= size
+}
+
+// shorten makes a sign-in fit: it comes back to the page without its query, or to the
+// start.
+func (s *signIn) shorten(size int) {
+	if !s.fits(size) {
+		s.Return, _, _ = strings.Cut(s.Return, "?")
+	}
+	if !s.fits(size) {
+		s.Return = "/"
+	}
+	if !s.fits(size) {
+		s.Notice = ""
+	}
+}
+
+// recall returns the sign-in of the browser that has the state, and the name of its
+// cookie.
+func (rp *RelyingParty) recall(r *http.Request, state string) (s signIn, name string, ok bool) {
+	if state == "" {
+		return s, "", false
+	}
+	hash := digest("state", state)
+	for _, name := range rp.places() {
+		var s signIn
+		if rp.sealed(r, name, &s) && s.State == hash {
+			return s, name, true
+		}
+	}
+	name = rp.formerCookie(state)
+	return s, name, rp.sealed(r, name, &s)
+}
+
+// forgetFormer deletes the cookies of sign-ins of former versions, but for the newest.
+func (rp *RelyingParty) forgetFormer(w http.ResponseWriter, r *http.Request) {
+	type former struct {
 		name  string
 		begun time.Time
 	}
-	var all []known
+	var all []former
+	places := rp.places()
 	for _, c := range r.Cookies() {
-		if strings.HasPrefix(c.Name, rp.cookie+"-in-") {
+		if strings.HasPrefix(c.Name, rp.cookie+"-in-") && !slices.Contains(places, c.Name) {
 			var old signIn
 			rp.sealed(r, c.Name, &old) // one that does not open is the oldest
-			all = append(all, known{c.Name, old.Begun})
+			all = append(all, former{c.Name, old.Begun})
 		}
 	}
-	slices.SortFunc(all, func(a, b known) int { return a.begun.Compare(b.begun) })
-	for i := 0; i <= len(all)-signIns; i++ {
-		rp.dropCookie(w, all[i].name)
+	slices.SortFunc(all, func(a, b former) int { return a.begun.Compare(b.begun) })
+	for _, c := range all[:min(max(0, len(all)-signInPlaces), maxForgotten)] {
+		rp.dropCookie(w, c.name)
 	}
-	return rp.setSealed(w, rp.signInCookie(state), s, signInTime)
 }
 
 // A notice is shown once. If it has a State, only on the page that the provider

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/middleware/internal/tokenanswer"
@@ -103,9 +104,8 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 		return nil, err
 	}
 	e := &endpoints{
-		verifier: oidc.NewVerifier(rp.cfg.Issuer,
-			keySet{oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), rp.client), meta.Keys)},
-			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: signed(meta.Algorithms)}),
+		verifier: oidc.NewVerifier(rp.cfg.Issuer, rp.keySet(meta.Keys),
+			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: rp.algorithms(meta.Algorithms)}),
 		endSession: meta.EndSession, revocation: meta.Revocation, sendsIss: meta.SendsIss,
 	}
 	e.oauth = oauth2.Config{
@@ -144,14 +144,19 @@ func (rp *RelyingParty) scopes() []string {
 	return scopes
 }
 
-// signed returns which of the algorithms are signatures by a key that only the
-// provider has; RS256, which all providers have, if there is none.
-func signed(algorithms []string) []string {
+// algorithms returns what tokens may be signed with: what is configured, or what the
+// provider announces, as far as it is a signature by a key that only the provider has;
+// RS256, which all providers have, if there is none.
+func (rp *RelyingParty) algorithms(announced []string) []string {
 	var list []string
-	for _, alg := range algorithms {
-		switch alg {
-		case oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512,
-			oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA:
+	for _, alg := range rp.cfg.Algorithms {
+		list = append(list, string(alg))
+	}
+	if len(list) > 0 {
+		return list
+	}
+	for _, alg := range announced {
+		if slices.Contains(resourceAlgorithms, jose.SignatureAlgorithm(alg)) {
 			list = append(list, alg)
 		}
 	}
@@ -161,18 +166,49 @@ func signed(algorithms []string) []string {
 	return list
 }
 
-// A keySet tells keys that cannot be had at the moment from a signature that is
-// wrong, which the verifier does not.
-type keySet struct{ remote *oidc.RemoteKeySet }
+// A keySet verifies signatures with the keys of the provider. It tells keys that cannot
+// be had at the moment from a signature that is wrong, which the verifier does not.
+type keySet struct{ keys *resourceKeys }
 
-func (k keySet) VerifySignature(ctx context.Context, jwt string) ([]byte, error) {
-	payload, err := k.remote.VerifySignature(ctx, jwt)
-	if err != nil && errors.Unwrap(err) != nil { // it wraps what went wrong while fetching keys, and only that
+func (rp *RelyingParty) keySet(address string) keySet {
+	cfg := &ResourceConfig{HTTPClient: rp.client, Timeout: providerTimeout, Now: rp.now}
+	return keySet{&resourceKeys{
+		cfg: cfg, spare: resourceKeyBurst,
+		provider: &resourceProvider{cfg: cfg, found: &resourceEndpoints{JWKS: address}},
+	}}
+}
+
+// VerifySignature asks for newer keys where none of those at hand has signed, but not
+// as often as somebody sends forged tokens: see resourceKeys. It does so where the name
+// of the key is known, too: some providers have a new key under the old name.
+func (k keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	parsed, err := jose.ParseSigned(token, resourceAlgorithms) // those that are allowed the verifier knows
+	if err != nil || len(parsed.Signatures) != 1 {
+		return nil, errors.New("it is no JWT")
+	}
+	var payload []byte
+	header := parsed.Signatures[0].Header
+	try := func(key jose.JSONWebKey) (err error) {
+		payload, err = parsed.Verify(key)
+		return err
+	}
+	keys, at, err := k.keys.current(ctx)
+	if err == nil {
+		if _, ok := k.keys.tryAll(keys, header, try); ok {
+			return payload, nil
+		}
+		keys, err = k.keys.newer(ctx, at)
+	}
+	if err != nil {
 		if missing, ok := ctx.Value(keysMissing{}).(*error); ok {
 			*missing = err
 		}
+		return nil, err
 	}
-	return payload, err
+	if _, ok := k.keys.tryAll(keys, header, try); ok {
+		return payload, nil
+	}
+	return nil, errors.New("no key of the provider has signed it")
 }
 
 type keysMissing struct{}

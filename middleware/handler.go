@@ -48,7 +48,7 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 				text = out.Text
 			}
 			h = nil
-		case h != nil && rp.asItIs(h) != nil: // nobody can tell whether it goes on
+		case h != nil && (errors.Is(err, errUnasked) || rp.asItIs(h) != nil): // nobody can tell whether it goes on
 			h = nil
 		}
 		ctx = context.WithValue(ctx, noticeKey, text)
@@ -159,10 +159,12 @@ func isNavigation(r *http.Request) bool {
 	return r.Header.Get("X-Requested-With") != "XMLHttpRequest" && strings.Contains(r.Header.Get("Accept"), "text/html")
 }
 
-// isStream reports whether the answer goes on for as long as the session does.
+// isStream reports whether the answer goes on for as long as the session does. Both
+// kinds begin with a GET (HTML section 9.2, RFC 6455 section 4.1): nothing else gets
+// what streams get by a header.
 func isStream(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Upgrade"), "websocket") ||
-		strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	return r.Method == http.MethodGet && (strings.EqualFold(r.Header.Get("Upgrade"), "websocket") ||
+		strings.Contains(r.Header.Get("Accept"), "text/event-stream"))
 }
 
 // deny answers a request that needs a user. h is what is known of the session, if

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +28,7 @@ import (
 type signer struct {
 	w   *world
 	key *ecdsa.PrivateKey
+	kid string
 	n   int
 }
 
@@ -33,7 +36,7 @@ func newSigner(t *testing.T, w *world) *signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	s := &signer{w: w, key: key}
+	s := &signer{w: w, key: key, kid: "mine"}
 	w.answers(func(r *http.Request) *http.Response {
 		var own struct {
 			Keys []json.RawMessage `json:"keys"`
@@ -43,7 +46,7 @@ func newSigner(t *testing.T, w *world) *signer {
 			if !fetch(t, w, r, &own) {
 				return response(http.StatusBadGateway, "")
 			}
-			mine, err := jose.JSONWebKey{Key: key.Public(), KeyID: "mine", Use: "sig", Algorithm: "ES256"}.MarshalJSON()
+			mine, err := jose.JSONWebKey{Key: s.key.Public(), KeyID: s.kid, Use: "sig", Algorithm: "ES256"}.MarshalJSON()
 			if err != nil {
 				return response(http.StatusInternalServerError, "")
 			}
@@ -86,7 +89,10 @@ func (s *signer) claims(sid string) map[string]any {
 
 func (s *signer) sign(t *testing.T, typ string, claims map[string]any) string {
 	t.Helper()
-	options := (&jose.SignerOptions{}).WithHeader("kid", "mine")
+	options := &jose.SignerOptions{}
+	if s.kid != "" {
+		options = options.WithHeader("kid", s.kid)
+	}
 	if typ != "" {
 		options = options.WithType(jose.ContentType(typ))
 	}
@@ -336,7 +342,7 @@ func TestBadLogoutTokens(t *testing.T) {
 				require.NoError(t, err)
 				return token
 			}(),
-			"another key": (&signer{w: w, key: func() *ecdsa.PrivateKey {
+			"another key": (&signer{w: w, kid: "mine", key: func() *ecdsa.PrivateKey {
 				key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 				require.NoError(t, err)
 				return key
@@ -364,12 +370,99 @@ func TestBadLogoutTokens(t *testing.T) {
 func TestUntypedLogoutTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, with(func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true }))
+		w := newWorld(t, with(func(c *middleware.Config) {
+			c.AllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
+		}))
 		s := newSigner(t, w)
 		for typ, want := range map[string]int{"": 200, "JWT": 200, "logout+jwt": 200, "application/logout+jwt": 200, "at+jwt": 400} {
 			require.Equal(t, want, w.tell(s.sign(t, typ, s.claims("x"))).status, typ)
 		}
 	})
+}
+
+// The Foundation's test of relying parties: a token by a key of the provider, with an
+// algorithm that it announces, but not the one that the client is registered for.
+func TestPinnedAlgorithms(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		pinned []jose.SignatureAlgorithm
+		signIn bool // the provider's own ID tokens are RS256
+		logout int  // the signer's logout tokens are ES256
+	}{
+		"what is announced":  {nil, true, http.StatusOK},
+		"both":               {[]jose.SignatureAlgorithm{jose.RS256, jose.ES256}, true, http.StatusOK},
+		"that of ID tokens":  {[]jose.SignatureAlgorithm{jose.RS256}, true, http.StatusBadRequest},
+		"that of the logout": {[]jose.SignatureAlgorithm{jose.ES256}, false, http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, with(func(c *middleware.Config) { c.Algorithms = test.pinned }))
+				s := newSigner(t, w)
+				b := w.browser()
+				p := b.signIn(b.visit("/page"), "alice")
+				if test.signIn {
+					require.Contains(t, p.body, "page of")
+				} else {
+					refusedSignIn(t, w, p)
+				}
+				require.Equal(t, test.logout, w.tell(s.sign(t, "logout+jwt", s.claims("x"))).status)
+			})
+		})
+	}
+}
+
+// However many tokens somebody forges, the provider is asked for its keys a few times:
+// also at once, and where only the signature is wrong. Good ones are taken meanwhile, and
+// a key that is new is found soon.
+func TestForgedTokensMakeFewKeyRequests(t *testing.T) {
+	t.Parallel()
+	for name, kid := range map[string]string{"an unknown key": "unknown", "a signature that is wrong": "mine", "no name of a key": ""} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				s := newSigner(t, w)
+				published := *w.answer.Load()
+				var asked atomic.Int64
+				w.answers(func(r *http.Request) *http.Response {
+					if r.URL.Path == "/keys" {
+						asked.Add(1)
+					}
+					return published(r)
+				})
+				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims("x"))).status)
+				require.EqualValues(t, 1, asked.Load())
+				forger := &signer{w: w, n: 1000}
+				forge := func() string {
+					key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+					require.NoError(t, err)
+					forger.key, forger.kid = key, kid
+					return forger.sign(t, "logout+jwt", forger.claims("x"))
+				}
+				for range 20 {
+					var wg sync.WaitGroup
+					for range 10 {
+						token := forge()
+						wg.Go(func() {
+							if status := w.tell(token).status; status != http.StatusBadRequest && status != http.StatusServiceUnavailable {
+								t.Errorf("a forged token gets %d", status)
+							}
+						})
+					}
+					wg.Wait()
+					require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims("x"))).status, "a good one is taken meanwhile")
+				}
+				require.LessOrEqual(t, asked.Load(), int64(7), "of 200")
+				require.Equal(t, http.StatusServiceUnavailable, w.tell(forge()).status, "it may be good, for all that is known")
+
+				// The provider has a new key: it is found, flood or no flood.
+				key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+				require.NoError(t, err)
+				s.key, s.kid = key, "newer"
+				time.Sleep(10 * time.Second)
+				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims("x"))).status)
+			})
+		})
+	}
 }
 
 // What cannot be done is not forgotten: the provider is asked to come again.
@@ -497,7 +590,7 @@ func TestRefreshWhileKeysAreMissing(t *testing.T) {
 		b.login("/page")
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		require.NoError(t, err)
-		s := &signer{w: w, key: key}
+		s := &signer{w: w, key: key, kid: "mine"}
 		sign := func(ok bool) {
 			w.answers(func(r *http.Request) *http.Response {
 				if r.URL.Path == "/keys" && !ok {

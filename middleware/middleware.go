@@ -37,9 +37,12 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
 )
 
 // A Config says how an application signs its users in.
@@ -113,8 +116,9 @@ type Config struct {
 
 	// Background reports requests that are no sign of the user, such as a page's
 	// polling. They refresh nothing, as long as the provider has said how long a
-	// session may go unused. Nil: event streams and WebSockets, which count as
-	// background in any case.
+	// session may go unused; so they are answered until the access token expires, and
+	// with 503 from then until another request has brought a new one. Nil: event
+	// streams and WebSockets, which count as background in any case.
 	Background func(*http.Request) bool
 
 	// KeepOut reports names of form fields that must not be kept in a page while
@@ -140,9 +144,17 @@ type Config struct {
 	// under way.
 	FrontChannel bool
 
+	// Algorithms are the signature algorithms of ID tokens and logout tokens that are
+	// taken: what the client is registered for, such as its
+	// id_token_signed_response_alg. Nil: those that the provider's discovery document
+	// announces. Symmetric ones and "none" cannot be allowed.
+	Algorithms []jose.SignatureAlgorithm
+
 	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
 	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
-	// recommends.
+	// recommends. It needs Algorithms: what then tells a logout token from whatever
+	// else the provider signs are its claims and its algorithm alone (RFC 8725
+	// sections 3.1 and 3.11).
 	AllowUntypedLogoutTokens bool
 
 	// Page is the template of the middleware's own pages, executed with a
@@ -244,6 +256,15 @@ func New(cfg Config) (*RelyingParty, error) {
 		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
 			return nil, fmt.Errorf("middleware: PostLogoutURL: %w", err)
 		}
+	}
+	for _, alg := range cfg.Algorithms {
+		if !slices.Contains(resourceAlgorithms, alg) {
+			return nil, fmt.Errorf("middleware: Algorithms: %q is not an asymmetric signature algorithm", alg)
+		}
+	}
+	rp.cfg.Algorithms = slices.Clone(cfg.Algorithms)
+	if cfg.AllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
+		return nil, errors.New("middleware: AllowUntypedLogoutTokens: it needs Algorithms, those that the client is registered for")
 	}
 	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
 		return nil, errors.New("middleware: MaxAge: it is negative")

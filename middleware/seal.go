@@ -89,6 +89,12 @@ func (s *sealer) seal(about string, plain []byte) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(aead.Seal(head, nil, plain, head)), nil
 }
 
+// sealedSize is how long a sealed text of so many bytes is.
+func sealedSize(plain int) int {
+	const nonce, tag = 12, 16 // of AES-GCM
+	return base64.RawURLEncoding.EncodedLen(1 + sealKeyID + sealSalt + nonce + tag + plain)
+}
+
 func (s *sealer) open(about, text string) ([]byte, error) {
 	// Strict: else the unused bits of the last character could be changed.
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)

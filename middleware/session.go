@@ -195,6 +195,18 @@ func (rec *record) stands(now time.Time) standing {
 	return fresh
 }
 
+// asksBy is from when on only the provider can say whether the login goes on; zero:
+// it cannot be asked.
+func (rec *record) asksBy() time.Time {
+	switch {
+	case rec.Refresh == "":
+		return time.Time{}
+	case rec.AccessEnds.IsZero():
+		return rec.Refreshed.Add(unknownLife)
+	}
+	return rec.AccessEnds
+}
+
 // ends is when the session ends whatever the user does; zero: not known.
 func (rec *record) ends() time.Time {
 	return earliest(rec.LocalEnds, rec.SessionExpiry, rec.AuthorizationEnds)

@@ -15,9 +15,18 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// maxReturn bounds the address that a sign-in comes back to: it has to fit into a
-// cookie. Of a longer one only the path is kept.
-const maxReturn = 2000
+const (
+	// maxReturn bounds the address that a sign-in comes back to: it has to fit into
+	// a cookie. Of a longer one only the path is kept.
+	maxReturn = 1500
+
+	// maxStateReturn bounds it in the state parameter.
+	maxStateReturn = 300
+
+	// stateTime is for how long a sign-in whose cookie is gone begins again by
+	// itself: a page to sign in at may stay open all day.
+	stateTime = 24 * time.Hour
+)
 
 // safeReturn returns where on this site to go after a sign-in; the root for
 // anything that a browser could take for another site, or that would lead to a
@@ -61,8 +70,12 @@ func (rp *RelyingParty) start(w http.ResponseWriter, r *http.Request, s signIn) 
 		rp.unavailable(w, r, unavailable(err))
 		return
 	}
-	state := newSecret()
 	s.Nonce, s.Verifier, s.Begun = newSecret(), oauth2.GenerateVerifier(), rp.now().UTC()
+	state, err := rp.stateOf(s)
+	if err != nil {
+		rp.broken(w, r, err)
+		return
+	}
 	options := []oauth2.AuthCodeOption{oidc.Nonce(s.Nonce), oauth2.S256ChallengeOption(s.Verifier)}
 	for name, values := range rp.cfg.AuthParams {
 		for _, value := range values {
@@ -81,6 +94,37 @@ func (rp *RelyingParty) start(w http.ResponseWriter, r *http.Request, s signIn) 
 		return
 	}
 	redirect(w, e.oauth.AuthCodeURL(state, options...))
+}
+
+// stateOf returns the state parameter of a sign-in. It says, sealed, where the sign-in
+// leads, for a browser that has lost the cookie: nobody but us can have written it, and
+// no two are the same.
+func (rp *RelyingParty) stateOf(s signIn) (string, error) {
+	s = signIn{Return: s.Return, Begun: s.Begun, Parcel: s.Parcel, Subject: s.Subject, Again: s.Again}
+	if len(s.Return) > maxStateReturn {
+		s.Return, _, _ = strings.Cut(s.Return, "?")
+	}
+	if len(s.Return) > maxStateReturn {
+		s.Return = "/"
+	}
+	plain, err := plainJSON(s)
+	if err != nil {
+		return "", err
+	}
+	return rp.seal.seal("state", plain)
+}
+
+// fromState returns what a state parameter says; ok is false if it is none of ours, or
+// too old.
+func (rp *RelyingParty) fromState(state string) (s signIn, ok bool) {
+	plain, err := rp.seal.open("state", state)
+	if err != nil || json.Unmarshal(plain, &s) != nil {
+		return signIn{Return: "/"}, false
+	}
+	if age := rp.now().Sub(s.Begun); age > stateTime || age < -clockSkew {
+		return signIn{Return: "/"}, false
+	}
+	return s, true
 }
 
 // signInPage begins a sign-in because somebody asked for it.
@@ -121,7 +165,13 @@ type refusal struct {
 	status      int
 	title, text string
 	cause       error
+	over        error // errLost or errSpent, if it may have succeeded before; or nil
 }
+
+var (
+	errLost  = errors.New("the browser does not remember the sign-in")
+	errSpent = errors.New("the code was refused")
+)
 
 func (e *refusal) Error() string { return e.cause.Error() }
 func (e *refusal) Unwrap() error { return e.cause }
@@ -129,7 +179,13 @@ func (e *refusal) Unwrap() error { return e.cause }
 const notSignedIn = "You are not signed in"
 
 func refuse(text, format string, args ...any) *refusal {
-	return &refusal{http.StatusBadRequest, notSignedIn, text, fmt.Errorf(format, args...)}
+	return &refusal{status: http.StatusBadRequest, title: notSignedIn, text: text, cause: fmt.Errorf(format, args...)}
+}
+
+func refuseLost(format string, args ...any) *refusal {
+	no := refuse(lostText, format, args...)
+	no.over = errLost
+	return no
 }
 
 const (
@@ -141,12 +197,10 @@ const (
 func (rp *RelyingParty) callbackPage(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Referrer-Policy", "no-referrer") // the code is in the address
 	s, err := rp.finish(w, r)
-	if err == nil {
-		redirect(w, s.Return)
-		return
-	}
 	var no *refusal
 	switch {
+	case err == nil:
+		redirect(w, s.Return)
 	case errors.Is(err, ErrUnavailable):
 		// The code is spent: to load the page again would not help.
 		w.Header().Set("Retry-After", retryAfterHeader(unavailable(err).RetryAfter))
@@ -154,11 +208,53 @@ func (rp *RelyingParty) callbackPage(w http.ResponseWriter, r *http.Request) {
 			Kind: PageUnavailable, Title: "Please try again",
 			Text: "Your sign-in could not be completed at the moment. Sign in again in a few seconds.", SignIn: rp.againURL(s),
 		})
+	case errors.As(err, &no) && no.over == errLost:
+		rp.lostSignIn(w, r, no)
 	case errors.As(err, &no):
-		rp.event(r.Context(), Event{Type: EventSignInFailed, Err: no})
-		rp.render(w, r, no.status, PageData{Kind: PageNotSignedIn, Title: no.title, Text: no.text, SignIn: rp.againURL(s)})
+		rp.refused(w, r, s, no)
 	default:
 		rp.broken(w, r, err)
+	}
+}
+
+// refused tells why a sign-in did not succeed. Somebody may be signed in all the same:
+// then the page does not say otherwise, and one whose code was taken before is taken
+// where it led.
+func (rp *RelyingParty) refused(w http.ResponseWriter, r *http.Request, s signIn, no *refusal) {
+	rp.event(r.Context(), Event{Type: EventSignInFailed, Err: no})
+	_, err := rp.check(r)
+	rp.sync(w, r)
+	if err == nil && no.over == errSpent {
+		redirect(w, s.Return)
+		return
+	}
+	if err == nil && no.title == notSignedIn {
+		no.title = "That sign-in did not succeed"
+	}
+	rp.render(w, r, no.status, PageData{Kind: PageNotSignedIn, Title: no.title, Text: no.text, SignIn: rp.againURL(s)})
+}
+
+// lostSignIn answers an answer of the provider for a sign-in that this browser does not
+// remember: it was finished before, others pushed it out, it took too long, or it was
+// begun elsewhere. Its code is not looked at. Somebody who is signed in is taken where
+// it led, as far as the state says, and to the start otherwise. For others a sign-in of
+// ours begins again, once, which is no more than any link to a page of ours does.
+func (rp *RelyingParty) lostSignIn(w http.ResponseWriter, r *http.Request, no *refusal) {
+	q := r.URL.Query()
+	s, ours := rp.fromState(q.Get("state"))
+	h, err := rp.check(r)
+	rp.sync(w, r)
+	var out *SignedOutError
+	switch {
+	case err != nil && !errors.As(err, &out):
+		rp.unavailable(w, r, unavailable(err))
+	case err == nil && (s.Parcel == "" || s.Parcel == h.rec.Parcel || s.Again):
+		redirect(w, s.Return)
+	case ours && !s.Again && !q.Has("error"):
+		s.Again = true
+		rp.start(w, r, s)
+	default:
+		rp.refused(w, r, s, no)
 	}
 }
 
@@ -171,16 +267,15 @@ func (rp *RelyingParty) finish(w http.ResponseWriter, r *http.Request) (s signIn
 			return s, refuse(invalidText, "the parameter %s is there twice", name)
 		}
 	}
-	state := q.Get("state")
-	name := rp.signInCookie(state)
-	if state == "" || !rp.sealed(r, name, &s) {
-		s = signIn{Return: "/"}
-		return s, refuse(lostText, "state: no sign-in of this browser has it")
+	known, name, ok := rp.recall(r, q.Get("state"))
+	if !ok {
+		return s, refuseLost("state: no sign-in of this browser has it")
 	}
+	s = known
 	rp.dropCookie(w, name) // once
 	now := rp.now()
 	if now.Sub(s.Begun) > signInTime || now.Before(s.Begun.Add(-clockSkew)) {
-		return s, refuse(lostText, "the sign-in began at %s", s.Begun)
+		return s, refuseLost("the sign-in began at %s", s.Begun)
 	}
 	e, err := rp.discover(r.Context())
 	if err != nil {
@@ -230,7 +325,9 @@ func (rp *RelyingParty) redeem(ctx context.Context, e *endpoints, code string, s
 		err = tokenError(err)
 		var out *SignedOutError
 		if errors.As(err, &out) {
-			return record{}, refuse("The provider took its answer back, perhaps because it came too late. Please try again.", "the code: %w", err)
+			no := refuse("The provider took its answer back, perhaps because it came too late. Please try again.", "the code: %w", err)
+			no.over = errSpent
+			return record{}, no
 		}
 		return record{}, rp.noAnswer(ctx, err)
 	}

@@ -17,10 +17,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 type status struct {
@@ -82,7 +84,9 @@ func TestCountdownAndHeartbeat(t *testing.T) {
 	})
 }
 
-// Polling keeps nobody signed in, where the application says what is polling.
+// Polling keeps nobody signed in, where the application says what is polling. It is
+// answered while the access token is good; from then on only the provider could say
+// whether the login goes on, and to ask it would keep the user signed in.
 func TestBackground(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -91,17 +95,88 @@ func TestBackground(t *testing.T) {
 		}))
 		b := w.browser()
 		b.login("/page")
-		poll := func() int {
-			req := request(t, http.MethodGet, "/api", nil, http.Header{"Sec-Fetch-Mode": {"cors"}, "X-Poll": {"1"}})
-			return b.once(req).status
+		poll := func() page {
+			return b.once(request(t, http.MethodGet, "/api", nil, http.Header{"Sec-Fetch-Mode": {"cors"}, "X-Poll": {"1"}}))
 		}
-		for range 119 {
+		for range 4 {
 			time.Sleep(time.Minute)
-			require.Equal(t, http.StatusOK, poll())
+			require.Equal(t, http.StatusOK, poll().status)
+		}
+		for range 115 {
+			time.Sleep(time.Minute)
+			p := poll()
+			require.Equal(t, http.StatusServiceUnavailable, p.status)
+			require.NotEmpty(t, p.header.Get("Retry-After"))
 		}
 		require.EqualValues(t, 0, w.refreshes.Load())
-		time.Sleep(2 * time.Minute)
-		require.Equal(t, http.StatusUnauthorized, poll())
+		b.goesOn("/page") // the user is back
+		require.Equal(t, http.StatusOK, poll().status)
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, http.StatusUnauthorized, poll().status)
+		require.Empty(t, w.seen(middleware.EventUnavailable), "it is no outage")
+	})
+}
+
+// What a request says of itself keeps no session that has ended at the provider: not
+// beyond the access token, which no header makes longer, and at no page.
+func TestNoHeaderKeepsAnEndedSession(t *testing.T) {
+	t.Parallel()
+	stream := http.Header{"Accept": {"text/event-stream"}, "Sec-Fetch-Mode": {"cors"}, "Sec-Fetch-Site": {"same-origin"}}
+	for name, test := range map[string]struct {
+		method, address string
+		header          http.Header
+		within          int // while the access token is good
+		after           int
+	}{
+		"an event stream":          {http.MethodGet, "/page", stream, http.StatusOK, http.StatusServiceUnavailable},
+		"an event stream, of many": {http.MethodGet, "/page", http.Header{"Accept": {"application/json, text/event-stream"}}, http.StatusOK, http.StatusServiceUnavailable},
+		"a WebSocket":              {http.MethodGet, "/page", http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}}, http.StatusOK, http.StatusServiceUnavailable},
+		"a form":                   {http.MethodPost, "/form", stream, http.StatusUnauthorized, http.StatusUnauthorized},
+		"a form of a WebSocket":    {http.MethodPost, "/form", http.Header{"Upgrade": {"websocket"}, "Connection": {"Upgrade"}}, http.StatusUnauthorized, http.StatusUnauthorized},
+		"a HEAD":                   {http.MethodHead, "/page", stream, http.StatusUnauthorized, http.StatusUnauthorized},
+		"polling":                  {http.MethodGet, "/api", http.Header{"X-Poll": {"1"}}, http.StatusOK, http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, mode setting) {
+				w := newWorld(t, mode, with(func(c *middleware.Config) {
+					c.RefreshAfter = time.Minute
+					c.Background = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
+				}))
+				b := w.browser()
+				b.login("/page")
+				require.NoError(t, w.hook.End(t.Context(), w.lastSID(), policy.ReasonEndedByAdmin, "root"))
+				send := func() int {
+					req := request(t, test.method, test.address, nil, test.header)
+					req.Header.Set("Origin", appURL)
+					return b.once(req).status
+				}
+				time.Sleep(time.Minute)
+				require.Equal(t, test.within, send())
+				for range 5 {
+					time.Sleep(4 * time.Minute)
+					require.Equal(t, test.after, send())
+				}
+				require.Equal(t, opHost, b.visit("/page").url.Host)
+				require.Equal(t, http.StatusUnauthorized, send())
+			})
+		})
+	}
+}
+
+// The same at a page that anybody may see: it sees nobody.
+func TestNoHeaderKeepsAnEndedSessionAtAnOptionalPage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		b := w.browser()
+		b.login("/page")
+		look := func() string {
+			return b.once(request(t, http.MethodGet, "/", nil, http.Header{"Accept": {"text/event-stream"}})).body
+		}
+		require.Contains(t, look(), "home of "+optest.SubjectOf("alice"))
+		require.NoError(t, w.hook.End(t.Context(), w.lastSID(), policy.ReasonEndedByAdmin, "root"))
+		time.Sleep(5 * time.Minute)
+		require.Contains(t, look(), "home of nobody")
 	})
 }
 
@@ -135,12 +210,13 @@ func TestNothingIsKnown(t *testing.T) {
 	})
 }
 
-// An event stream ends when the session does, with the reason as the cause; one
-// whose session slides goes on.
+// An event stream ends when the session does, or when the access token has ended and
+// nobody was there to get a new one, with the reason as the cause; one whose session
+// slides goes on.
 func TestEventStream(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, mode setting) {
-		w := newWorld(t, mode, limited(24*time.Hour, 2*time.Hour+7*time.Second)) // no multiple of how often it looks
+		w := newWorld(t, mode, limited(24*time.Hour, 2*time.Hour))
 		var cause error
 		w.serve(appHost, w.rp.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			fmt.Fprint(rw, "data: hello\n\n")
@@ -157,22 +233,45 @@ func TestEventStream(t *testing.T) {
 		b := w.browser()
 		b.login("/page")
 		began := time.Now()
-		resp, err := b.http.Do(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}, "Sec-Fetch-Mode": {"cors"}}))
-		require.NoError(t, err)
-		require.Equal(t, http.StatusOK, resp.StatusCode)
-		time.Sleep(90 * time.Minute)
-		b.goesOn("/page") // slides
+		events := func() *http.Request {
+			return request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}, "Sec-Fetch-Mode": {"cors"}})
+		}
+		open := func() *http.Response {
+			resp, err := b.http.Do(events())
+			require.NoError(t, err)
+			return resp
+		}
+		end := func(resp *http.Response) {
+			require.Equal(t, http.StatusOK, resp.StatusCode)
+			body, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			require.Equal(t, "data: hello\n\ndata: goodbye\n\n", string(body))
+		}
+		resp := open()
+		time.Sleep(4*time.Minute + 7*time.Second) // no multiple of how often it looks
+		b.goesOn("/page")                         // slides
 		require.EqualValues(t, 1, w.refreshes.Load(), "the stream itself refreshes nothing")
-		body, err := io.ReadAll(resp.Body)
-		require.NoError(t, err)
-		require.Equal(t, "data: hello\n\ndata: goodbye\n\n", string(body))
-		require.Equal(t, 3*time.Hour+30*time.Minute+7*time.Second, time.Since(began))
+		end(resp)
+		require.Equal(t, 9*time.Minute+7*time.Second, time.Since(began), "the second access token has ended")
+		require.ErrorIs(t, cause, middleware.ErrUnavailable)
+		require.NotErrorIs(t, cause, middleware.ErrSignedOut)
+		require.Equal(t, http.StatusServiceUnavailable, b.once(events()).status)
+		require.EqualValues(t, 1, w.refreshes.Load())
+
+		b.goesOn("/page") // the user is back
+		resp = open()
+		time.Sleep(time.Minute)
+		b.post("/auth/signout", nil)
+		end(resp)
 		var out *middleware.SignedOutError
 		require.ErrorAs(t, cause, &out)
-		require.Equal(t, middleware.ReasonInactivity, out.Reason)
+		require.Equal(t, middleware.ReasonLogout, out.Reason)
+		require.Equal(t, http.StatusUnauthorized, b.once(events()).status, "and it is not opened again")
 
-		p := b.once(request(t, http.MethodGet, "/events", nil, http.Header{"Accept": {"text/event-stream"}}))
-		require.Equal(t, http.StatusUnauthorized, p.status, "and it is not opened again")
+		time.Sleep(2 * time.Second) // what was issued in the second of the sign-out is over too
+		b.login("/page")
+		time.Sleep(2 * time.Hour)
+		require.Equal(t, http.StatusUnauthorized, b.once(events()).status, "nor after the inactivity")
 	})
 }
 
@@ -222,11 +321,11 @@ func TestWebSocket(t *testing.T) {
 				}
 				began := time.Now()
 				conn := open()
-				require.Equal(t, 2*time.Hour+8*time.Second, (<-closed).Sub(began), "at the deadline, and a moment to say goodbye")
+				require.Equal(t, 5*time.Minute+time.Second, (<-closed).Sub(began), "at the end of the access token, and a moment to say goodbye")
 				require.NoError(t, conn.Close())
 
 				// A logout through the back channel is noticed within half a minute.
-				b.login("/page")
+				b.goesOn("/page")
 				conn = open()
 				time.Sleep(10 * time.Second)
 				require.Equal(t, http.StatusOK, w.tell(s.sign(t, "logout+jwt", s.claims(w.lastSID()))).status)
@@ -420,6 +519,9 @@ func TestBadConfig(t *testing.T) {
 		"RefreshAfter":   func(c *middleware.Config) { c.RefreshAfter = -1 },
 		"Base":           func(c *middleware.Config) { c.Base = "auth" },
 		"TrustedOrigins": func(c *middleware.Config) { c.TrustedOrigins = []string{"shop.example.com/x"} },
+		"Algorithms":     func(c *middleware.Config) { c.Algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.HS256} },
+
+		"AllowUntypedLogoutTokens": func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true },
 	} {
 		bad := good
 		change(&bad)

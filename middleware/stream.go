@@ -21,9 +21,9 @@ const (
 )
 
 // watch serves an event stream or a WebSocket, and closes it when its session is
-// over. The context of the request ends then, with the [SignedOutError] as its
-// cause; a second later writes fail, and a connection that was taken over is
-// closed.
+// over, or can be told to go on by the provider alone. The context of the request ends
+// then, with the [SignedOutError] or the [UnavailableError] as its cause; a second later
+// writes fail, and a connection that was taken over is closed.
 func (rp *RelyingParty) watch(w http.ResponseWriter, r *http.Request, h *held, next http.Handler) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	sw := &streamWriter{ResponseWriter: w, done: make(chan struct{})}
@@ -42,8 +42,9 @@ func (rp *RelyingParty) watch(w http.ResponseWriter, r *http.Request, h *held, n
 	next.ServeHTTP(sw, r.WithContext(ctx))
 }
 
-// untilOver waits until a session is over, and returns why; nil if done ends first.
-// A store that does not answer ends nothing before the limits that are known.
+// untilOver waits until a session is over, or its access token has ended and no other
+// request has brought a new one, and returns why; nil if done ends first. A store that
+// does not answer ends nothing before that.
 func (rp *RelyingParty) untilOver(id string, done <-chan struct{}) error {
 	ctx := context.Background() // not the request's: a hijacked connection outlives it
 	var last *held
@@ -61,10 +62,10 @@ func (rp *RelyingParty) untilOver(id string, done <-chan struct{}) error {
 			if rp.cfg.InCookies && last.rec.EndedAt.IsZero() {
 				_ = rp.obeyMarks(ctx, last) // a store that does not answer ends nothing
 			}
-			if over := rp.asItIs(last); over != nil {
+			if over := rp.unasked(last); over != nil {
 				return over
 			}
-			if end := earliest(last.rec.ends(), last.rec.IdleEnds); !end.IsZero() {
+			if end := earliest(last.rec.ends(), last.rec.IdleEnds, last.rec.asksBy()); !end.IsZero() {
 				wait = min(wait, end.Sub(rp.now()))
 			}
 		}

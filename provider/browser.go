@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,10 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +33,10 @@ import (
 //   - A binding is set at the authorization request, one for each. It says that
 //     this browser began it, and what the application asked for. op's callback is
 //     bound to nothing: without the binding, whoever learns its address gets an
-//     answer, but no part in a session of the browser that signed in.
+//     answer, but no part in a session of the browser that signed in. Bindings have
+//     a fixed number of names: of many tabs that begin at once none sees the
+//     bindings of the others, and what is beyond 8 kB nginx answers with an error,
+//     at every page, unless it is told otherwise.
 //   - The session cookie is set at the callback. It holds the session's ID and a
 //     secret, of which the session keeps the hash.
 //
@@ -44,12 +50,23 @@ const (
 	// to the callback to be bound: a page to sign in at may stay open all day.
 	bindingLife = 24 * time.Hour
 
-	// maxBindings is how many logins one browser may have under way, in as many
-	// tabs. With one more the oldest is forgotten.
-	maxBindings = 12
+	// silentLife is how long the provider may take to answer prompt=none.
+	silentLife = 2 * time.Minute
 
-	// maxForgotten bounds how many cookies one response deletes.
-	maxForgotten = 32
+	// openPlaces is how many logins one browser may have under way, in as many
+	// tabs. With one more the oldest is forgotten. Those with prompt=none, which no
+	// user waits for, have silentPlaces of their own and push none of these out. With
+	// IDs of auth requests that are longer than longBoundID there are half as many, or
+	// all of them would not fit into 8 kB.
+	openPlaces, silentPlaces, longBoundID = 12, 4, 100
+
+	// maxForgotten bounds how many cookies one response deletes. All headers of a
+	// response have to fit into 4 kB for nginx.
+	maxForgotten = 12
+
+	// maxBindings bounds how many are looked at: those of former versions too, each
+	// of which has a name of its own.
+	maxBindings = openPlaces + silentPlaces + 32
 
 	// maxBoundID bounds the ID of an auth request that is bound: it is in a
 	// cookie.
@@ -57,7 +74,7 @@ const (
 
 	// maxSecrets bounds how many secrets a session cookie can have at once, one
 	// for each login under way; see store.Session.BrowserHash.
-	maxSecrets = maxBindings
+	maxSecrets = openPlaces
 )
 
 // cookieNames are the names of an issuer's cookies. Several issuers may live on
@@ -79,10 +96,32 @@ func cookieNamesOf(issuer string) cookieNames {
 	return n
 }
 
-// bindingOf is the name of the binding of one auth request.
-func (n cookieNames) bindingOf(id string) string {
+// places are the names that a binding may have.
+func (n cookieNames) places(b *binding) []string {
+	kind, count := "", openPlaces
+	if b.Silent {
+		kind, count = "s", silentPlaces
+	}
+	if len(b.Request) > longBoundID {
+		count /= 2
+	}
+	names := make([]string, count)
+	for i := range names {
+		names[i] = n.binding + kind + strconv.Itoa(i)
+	}
+	return names
+}
+
+// formerName is the name of the binding of one auth request in former versions. Those
+// in use at an upgrade are read until they expire.
+func (n cookieNames) formerName(id string) string {
 	sum := digest("auth request", id)
 	return n.binding + hex.EncodeToString(sum[:6])
+}
+
+// mayBe reports whether a binding may have this name.
+func (n cookieNames) mayBe(name string, b *binding) bool {
+	return slices.Contains(n.places(b), name) || name == n.formerName(b.Request)
 }
 
 func isLoopbackHTTP(issuer string) bool {
@@ -146,6 +185,8 @@ type binding struct {
 	MaxAge  int64     // seconds; negative: not asked for. prompt=login is 0 (OpenID Connect Core 1.0 section 3.1.2.1)
 	Hint    []byte    // hash of the id_token_hint's subject; nil: there was none
 	Done    bool      // the callback has answered
+
+	name string // of the cookie that it was found in; not sealed
 }
 
 const (
@@ -231,7 +272,6 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 	}
 	issuer := op.IssuerFromContext(ctx)
 	names := cookieNamesOf(issuer)
-	h.forgetBindings(state, issuer, names, maxBindings-1)
 	b := binding{Request: id, Made: h.now(), MaxAge: -1, Silent: slices.Contains(asked.Prompt, oidc.PromptNone)}
 	if asked.MaxAge != nil {
 		b.MaxAge = int64(min(uint64(*asked.MaxAge), math.MaxInt64))
@@ -242,7 +282,11 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 	if hint != "" {
 		b.Hint = hintMark(store.Subject{Issuer: issuer, ID: hint})
 	}
-	cookie := names.cookie(names.bindingOf(id), h.ring.sealBinding(issuer, b), int(bindingLife/time.Second))
+	life := bindingLife
+	if b.Silent {
+		life = silentLife
+	}
+	cookie := names.cookie(h.placeFor(state, issuer, names, &b), h.ring.sealBinding(issuer, b), int(life/time.Second))
 	state.setCookie(cookie)
 	state.cookies = append(state.cookies, cookie) // the answer may come in this very response
 }
@@ -251,18 +295,21 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 // and the names of the others.
 func (h *Hook) bindings(state *browserState, issuer string, names cookieNames) (good []binding, bad []string) {
 	now := h.now()
-	for _, cookie := range state.cookies {
+	// Browsers send the oldest cookies first: those of former versions.
+	cookies := slices.SortedStableFunc(slices.Values(state.cookies), func(a, b *http.Cookie) int { return cmp.Compare(len(a.Name), len(b.Name)) })
+	for _, cookie := range cookies {
 		if !strings.HasPrefix(cookie.Name, names.binding) {
 			continue
 		}
-		if len(good)+len(bad) >= maxBindings+maxForgotten {
+		if len(good)+len(bad) >= maxBindings {
 			break // a browser of ours does not have so many
 		}
 		b, err := h.ring.openBinding(issuer, cookie.Value, now)
-		if err != nil || cookie.Name != names.bindingOf(b.Request) {
+		if err != nil || !names.mayBe(cookie.Name, &b) {
 			bad = append(bad, cookie.Name)
 			continue
 		}
+		b.name = cookie.Name
 		good = append(good, b)
 	}
 	slices.SortFunc(good, func(a, b binding) int {
@@ -274,15 +321,37 @@ func (h *Hook) bindings(state *browserState, issuer string, names cookieNames) (
 	return good, bad
 }
 
-// forgetBindings deletes what is over or too much among the browser's bindings.
-func (h *Hook) forgetBindings(state *browserState, issuer string, names cookieNames, keep int) {
+// placeFor returns the name for a new binding: any that is free, so that tabs which
+// begin at once do not all take the same one. If none is, the binding that is least
+// needed makes place: one that the callback has answered, or the oldest. What is
+// neither good nor in a place is deleted.
+func (h *Hook) placeFor(state *browserState, issuer string, names cookieNames, b *binding) string {
 	good, gone := h.bindings(state, issuer, names)
-	for _, b := range good[:max(0, len(good)-keep)] {
-		gone = append(gone, names.bindingOf(b.Request))
+	places := names.places(b)
+	gone = slices.DeleteFunc(gone, func(name string) bool { return slices.Contains(places, name) })
+	good = slices.DeleteFunc(good, func(other binding) bool { return other.Silent != b.Silent })
+	slices.SortStableFunc(good, func(a, b binding) int { return cmp.Compare(doneFirst(a), doneFirst(b)) })
+	free := slices.DeleteFunc(places, func(name string) bool {
+		return slices.ContainsFunc(good, func(b binding) bool { return b.name == name })
+	})
+	for ; len(good) >= len(names.places(b)); good = good[1:] {
+		if least := good[0].name; slices.Contains(names.places(b), least) {
+			free = append(free, least)
+		} else {
+			gone = append(gone, least) // of a former version
+		}
 	}
 	for _, name := range gone[:min(len(gone), maxForgotten)] {
 		state.setCookie(names.cookie(name, "", -1))
 	}
+	return free[mathrand.IntN(len(free))]
+}
+
+func doneFirst(b binding) int {
+	if b.Done {
+		return 0
+	}
+	return 1
 }
 
 // boundBrowser reports whether a request comes from the browser that started the
@@ -297,13 +366,11 @@ func (h *Hook) boundBrowser(ctx context.Context, req *request, authRequestID str
 }
 
 func (h *Hook) bindingIn(cookies []*http.Cookie, issuer, authRequestID string) (binding, bool) {
-	name := cookieNamesOf(issuer).bindingOf(authRequestID)
-	for _, cookie := range cookies {
-		if cookie.Name != name {
-			continue
+	good, _ := h.bindings(&browserState{cookies: cookies}, issuer, cookieNamesOf(issuer))
+	for _, b := range good {
+		if b.Request == authRequestID {
+			return b, true
 		}
-		b, err := h.ring.openBinding(issuer, cookie.Value, h.now())
-		return b, err == nil && b.Request == authRequestID
 	}
 	return binding{}, false
 }
@@ -480,7 +547,8 @@ func (j *browserJoin) enter(s *store.Session, renewed bool) {
 }
 
 // keep sets the session cookie if the session took its secret, and lets the
-// binding go once the code is late: until then the callback may be loaded again.
+// binding go once the code is late: until then the callback may be loaded again. That
+// of prompt=none has gone with its answer.
 func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *browserJoin) {
 	issuer := op.IssuerFromContext(ctx)
 	names := cookieNamesOf(issuer)
@@ -488,9 +556,12 @@ func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *brow
 		req.browser.setCookie(names.cookie(names.session, j.next.text(), 0))
 	}
 	done := j.binding
+	if done.Silent {
+		return
+	}
 	done.Done = true
 	life := max(1, int(h.cfg.CodeLifetime/time.Second))
-	req.browser.setCookie(names.cookie(names.bindingOf(done.Request), h.ring.sealBinding(issuer, done), life))
+	req.browser.setCookie(names.cookie(done.name, h.ring.sealBinding(issuer, done), life))
 }
 
 // fromBrowser says where a login belongs that arrived at the callback in the
@@ -505,6 +576,9 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		return nil
 	}
 	a.silent, a.prompted = b.Silent, !b.Silent
+	if b.Silent { // whatever the answer is
+		req.browser.setCookie(cookieNamesOf(a.login.Subject.Issuer).cookie(b.name, "", -1))
+	}
 	if refused := b.refuses(a.login); refused != nil {
 		return h.notAsAsked(ctx, a, refused)
 	}

@@ -180,6 +180,119 @@ func TestACookieWithTheIDOfAnotherSession(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrNotFound)
 }
 
+// size is what the cookies of a browser come to.
+func (s *setup) size(b *optest.Browser) (size int) {
+	for name, c := range s.cookies(b) {
+		size += len(name) + len(c.Value) + len("=; ")
+	}
+	return size
+}
+
+// atOnce begins logins of one browser that know nothing of each other, and returns
+// their auth requests.
+func (s *setup) atOnce(t testing.TB, b *optest.Browser, n int, extra url.Values) []string {
+	t.Helper()
+	address, err := url.Parse(s.Issuer)
+	require.NoError(t, err)
+	before := b.HTTP.Jar.Cookies(address)
+	ids := make([]string, n)
+	for i := range ids {
+		r := s.withCookies(t, http.MethodGet, s.AuthorizeURL(optest.Web, extra))
+		for _, c := range before {
+			r.AddCookie(c)
+		}
+		reply := s.Do(s.HTTP, r)
+		require.Equal(t, http.StatusFound, reply.Status, reply.Body)
+		to, err := url.Parse(reply.Header.Get("Location"))
+		require.NoError(t, err)
+		ids[i] = to.Query().Get("authRequestID")
+		require.NotEmpty(t, ids[i])
+		b.HTTP.Jar.SetCookies(address, (&http.Response{Header: reply.Header}).Cookies())
+	}
+	return ids
+}
+
+// startedHere are those of some auth requests that a browser has the binding of.
+func (s *setup) startedHere(t testing.TB, b *optest.Browser, ids []string) (here []string) {
+	t.Helper()
+	r := s.withCookies(t, http.MethodGet, s.Issuer+"/login")
+	for _, c := range s.cookies(b) {
+		r.AddCookie(c)
+	}
+	for _, id := range ids {
+		if s.hook.StartedHere(r, s.Issuer, id) {
+			here = append(here, id)
+		}
+	}
+	return here
+}
+
+// Of many tabs that begin at once, none of which knows of the others, a few stay. What
+// the browser sends is below what nginx takes by default, with IDs as long as may be.
+func TestManyTabsAtOnce(t *testing.T) {
+	storage := optest.NewStorage()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
+	b := s.Browser()
+	ids := s.atOnce(t, b, 60, nil)
+	require.LessOrEqual(t, s.size(b), 4000)
+	here := s.startedHere(t, b, ids)
+	require.NotEmpty(t, here)
+	require.LessOrEqual(t, len(here), 12)
+	require.Contains(t, here, ids[59], "the last one is there")
+
+	// With room for all, none is lost: each takes a place of its own.
+	b = s.Browser()
+	for range 12 {
+		ids = append(ids, formID(t, b.Authorize(optest.Web, nil)))
+	}
+	require.Equal(t, ids[60:], s.startedHere(t, b, ids))
+
+	// The longest pages wait the longest, but those that were answered go first.
+	require.NoError(t, storage.CheckUsernamePassword("alice", optest.Password, ids[66]))
+	require.NotEmpty(t, b.Get(s.Issuer+"/authorize/callback?id="+ids[66]).Code())
+	ids = append(ids, formID(t, b.Authorize(optest.Web, nil)))
+	require.Equal(t, append(ids[60:66:66], ids[67:]...), s.startedHere(t, b, ids))
+	ids = append(ids, formID(t, b.Authorize(optest.Web, nil)))
+	require.Equal(t, append(ids[61:66:66], ids[67:]...), s.startedHere(t, b, ids))
+}
+
+// The cookies of prompt=none, which frames of applications send while their users work,
+// push no page to sign in at out, and are gone with the answer.
+func TestSilentRequestsPushNobodyOut(t *testing.T) {
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silent)
+	b := s.Browser()
+	s.loginIn(t, b, optest.Web, "alice", nil)
+	ids := make([]string, 12)
+	for i := range ids {
+		ids[i] = formID(t, b.Authorize(optest.Web, url.Values{"prompt": {"login"}}))
+	}
+	before := len(s.cookies(b))
+	for range 30 {
+		require.NotEmpty(t, b.Authorize(optest.Web2, url.Values{"prompt": {"none"}}).Code())
+	}
+	require.Len(t, s.cookies(b), before, "gone with their answers")
+	require.Equal(t, ids, s.startedHere(t, b, ids))
+
+	// Refused, or with no answer that the hook sees, they are few, and not for long.
+	s.atOnce(t, b, 30, url.Values{"prompt": {"none"}})
+	require.Equal(t, ids, s.startedHere(t, b, ids))
+	require.LessOrEqual(t, len(s.cookies(b)), before+4)
+	require.LessOrEqual(t, s.size(b), 4000)
+	reply := s.Do(s.HTTP, s.withCookies(t, http.MethodGet, s.AuthorizeURL(optest.Web, url.Values{"prompt": {"none"}})))
+	for _, line := range reply.Header.Values("Set-Cookie") {
+		c, err := http.ParseSetCookie(line)
+		require.NoError(t, err)
+		require.LessOrEqual(t, c.MaxAge, 120)
+	}
+	_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+	require.NoError(t, err)
+	before = len(s.cookies(b))
+	for range 10 {
+		require.Equal(t, "login_required", b.Authorize(optest.Web2, url.Values{"prompt": {"none"}}).Error())
+	}
+	require.LessOrEqual(t, len(s.cookies(b)), before)
+}
+
 func TestManyTabsAndHugeCookieHeaders(t *testing.T) {
 	quiet(t)
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
@@ -188,12 +301,7 @@ func TestManyTabsAndHugeCookieHeaders(t *testing.T) {
 	for range 40 {
 		last = b.Authorize(optest.Web, nil)
 	}
-	size := 0
-	for name, c := range s.cookies(b) {
-		size += len(name) + len(c.Value) + 3
-	}
-	require.LessOrEqual(t, len(s.cookies(b)), 12)
-	require.Less(t, size, 4000, "what a browser has to send stays small")
+	require.LessOrEqual(t, s.size(b), 4000, "what a browser has to send stays small")
 	require.NotEmpty(t, b.SignIn(last, "alice").Code())
 	require.NotEmpty(t, s.cookie(t, b, "curfew-session-"), "the newest are kept")
 

@@ -21,6 +21,12 @@ type call struct {
 
 	// code is the key of the authorization code that the request redeems.
 	code string
+
+	// browser is a hash of the mark of the browser that sends an authorization
+	// request, and again whether it is one that we have sent once more: see
+	// pages.authorization.
+	browser string
+	again   bool
 }
 
 type callKey struct{}

@@ -3,6 +3,7 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -394,6 +395,44 @@ func TestCallbackInAnotherBrowser(t *testing.T) {
 		require.NotContains(t, cookie.Name, "session")
 	}
 	require.NotEmpty(t, victim.get(callback+id).params.Get("code"))
+}
+
+// A browser that has more pages to sign in at open than the hook keeps cookies of: each
+// of them still leads to the application, with what it asked for. The browser is known by
+// its mark, and in no other one does the address of such a page begin anything.
+func TestManyPagesToSignInAt(t *testing.T) {
+	_, args := folder(t)
+	s := start(t, args...)
+	a, b := s.app("web"), newBrowser(t)
+	tabs := make([]page, 30)
+	for i := range tabs {
+		tabs[i] = b.get(a.url(oauth2.SetAuthURLParam("state", fmt.Sprint("tab-", i)), oauth2.SetAuthURLParam("max_age", "5000")))
+		require.Contains(t, tabs[i].body, "password")
+	}
+	thief := newBrowser(t)
+	thief.get(a.url()) // has a mark of its own
+	for _, p := range []page{thief.get(tabs[0].url.String()), thief.submit(tabs[0], map[string]string{"username": "alice", "password": alicePassword})} {
+		require.Equal(t, http.StatusForbidden, p.status)
+		require.Contains(t, p.body, "another browser")
+	}
+
+	p := b.get(tabs[0].url.String())
+	require.Equal(t, tabs[0].url.String(), p.url.String(), "loaded again, it is there")
+	p = b.signIn(p, "alice", alicePassword)
+	require.NotEqual(t, tabs[0].url.String(), p.url.String())
+	require.Equal(t, http.StatusOK, p.status, p.body)
+	p = b.signIn(p, "alice", alicePassword)
+	require.Equal(t, "tab-0", p.params.Get("state"))
+	first, err := a.redeem(t, p.params.Get("code"))
+	require.NoError(t, err)
+
+	for i, tab := range tabs[1:] {
+		p := b.get(tab.url.String()) // as somebody is signed in by now
+		require.Equal(t, fmt.Sprint("tab-", i+1), p.params.Get("state"), "%d %s", p.status, p.body)
+		token, err := a.redeem(t, p.params.Get("code"))
+		require.NoError(t, err)
+		require.Equal(t, a.claims(t, first)["sid"], a.claims(t, token)["sid"], "one session")
+	}
 }
 
 // The browser that signed in once is signed in for the next application: in one

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
 	"math"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -87,6 +91,7 @@ func (p *pages) handler() (http.Handler, error) {
 	}))
 
 	all := http.NewServeMux()
+	all.HandleFunc("/authorize", p.authorization)
 	all.HandleFunc("/authorize/callback", p.callback)
 	all.Handle("/", p.provider)
 	documents := op.RegisterMetadataServer(metadata{provider: p.provider},
@@ -177,7 +182,7 @@ func (p *pages) loginRequest(w http.ResponseWriter, r *http.Request, id string) 
 		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
 	case err != nil:
 		p.broken(w, r, err)
-	case !p.hook.StartedHere(r, p.issuer, id):
+	case !p.hook.StartedHere(r, p.issuer, id) && !p.marked(r, ar):
 		// Somebody was sent the address of this page, and who sent it waits
 		// for the answer.
 		p.fail(w, http.StatusForbidden, elsewhereTitle, elsewhereText)
@@ -187,6 +192,67 @@ func (p *pages) loginRequest(w http.ResponseWriter, r *http.Request, id string) 
 		return ar
 	}
 	return nil
+}
+
+// authorization gives the browser a mark that it keeps. The hook's cookies say which auth
+// requests a browser began, but only of the last few: of sixty tabs that are restored at
+// once the others know by the mark that they may begin again.
+func (p *pages) authorization(w http.ResponseWriter, r *http.Request) {
+	mark := ""
+	if c, err := r.Cookie(p.markName()); err == nil {
+		mark = c.Value
+	}
+	if mark == "" {
+		mark = newSecret()
+		http.SetCookie(w, &http.Cookie{
+			Name: p.markName(), Value: mark, Path: "/", MaxAge: 400 * 24 * 60 * 60, // what browsers keep at most
+			Secure: p.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		})
+	}
+	call := callFrom(r.Context())
+	call.browser, call.again = markHash(mark), r.URL.Query().Has("again")
+	p.provider.ServeHTTP(w, r)
+}
+
+func (p *pages) markName() string {
+	if p.secure {
+		return "__Host-op-browser"
+	}
+	return "op-browser"
+}
+
+func markHash(mark string) string {
+	sum := sha256.Sum256([]byte(mark))
+	return hex.EncodeToString(sum[:])
+}
+
+// marked reports whether a request comes from the browser that began the auth request,
+// by its mark.
+func (p *pages) marked(r *http.Request, ar *authRequest) bool {
+	c, err := r.Cookie(p.markName())
+	return err == nil && ar.Browser != "" && subtle.ConstantTimeCompare([]byte(markHash(c.Value)), []byte(ar.Browser)) == 1
+}
+
+// beginAgain makes the authorization request of an auth request once more, in the
+// browser that began it and has lost the hook's cookie for it: without that the login
+// would be no part of the browser's session.
+func (p *pages) beginAgain(w http.ResponseWriter, r *http.Request, ar *authRequest) {
+	q, ok := ar.again()
+	if !ok {
+		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
+		return
+	}
+	if err := p.storage.remove(r.Context(), keyOf(kindRequest, ar.ID)); err != nil && !errors.Is(err, kv.ErrNotFound) {
+		p.broken(w, r, err)
+		return
+	}
+	to := p.issuer + "/authorize?" + q.Encode()
+	if ar.Again { // many tabs are at it, and push each other out: they take turns
+		w.Header().Set("Refresh", fmt.Sprintf("%d; url=%s", 1+mathrand.IntN(10), to))
+		p.fail(w, http.StatusOK, "One moment", "The sign-in goes on in a few seconds.")
+		return
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 func (p *pages) toCallback(w http.ResponseWriter, r *http.Request, id string) {
@@ -216,7 +282,7 @@ func (p *pages) login(w http.ResponseWriter, r *http.Request) {
 	s, err := p.hook.BrowserSession(r, p.issuer)
 	switch {
 	case err == nil && p.storage.continues(ar, s):
-		p.signedIn(w, r, ar.ID, s.Subject.ID, s.Authenticated)
+		p.signedIn(w, r, ar, s.Subject.ID, s.Authenticated)
 		return
 	case err != nil && !errors.Is(err, store.ErrNotFound):
 		p.broken(w, r, err)
@@ -253,15 +319,19 @@ func (p *pages) answer(w http.ResponseWriter, r *http.Request, ar *authRequest, 
 
 // signedIn records who answered an auth request, and lets op answer the
 // application.
-func (p *pages) signedIn(w http.ResponseWriter, r *http.Request, id, subject string, authTime time.Time) {
-	err := p.storage.signIn(r.Context(), id, subject, authTime)
+func (p *pages) signedIn(w http.ResponseWriter, r *http.Request, ar *authRequest, subject string, authTime time.Time) {
+	if !p.hook.StartedHere(r, p.issuer, ar.ID) {
+		p.beginAgain(w, r, ar)
+		return
+	}
+	err := p.storage.signIn(r.Context(), ar.ID, subject, authTime)
 	switch {
 	case errors.Is(err, kv.ErrNotFound), errors.Is(err, errSignedIn):
 		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
 	case err != nil:
 		p.broken(w, r, err)
 	default:
-		p.toCallback(w, r, id)
+		p.toCallback(w, r, ar.ID)
 	}
 }
 
@@ -290,7 +360,7 @@ func (p *pages) loginSubmit(w http.ResponseWriter, r *http.Request) {
 		p.render(w, status, "login", page, formTarget(ar.RedirectURI))
 		return
 	}
-	p.signedIn(w, r, ar.ID, u.Subject, time.Now())
+	p.signedIn(w, r, ar, u.Subject, time.Now())
 }
 
 // password checks the username and password of a form. If they are wrong it
@@ -334,6 +404,8 @@ func (p *pages) callback(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, http.StatusBadRequest, lostTitle, lostText)
 	case err != nil:
 		p.broken(w, r, err)
+	case ar.Done() && !p.hook.StartedHere(r, p.issuer, ar.ID) && p.marked(r, ar):
+		p.beginAgain(w, r, ar)
 	case ar.Done() && !p.hook.StartedHere(r, p.issuer, ar.ID):
 		p.fail(w, http.StatusForbidden, elsewhereTitle, elsewhereText)
 	default:

@@ -475,7 +475,7 @@ func testNoSecretAnywhere(t *testing.T, spec string) {
 		u, err := url.Parse(s.issuer)
 		require.NoError(t, err)
 		cookies := b.client.Jar.Cookies(u)
-		require.Len(t, cookies, 2)
+		require.Len(t, cookies, 3)
 		for _, cookie := range cookies {
 			note(client+" "+cookie.Name, cookie.Value)
 		}

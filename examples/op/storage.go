@@ -9,7 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
@@ -179,6 +182,8 @@ type authRequest struct {
 	Silent          bool                     `json:"silent,omitempty"`   // prompt=none: without a page
 	Asks            bool                     `json:"asks,omitempty"`     // any other prompt: with one
 	MaxAge          *uint                    `json:"max_age,omitempty"`
+	Browser         string                   `json:"browser,omitempty"` // a hash of its mark
+	Again           bool                     `json:"again,omitempty"`   // it was lost once, and began again
 
 	// Set when the user signed in.
 	Subject  string    `json:"sub,omitempty"`
@@ -205,6 +210,31 @@ func (r *authRequest) GetCodeChallenge() *oidc.CodeChallenge {
 		return nil
 	}
 	return &oidc.CodeChallenge{Challenge: r.Challenge, Method: r.ChallengeMethod}
+}
+
+// again is the authorization request once more, as the application made it. One with
+// an id_token_hint is not kept for that.
+func (r *authRequest) again() (url.Values, bool) {
+	q := url.Values{"again": {"1"}}
+	for name, value := range map[string]string{
+		"client_id": r.ClientID, "redirect_uri": r.RedirectURI, "scope": strings.Join(r.Scopes, " "), "state": r.State, "nonce": r.Nonce,
+		"response_type": string(r.ResponseType), "response_mode": string(r.ResponseMode),
+		"code_challenge": r.Challenge, "code_challenge_method": string(r.ChallengeMethod), "login_hint": r.LoginHint,
+	} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	switch {
+	case r.Silent:
+		q.Set("prompt", oidc.PromptNone)
+	case r.Asks:
+		q.Set("prompt", oidc.PromptLogin)
+	}
+	if r.MaxAge != nil {
+		q.Set("max_age", strconv.FormatUint(uint64(*r.MaxAge), 10))
+	}
+	return q, r.HintSubject == ""
 }
 
 // amr is how users sign in here: with a password (RFC 8176 section 2). acr says the
@@ -236,7 +266,7 @@ func (s *storage) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, h
 		ID: newSecret(), ClientID: ar.ClientID, RedirectURI: ar.RedirectURI, Scopes: ar.Scopes, State: ar.State, Nonce: ar.Nonce,
 		ResponseType: ar.ResponseType, ResponseMode: ar.ResponseMode,
 		Challenge: ar.CodeChallenge, ChallengeMethod: ar.CodeChallengeMethod,
-		LoginHint: ar.LoginHint, HintSubject: hintSubject, MaxAge: ar.MaxAge,
+		LoginHint: ar.LoginHint, HintSubject: hintSubject, MaxAge: ar.MaxAge, Browser: callFrom(ctx).browser, Again: callFrom(ctx).again,
 	}
 	r.Silent = slices.Contains(ar.Prompt, oidc.PromptNone)
 	r.Asks = len(ar.Prompt) > 0 && !r.Silent

@@ -23,6 +23,13 @@
 // former refresh token there; a provider that allows for lost responses, such as
 // Curfew, answers it again.
 //
+// Everything is of the user alone. The folder has to be the user's, and nobody else may
+// be able to write there, but for one like /tmp, with the sticky bit. The file and its
+// lock have to be regular files of mode 0600 that belong to the user, with no other
+// name: a symbolic link, a pipe, a hard link or a file of somebody else in their place
+// is refused, and not touched. Windows has no such modes; there the folder's own
+// permissions count.
+//
 // Only the provider's invalid_grant ends a login. A provider that is down, a network
 // that is not there and a disk that is full leave the file as it is.
 package clitoken
@@ -38,7 +45,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 )
 
@@ -108,23 +114,21 @@ func (f *File) Path() string { return f.path }
 const maxFile = 1 << 20
 
 // Load reads the file. If nobody has signed in the error wraps [ErrNoLogin]. A
-// login that is over is returned without error.
+// login that is over is returned without error. What somebody else may have put there is
+// refused: see the package's comment.
 func (f *File) Load() (Login, error) {
-	file, err := os.Open(f.path)
+	err := checkFolder(filepath.Dir(f.path))
+	var file *os.File
+	if err == nil {
+		file, err = openOwn(f.path, os.O_RDONLY)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return Login{}, fmt.Errorf("%w: there is no %s", ErrNoLogin, f.path)
 	}
 	if err != nil {
-		return Login{}, err
+		return Login{}, fmt.Errorf("%w; then sign in again", err)
 	}
 	defer func() { _ = file.Close() }() // it was read only
-	info, err := file.Stat()
-	if err != nil {
-		return Login{}, err
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" { // Windows has no such mode
-		return Login{}, fmt.Errorf("%s has mode %04o: others can read the tokens in it; chmod 600 it, or remove it and sign in again", f.path, mode)
-	}
 	body, err := io.ReadAll(io.LimitReader(file, maxFile))
 	if err != nil {
 		return Login{}, err

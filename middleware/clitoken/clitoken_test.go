@@ -329,8 +329,7 @@ func TestWithTheProvider(t *testing.T) {
 		require.WithinDuration(t, signedIn.Add(8*time.Hour), l.Ends, 2*time.Second)
 		require.WithinDuration(t, time.Now().Add(2*time.Hour), l.EndsUnused, 2*time.Second)
 
-		dir := t.TempDir()
-		f := clitoken.In(dir, s.Issuer, optest.Native)
+		f := clitoken.In(filepath.Join(t.TempDir(), "own"), s.Issuer, optest.Native)
 		require.NoError(t, f.Save(ctx, l))
 		refresh := clitoken.Refresher(config, verifier)
 		for range 4 {

@@ -26,7 +26,10 @@ func (f *File) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(f.path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err := checkFolder(filepath.Dir(f.path)); err != nil {
+		return nil, err
+	}
+	file, err := openOwn(f.path+".lock", os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,102 @@
+package middleware
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Sign-ins that were begun by a former version are finished, and their cookies do not
+// stay.
+func TestSignInsOfTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	rp, err := New(Config{
+		Issuer: "https://login.example.com", ClientID: "c", RedirectURL: "https://shop.example.com/cb", Keys: [][]byte{bytes.Repeat([]byte{7}, 32)},
+	})
+	require.NoError(t, err)
+	begun := time.Now().UTC()
+	r := httptest.NewRequest(http.MethodGet, "https://shop.example.com/page", nil)
+	for i := range 40 {
+		former := httptest.NewRecorder()
+		state := fmt.Sprint("state-", i)
+		s := signIn{Nonce: "n", Verifier: "v", Return: "/" + state, Begun: begun.Add(time.Duration(i) * time.Second)}
+		require.NoError(t, rp.setSealed(former, rp.formerCookie(state), s, signInTime))
+		for _, c := range former.Result().Cookies() {
+			r.AddCookie(c)
+		}
+	}
+	for i := range 40 {
+		state := fmt.Sprint("state-", i)
+		s, name, ok := rp.recall(r, state)
+		require.True(t, ok)
+		require.Equal(t, "/"+state, s.Return)
+		require.Equal(t, rp.formerCookie(state), name)
+	}
+	w := httptest.NewRecorder()
+	require.NoError(t, rp.remember(w, r, "new", signIn{Return: "/new", Begun: begun}))
+	gone, kept := 0, ""
+	for _, c := range w.Result().Cookies() {
+		if c.MaxAge < 0 {
+			gone++
+			require.True(t, strings.HasPrefix(c.Name, rp.cookie+"-in-"))
+			require.NotEqual(t, rp.formerCookie("state-39"), c.Name, "the newest stay")
+		} else {
+			kept = c.Name
+		}
+	}
+	require.Equal(t, maxForgotten, gone)
+	require.Contains(t, rp.places(), kept)
+}
+
+// The sizes of all cookies together are what servers take: see the comment in cookies.go.
+func TestSizesOfCookies(t *testing.T) {
+	t.Parallel()
+	for name, inCookies := range map[string]bool{"in a store": false, "in cookies": true} {
+		rp, err := New(Config{
+			Issuer: "https://login.example.com", ClientID: "c", RedirectURL: "https://shop.example.com/cb", Keys: [][]byte{bytes.Repeat([]byte{7}, 32)},
+			InCookies: inCookies,
+		})
+		require.NoError(t, err)
+		const attributes = len("=; ")
+		total := 0
+		for range rp.places() {
+			total += len(rp.cookie+"-in-0") + attributes + signInSize
+		}
+		if !inCookies {
+			total += wideSignInSize - signInSize
+		}
+		longest := 0
+		for _, text := range known {
+			longest = max(longest, len(text))
+		}
+		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: newSecret()}, time.Now().UTC()} {
+			plain, err := plainJSON(small)
+			require.NoError(t, err)
+			total += len(rp.cookie+"-notice") + attributes + sealedSize(len(plain))
+		}
+		session := len(newSecret())
+		if inCookies {
+			session = cookiePart // one part; see docs/applications.md for more
+		}
+		total += len(rp.cookie) + attributes + session
+		require.Less(t, total, 7500, name)
+	}
+}
+
+// A sealed text is as long as it is said to be.
+func TestSealedSize(t *testing.T) {
+	t.Parallel()
+	s, err := newSealer("app", [][]byte{bytes.Repeat([]byte{7}, 32)})
+	require.NoError(t, err)
+	for n := range 50 {
+		text, err := s.seal("x", make([]byte, n))
+		require.NoError(t, err)
+		require.Equal(t, sealedSize(n), len(text))
+	}
+}
