@@ -202,6 +202,9 @@ func parseRedis(parts urlParts, _ string) (storeURL, error) {
 		PoolSize: 32, PoolTimeout: dialTimeout,
 		DialTimeout: dialTimeout, DialerRetries: 1, ReadTimeout: dialTimeout, WriteTimeout: dialTimeout,
 		ContextTimeoutEnabled: true,
+		// The name may lead to another server some day, and the one before may
+		// not know that it is a replica, nor close its connections.
+		ConnMaxLifetime: 5 * time.Minute,
 	}
 	port := "6379"
 	path := strings.Split(parts.path, "/")

@@ -40,10 +40,10 @@ type Fault struct {
 // A Proxy passes connections on to a server. It is made by [Listen].
 type Proxy struct {
 	listener net.Listener
-	server   string
 	wg       sync.WaitGroup
 
 	mu      sync.Mutex
+	server  string
 	fault   Fault
 	changed chan struct{} // closed when the fault is another one
 	links   map[*link]struct{}
@@ -86,6 +86,14 @@ func (p *Proxy) Set(f Fault) {
 	}
 }
 
+// Redirect passes connections that are made from now on to another server, as a name
+// does that leads elsewhere after a switch. Those that there are stay where they are.
+func (p *Proxy) Redirect(server string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.server = server
+}
+
 // Lost returns how many answers were lost so far.
 func (p *Proxy) Lost() int {
 	p.mu.Lock()
@@ -115,7 +123,10 @@ func (p *Proxy) accept() {
 }
 
 func (p *Proxy) serve(client net.Conn) {
-	server, err := net.Dial("tcp", p.server)
+	p.mu.Lock()
+	to := p.server
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", to)
 	if err != nil {
 		reset(client)
 		return

@@ -22,8 +22,11 @@ type script struct {
 	writes      bool
 }
 
+// Each begins with a write that changes nothing, since no key of ours expires. A
+// replica refuses it: what it has may be of some time ago, and a script that finds
+// nothing to write would take that for what is.
 func newScript(writes bool, source string) *script {
-	source = strings.TrimSpace(source)
+	source = "redis.call('PERSIST', KEYS[1])\n" + strings.TrimSpace(source)
 	sum := sha1.Sum([]byte(source))
 	return &script{source, hex.EncodeToString(sum[:]), writes}
 }
@@ -296,6 +299,21 @@ return ''
 return redis.call('ZCARD', KEYS[1])
 `)
 
+	// versions returns versions of a document, newest first.
+	versions = newScript(false, `
+-- KEYS: the document
+-- ARGV: the version before which they are or 0, how many
+local newest, before = redis.call('HLEN', KEYS[1]), tonumber(ARGV[1])
+if before > 0 and before <= newest then
+	newest = before - 1
+end
+local found = {}
+for version = newest, math.max(1, newest - ARGV[2] + 1), -1 do
+	found[#found + 1] = redis.call('HGET', KEYS[1], version)
+end
+return found
+`)
+
 	// current returns the newest version of a document.
 	current = newScript(false, `
 -- KEYS: the document
@@ -316,12 +334,16 @@ return ''
 `)
 )
 
-// A call is one call of a script.
+// A call is one call of a script; or, without one, a command that may be made again.
 type call struct {
 	script *script
 	keys   []string
-	args   []any
+	args   []any // of a command its name first, and keys too
 }
+
+// readKey is the command that reads a key. GETEX without an option is GET but for
+// counting as a write, so that a replica refuses it.
+func readKey(key string) call { return call{args: []any{"getex", key}} }
 
 // once is a command that the client must not send again by itself: the second
 // one would find what the first one wrote, and take it for somebody else's.
@@ -330,6 +352,10 @@ type once struct{ *redis.Cmd }
 func (once) NoRetry() bool { return true }
 
 func (c call) command(ctx context.Context, inFull bool) (cmd redis.Cmder, result *redis.Cmd) {
+	if c.script == nil {
+		result = redis.NewCmd(ctx, c.args...)
+		return result, result
+	}
 	args := make([]any, 0, 3+len(c.keys)+len(c.args))
 	if inFull {
 		args = append(args, "eval", c.script.source)
@@ -348,8 +374,9 @@ func (c call) command(ctx context.Context, inFull bool) (cmd redis.Cmder, result
 }
 
 // run makes calls in one round trip (to each server of a cluster) and returns
-// what they return. Those that were not executed, because the server does not
-// have the script or cannot run it at the moment, it makes again.
+// what they return; nil for a key that is not there. Those that were not executed,
+// because the server does not have the script or cannot run it at the moment, it
+// makes again.
 func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 	results := make([]any, len(calls))
 	pending := make([]int, len(calls))
@@ -357,7 +384,8 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 		pending[i] = i
 	}
 	inFull := false
-	for pause := time.Millisecond; len(pending) > 0; {
+	var pause backoff
+	for len(pending) > 0 {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -376,7 +404,7 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 			_, _ = pipe.Exec(ctx) // each command has its own error
 		}
 		var again []int
-		wait := false
+		var refused error
 		for i, n := range pending {
 			result, err := made[i].Result()
 			switch {
@@ -385,28 +413,59 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 			case redis.HasErrorPrefix(err, "NOSCRIPT"):
 				again, inFull = append(again, n), true
 			case unexecuted(err):
-				again, wait = append(again, n), true
+				again, refused = append(again, n), err
 			default:
 				return nil, fault(ctx, err)
 			}
 		}
 		pending = again
-		if wait {
-			if err := sleep(ctx, pause/2+rand.N(pause)); err != nil {
+		if refused != nil {
+			if err := pause.wait(ctx, refused); err != nil {
 				return nil, err
 			}
-			pause = min(2*pause, 50*time.Millisecond)
+			if redis.HasErrorPrefix(refused, "MASTERDOWN") {
+				// Of such a connection the client does not know that it is a
+				// replica's, and would give it out again: this tells it.
+				_ = s.client.Process(ctx, redis.NewCmd(ctx, readKey(formatKey).args...))
+			}
 		}
 	}
 	return results, nil
 }
 
-// unexecuted reports whether the server says that a command must be made again:
-// keys are being moved to another server of the cluster, or somebody's script
-// runs for long.
+// unexecuted reports whether the server says that it did not execute a command, and
+// that it will be executed elsewhere or soon:
+//
+//   - the server is a replica, which the client's connection was made to before a
+//     switch; the client closes it, and the next one leads to the primary
+//   - keys are being moved to another server of the cluster, further than the client
+//     follows them
+//   - somebody's script runs for long
 func unexecuted(err error) bool {
-	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "BUSY ") ||
-		strings.Contains(err.Error(), "attempted to access a non local key")
+	if err == nil {
+		return false
+	}
+	for _, prefix := range []string{"READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY"} {
+		if redis.HasErrorPrefix(err, prefix+" ") {
+			return true
+		}
+	}
+	// As Redis 6.2 says READONLY of a command in a script, and what any says of a key
+	// that was moved while a script looked for it.
+	return redis.IsReadOnlyError(err) || strings.Contains(err.Error(), "attempted to access a non local key")
+}
+
+// A backoff is for how long to wait until a command is made again.
+type backoff struct{ next time.Duration }
+
+// wait waits, longer each time. Should the context end meanwhile, it returns its
+// error, with why the command was to be made again.
+func (b *backoff) wait(ctx context.Context, why error) error {
+	b.next = min(max(2*b.next, time.Millisecond), 50*time.Millisecond)
+	if err := sleep(ctx, b.next/2+rand.N(b.next)); err != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
