@@ -34,6 +34,7 @@ const (
 	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
+	EventStoreLost       EventType = "store_lost"               // the store has lost what it had: see ErrStoreLost; told once a minute while it lasts
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
@@ -64,7 +65,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 			level = slog.LevelDebug
 		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
 			level = slog.LevelWarn
-		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
+		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventStoreLost, EventUnavailable:
 			level = slog.LevelError
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}

@@ -37,7 +37,7 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 	case err != nil, !now.Before(t.Expires):
 		return t, s, r, true, errInactive
 	}
-	s, err = h.get(ctx, t.SID)
+	s, err = h.getPresented(ctx, t.SID)
 	if errors.Is(err, store.ErrNotFound) {
 		return t, s, r, true, errInactive
 	}

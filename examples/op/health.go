@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -46,10 +47,14 @@ func (h *health) handler(next http.Handler) http.Handler {
 		h.answer(w, http.StatusOK, "up")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case h.ending.Load():
+		if h.ending.Load() {
 			h.answer(w, http.StatusServiceUnavailable, "ending")
-		case h.check(r.Context()) != nil: // which is for the log: anybody may ask
+			return
+		}
+		switch err := h.check(r.Context()); { // which is for the log: anybody may ask
+		case errors.Is(err, provider.ErrStoreLost):
+			h.answer(w, http.StatusServiceUnavailable, "the database has lost what it had")
+		case err != nil:
 			h.answer(w, http.StatusServiceUnavailable, "the database cannot be reached")
 		default:
 			h.answer(w, http.StatusOK, "ready")
@@ -97,10 +102,13 @@ func (h *health) check(ctx context.Context) error {
 	return err
 }
 
-// readiness asks for one record, the memory of the keys (gone if somebody
-// emptied the store, and with it the settings), and the settings.
-func readiness(st *storage, db *database, settings provider.SettingsSource) func(ctx context.Context) error {
+// readiness asks whether the store is the one that it was, for one record, the memory
+// of the keys, and the settings.
+func readiness(st *storage, db *database, settings provider.SettingsSource, storeID func(context.Context) (string, error)) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
+		if _, err := storeID(ctx); err != nil {
+			return fmt.Errorf("sessions: %w", err)
+		}
 		if err := st.Health(ctx); err != nil {
 			return fmt.Errorf("records: %w", err)
 		}

@@ -34,9 +34,10 @@ func TestHealth(t *testing.T) {
 	memory, records := memstore.New(), &brokenRecords{Store: kv.NewMemory()}
 	sessions := faultstore.New(memory)
 	st := &storage{kv: records}
-	ready := readiness(st, &database{sessions: sessions, records: records}, storedSettings{sessions})
+	known := func(context.Context) (string, error) { return "", nil }
+	ready := readiness(st, &database{sessions: sessions, records: records}, storedSettings{sessions}, known)
 	require.ErrorIs(t, ready(t.Context()), store.ErrNotFound, "nobody has started with this store")
-	_, err := openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", memory, time.Now())
+	_, err := openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", memory, false, time.Now())
 	require.NoError(t, err)
 	require.NoError(t, ready(t.Context()))
 	records.broken.Store(true)

@@ -31,6 +31,9 @@ type storeURL struct {
 func (s storeURL) memory() bool { return s.sqlite == "" && !s.remote() }
 
 // remote reports whether it is a server, which may be down.
+// lasts reports whether what is in it is there at the next start.
+func (s storeURL) lasts() bool { return s.sqlite != "" || s.remote() }
+
 func (s storeURL) remote() bool { return s.postgres != nil || s.redis != nil }
 
 const storeForms = "memory, sqlite:PATH, postgres://, redis://, rediss://, redis+sentinel:// and redis+cluster://"
