@@ -193,7 +193,7 @@ func (c *core) exchanged(ctx context.Context, req *request, tokenType oidc.Token
 
 // exchangedIDToken looks up the session that an ID token names.
 func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, token, sid string, claims map[string]any) (presentedToken, error) {
-	s, err := c.h.getPresented(ctx, sid)
+	s, err := c.h.getOrLost(ctx, sid)
 	if errors.Is(err, store.ErrNotFound) && tokenType != oidc.IDTokenType {
 		return presentedToken{token: token}, nil // the storage means something else by it
 	}

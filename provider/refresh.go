@@ -121,7 +121,7 @@ func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string)
 	if err := c.lock(ctx, req, st.token.SID+" "+st.token.Grant); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	if st.session, err = c.h.getPresented(ctx, st.token.SID); err != nil {
+	if st.session, err = c.h.getOrLost(ctx, st.token.SID); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	return c.request(ctx, req, st)
@@ -198,7 +198,7 @@ func (c *core) awaitMove(ctx context.Context, st *refreshState) (moved bool, err
 		if !pause(ctx, delay) {
 			return false, ctx.Err()
 		}
-		s, err := h.getPresented(ctx, st.session.ID)
+		s, err := h.getOrLost(ctx, st.session.ID)
 		if err != nil {
 			return false, err
 		}
@@ -460,7 +460,7 @@ func sameGrant(a, b *store.Grant) bool {
 // and gives the same.
 func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (answer, error) {
 	if errors.Is(cause, errMoved) {
-		s, err := c.h.getPresented(ctx, st.session.ID)
+		s, err := c.h.getOrLost(ctx, st.session.ID)
 		if err != nil {
 			return answer{}, err
 		}

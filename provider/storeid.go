@@ -311,12 +311,22 @@ func (h *Hook) AcceptStore(ctx context.Context) (string, error) {
 	return i.id(), nil
 }
 
-// getPresented is get for whoever presents a token of the session: that there is none
-// is said by a store that is the one that it was.
-func (h *Hook) getPresented(ctx context.Context, id string) (store.Session, error) {
+// notLost returns an error that wraps ErrStoreLost if the store has lost what it had:
+// before it is said that something is not in it.
+func (h *Hook) notLost(ctx context.Context) error {
+	if !h.watch.refuses || h.watch.known() == "" {
+		return nil
+	}
+	_, err := h.watch.installed(ctx)
+	return err
+}
+
+// getOrLost reads a session for who takes it for an answer that there is none: that is
+// said only by a store that is the one that it was.
+func (h *Hook) getOrLost(ctx context.Context, id string) (store.Session, error) {
 	s, err := h.get(ctx, id)
-	if errors.Is(err, store.ErrNotFound) && h.watch.refuses && h.watch.known() != "" {
-		if _, lost := h.watch.installed(ctx); lost != nil {
+	if errors.Is(err, store.ErrNotFound) {
+		if lost := h.notLost(ctx); lost != nil {
 			return s, lost
 		}
 	}

@@ -114,7 +114,9 @@ func emptiableSQL(s store.Store, db *sql.DB, tables string) emptiable {
 }
 
 // A replaceable is a store in the place of which another one may come.
-type replaceable struct{ now atomic.Pointer[memstore.Store] }
+type replaceable struct {
+	now atomic.Pointer[memstore.Store]
+}
 
 func (r *replaceable) replace(s *memstore.Store) { r.now.Store(s) }
 
@@ -194,6 +196,7 @@ func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
 			r := first.Login(optest.Web, "alice")
 			r = ok(t, second.Refresh(optest.Web, r.RefreshToken()))
 			require.Equal(t, "access_denied", second.Browser().Login(optest.Web, "alice", nil).Error())
+			sid := first.sid(t, optest.Web, r)
 			id, err := first.hook.StoreID(t.Context())
 			require.NoError(t, err)
 			require.NoError(t, first.hook.Sweep(t.Context()))
@@ -207,7 +210,16 @@ func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
 				require.Equal(t, http.StatusServiceUnavailable, s.Userinfo(r.AccessToken()).Status)
 				unavailable(t, s.DeviceLogin(optest.Device, "alice"))
 				require.ErrorIs(t, s.hook.Sweep(t.Context()), provider.ErrStoreLost)
-				_, err := s.hook.StoreID(t.Context())
+
+				// An end that ends nothing would come undone with what comes back.
+				unavailable(t, s.Revoke(optest.Web, r.RefreshToken(), "refresh_token"))
+				require.ErrorIs(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"), provider.ErrStoreLost)
+				_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
+				require.ErrorIs(t, err, provider.ErrStoreLost)
+				_, err = s.hook.Session(t.Context(), sid)
+				require.ErrorIs(t, err, provider.ErrStoreLost)
+
+				_, err = s.hook.StoreID(t.Context())
 				require.ErrorIs(t, err, provider.ErrStoreLost)
 				lost := s.seen(provider.EventStoreLost)
 				require.Len(t, lost, 1, "once a minute")
@@ -334,7 +346,7 @@ func TestAnEmptiedStoreBesideSettingsFromElsewhere(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- s.hook.Run(ctx) }()
 		r := s.Login(optest.Web, "alice")
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + time.Second) // between two sweeps
 		id, err := s.hook.StoreID(t.Context())
 		require.NoError(t, err)
 		told := process(id)

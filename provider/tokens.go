@@ -37,7 +37,7 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 	case err != nil, !now.Before(t.Expires):
 		return t, s, r, true, errInactive
 	}
-	s, err = h.getPresented(ctx, t.SID)
+	s, err = h.getOrLost(ctx, t.SID)
 	if errors.Is(err, store.ErrNotFound) {
 		return t, s, r, true, errInactive
 	}
@@ -240,7 +240,7 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 	case err != nil:
 		return nil
 	}
-	s, err := c.h.get(ctx, a.SID)
+	s, err := c.h.getOrLost(ctx, a.SID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return c.outage(ctx, req, err)
 	}
@@ -273,7 +273,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(wctx, t.SID)
+	s, err := h.getOrLost(wctx, t.SID)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
@@ -417,7 +417,7 @@ func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) 
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err = h.cfg.Store.Get(ctx, sid)
+	s, err = h.getOrLost(ctx, sid)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (s.Subject != subject || s.End != nil) {
 		return s, nil, nil
 	}
