@@ -17,7 +17,7 @@
 // The client must read from primaries and not from a cache of its own; [New] refuses
 // one that is set up to, as far as a go-redis client tells. A client that notices the
 // end of a context only by its deadline, as go-redis does, notices a cancellation
-// when its own ReadTimeout is over. The user needs the commands GET, GETEX, SET, SETNX, GETRANGE,
+// when its own ReadTimeout is over. The user needs the commands GET, GETEX, SET, GETRANGE,
 // SETRANGE, DEL, INCR, PERSIST, HGET, HSET, HLEN, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
 // EVAL, EVALSHA and INFO, on keys that begin with "curfew:".
 //
