@@ -70,7 +70,7 @@
 // Nothing is read from a replica, and nothing decided by what one has. A connection
 // that was made before a switch may lead to what is a replica now and falls behind,
 // and nobody need tell the client: so each call is one that a replica refuses
-// (READONLY), a read too, as GETEX, and a script by PERSIST, its first command. The
+// (READONLY): a read too, as GETEX, and a script by PERSIST where it writes nothing. The
 // client then closes the connection, and the call goes on by another one, which leads
 // to where the name leads by then. It asks until its context ends.
 //

@@ -36,7 +36,9 @@ func TestRights(t *testing.T) {
 		}
 		require.NoError(t, client.Do(t.Context(), args...).Err())
 	}
-	t.Cleanup(func() { require.NoError(t, client.Do(context.WithoutCancel(t.Context()), "acl", "deluser", "curfew").Err()) })
+	t.Cleanup(func() {
+		require.NoError(t, client.Do(context.WithoutCancel(t.Context()), "acl", "deluser", "curfew").Err())
+	})
 	everything := func() error {
 		require.NoError(t, client.FlushAll(t.Context()).Err())
 		require.NoError(t, client.ScriptFlush(t.Context()).Err())

@@ -22,14 +22,18 @@ type script struct {
 	writes      bool
 }
 
-// Each begins with a write that changes nothing, since no key of ours expires. A
-// replica refuses it: what it has may be of some time ago, and a script that finds
-// nothing to write would take that for what is.
+// A script that may write nothing, since nothing is there or it is not what was read,
+// asks first with proves: what a replica has may be of some time ago.
 func newScript(writes bool, source string) *script {
-	source = "redis.call('PERSIST', KEYS[1])\n" + strings.TrimSpace(source)
+	source = strings.TrimSpace(source)
 	sum := sha1.Sum([]byte(source))
 	return &script{source, hex.EncodeToString(sum[:]), writes}
 }
+
+// proves is a write that changes nothing, since no key of ours expires. A replica
+// refuses it. It comes before no write that adds something: a script that has written
+// is not stopped any more when memory is full.
+const proves = "redis.call('PERSIST', KEYS[1])\n"
 
 // The positions in a record are those of record.go, counted from one.
 var (
@@ -48,11 +52,13 @@ if old == expected and string.byte(record, 17) == 48 then
 	return 1
 end
 if old == '' then
+	redis.call('PERSIST', KEYS[1])
 	return 0
 end
 local sub, none = string.sub, '\0\0\0\0\0\0\0\0'
 local was, is = sub(old, 17, 17), sub(record, 17, 17)
 if sub(old, 9, 16) ~= sub(expected, 9, 16) or sub(old, 26) ~= sub(expected, 26) or (was == '1' and is == '0') then
+	redis.call('PERSIST', KEYS[1])
 	old = redis.call('GET', KEYS[1])
 	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
@@ -85,28 +91,32 @@ return 1
 --   n times: ID, expected head ('': it is not there), record ('': remove it, '=': leave it),
 --   then: number of an index in KEYS, '+' or '-', ID
 local none = '\0\0\0\0\0\0\0\0'
+local function refuse(why)
+	redis.call('PERSIST', KEYS[1])
+	return why
+end
 local n = tonumber(ARGV[4])
 if ARGV[1] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then
-	return 'changed'
+	return refuse('changed')
 end
 local old = {}
 for i = 1, n do
 	local expected = ARGV[3 * i + 3]
 	old[i] = redis.call('GET', KEYS[5 + i])
 	if expected ~= '' and (not old[i] or string.sub(old[i], 9, 8 + #expected) ~= expected) then
-		return 'changed'
+		return refuse('changed')
 	end
 end
 if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[5]) ~= tonumber(ARGV[2]) then
-	return 'changed'
+	return refuse('changed')
 end
 for i = 1, n do
 	if ARGV[3 * i + 3] == '' and old[i] then
-		return 'exists'
+		return refuse('exists')
 	end
 end
 if ARGV[3] ~= '' and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[3]) then
-	return 'full'
+	return refuse('full')
 end
 for i = 1, n do
 	local id, record = ARGV[3 * i + 2], ARGV[3 * i + 4]
@@ -146,7 +156,7 @@ return ''
 	// held returns the generation of the bucket and the records of a subject's
 	// unended sessions, in order of ID. Their keys cannot be declared; it only
 	// reads.
-	held = newScript(false, `
+	held = newScript(false, proves+`
 -- KEYS: the subject's unended, generation
 -- ARGV: what the keys of sessions begin with
 local found = {redis.call('GET', KEYS[2]) or '0'}
@@ -158,7 +168,7 @@ return found
 
 	// candidates returns IDs from the smallest of some indexes, each of which may
 	// be in several parts.
-	candidates = newScript(false, `
+	candidates = newScript(false, proves+`
 -- KEYS: indexes
 -- ARGV: parts of each, after which ID, how many of each part
 local parts = tonumber(ARGV[1])
@@ -183,7 +193,7 @@ return found
 
 	// page returns the records of a subject's sessions after an ID, all read at one
 	// moment: a session that takes the place of another is on it, or the other is.
-	page = newScript(false, `
+	page = newScript(false, proves+`
 -- KEYS: the subject's indexes
 -- ARGV: after which ID, how many of each, what the keys of sessions begin with
 local found = {}
@@ -197,7 +207,7 @@ return found
 
 	// peek returns what is due and not claimed, the most overdue first, after it
 	// has put back what was claimed for too long.
-	peek = newScript(true, `
+	peek = newScript(true, proves+`
 -- KEYS: due, claims, claimed
 -- ARGV: what is after now, how many, how many to put back
 for _, claim in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[3])) do
@@ -211,7 +221,7 @@ return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 
 	// claim claims those of some sessions that are due as they were and that
 	// nobody else has claimed, and returns their records, and '' for the others.
-	claim = newScript(true, `
+	claim = newScript(true, proves+`
 -- KEYS: due, claims, claimed, the sessions
 -- ARGV: now, until when or '', of each session its time and ID
 local none = '\0\0\0\0\0\0\0\0'
@@ -252,7 +262,7 @@ return found
 
 	// count returns the numbers of unended and of ended sessions, and what is due
 	// first, of the unclaimed and of the claimed.
-	count = newScript(false, `
+	count = newScript(false, proves+`
 -- KEYS: the unended, the ended, due, claimed
 return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 	redis.call('ZRANGE', KEYS[3], 0, 0)[1] or '', redis.call('ZRANGE', KEYS[4], 0, 0)[1] or ''}
@@ -271,7 +281,7 @@ return ''
 
 	// readCounts returns hours, each with its counters. Their keys cannot be
 	// declared; it only reads.
-	readCounts = newScript(false, `
+	readCounts = newScript(false, proves+`
 -- KEYS: the hours of the account
 -- ARGV: from which on, before which, how many, what the keys of hours begin with
 local found = {}
@@ -294,13 +304,13 @@ return ''
 `)
 
 	// size returns how many IDs are in an index.
-	size = newScript(false, `
+	size = newScript(false, proves+`
 -- KEYS: the index
 return redis.call('ZCARD', KEYS[1])
 `)
 
 	// versions returns versions of a document, newest first.
-	versions = newScript(false, `
+	versions = newScript(false, proves+`
 -- KEYS: the document
 -- ARGV: the version before which they are or 0, how many
 local newest, before = redis.call('HLEN', KEYS[1]), tonumber(ARGV[1])
@@ -315,7 +325,7 @@ return found
 `)
 
 	// current returns the newest version of a document.
-	current = newScript(false, `
+	current = newScript(false, proves+`
 -- KEYS: the document
 return redis.call('HGET', KEYS[1], redis.call('HLEN', KEYS[1]))
 `)
@@ -327,6 +337,7 @@ return redis.call('HGET', KEYS[1], redis.call('HLEN', KEYS[1]))
 -- ARGV: the version before, the new version, what it says
 local version = redis.call('HLEN', KEYS[1])
 if version ~= tonumber(ARGV[1]) then
+	redis.call('PERSIST', KEYS[1])
 	return version
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])

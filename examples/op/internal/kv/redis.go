@@ -34,20 +34,20 @@ type Redis struct {
 func NewRedis(client redis.UniversalClient) *Redis { return &Redis{client} }
 
 // get reads a record.
-var get = newScript(false, `
+var get = newScript(false, proves+`
 -- KEYS: the record.
 return redis.call('HMGET', KEYS[1], 'revision', 'group', 'value', 'expires')
 `)
 
 // members reads what begins alike in the set by group.
-var members = newScript(false, `
+var members = newScript(false, proves+`
 -- KEYS: by group.
 -- ARGV: from, before.
 return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2])
 `)
 
 // expired reads which records are over.
-var expired = newScript(false, `
+var expired = newScript(false, proves+`
 -- KEYS: by expiry.
 -- ARGV: until when, how many.
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', '0', ARGV[2])
@@ -60,6 +60,7 @@ var put = newScript(true, `
 -- ARGV: the record's key, its revision, the next one, group, value, expires, member of the set by group or "".
 local old = redis.call('HMGET', KEYS[3], 'revision', 'member')
 if (old[1] or '0') ~= ARGV[2] then
+	redis.call('PERSIST', KEYS[1])
 	return 0
 end
 if old[2] and old[2] ~= '' then
@@ -75,7 +76,7 @@ return 1
 
 // remove removes those of some records for which a condition holds, and returns
 // how many.
-var remove = newScript(true, `
+var remove = newScript(true, proves+`
 -- KEYS: by expiry, by group, the records.
 -- ARGV: "any", "group" or "expired", the beginning of the group's members or the time, the keys of the records.
 local removed = 0
@@ -238,16 +239,18 @@ func (s *Redis) remove(ctx context.Context, bucket, condition, value string, key
 	return removed, nil
 }
 
-// A script is Lua, which a server knows by its hash once it has run it. It begins with
-// a write that changes nothing, since nothing expires by itself: a replica refuses it,
-// where a connection from before a fail-over leads to what was the primary.
+// proves begins a script that may write nothing: it is a write that changes nothing,
+// since nothing expires by itself, and a replica refuses it, where a connection from
+// before a fail-over leads to what was the primary.
+const proves = "redis.call('PERSIST', KEYS[1])\n"
+
+// A script is Lua, which a server knows by its hash once it has run it.
 type script struct {
 	source, hash string
 	writes       bool
 }
 
 func newScript(writes bool, source string) script {
-	source = "redis.call('PERSIST', KEYS[1])\n" + source
 	sum := sha1.Sum([]byte(source))
 	return script{source, hex.EncodeToString(sum[:]), writes}
 }
