@@ -211,24 +211,28 @@ func (w *storeWatch) settings(ctx context.Context, account string, version int64
 	return nil
 }
 
-// check returns an error that wraps ErrStoreLost if the store has lost what it had,
-// as far as is known.
+// check returns the installation, or an error that wraps ErrStoreLost if the store has
+// lost what it had, as far as is known.
 func (w *storeWatch) check(ctx context.Context) (installation, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*w.timeout)
+	defer cancel()
 	i, err := w.installed(ctx)
 	if err != nil {
 		return installation{}, err
 	}
-	w.mu.Lock()
-	var account string
-	for account = range w.missing {
-		break
-	}
-	any := len(w.missing) > 0
-	w.mu.Unlock()
-	if any {
-		_, err = watchedSettings{w}.Account(ctx, account)
+	if account, missing := w.oneMissing(); missing {
+		_, err = watchedSettings{w}.Account(ctx, account) // they may be back
 	}
 	return i, err
+}
+
+func (w *storeWatch) oneMissing() (account string, missing bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for account := range w.missing {
+		return account, true
+	}
+	return "", false
 }
 
 // accept takes the store as it is.

@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,14 +56,12 @@ func (m *movable) do(server int, args ...any) *redis.Cmd {
 // owner returns which server has a slot.
 func (m *movable) owner(slot int64) int {
 	m.t.Helper()
-	shards, err := m.servers[0].ClusterSlots(m.t.Context()).Result()
+	shards, err := m.servers[0].ClusterShards(m.t.Context()).Result()
 	require.NoError(m.t, err)
 	for _, shard := range shards {
-		if int64(shard.Start) <= slot && slot <= int64(shard.End) {
-			for i, id := range m.ids {
-				if id == shard.Nodes[0].ID {
-					return i
-				}
+		for _, part := range shard.Slots {
+			if part.Start <= slot && slot <= part.End {
+				return slices.Index(m.ids, shard.Nodes[0].ID)
 			}
 		}
 	}

@@ -240,7 +240,7 @@ func (p *pair) client() *redis.Client {
 func (p *pair) follow(i int, addr string) {
 	p.t.Helper()
 	host, port, _ := strings.Cut(addr, ":")
-	require.NoError(p.t, p.direct[i].SlaveOf(p.t.Context(), host, port).Err())
+	require.NoError(p.t, p.direct[i].ReplicaOf(p.t.Context(), host, port).Err())
 }
 
 func (p *pair) field(i int, name string) string {
