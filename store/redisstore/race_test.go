@@ -57,6 +57,10 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			_, err := other.Due(ctx, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), time.Hour, 10)
 			must(err)
 		}, 1, []string{"a", "b"}},
+		"one that has ended is removed": {func() {
+			old := read("old")
+			must(other.Delete(ctx, old.ID, old.Revision))
+		}, 1, []string{"a", "b"}},
 		"somebody else's begins": {func() { must(other.Create(ctx, session("c", "bob"), 10)) }, 1, []string{"a", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,6 +68,8 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			s := newStore(t, client)
 			must(s.Create(ctx, session("a", "alice"), 10))
 			must(s.Create(ctx, session("b", "alice"), 10))
+			must(s.Create(ctx, session("old", "alice"), 10))
+			update("old", end)
 			runs := 0
 			var last []string
 			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {

@@ -456,13 +456,13 @@ func unexecuted(err error) bool {
 	if err == nil {
 		return false
 	}
-	for _, prefix := range []string{"READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY"} {
+	for _, prefix := range []string{"MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY"} {
 		if redis.HasErrorPrefix(err, prefix+" ") {
 			return true
 		}
 	}
-	// As Redis 6.2 says READONLY of a command in a script, and what any says of a key
-	// that was moved while a script looked for it.
+	// READONLY, of which Redis 6.2 has a form of its own for a command in a script; and
+	// what is said of a key that was moved while a script looked for it.
 	return redis.IsReadOnlyError(err) || strings.Contains(err.Error(), "attempted to access a non local key")
 }
 

@@ -281,7 +281,7 @@ func (s *Redis) run(ctx context.Context, script script, keys []string, args ...a
 // replica now, keys are on their way to another one, or somebody's script runs for
 // long.
 func notRun(err error) bool {
-	for _, prefix := range []string{"READONLY ", "MASTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "BUSY "} {
+	for _, prefix := range []string{"MASTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "BUSY "} {
 		if redis.HasErrorPrefix(err, prefix) {
 			return true
 		}
