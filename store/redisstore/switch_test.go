@@ -414,6 +414,44 @@ func TestNothingIsReadFromAReplica(t *testing.T) {
 	}
 }
 
+// A write that finds at a replica that it must not be made is made at the primary: each
+// by a connection from before the switch, which no read has closed.
+func TestNothingIsDecidedByAReplica(t *testing.T) {
+	p := newPair(t)
+	ctx := t.Context()
+	later, changed, gone := session("a", "alice"), session("b", "bob"), session("c", "carol")
+	admin := newStore(t, p.client())
+	require.NoError(t, admin.Create(ctx, changed, 1))
+	require.NoError(t, admin.Create(ctx, gone, 1))
+	_, err := admin.PutDocument(ctx, store.Document{Key: "k"})
+	require.NoError(t, err)
+	changed.Revision, later.Revision = 1, 1
+	stores := map[string]*redisstore.Store{}
+	calls := map[string]func(s *redisstore.Store) error{
+		"Update of what is new":      func(s *redisstore.Store) error { _, err := s.Update(ctx, later); return err },
+		"Update of what has changed": func(s *redisstore.Store) error { _, err := s.Update(ctx, changed); return err },
+		"Create where there is room": func(s *redisstore.Store) error { return s.Create(ctx, session("d", "carol"), 1) },
+		"PutDocument of a new version": func(s *redisstore.Store) error {
+			_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 2})
+			return err
+		},
+	}
+	for name := range calls {
+		stores[name] = newStore(t, p.client())
+	}
+	p.swap()
+	admin = newStore(t, p.client())
+	require.NoError(t, admin.Create(ctx, later, 1))
+	changed.Revision, err = admin.Update(ctx, changed)
+	require.NoError(t, err)
+	require.NoError(t, admin.Delete(ctx, gone.ID, 1))
+	_, err = admin.PutDocument(ctx, store.Document{Key: "k", Version: 1})
+	require.NoError(t, err)
+	for name, call := range calls {
+		require.NoError(t, call(stores[name]), name)
+	}
+}
+
 // Sentinels find a new primary, twice. What the replica had is there all the time,
 // and no user has more than the cap.
 func TestFailoverTwice(t *testing.T) {
