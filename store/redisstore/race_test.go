@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -155,4 +156,18 @@ func TestQueues(t *testing.T) {
 		require.NoError(t, s.Delete(ctx, one.ID, one.Revision))
 	}
 	require.ElementsMatch(t, []string{"curfew:format", "curfew:{" + one.ID[:2] + "}:g"}, client.Keys(ctx, "*").Val())
+}
+
+// A step whose context ends before it was written has changed nothing, and says so.
+func TestAdmitThatEndsBeforeItsWrite(t *testing.T) {
+	client := single(t)
+	s := newStore(t, client)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session) ([]store.Session, error) {
+		cancel()
+		return []store.Session{session("a", "alice")}, nil
+	})
+	require.ErrorIs(t, err, store.ErrConflict)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, listAll(t, s, store.Filter{}))
 }
