@@ -3,7 +3,6 @@ package provider
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -13,31 +12,6 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
-
-// installationKey is the key of the document that records when the hook first
-// ran on a store. Its body is the key of the MAC that names what is adopted: it
-// must outlive the sealing keys, and gives nothing away, since the tokens cannot
-// be guessed.
-const installationKey = "installation"
-
-// installed returns that document, and writes it if nobody did.
-func (h *Hook) installed(ctx context.Context) (store.Document, error) {
-	ctx, cancel := h.bounded(ctx)
-	defer cancel()
-	for range 2 {
-		d, err := h.cfg.Store.Document(ctx, installationKey)
-		if err == nil || !errors.Is(err, store.ErrNotFound) {
-			return d, err
-		}
-		d = store.Document{Key: installationKey, At: h.now(), Body: make([]byte, 32)}
-		rand.Read(d.Body)
-		_, err = h.cfg.Store.PutDocument(ctx, d)
-		if err == nil || !errors.Is(err, store.ErrConflict) {
-			return d, err
-		}
-	}
-	return store.Document{}, store.ErrConflict
-}
 
 // adoptable looks at a refresh token that the hook did not seal. One from
 // before the installation becomes generation 0 of a session of its own, named
@@ -60,12 +34,12 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	}
 	st := &refreshState{presented: presented}
 	st.token.Client = ir.GetClientID() // op compares it before it asks for the answer
-	installation, err := h.installed(ctx)
+	installation, err := h.watch.installed(ctx)
 	if err != nil {
 		return c.refused(req, st, err), nil
 	}
 	subject := subjectOf(ctx, ir.GetSubject())
-	st.token = adoptedToken(installation.Body, presented, subject)
+	st.token = adoptedToken(installation.key, presented, subject)
 	st.token.Client, st.token.Scopes = ir.GetClientID(), ir.GetScopes()
 	st.token.Authenticated = ir.GetAuthTime().UTC().Truncate(time.Microsecond)
 	st.session, err = h.get(ctx, st.token.SID)
@@ -79,7 +53,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 		return c.refused(req, st, err), nil
 	}
 
-	if st.token.Authenticated.IsZero() || !st.token.Authenticated.Before(installation.At) {
+	if st.token.Authenticated.IsZero() || !st.token.Authenticated.Before(installation.at) {
 		return nil, fmt.Errorf("%w: not sealed, and not from before the installation", op.ErrInvalidRefreshToken)
 	}
 	client, err := c.clientOf(ctx, req, ir.GetClientID())

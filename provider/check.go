@@ -50,7 +50,7 @@ func (h *Hook) Check(ctx context.Context, p CheckedProvider) error {
 	if !h.handles.Load() {
 		errs = append(errs, errNoHandler)
 	}
-	if _, err := h.installed(ctx); err != nil {
+	if _, err := h.watch.check(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("curfew: the store: %w", err))
 	}
 	return errors.Join(errs...)

@@ -207,7 +207,7 @@ func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason
 func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(ctx, sid)
+	s, err := h.getOrLost(ctx, sid)
 	if err != nil {
 		return fmt.Errorf("end session %q: %w", sid, err)
 	}
@@ -285,6 +285,9 @@ func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason polic
 		}
 		return ended, nil
 	})
+	if err == nil && len(ended) == 0 {
+		err = h.notLost(ctx) // what comes back would be live
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +301,7 @@ func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason polic
 // ended, with its reason, even if no sweep came by yet. If there is none the
 // error wraps [store.ErrNotFound].
 func (h *Hook) Session(ctx context.Context, sid string) (store.Session, error) {
-	s, err := h.get(ctx, sid)
+	s, err := h.getOrLost(ctx, sid)
 	if err != nil {
 		return store.Session{}, fmt.Errorf("session %q: %w", sid, err)
 	}

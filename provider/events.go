@@ -35,6 +35,7 @@ const (
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
 	EventMisconfigured   EventType = "misconfigured"            // the provider is not set up so that the limits hold; each mistake is told of once
+	EventStoreLost       EventType = "store_lost"               // the store has lost what it had: see ErrStoreLost; told once a minute while it lasts
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
 
@@ -67,7 +68,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 			level = slog.LevelDebug
 		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed, EventMisconfigured:
 			level = slog.LevelWarn
-		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
+		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventStoreLost, EventUnavailable:
 			level = slog.LevelError
 		}
 		attrs := []slog.Attr{slog.Time("at", e.At)}

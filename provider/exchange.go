@@ -286,11 +286,11 @@ func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToke
 	if token == "" || !c.adopting() {
 		return presentedToken{}, errDeadToken
 	}
-	installation, err := c.h.installed(ctx)
+	installation, err := c.h.watch.installed(ctx)
 	if err != nil {
 		return presentedToken{}, err
 	}
-	return presentedToken{token: token, authenticated: installation.At}, nil
+	return presentedToken{token: token, authenticated: installation.at}, nil
 }
 
 // exchangedBare is a JWT from before the installation. Its user authenticated before

@@ -68,8 +68,8 @@ func (c *core) kindOf(ctx context.Context, typ string, claims map[string]any) (j
 func unixTime(seconds float64) time.Time { return time.Unix(int64(seconds), 0).UTC() }
 
 func (c *core) beforeInstallation(ctx context.Context, issued time.Time) (bool, error) {
-	installation, err := c.h.installed(ctx)
-	return err == nil && issued.Before(installation.At), err
+	installation, err := c.h.watch.installed(ctx)
+	return err == nil && issued.Before(installation.at), err
 }
 
 // adopting reports whether tokens from before the installation are still taken.

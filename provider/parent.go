@@ -25,7 +25,7 @@ const maxAncestors = 8
 
 // getWithParent reads a session, and ends it if its parent has ended.
 func (h *Hook) getWithParent(ctx context.Context, sid string) (store.Session, error) {
-	s, err := h.get(ctx, sid)
+	s, err := h.getOrLost(ctx, sid)
 	if err != nil {
 		return s, err
 	}

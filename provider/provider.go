@@ -16,6 +16,7 @@ package provider
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"html/template"
@@ -38,8 +39,15 @@ type Config struct {
 	// Keys seal what clients hold. Processes that share a store share them.
 	Keys Keys
 
+	// StoreID is what [Hook.StoreID] said that Store is called. With it a store that
+	// has lost what it had is noticed at the start too, and an outage whatever Settings
+	// are. Empty: the hook takes the store that it finds, and notices from then on.
+	StoreID string
+
 	// Settings are the limits. Nil: they are read from Store, where
-	// [SaveAccount] puts them; an account without settings has no limits.
+	// [SaveAccount] puts them; an account without settings has no limits. Settings
+	// that were there and are not any more, because the store was emptied, are an
+	// outage, and not the end of all limits: see [ErrStoreLost].
 	Settings SettingsSource
 
 	// SettingsMaxAge is how old cached settings may get before they are read
@@ -259,6 +267,7 @@ type Hook struct {
 	cfg      Config
 	ring     *keyring
 	settings *settingsCache
+	watch    *storeWatch
 	counter  counter
 	walker   walker
 	locks    keyedLock     // by grant: one refresh at a time in this process
@@ -327,10 +336,7 @@ func New(cfg Config) (*Hook, error) {
 	if cfg.SettingsMaxAge == 0 {
 		cfg.SettingsMaxAge = time.Second
 	}
-	switch fixed := cfg.Settings.(type) {
-	case nil:
-		cfg.Settings = storedSettings{cfg.Store}
-	case StaticSettings:
+	if fixed, is := cfg.Settings.(StaticSettings); is {
 		if err := policy.Settings(fixed).Validate(maxRange); err != nil {
 			return nil, fmt.Errorf("%w: Settings: %w", ErrConfig, err)
 		}
@@ -343,6 +349,9 @@ func New(cfg Config) (*Hook, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if raw, err := hex.DecodeString(cfg.StoreID); err != nil || cfg.StoreID != "" && len(raw) != storeIDSize {
+		return nil, fmt.Errorf("%w: StoreID is %q, which is none that Hook.StoreID returns", ErrConfig, cfg.StoreID)
 	}
 	if err := checkSessionsURL(cfg.SessionsURL); err != nil {
 		return nil, fmt.Errorf("%w: SessionsURL: %w", ErrConfig, err)
@@ -363,13 +372,26 @@ func New(cfg Config) (*Hook, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
-	return &Hook{
-		cfg: cfg, ring: ring,
+	watch := &storeWatch{
+		docs: cfg.Store, timeout: cfg.StoreTimeout, id: cfg.StoreID, refuses: cfg.Settings == nil || cfg.StoreID != "",
+		had: map[string]acceptance{}, missing: map[string]bool{},
+	}
+	switch {
+	case cfg.Settings == nil:
+		cfg.Settings = watchedSettings{watch}
+	case watch.refuses:
+		cfg.Settings = besideSettings{cfg.Settings, watch}
+	}
+	h := &Hook{
+		cfg: cfg, ring: ring, watch: watch,
 		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
 		wake:         make(chan struct{}, 1),
 		logoutClient: newLogoutClient(cfg.Logout),
 		announces:    announcements(cfg),
-	}, nil
+	}
+	watch.now = h.now
+	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }
+	return h, nil
 }
 
 // defaultMembership is what every user belongs to where [Config.Membership] is

@@ -202,7 +202,7 @@ func (c *core) awaitMove(ctx context.Context, st *refreshState) (moved bool, err
 		if !pause(ctx, delay) {
 			return false, ctx.Err()
 		}
-		s, err := h.get(ctx, st.session.ID)
+		s, err := h.getOrLost(ctx, st.session.ID)
 		if err != nil {
 			return false, err
 		}
@@ -477,7 +477,7 @@ func sameGrant(a, b *store.Grant) bool {
 // and gives the same.
 func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (answer, error) {
 	if errors.Is(cause, errMoved) {
-		s, err := c.h.get(ctx, st.session.ID)
+		s, err := c.h.getOrLost(ctx, st.session.ID)
 		if err != nil {
 			return answer{}, err
 		}

@@ -38,7 +38,7 @@ func (h *Hook) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer h.lastCounts(ctx)
 	for {
-		if _, err := h.installed(ctx); err != nil {
+		if _, err := h.watch.installed(ctx); err != nil {
 			h.sweepFailed(ctx, err)
 		}
 		if err := h.Sweep(ctx); err != nil {

@@ -159,13 +159,6 @@ func LoadAccount(ctx context.Context, s store.Documents, account string) (policy
 	return a.Settings, a.Version, err
 }
 
-type storedSettings struct{ s store.Documents }
-
-func (s storedSettings) Account(ctx context.Context, account string) (policy.Account, error) {
-	a, _, err := LoadAccount(ctx, s.s, account)
-	return a, err
-}
-
 // settingsGrace is for how long settings that cannot be read again stay in
 // force for sessions that are live already. New logins do not get it.
 const settingsGrace = 5 * time.Minute

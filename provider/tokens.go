@@ -255,7 +255,7 @@ func (c *core) RevokeToken(ctx context.Context, tokenOrID, userID, clientID stri
 		}
 		return c.Storage.RevokeToken(ctx, a.ID, userID, clientID)
 	}
-	s, err := c.h.get(ctx, a.SID)
+	s, err := c.h.getOrLost(ctx, a.SID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return c.outage(ctx, req, err)
 	}
@@ -315,7 +315,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(wctx, t.SID)
+	s, err := h.getOrLost(wctx, t.SID)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
@@ -478,7 +478,7 @@ func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) 
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err = h.cfg.Store.Get(ctx, sid)
+	s, err = h.getOrLost(ctx, sid)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (s.Subject != subject || s.End != nil) {
 		return s, nil, nil
 	}

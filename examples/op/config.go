@@ -39,6 +39,8 @@ type config struct {
 	// where the data is.
 	state      string
 	needsState bool
+
+	acceptEmptyStore bool
 }
 
 // A usageError is a mistake in what the operator gave: exit code 2.
@@ -67,6 +69,8 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		"redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT.\n"+
 		"Give one with a password as CURFEW_STORE: everybody on the machine sees flags")
 	f.StringVar(&c.keys, "keys", filepath.Join(state, "keys.json"), "`file` with the keys, mode 0600; made at the first start")
+	f.BoolVar(&c.acceptEmptyStore, "accept-empty-store", false, "take a store that has lost what it had as a new one, for this start: everybody is signed out,\n"+
+		"and settings begin anew")
 	f.StringVar(&alg, "signing-alg", "", "what a new keys file is for: RS256 or ES256 (default RS256)")
 	f.StringVar(&c.users, "users", "", "`file` with the users, in YAML (default: two demo users)")
 	f.StringVar(&c.clients, "clients", "", "`file` with the clients, in JSON (default: four demo clients)")

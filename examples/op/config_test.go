@@ -339,7 +339,7 @@ func testKeysFile(t *testing.T, docs store.Documents) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keys.json")
 
-	made, err := openKeys(ctx, path, "", docs, now)
+	made, err := openKeys(ctx, path, "", docs, false, now)
 	require.NoError(t, err)
 	require.Equal(t, jose.RS256, made.signing[0].SignatureAlgorithm())
 	info, err := os.Stat(path)
@@ -348,7 +348,7 @@ func testKeysFile(t *testing.T, docs store.Documents) {
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, left, 1, "nothing is left lying around")
-	again, err := openKeys(ctx, path, "RS256", docs, now)
+	again, err := openKeys(ctx, path, "RS256", docs, false, now)
 	require.NoError(t, err)
 	require.Equal(t, made.sealing, again.sealing)
 	require.Equal(t, made.crypto, again.crypto)
@@ -367,7 +367,7 @@ func testKeysFile(t *testing.T, docs store.Documents) {
 
 	fails := func(name, want string) {
 		t.Helper()
-		_, err := openKeys(ctx, path, "", docs, now)
+		_, err := openKeys(ctx, path, "", docs, false, now)
 		var usage *usageError
 		require.ErrorAs(t, err, &usage, name)
 		require.Equal(t, "keys", usage.flag, name)
@@ -388,7 +388,7 @@ func testKeysFile(t *testing.T, docs store.Documents) {
 	other, err := newKeysFile(jose.ES256, now)
 	require.NoError(t, err)
 
-	_, err = openKeys(ctx, path, jose.ES256, docs, now)
+	_, err = openKeys(ctx, path, jose.ES256, docs, false, now)
 	require.ErrorContains(t, err, "-signing-alg: ES256 was asked for")
 	for _, mode := range []os.FileMode{0o644, 0o640, 0o606, 0o620} {
 		require.NoError(t, os.Chmod(path, mode))
@@ -430,16 +430,16 @@ func testKeysFile(t *testing.T, docs store.Documents) {
 
 	// Rotation: add, move to the front, remove when nothing needs it any more.
 	write(func(f *keysFile) { f.SealingKeys = append(f.SealingKeys, other.SealingKeys...) })
-	_, err = openKeys(ctx, path, "", docs, now)
+	_, err = openKeys(ctx, path, "", docs, false, now)
 	require.NoError(t, err)
 	write(func(f *keysFile) { f.SealingKeys = append(other.SealingKeys, f.SealingKeys...) })
-	_, err = openKeys(ctx, path, "", docs, now)
+	_, err = openKeys(ctx, path, "", docs, false, now)
 	require.NoError(t, err)
 	write(func(f *keysFile) { f.SealingKeys = other.SealingKeys })
 	now = now.Add(keyRetention - time.Second)
 	fails("removed too early", "the sealing key "+made.sealing[0].ID())
 	now = now.Add(time.Second)
-	_, err = openKeys(ctx, path, "", docs, now)
+	_, err = openKeys(ctx, path, "", docs, false, now)
 	require.NoError(t, err)
 	put(t, dir, "keys.json", string(original))
 	fails("and back", "the sealing key")
@@ -457,7 +457,7 @@ func testKeysFileRace(t *testing.T, docs store.Documents) {
 	results := make(chan result, 8)
 	for range cap(results) {
 		go func() {
-			k, err := openKeys(context.Background(), path, jose.ES256, docs, time.Now())
+			k, err := openKeys(context.Background(), path, jose.ES256, docs, false, time.Now())
 			if err != nil {
 				results <- result{err: err}
 				return

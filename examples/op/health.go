@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -47,10 +48,14 @@ func (h *health) handler(next http.Handler) http.Handler {
 		h.answer(w, http.StatusOK, "up")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case h.ending.Load():
+		if h.ending.Load() {
 			h.answer(w, http.StatusServiceUnavailable, "ending")
-		case h.check(r.Context()) != nil: // which is for the log: anybody may ask
+			return
+		}
+		switch err := h.check(r.Context()); { // which is for the log: anybody may ask
+		case errors.Is(err, provider.ErrStoreLost):
+			h.answer(w, http.StatusServiceUnavailable, "the database has lost what it had")
+		case err != nil:
 			h.answer(w, http.StatusServiceUnavailable, "the database cannot be reached")
 		default:
 			h.answer(w, http.StatusOK, "ready")
@@ -99,11 +104,14 @@ func (h *health) check(ctx context.Context) error {
 }
 
 // readiness writes a record and admits nobody, because what can only be read, such
-// as a standby, is not ready for a login. It asks for the memory of the keys (gone if
-// somebody emptied the store, and with it the settings), and for the settings.
-func readiness(st *storage, db *database, settings provider.SettingsSource) func(ctx context.Context) error {
+// as a standby, is not ready for a login. It asks whether the store is the one that it
+// was, for the memory of the keys, and for the settings.
+func readiness(st *storage, db *database, settings provider.SettingsSource, storeID func(context.Context) (string, error)) func(ctx context.Context) error {
 	nobody := store.Subject{Issuer: "examples/op", ID: "readyz"}
 	return func(ctx context.Context) error {
+		if _, err := storeID(ctx); err != nil {
+			return fmt.Errorf("sessions: %w", err)
+		}
 		if err := st.probe(ctx); err != nil {
 			return fmt.Errorf("records: %w", err)
 		}

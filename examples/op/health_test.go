@@ -39,9 +39,10 @@ func TestHealth(t *testing.T) {
 	memory, records := memstore.New(), &brokenRecords{Store: kv.NewMemory()}
 	sessions := faultstore.New(memory)
 	st := &storage{kv: records}
-	ready := readiness(st, &database{sessions: sessions, records: records}, storedSettings{sessions})
+	known := func(context.Context) (string, error) { return "", nil }
+	ready := readiness(st, &database{sessions: sessions, records: records}, storedSettings{sessions}, known)
 	require.ErrorIs(t, ready(t.Context()), store.ErrNotFound, "nobody has started with this store")
-	_, err := openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", memory, time.Now())
+	_, err := openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", memory, false, time.Now())
 	require.NoError(t, err)
 	require.NoError(t, ready(t.Context()))
 	records.broken.Store(true)
@@ -132,9 +133,10 @@ func TestReadyWrites(t *testing.T) {
 	db, err := openDatabase(t.Context(), at)
 	require.NoError(t, err)
 	defer db.close()
-	_, err = openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", db.sessions, time.Now())
+	_, err = openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", db.sessions, false, time.Now())
 	require.NoError(t, err)
-	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions})
+	known := func(context.Context) (string, error) { return "", nil }
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions}, known)
 	require.NoError(t, ready(t.Context()))
 
 	admin, err := pgx.Connect(t.Context(), server.URL())
@@ -183,9 +185,10 @@ func TestReadyHasItsFile(t *testing.T) {
 	db, err := openDatabase(t.Context(), at)
 	require.NoError(t, err)
 	defer db.close()
-	_, err = openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, time.Now())
+	_, err = openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, false, time.Now())
 	require.NoError(t, err)
-	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions})
+	known := func(context.Context) (string, error) { return "", nil }
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions}, known)
 	require.NoError(t, ready(t.Context()))
 	require.NoError(t, os.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")))
 	require.Eventually(t, func() bool { return ready(t.Context()) != nil }, time.Minute, 10*time.Millisecond)

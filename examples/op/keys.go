@@ -40,6 +40,10 @@ type keys struct {
 
 	// sealing keys are the hook's.
 	sealing provider.Keys
+
+	// storeID is what the store is called that they are used with: an empty one is
+	// not new then, but has lost what it had. Empty: they were not used yet.
+	storeID string
 }
 
 // keysFile is the form on disk.
@@ -47,6 +51,7 @@ type keysFile struct {
 	SigningKeys []jose.JSONWebKey `json:"signing_keys"`
 	CryptoKey   string            `json:"crypto_key"` // 32 bytes, unpadded base64url
 	SealingKeys []string          `json:"sealing_keys"`
+	Store       string            `json:"store,omitempty"` // provider.Hook.StoreID
 }
 
 // A signingKey is op.SigningKey, and with its public half op.Key.
@@ -108,11 +113,39 @@ func newKeysFile(alg jose.SignatureAlgorithm, now time.Time) (*keysFile, error) 
 // createKeys writes new keys to path, unless somebody else has done so.
 // The file is complete from its first moment: it gets its name last, and a name
 // that is taken is left alone.
-func createKeys(path string, alg jose.SignatureAlgorithm, now time.Time) (err error) {
+func createKeys(path string, alg jose.SignatureAlgorithm, now time.Time) error {
 	file, err := newKeysFile(alg, now)
 	if err != nil {
 		return err
 	}
+	return writeKeys(path, file, func(tmp string) error {
+		if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return os.Remove(tmp)
+	})
+}
+
+// markKeys writes into the file which store the keys are used with.
+func markKeys(path, storeID string) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	body, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	var file keysFile
+	if err := strictJSON(body, &file); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	file.Store = storeID
+	return writeKeys(path, &file, func(tmp string) error { return os.Rename(tmp, path) })
+}
+
+// writeKeys writes a file beside path, which then gets its name by place.
+func writeKeys(path string, file *keysFile, place func(tmp string) error) error {
 	body, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode keys: %w", err)
@@ -121,18 +154,13 @@ func createKeys(path string, alg jose.SignatureAlgorithm, now time.Time) (err er
 	if err != nil {
 		return err
 	}
-	defer func() {
+	_, err = tmp.Write(append(body, '\n'))
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
+		err = place(tmp.Name())
+	}
+	if err != nil {
 		// What is left of it under its first name has to go in any case.
-		err = errors.Join(err, os.Remove(tmp.Name()))
-	}()
-	if _, err := tmp.Write(append(body, '\n')); err != nil {
-		return errors.Join(err, tmp.Close())
-	}
-	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return errors.Join(err, os.RemoveAll(tmp.Name()))
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -176,7 +204,7 @@ func loadKeys(path string) (*keys, error) {
 	if err := strictJSON(body, &file); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	k := &keys{}
+	k := &keys{storeID: file.Store}
 	for i, jwk := range file.SigningKeys {
 		alg := jose.SignatureAlgorithm(jwk.Algorithm)
 		switch key := jwk.Key.(type) {
@@ -290,11 +318,16 @@ func (k *keys) ring(known keyRing, now time.Time) (keyRing, error) {
 
 var errForeignKeys = errors.New("the store has data that needs keys which are not there")
 
-const foreignKeysHelp = "put the file with these keys back (a key may go %s after another one took its place at the front), or start with another, empty store, which signs everybody out"
+const foreignKeysHelp = "put the file with these keys back (a key may go %s after another one took its place at the front), or start with another, empty store and -accept-empty-store, which signs everybody out"
+
+// errEmptyStore is for a store that is empty, and for keys that were used with one that
+// is not.
+var errEmptyStore = errors.New("the keys were used with a store that had data, and this one is empty: put back what was in it, or start once with -accept-empty-store, which signs everybody out and begins without settings")
 
 // openKeys returns the keys that belong to the store. Only for a store that was
-// never used are keys made.
-func openKeys(ctx context.Context, path string, alg jose.SignatureAlgorithm, docs store.Documents, now time.Time) (*keys, error) {
+// never used are keys made. One that is empty is new if the keys are, too, or if the
+// operator says so.
+func openKeys(ctx context.Context, path string, alg jose.SignatureAlgorithm, docs store.Documents, emptyIsNew bool, now time.Time) (*keys, error) {
 	help := fmt.Sprintf(foreignKeysHelp, keyRetention)
 	for {
 		var known keyRing
@@ -319,6 +352,18 @@ func openKeys(ctx context.Context, path string, alg jose.SignatureAlgorithm, doc
 		}
 		if err != nil {
 			return nil, &usageError{"keys", err}
+		}
+		if k.storeID != "" && doc.Version == 0 && !emptyIsNew {
+			// The keys are marked after the store knows them: if another process
+			// did both meanwhile, it does now.
+			_, err := docs.Document(ctx, ringDocument)
+			switch {
+			case errors.Is(err, store.ErrNotFound):
+				return nil, &usageError{"keys", fmt.Errorf("%s: %w (its ID was %s)", path, errEmptyStore, k.storeID)}
+			case err != nil:
+				return nil, fmt.Errorf("read from the store which keys it was used with: %w", err)
+			}
+			continue
 		}
 		if have := k.signing[0].SignatureAlgorithm(); alg != "" && alg != have {
 			return nil, &usageError{"signing-alg", fmt.Errorf("%s was asked for, but the first key in %s is for %s; the flag is for making a new file", alg, path, have)}

@@ -109,9 +109,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return &usageError{"store", err}
 	}
 	defer func() { err = errors.Join(err, db.close()) }()
-	keys, err := openKeys(ctx, c.keys, c.signingAlg, db.sessions, time.Now())
+	keys, err := openKeys(ctx, c.keys, c.signingAlg, db.sessions, c.acceptEmptyStore || !c.store.lasts(), time.Now())
 	if err != nil {
 		return err
+	}
+	if !c.store.lasts() {
+		keys.storeID = "" // of another store
 	}
 	var settings provider.SettingsSource = storedSettings{db.sessions}
 	a := administration{allowed: rangeFrom(c.floor), deployment: deployment(c.baseline, us, clients)}
@@ -150,6 +153,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return err
 	}
 
+	if c.store.lasts() {
+		if err := knowStore(ctx, hook, keys, c, log); err != nil {
+			return err
+		}
+	}
+
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	defer wg.Wait() // before the database is closed
@@ -174,7 +183,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 	})
 
-	health := &health{ready: readiness(st, db, settings), log: log}
+	health := &health{ready: readiness(st, db, settings, hook.StoreID), log: log}
 	server.Handler = health.handler(server.Handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -193,6 +202,36 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer cancel()
 	if err := server.Shutdown(draining); err != nil {
 		return errors.Join(fmt.Errorf("not all requests were answered: %w", err), server.Close())
+	}
+	return nil
+}
+
+// knowStore has the keys file say which store the keys are used with. A store that has
+// lost what it had is accepted if the operator says so, and else an outage that they
+// can end without a new start, by putting it back.
+func knowStore(ctx context.Context, hook *provider.Hook, keys *keys, c config, log *slog.Logger) error {
+	id, err := hook.StoreID(ctx)
+	lost := errors.Is(err, provider.ErrStoreLost)
+	switch {
+	case lost && c.acceptEmptyStore:
+		if id, err = hook.AcceptStore(ctx); err != nil {
+			return err
+		}
+		log.Warn("the store is taken as a new one", "store_id", id, "before", keys.storeID)
+	case lost:
+		log.Error("nobody is admitted until the store has back what it had, or this program is started with -accept-empty-store", "error", err)
+		return nil
+	case err != nil:
+		return err
+	case c.acceptEmptyStore:
+		log.Warn("-accept-empty-store is for one start: the store has lost nothing")
+	}
+	if id == keys.storeID {
+		return nil
+	}
+	if err := markKeys(c.keys, id); err != nil {
+		log.Warn("the keys file does not say which store it belongs to, so that an empty store passes for a new one: add the member \"store\"",
+			"store_id", id, "error", err)
 	}
 	return nil
 }
@@ -264,8 +303,12 @@ const maxBody = 64 << 10
 
 // newServer puts the provider together.
 func newServer(ctx context.Context, issuer string, st *storage, db *database, settings provider.SettingsSource, logout provider.Logout, a administration, events func(context.Context, provider.Event), log *slog.Logger) (*http.Server, *provider.Hook, error) {
+	own := settings
+	if _, stored := settings.(storedSettings); stored {
+		own = nil // the hook reads them itself, and notices if they are gone
+	}
 	hook, err := provider.New(provider.Config{
-		Store: db.sessions, Keys: st.keys.sealing, Settings: settings,
+		Store: db.sessions, StoreID: st.keys.storeID, Keys: st.keys.sealing, Settings: own,
 		Membership: st.users.membership, OnEnd: st.ended, Logout: logout, Events: events,
 		SessionsURL: issuer + sessionsPath,
 	})

@@ -344,7 +344,7 @@ func TestOutage(t *testing.T) {
 	db := &database{sessions: sessions, records: records}
 	us, clients, err := readPeople(config{users: filepath.Join(dir, "users.yaml"), clients: filepath.Join(dir, "clients.json")})
 	require.NoError(t, err)
-	keys, err := openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, time.Now())
+	keys, err := openKeys(t.Context(), filepath.Join(dir, "keys.json"), "ES256", db.sessions, false, time.Now())
 	require.NoError(t, err)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -31,6 +31,9 @@ type storeURL struct {
 func (s storeURL) memory() bool { return s.sqlite == "" && !s.remote() }
 
 // remote reports whether it is a server, which may be down.
+// lasts reports whether what is in it is there at the next start.
+func (s storeURL) lasts() bool { return s.sqlite != "" || s.remote() }
+
 func (s storeURL) remote() bool { return s.postgres != nil || s.redis != nil }
 
 const storeForms = "memory, sqlite:PATH, postgres://, redis://, rediss://, redis+sentinel:// and redis+cluster://"
@@ -202,6 +205,9 @@ func parseRedis(parts urlParts, _ string) (storeURL, error) {
 		PoolSize: 32, PoolTimeout: dialTimeout,
 		DialTimeout: dialTimeout, DialerRetries: 1, ReadTimeout: dialTimeout, WriteTimeout: dialTimeout,
 		ContextTimeoutEnabled: true,
+		// The name may lead to another server some day, and the one before may
+		// not know that it is a replica, nor close its connections.
+		ConnMaxLifetime: 5 * time.Minute,
 	}
 	port := "6379"
 	path := strings.Split(parts.path, "/")

@@ -47,6 +47,22 @@ func newRedis(password string, settings ...string) (*Redis, error) {
 	return r, r.create(start, r.client)
 }
 
+// NewReplica starts an empty server with the same password, and waits until it has
+// what r has and follows it. See [NewRedis] for the settings.
+func (r *Redis) NewReplica(settings ...string) (*Redis, error) {
+	replica, err := newRedis(r.password, append([]string{fmt.Sprintf("replicaof=127.0.0.1 %d", r.port)}, settings...)...)
+	if err != nil {
+		return nil, fmt.Errorf("start a replica of Redis: %w", err)
+	}
+	if err := replica.await("the replica follows", func(ctx context.Context, c *redis.Client) (bool, error) {
+		info, err := c.Info(ctx, "replication").Result()
+		return strings.Contains(info, "master_link_status:up"), err
+	}); err != nil {
+		return nil, errors.Join(fmt.Errorf("start a replica of Redis: %w", err), replica.Close())
+	}
+	return replica, nil
+}
+
 // newSentinel starts a sentinel, which needs no password.
 func newSentinel(primary *Redis) (*Redis, error) {
 	r := &Redis{}
@@ -194,18 +210,11 @@ func (s *RedisSentinel) start(settings []string) error {
 		return err
 	}
 	s.Servers = append(s.Servers, primary)
-	replicaOf := fmt.Sprintf("replicaof=127.0.0.1 %d", primary.port)
-	replica, err := newRedis(primary.password, append([]string{replicaOf}, settings...)...)
+	replica, err := primary.NewReplica(settings...)
 	if err != nil {
 		return err
 	}
 	s.Servers = append(s.Servers, replica)
-	if err := replica.await("the replica follows", func(ctx context.Context, c *redis.Client) (bool, error) {
-		info, err := c.Info(ctx, "replication").Result()
-		return strings.Contains(info, "master_link_status:up"), err
-	}); err != nil {
-		return err
-	}
 	for range 3 {
 		sentinel, err := newSentinel(primary)
 		if err != nil {

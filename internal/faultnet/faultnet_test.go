@@ -178,3 +178,19 @@ func TestCloseWhileItHolds(t *testing.T) {
 	_, err := fmt.Fprintln(c, "a")
 	require.NoError(t, err)
 }
+
+// A name leads elsewhere: who is connected stays, who connects goes there.
+func TestRedirect(t *testing.T) {
+	s, p := serve(t)
+	other, _ := serve(t)
+	c := connect(t, p)
+	_, err := c.ask("a")
+	require.NoError(t, err)
+	p.Redirect(other.listener.Addr().String())
+	_, err = c.ask("b")
+	require.NoError(t, err)
+	_, err = connect(t, p).ask("c")
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b"}, s.did())
+	require.Equal(t, []string{"c"}, other.did())
+}

@@ -37,6 +37,7 @@
 //	curfew_misconfigured_total              counter                        mistakes in the set-up, each counted once in a process
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
+//	curfew_store_losses_total               counter                        times it was seen that the store has lost what it had, once a minute
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
 //	curfew_logout_deliveries_total          counter    result              notifications of an end that an application took, did not take, or will not be sent any more
@@ -113,15 +114,15 @@ type Config struct {
 type Metrics struct {
 	cfg Config
 
-	admissions, refusals, ends, refreshRefusals     vector
-	observedRefusals, observedEnds, deliveries      vector
-	replays, repeats, repeatsElsewhere              prometheus.Counter
-	rollbacks, writesLost                           prometheus.Counter
-	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages, mistakes              prometheus.Counter
-	storeDuration                                   *prometheus.HistogramVec
-	storeErrors                                     *prometheus.CounterVec
-	sessions, sweepLag                              *prometheus.Desc
+	admissions, refusals, ends, refreshRefusals                  vector
+	observedRefusals, observedEnds, deliveries                   vector
+	replays, repeats, repeatsElsewhere                           prometheus.Counter
+	rollbacks, writesLost                                        prometheus.Counter
+	unavailable, settingsStale, storeLosses, onEnd, sweep, stats prometheus.Counter
+	asked, notAsAsked, pages, mistakes                           prometheus.Counter
+	storeDuration                                                *prometheus.HistogramVec
+	storeErrors                                                  *prometheus.CounterVec
+	sessions, sweepLag                                           *prometheus.Desc
 
 	collectors []prometheus.Collector // all but the gauges
 
@@ -173,6 +174,7 @@ func New(cfg Config) *Metrics {
 	m.mistakes = m.counter("curfew_misconfigured_total", "Mistakes in the set-up because of which a limit does not hold, each counted once.")
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
+	m.storeLosses = m.counter("curfew_store_losses_total", "Times it was seen that the store has lost what it had, once a minute.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
 	m.pages = m.counter("curfew_page_failures_total", "Errors of the provider's AskTemplate; its users saw the hook's own page.")
@@ -283,6 +285,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.unavailable.Inc()
 	case provider.EventSettingsStale:
 		m.settingsStale.Inc()
+	case provider.EventStoreLost:
+		m.storeLosses.Inc()
 	case provider.EventOnEndFailed:
 		m.onEnd.Inc()
 	case provider.EventDelivered:

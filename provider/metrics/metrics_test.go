@@ -121,6 +121,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventSweepFailed:     `curfew_sweep_failures_total`,
 		provider.EventSettingsStale:   `curfew_settings_stale_total`,
 		provider.EventMisconfigured:   `curfew_misconfigured_total`,
+		provider.EventStoreLost:       `curfew_store_losses_total`,
 		provider.EventUnavailable:     `curfew_unavailable_total`,
 	}
 	m := metrics.New(metrics.Config{})

@@ -31,7 +31,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 	require.Empty(t, m.sessions)
 	require.Empty(t, m.subjects)
-	require.Empty(t, m.unendedIn)
+	require.Empty(t, m.byAccount)
 	require.Empty(t, m.counts)
 	require.Empty(t, m.byID.blocks)
 	require.Empty(t, m.byDue.blocks)

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/internal/hourly"
 )
@@ -103,15 +101,13 @@ func (s *Store) ReadCounts(ctx context.Context, account string, from, to time.Ti
 func (s *Store) DropCounts(ctx context.Context, account string, before time.Time) error {
 	prefix := countsPrefix(account)
 	for {
-		if err := ctx.Err(); err != nil {
+		results, err := s.run(ctx, call{args: []any{
+			"zrangebylex", prefix + "hours", "-", "(" + hourKey(hourly.Number(before)), "limit", 0, hoursAtOnce,
+		}})
+		if err != nil {
 			return fmt.Errorf("drop counts: %w", err)
 		}
-		hours, err := s.client.ZRangeByLex(ctx, prefix+"hours", &redis.ZRangeBy{
-			Min: "-", Max: "(" + hourKey(hourly.Number(before)), Count: hoursAtOnce,
-		}).Result()
-		if err != nil {
-			return fmt.Errorf("drop counts: %w", fault(ctx, err))
-		}
+		hours := texts(results[0])
 		if len(hours) == 0 {
 			return nil
 		}

@@ -5,7 +5,8 @@
 //
 //	client := redis.NewUniversalClient(&redis.UniversalOptions{
 //		Addrs:                 []string{"redis.internal:6379"},
-//		ContextTimeoutEnabled: true, // required: deadlines of contexts count
+//		ContextTimeoutEnabled: true,            // required: deadlines of contexts count
+//		ConnMaxLifetime:       5 * time.Minute, // a name may lead elsewhere
 //	})
 //	sessions, err := redisstore.New(ctx, client)
 //
@@ -16,13 +17,13 @@
 // The client must read from primaries and not from a cache of its own; [New] refuses
 // one that is set up to, as far as a go-redis client tells. A client that notices the
 // end of a context only by its deadline, as go-redis does, notices a cancellation
-// when its own ReadTimeout is over. The user needs the commands GET, SET, SETNX, GETRANGE,
-// SETRANGE, DEL, INCR, HGET, HSET, HLEN, HMGET, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
+// when its own ReadTimeout is over. The user needs the commands GET, GETEX, SET, GETRANGE,
+// SETRANGE, DEL, INCR, PERSIST, HGET, HSET, HLEN, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
 // EVAL, EVALSHA and INFO, on keys that begin with "curfew:".
 //
 // # What it costs
 //
-// A session is one value, read by one GET. Get, Create and Update are one round
+// A session is one value, read by one GETEX. Get, Create and Update are one round
 // trip each, Update two where it changes what the session is found by: accounts,
 // kind, or clients. Admit is one round trip that reads the subject's unended
 // sessions and one that writes, and again if it lost a race. Scripts only compare
@@ -63,6 +64,26 @@
 // maxmemory-policy must not be one of allkeys-*, which would evict sessions; New
 // refuses that. When memory is full, what adds sessions then fails, a write takes
 // effect as a whole or not at all, and reads and Delete go on.
+//
+// # Fail-over
+//
+// Nothing is read from a replica, and nothing decided by what one has. A connection
+// that was made before a switch may lead to what is a replica now and falls behind,
+// and nobody need tell the client: so each call is one that a replica refuses
+// (READONLY): a read too, as GETEX, and a script by PERSIST where it writes nothing. The
+// client then closes the connection, and the call goes on by another one, which leads
+// to where the name leads by then. It asks until its context ends.
+//
+// This is so by sentinels, in a cluster, and behind a name or a TCP proxy that a switch
+// turns to another server. It does not help where the old primary still takes itself
+// for one: give connections a lifetime (ConnMaxLifetime), so that they follow the name,
+// and set min-replicas-to-write, with which a primary that is cut off refuses all
+// calls, reads included. replica-read-only must be yes, which is Redis's default.
+//
+// A server that cannot save to its disk (MISCONF) refuses reads as it refuses writes.
+//
+// While slots move to another server of a cluster, or somebody's script holds a server
+// up (BUSY), calls wait until they can be executed, or their context ends.
 //
 // # Failures
 //

@@ -5,11 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"strconv"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -78,40 +74,25 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 }
 
 func (s *Store) history(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	newest, err := s.client.HGet(ctx, documentKey(key), "newest").Int64()
-	if errors.Is(err, redis.Nil) {
-		newest, err = s.client.HLen(ctx, documentKey(key)).Result()
-	}
-	if err != nil {
-		return nil, fault(ctx, err)
-	}
-	from := newest
-	if before > 0 {
-		from = min(newest, before-1)
-	}
 	var list []store.Document
-	for from > 0 && len(list) < limit {
-		var fields []string
-		for ; from > 0 && len(fields) < min(limit-len(list), pageSize); from-- {
-			fields = append(fields, strconv.FormatInt(from, 10))
-		}
-		values, err := s.client.HMGet(ctx, documentKey(key), fields...).Result()
+	for len(list) < limit {
+		ask := min(limit-len(list), pageSize)
+		results, err := s.run(ctx, call{versions, []string{documentKey(key)}, []any{before, ask}})
 		if err != nil {
-			return nil, fault(ctx, err)
+			return nil, err
 		}
-		for _, text := range texts(values) {
-			if text == "" {
-				return list, nil // it was removed, and so were those before it
-			}
+		page := texts(results[0])
+		for _, text := range page {
 			d, err := parseDocument(key, text)
 			if err != nil {
 				return nil, err
 			}
 			list = append(list, d)
 		}
+		if len(page) < ask || list[len(list)-1].Version == 1 {
+			break // the first version is among them
+		}
+		before = list[len(list)-1].Version
 	}
 	return list, nil
 }

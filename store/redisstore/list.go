@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -161,25 +159,21 @@ func filterTerms(f store.Filter) []string {
 
 // load returns the sessions with these IDs that are still there.
 func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error) {
-	if len(ids) == 0 {
-		return nil, nil
-	}
-	pipe := s.client.Pipeline()
-	records := make([]*redis.StringCmd, len(ids))
+	calls := make([]call, len(ids))
 	for i, id := range ids {
-		records[i] = pipe.Get(ctx, sessionKey(id))
+		calls[i] = readKey(sessionKey(id))
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	records, err := s.run(ctx, calls...)
+	if err != nil {
+		return nil, err
+	}
 	sessions := make([]store.Session, 0, len(ids))
-	for i, cmd := range records {
-		record, err := cmd.Result()
-		if err == redis.Nil {
+	for i, record := range records {
+		text, ok := record.(string)
+		if !ok {
 			continue
 		}
-		if err != nil {
-			return nil, fault(ctx, err)
-		}
-		one, err := parseRecord(record)
+		one, err := parseRecord(text)
 		if err != nil {
 			return nil, fmt.Errorf("session %q: %w", ids[i], err)
 		}

@@ -1,6 +1,7 @@
 package redisstore_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -57,6 +58,10 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			_, err := other.Due(ctx, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), time.Hour, 10)
 			must(err)
 		}, 1, []string{"a", "b"}},
+		"one that has ended is removed": {func() {
+			old := read("old")
+			must(other.Delete(ctx, old.ID, old.Revision))
+		}, 1, []string{"a", "b"}},
 		"somebody else's begins": {func() { must(other.Create(ctx, session("c", "bob"), 10)) }, 1, []string{"a", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,6 +69,8 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			s := newStore(t, client)
 			must(s.Create(ctx, session("a", "alice"), 10))
 			must(s.Create(ctx, session("b", "alice"), 10))
+			must(s.Create(ctx, session("old", "alice"), 10))
+			update("old", end)
 			runs := 0
 			var last []string
 			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
@@ -149,4 +156,18 @@ func TestQueues(t *testing.T) {
 		require.NoError(t, s.Delete(ctx, one.ID, one.Revision))
 	}
 	require.ElementsMatch(t, []string{"curfew:format", "curfew:{" + one.ID[:2] + "}:g"}, client.Keys(ctx, "*").Val())
+}
+
+// A step whose context ends before it was written has changed nothing, and says so.
+func TestAdmitThatEndsBeforeItsWrite(t *testing.T) {
+	client := single(t)
+	s := newStore(t, client)
+	ctx, cancel := context.WithCancel(t.Context())
+	err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session) ([]store.Session, error) {
+		cancel()
+		return []store.Session{session("a", "alice")}, nil
+	})
+	require.ErrorIs(t, err, store.ErrConflict)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, listAll(t, s, store.Filter{}))
 }

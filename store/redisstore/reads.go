@@ -35,8 +35,8 @@ type read struct {
 }
 
 const (
-	// alone is how many reads may be under way before others wait for them.
-	alone = 4
+	// few is how many reads may be under way before others wait for them.
+	few = 4
 
 	// patience is how long a reader waits before it goes by itself: those under way
 	// may be stuck.
@@ -52,19 +52,44 @@ func newReads(client redis.UniversalClient) *reads {
 	return &reads{client: client, single: single}
 }
 
-// get reads a key.
+// get reads a key, again as long as the server cannot.
 func (r *reads) get(ctx context.Context, key string) (string, error) {
+	var pause backoff
+	for {
+		record, err := r.once(ctx, key)
+		if !unexecuted(err) {
+			return record, err
+		}
+		if err := pause.wait(ctx, err); err != nil {
+			return "", err
+		}
+	}
+}
+
+// newRead returns the command that reads a key.
+func newRead(ctx context.Context, key string) *redis.StringCmd {
+	return redis.NewStringCmd(ctx, readKey(key).args...)
+}
+
+// alone reads a key by itself.
+func (r *reads) alone(ctx context.Context, key string) (string, error) {
+	cmd := newRead(ctx, key)
+	_ = r.client.Process(ctx, cmd) // it has its own error
+	return cmd.Result()
+}
+
+func (r *reads) once(ctx context.Context, key string) (string, error) {
 	if !r.single {
-		return r.client.Get(ctx, key).Result()
+		return r.alone(ctx, key)
 	}
 	r.mu.Lock()
-	if r.underway < alone {
+	if r.underway < few {
 		r.underway++
 		r.mu.Unlock()
 		defer r.answered()
-		return r.client.Get(ctx, key).Result()
+		return r.alone(ctx, key)
 	}
-	one := &read{ctx, key, redis.NewStringCmd(ctx, "get", key), make(chan struct{})}
+	one := &read{ctx, key, newRead(ctx, key), make(chan struct{})}
 	r.waiting = append(r.waiting, one)
 	r.mu.Unlock()
 	timer := time.NewTimer(patience)
@@ -78,7 +103,7 @@ func (r *reads) get(ctx context.Context, key string) (string, error) {
 	case <-timer.C:
 	}
 	if r.withdraw(one) {
-		return r.client.Get(ctx, key).Result()
+		return r.alone(ctx, key)
 	}
 	select { // it is on its way
 	case <-one.done:
@@ -140,7 +165,7 @@ func (r *reads) own(one *read) (string, error) {
 	case errors.Is(err, redis.Nil):
 		return "", err
 	case err == nil && record == "", errors.As(err, &refused):
-		return r.client.Get(one.ctx, one.key).Result()
+		return r.alone(one.ctx, one.key)
 	}
 	return record, err
 }

@@ -81,7 +81,12 @@ func (s *Store) check(ctx context.Context) error {
 	if err := s.client.SetNX(ctx, formatKey, format, 0).Err(); err != nil {
 		return err
 	}
-	is, err := s.client.Get(ctx, formatKey).Int()
+	results, err := s.run(ctx, readKey(formatKey))
+	if err != nil {
+		return err
+	}
+	text, _ := results[0].(string)
+	is, err := strconv.Atoi(text)
 	if err == nil && is > format {
 		err = fmt.Errorf("format %d, made by a newer version of Curfew; this one knows up to %d", is, format)
 	}

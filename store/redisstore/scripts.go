@@ -22,11 +22,18 @@ type script struct {
 	writes      bool
 }
 
+// A script that may write nothing, since nothing is there or it is not what was read,
+// asks first with proves: what a replica has may be of some time ago.
 func newScript(writes bool, source string) *script {
 	source = strings.TrimSpace(source)
 	sum := sha1.Sum([]byte(source))
 	return &script{source, hex.EncodeToString(sum[:]), writes}
 }
+
+// proves is a write that changes nothing, since no key of ours expires. A replica
+// refuses it. It comes before no write that adds something: a script that has written
+// is not stopped any more when memory is full.
+const proves = "redis.call('PERSIST', KEYS[1])\n"
 
 // The positions in a record are those of record.go, counted from one.
 var (
@@ -45,11 +52,13 @@ if old == expected and string.byte(record, 17) == 48 then
 	return 1
 end
 if old == '' then
+	redis.call('PERSIST', KEYS[1])
 	return 0
 end
 local sub, none = string.sub, '\0\0\0\0\0\0\0\0'
 local was, is = sub(old, 17, 17), sub(record, 17, 17)
 if sub(old, 9, 16) ~= sub(expected, 9, 16) or sub(old, 26) ~= sub(expected, 26) or (was == '1' and is == '0') then
+	redis.call('PERSIST', KEYS[1])
 	old = redis.call('GET', KEYS[1])
 	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
@@ -82,28 +91,32 @@ return 1
 --   n times: ID, expected head ('': it is not there), record ('': remove it, '=': leave it),
 --   then: number of an index in KEYS, '+' or '-', ID
 local none = '\0\0\0\0\0\0\0\0'
+local function refuse(why)
+	redis.call('PERSIST', KEYS[1])
+	return why
+end
 local n = tonumber(ARGV[4])
 if ARGV[1] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then
-	return 'changed'
+	return refuse('changed')
 end
 local old = {}
 for i = 1, n do
 	local expected = ARGV[3 * i + 3]
 	old[i] = redis.call('GET', KEYS[5 + i])
 	if expected ~= '' and (not old[i] or string.sub(old[i], 9, 8 + #expected) ~= expected) then
-		return 'changed'
+		return refuse('changed')
 	end
 end
 if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[5]) ~= tonumber(ARGV[2]) then
-	return 'changed'
+	return refuse('changed')
 end
 for i = 1, n do
 	if ARGV[3 * i + 3] == '' and old[i] then
-		return 'exists'
+		return refuse('exists')
 	end
 end
 if ARGV[3] ~= '' and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[3]) then
-	return 'full'
+	return refuse('full')
 end
 for i = 1, n do
 	local id, record = ARGV[3 * i + 2], ARGV[3 * i + 4]
@@ -143,7 +156,7 @@ return ''
 	// held returns the generation of the bucket and the records of a subject's
 	// unended sessions, in order of ID. Their keys cannot be declared; it only
 	// reads.
-	held = newScript(false, `
+	held = newScript(false, proves+`
 -- KEYS: the subject's unended, generation
 -- ARGV: what the keys of sessions begin with
 local found = {redis.call('GET', KEYS[2]) or '0'}
@@ -155,7 +168,7 @@ return found
 
 	// candidates returns IDs from the smallest of some indexes, each of which may
 	// be in several parts.
-	candidates = newScript(false, `
+	candidates = newScript(false, proves+`
 -- KEYS: indexes
 -- ARGV: parts of each, after which ID, how many of each part
 local parts = tonumber(ARGV[1])
@@ -180,7 +193,7 @@ return found
 
 	// page returns the records of a subject's sessions after an ID, all read at one
 	// moment: a session that takes the place of another is on it, or the other is.
-	page = newScript(false, `
+	page = newScript(false, proves+`
 -- KEYS: the subject's indexes
 -- ARGV: after which ID, how many of each, what the keys of sessions begin with
 local found = {}
@@ -194,7 +207,7 @@ return found
 
 	// peek returns what is due and not claimed, the most overdue first, after it
 	// has put back what was claimed for too long.
-	peek = newScript(true, `
+	peek = newScript(true, proves+`
 -- KEYS: due, claims, claimed
 -- ARGV: what is after now, how many, how many to put back, from when on a claim is not heeded or ''
 local function back(from, to)
@@ -214,7 +227,7 @@ return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 
 	// claim claims those of some sessions that are due as they were and that
 	// nobody else has claimed, and returns their records, and '' for the others.
-	claim = newScript(true, `
+	claim = newScript(true, proves+`
 -- KEYS: due, claims, claimed, the sessions
 -- ARGV: now, until when or '', from when on a claim is not heeded or '', of each session its time and ID
 local none = '\0\0\0\0\0\0\0\0'
@@ -255,7 +268,7 @@ return found
 
 	// count returns the numbers of unended and of ended sessions, and what is due
 	// first, of the unclaimed and of the claimed.
-	count = newScript(false, `
+	count = newScript(false, proves+`
 -- KEYS: the unended, the ended, due, claimed
 return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 	redis.call('ZRANGE', KEYS[3], 0, 0)[1] or '', redis.call('ZRANGE', KEYS[4], 0, 0)[1] or ''}
@@ -274,7 +287,7 @@ return ''
 
 	// readCounts returns hours, each with its counters. Their keys cannot be
 	// declared; it only reads.
-	readCounts = newScript(false, `
+	readCounts = newScript(false, proves+`
 -- KEYS: the hours of the account
 -- ARGV: from which on, before which, how many, what the keys of hours begin with
 local found = {}
@@ -297,13 +310,33 @@ return ''
 `)
 
 	// size returns how many IDs are in an index.
-	size = newScript(false, `
+	size = newScript(false, proves+`
 -- KEYS: the index
 return redis.call('ZCARD', KEYS[1])
 `)
 
+	// versions returns versions of a document, newest first.
+	versions = newScript(false, proves+`
+-- KEYS: the document
+-- ARGV: the version before which they are or 0, how many
+local newest = tonumber(redis.call('HGET', KEYS[1], 'newest') or redis.call('HLEN', KEYS[1]))
+local before = tonumber(ARGV[1])
+if before > 0 and before <= newest then
+	newest = before - 1
+end
+local found = {}
+for version = newest, math.max(1, newest - ARGV[2] + 1), -1 do
+	local says = redis.call('HGET', KEYS[1], version)
+	if not says then
+		break -- it was removed, and so were those before it
+	end
+	found[#found + 1] = says
+end
+return found
+`)
+
 	// current returns the newest version of a document.
-	current = newScript(false, `
+	current = newScript(false, proves+`
 -- KEYS: the document
 return redis.call('HGET', KEYS[1], redis.call('HGET', KEYS[1], 'newest') or redis.call('HLEN', KEYS[1]))
 `)
@@ -316,6 +349,7 @@ return redis.call('HGET', KEYS[1], redis.call('HGET', KEYS[1], 'newest') or redi
 local newest = redis.call('HGET', KEYS[1], 'newest')
 local version = tonumber(newest or redis.call('HLEN', KEYS[1]))
 if version ~= tonumber(ARGV[1]) then
+	redis.call('PERSIST', KEYS[1])
 	return version
 end
 if ARGV[4] == '1' then
@@ -336,12 +370,16 @@ return ''
 `)
 )
 
-// A call is one call of a script.
+// A call is one call of a script; or, without one, a command that may be made again.
 type call struct {
 	script *script
 	keys   []string
-	args   []any
+	args   []any // of a command its name first, and keys too
 }
+
+// readKey is the command that reads a key. GETEX without an option is GET but for
+// counting as a write, so that a replica refuses it.
+func readKey(key string) call { return call{args: []any{"getex", key}} }
 
 // once is a command that the client must not send again by itself: the second
 // one would find what the first one wrote, and take it for somebody else's.
@@ -350,6 +388,10 @@ type once struct{ *redis.Cmd }
 func (once) NoRetry() bool { return true }
 
 func (c call) command(ctx context.Context, inFull bool) (cmd redis.Cmder, result *redis.Cmd) {
+	if c.script == nil {
+		result = redis.NewCmd(ctx, c.args...)
+		return result, result
+	}
 	args := make([]any, 0, 3+len(c.keys)+len(c.args))
 	if inFull {
 		args = append(args, "eval", c.script.source)
@@ -368,8 +410,9 @@ func (c call) command(ctx context.Context, inFull bool) (cmd redis.Cmder, result
 }
 
 // run makes calls in one round trip (to each server of a cluster) and returns
-// what they return. Those that were not executed, because the server does not
-// have the script or cannot run it at the moment, it makes again.
+// what they return; nil for a key that is not there. Those that were not executed,
+// because the server does not have the script or cannot run it at the moment, it
+// makes again.
 func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 	results := make([]any, len(calls))
 	pending := make([]int, len(calls))
@@ -377,7 +420,8 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 		pending[i] = i
 	}
 	inFull := false
-	for pause := time.Millisecond; len(pending) > 0; {
+	var pause backoff
+	for len(pending) > 0 {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -396,7 +440,7 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 			_, _ = pipe.Exec(ctx) // each command has its own error
 		}
 		var again []int
-		wait := false
+		var refused error
 		for i, n := range pending {
 			result, err := made[i].Result()
 			switch {
@@ -405,28 +449,59 @@ func (s *Store) run(ctx context.Context, calls ...call) ([]any, error) {
 			case redis.HasErrorPrefix(err, "NOSCRIPT"):
 				again, inFull = append(again, n), true
 			case unexecuted(err):
-				again, wait = append(again, n), true
+				again, refused = append(again, n), err
 			default:
 				return nil, fault(ctx, err)
 			}
 		}
 		pending = again
-		if wait {
-			if err := sleep(ctx, pause/2+rand.N(pause)); err != nil {
+		if refused != nil {
+			if err := pause.wait(ctx, refused); err != nil {
 				return nil, err
 			}
-			pause = min(2*pause, 50*time.Millisecond)
+			if redis.HasErrorPrefix(refused, "MASTERDOWN") {
+				// Of such a connection the client does not know that it is a
+				// replica's, and would give it out again: this tells it.
+				_ = s.client.Process(ctx, redis.NewCmd(ctx, readKey(formatKey).args...))
+			}
 		}
 	}
 	return results, nil
 }
 
-// unexecuted reports whether the server says that a command must be made again:
-// keys are being moved to another server of the cluster, or somebody's script
-// runs for long.
+// unexecuted reports whether the server says that it did not execute a command, and
+// that it will be executed elsewhere or soon:
+//
+//   - the server is a replica, which the client's connection was made to before a
+//     switch; the client closes it, and the next one leads to the primary
+//   - keys are being moved to another server of the cluster, further than the client
+//     follows them
+//   - somebody's script runs for long
 func unexecuted(err error) bool {
-	return redis.HasErrorPrefix(err, "TRYAGAIN") || redis.HasErrorPrefix(err, "BUSY ") ||
-		strings.Contains(err.Error(), "attempted to access a non local key")
+	if err == nil {
+		return false
+	}
+	for _, prefix := range []string{"MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY"} {
+		if redis.HasErrorPrefix(err, prefix+" ") {
+			return true
+		}
+	}
+	// READONLY, of which Redis 6.2 has a form of its own for a command in a script; and
+	// what is said of a key that was moved while a script looked for it.
+	return redis.IsReadOnlyError(err) || strings.Contains(err.Error(), "attempted to access a non local key")
+}
+
+// A backoff is for how long to wait until a command is made again.
+type backoff struct{ next time.Duration }
+
+// wait waits, longer each time. Should the context end meanwhile, it returns its
+// error, with why the command was to be made again.
+func (b *backoff) wait(ctx context.Context, why error) error {
+	b.next = min(max(2*b.next, time.Millisecond), 50*time.Millisecond)
+	if err := sleep(ctx, b.next/2+rand.N(b.next)); err != nil {
+		return fmt.Errorf("%w: %w", err, why)
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -33,13 +33,34 @@ type Redis struct {
 // durable a write is, is for appendonly and appendfsync to say.
 func NewRedis(client redis.UniversalClient) *Redis { return &Redis{client} }
 
+// get reads a record.
+var get = newScript(false, proves+`
+-- KEYS: the record.
+return redis.call('HMGET', KEYS[1], 'revision', 'group', 'value', 'expires')
+`)
+
+// members reads what begins alike in the set by group.
+var members = newScript(false, proves+`
+-- KEYS: by group.
+-- ARGV: from, before.
+return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2])
+`)
+
+// expired reads which records are over.
+var expired = newScript(false, proves+`
+-- KEYS: by expiry.
+-- ARGV: until when, how many.
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', '0', ARGV[2])
+`)
+
 // put writes a record if its revision is still what was read, "0" meaning that
 // there is none.
-var put = newScript(`
+var put = newScript(true, `
 -- KEYS: by expiry, by group, the record.
 -- ARGV: the record's key, its revision, the next one, group, value, expires, member of the set by group or "".
 local old = redis.call('HMGET', KEYS[3], 'revision', 'member')
 if (old[1] or '0') ~= ARGV[2] then
+	redis.call('PERSIST', KEYS[1])
 	return 0
 end
 if old[2] and old[2] ~= '' then
@@ -55,7 +76,7 @@ return 1
 
 // remove removes those of some records for which a condition holds, and returns
 // how many.
-var remove = newScript(`
+var remove = newScript(true, proves+`
 -- KEYS: by expiry, by group, the records.
 -- ARGV: "any", "group" or "expired", the beginning of the group's members or the time, the keys of the records.
 local removed = 0
@@ -97,10 +118,10 @@ func memberPrefix(group string) string {
 
 // Get implements Store.
 func (s *Redis) Get(ctx context.Context, key string) (Record, error) {
-	if err := ctx.Err(); err != nil {
-		return Record{}, err
+	fields, err := s.run(ctx, get, []string{recordKey(bucketOf(key), key)}).Slice()
+	if err == nil && len(fields) != 4 {
+		err = errors.New("the script returned something else")
 	}
-	fields, err := s.client.HMGet(ctx, recordKey(bucketOf(key), key), "revision", "group", "value", "expires").Result()
 	if err != nil {
 		return Record{}, fmt.Errorf("get: %w", err)
 	}
@@ -135,7 +156,7 @@ func (s *Redis) Put(ctx context.Context, r Record) error {
 		member = memberPrefix(r.Group) + r.Key
 	}
 	n, err := s.run(ctx, put, []string{expiryKey(bucket), groupKey(bucket), recordKey(bucket, r.Key)},
-		r.Key, r.Revision, r.Revision+1, r.Group, r.Value, r.Expires.UnixMicro(), member)
+		r.Key, r.Revision, r.Revision+1, r.Group, r.Value, r.Expires.UnixMicro(), member).Int()
 	if err == nil && n == 0 {
 		err = ErrConflict
 	}
@@ -159,30 +180,21 @@ func (s *Redis) Delete(ctx context.Context, key string) error {
 
 // DeleteGroup implements Store.
 func (s *Redis) DeleteGroup(ctx context.Context, group string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if group == "" {
-		return nil
+		return ctx.Err()
 	}
 	prefix := memberPrefix(group)
 	after := prefix[:len(prefix)-1] + string(prefix[len(prefix)-1]+1)
-	members := make([]*redis.StringSliceCmd, len(buckets))
-	_, err := s.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i := range buckets {
-			members[i] = pipe.ZRangeByLex(ctx, groupKey(buckets[i:i+1]), &redis.ZRangeBy{Min: "[" + prefix, Max: "(" + after})
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("delete a group: %w", err)
-	}
 	for i := range buckets {
-		keys := members[i].Val()
+		bucket := buckets[i : i+1]
+		keys, err := s.run(ctx, members, []string{groupKey(bucket)}, "["+prefix, "("+after).StringSlice()
+		if err != nil {
+			return fmt.Errorf("delete a group: %w", err)
+		}
 		for j := range keys {
 			keys[j] = keys[j][len(prefix):]
 		}
-		if _, err := s.remove(ctx, buckets[i:i+1], "group", prefix, keys); err != nil {
+		if _, err := s.remove(ctx, bucket, "group", prefix, keys); err != nil {
 			return fmt.Errorf("delete a group: %w", err)
 		}
 	}
@@ -191,14 +203,9 @@ func (s *Redis) DeleteGroup(ctx context.Context, group string) error {
 
 // Sweep implements Store.
 func (s *Redis) Sweep(ctx context.Context, now time.Time, limit int) (removed int, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
-	}
 	until := strconv.FormatInt(now.UnixMicro(), 10)
 	for i := 0; i < len(buckets) && removed < limit; i++ {
-		keys, err := s.client.ZRangeByScore(ctx, expiryKey(buckets[i:i+1]), &redis.ZRangeBy{
-			Min: "-inf", Max: until, Count: int64(limit - removed),
-		}).Result()
+		keys, err := s.run(ctx, expired, []string{expiryKey(buckets[i : i+1])}, until, limit-removed).StringSlice()
 		if err != nil {
 			return removed, fmt.Errorf("sweep: %w", err)
 		}
@@ -223,7 +230,7 @@ func (s *Redis) remove(ctx context.Context, bucket, condition, value string, key
 		for _, key := range some {
 			names, args = append(names, recordKey(bucket, key)), append(args, key)
 		}
-		n, err := s.run(ctx, remove, names, args...)
+		n, err := s.run(ctx, remove, names, args...).Int()
 		removed += n
 		if err != nil {
 			return removed, err
@@ -232,35 +239,72 @@ func (s *Redis) remove(ctx context.Context, bucket, condition, value string, key
 	return removed, nil
 }
 
-// A script is Lua, which a server knows by its hash once it has run it.
-type script struct{ source, hash string }
+// proves begins a script that may write nothing: it is a write that changes nothing,
+// since nothing expires by itself, and a replica refuses it, where a connection from
+// before a fail-over leads to what was the primary.
+const proves = "redis.call('PERSIST', KEYS[1])\n"
 
-func newScript(source string) script {
+// A script is Lua, which a server knows by its hash once it has run it.
+type script struct {
+	source, hash string
+	writes       bool
+}
+
+func newScript(writes bool, source string) script {
 	sum := sha1.Sum([]byte(source))
-	return script{source, hex.EncodeToString(sum[:])}
+	return script{source, hex.EncodeToString(sum[:]), writes}
 }
 
 // run runs a script. A server that does not know it, because it was started
-// again or told to forget, is told what it is.
-func (s *Redis) run(ctx context.Context, script script, keys []string, args ...any) (int, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
+// again or told to forget, is told what it is; one that did not run it, and says so,
+// is asked again.
+func (s *Redis) run(ctx context.Context, script script, keys []string, args ...any) *redis.Cmd {
+	command, text := "evalsha", script.hash
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		cmd := s.ask(ctx, script.writes, command, text, keys, args)
+		switch err := cmd.Err(); {
+		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			command, text = "eval", script.source
+			continue
+		case !notRun(err):
+			return cmd
+		}
+		select {
+		case <-ctx.Done():
+			return cmd
+		case <-time.After(pause):
+		}
 	}
-	n, err := s.once(ctx, "evalsha", script.hash, keys, args)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return s.once(ctx, "eval", script.source, keys, args)
-	}
-	return n, err
 }
 
-func (s *Redis) once(ctx context.Context, command, script string, keys []string, args []any) (int, error) {
+// notRun reports whether the server says that it did not run a script: it is a
+// replica now, keys are on their way to another one, or somebody's script runs for
+// long.
+func notRun(err error) bool {
+	for _, prefix := range []string{"MASTERDOWN ", "MOVED ", "ASK ", "TRYAGAIN ", "BUSY "} {
+		if redis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	return err != nil && redis.IsReadOnlyError(err)
+}
+
+func (s *Redis) ask(ctx context.Context, once bool, command, script string, keys []string, args []any) *redis.Cmd {
 	all := []any{command, script, len(keys)}
 	for _, key := range keys {
 		all = append(all, key)
 	}
-	cmd := onceCmd{redis.NewCmd(ctx, append(all, args...)...)}
-	_ = s.client.Process(ctx, cmd) // it is the command's error
-	return cmd.Int()
+	cmd := redis.NewCmd(ctx, append(all, args...)...)
+	if err := ctx.Err(); err != nil {
+		cmd.SetErr(err)
+		return cmd
+	}
+	var asked redis.Cmder = cmd
+	if once {
+		asked = onceCmd{cmd}
+	}
+	_ = s.client.Process(ctx, asked) // it is the command's error
+	return cmd
 }
 
 // A onceCmd is not sent again by the client after an error of the network, when

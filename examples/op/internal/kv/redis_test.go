@@ -13,7 +13,9 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/faultnet"
 )
 
 // A cutter dials connections that can be cut after a script has run, before its
@@ -164,4 +166,58 @@ var redisServers = map[string]func(t *testing.T) redis.UniversalOptions{
 		server := enginetest.RedisCluster(t)
 		return redis.UniversalOptions{Addrs: server.Addrs(), IsClusterMode: true, Password: server.Password(), ContextTimeoutEnabled: true}
 	},
+}
+
+// After a switch behind a name the old primary is a replica that falls behind. Nothing
+// is read there, by connections from before the switch either.
+func TestRedisSwitchBehindAName(t *testing.T) {
+	first, err := engine.NewRedis()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, first.Close()) })
+	second, err := first.NewReplica()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, second.Close()) })
+	name, err := faultnet.Listen(first.Addr())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, name.Close()) })
+	open := func(addr string) *redis.Client {
+		client := redis.NewClient(&redis.Options{Addr: addr, Password: first.Password(), ContextTimeoutEnabled: true})
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		return client
+	}
+	for call, use := range map[string]func(s *Redis) error{
+		"Get": func(s *Redis) error { _, err := s.Get(t.Context(), "k"); return err },
+		"Put": func(s *Redis) error {
+			return s.Put(t.Context(), Record{Key: "k", Group: "g", Expires: at, Revision: 1})
+		},
+		"Delete":      func(s *Redis) error { return s.Delete(t.Context(), "k") },
+		"DeleteGroup": func(s *Redis) error { return s.DeleteGroup(t.Context(), "g") },
+		"Sweep": func(s *Redis) error {
+			n, err := s.Sweep(t.Context(), at, 10)
+			if err == nil && n != 1 {
+				err = fmt.Errorf("%d removed", n)
+			}
+			return err
+		},
+	} {
+		t.Run(call, func(t *testing.T) {
+			old, next := open(first.Addr()), open(second.Addr())
+			require.NoError(t, next.Do(t.Context(), "replicaof", "no", "one").Err())
+			require.NoError(t, old.Do(t.Context(), "replicaof", "no", "one").Err())
+			require.NoError(t, old.FlushAll(t.Context()).Err())
+			require.NoError(t, next.FlushAll(t.Context()).Err())
+			name.Redirect(first.Addr())
+			s := NewRedis(open(name.Addr()))
+			_, err := s.Get(t.Context(), "k")
+			require.ErrorIs(t, err, ErrNotFound) // by a connection to the first one
+			require.NoError(t, old.Do(t.Context(), "replicaof", "127.0.0.1", "1").Err())
+			name.Redirect(second.Addr())
+			require.NoError(t, NewRedis(next).Put(t.Context(), Record{Key: "k", Group: "g", Expires: at}))
+			require.NoError(t, use(s))
+			if call != "Get" && call != "Put" {
+				_, err := s.Get(t.Context(), "k")
+				require.ErrorIs(t, err, ErrNotFound)
+			}
+		})
+	}
 }
