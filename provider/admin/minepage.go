@@ -82,9 +82,9 @@ type MineSession struct {
 	SID          string        `json:"sid"`
 	Current      bool          `json:"current"` // the request comes from it
 	Kind         policy.Kind   `json:"kind"`
-	Device       string        `json:"device"`       // "Firefox on Linux"
-	Network      string        `json:"network"`      // "192.0.2.x"
-	Applications []string      `json:"applications"` // names of the clients, or their IDs
+	Device       string        `json:"device"`          // "Firefox on Linux"
+	Network      string        `json:"network"`         // "192.0.2.x"
+	Applications []string      `json:"applications"`    // names of the clients, or their IDs
 	Actor        string        `json:"actor,omitempty"` // the sub of somebody else who acts in it as the user
 	Started      time.Time     `json:"started"`
 	LastUsed     time.Time     `json:"last_used"`
