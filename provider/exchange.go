@@ -113,7 +113,7 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
 		if state.session, state.ruling, err = x.h.admit(ctx, req, a); err != nil {
-			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+			return x.answer(ctx, req, deadOr(err), oidc.ErrInvalidRequest())
 		}
 		state.authenticated, state.acr = restsOn(a.login.AuthTime, &state.session), a.acr
 		// What ended the session that it is made from may have come before this

@@ -222,7 +222,7 @@ func (w *kindsWorld) altered(jwt string, change map[string]any) string {
 
 func readJWT(t testing.TB, jwt string) (typ string, claims map[string]any) {
 	t.Helper()
-	parsed, err := jose.ParseSigned(jwt, []jose.SignatureAlgorithm{jose.RS256})
+	parsed, err := jose.ParseSignedCompact(jwt, []jose.SignatureAlgorithm{jose.RS256})
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(parsed.UnsafePayloadWithoutVerification(), &claims))
 	typ, _ = parsed.Signatures[0].Header.ExtraHeaders[jose.HeaderType].(string)
@@ -518,6 +518,9 @@ var tokenDoors = slices.Concat(exchanges(), []tokenDoor{
 	{"authorize hint", func(w *kindsWorld, text string) bool {
 		return w.Browser().Authorize(optest.Web, url.Values{"id_token_hint": {text}}).AtForm()
 	}},
+	{"request object", func(w *kindsWorld, text string) bool {
+		return w.Browser().Authorize(optest.Web, url.Values{"request": {text}}).AtForm()
+	}},
 	{"refresh", func(w *kindsWorld, text string) bool {
 		return w.Refresh(optest.Exchange, text).Status == http.StatusOK
 	}},
@@ -633,7 +636,7 @@ var (
 	doorsOfRoutes = map[string][]string{
 		"/healthz": nil, "/ready": nil, "/.well-known/openid-configuration": nil, "/keys": nil,
 		"/.well-known/openid-configuration/*": nil, "/.well-known/oauth-authorization-server": nil, "/.well-known/oauth-authorization-server/*": nil,
-		"/authorize":            {"authorize hint"},
+		"/authorize":            {"authorize hint", "request object"},
 		"/authorize/callback":   nil, // the ID of an auth request, which is no token
 		"/oauth/token":          {"client_assertion", "client secret"},
 		"/oauth/introspect":     {"introspection"},

@@ -167,7 +167,9 @@ func (h *Hook) mayHaveChild(ctx context.Context, s store.Session) error {
 			return nil
 		}
 		var err error
-		if s, err = h.get(ctx, s.Parent); err != nil {
+		if s, err = h.get(ctx, s.Parent); errors.Is(err, store.ErrNotFound) {
+			return nil // which this one has outlived
+		} else if err != nil {
 			return err
 		}
 	}
