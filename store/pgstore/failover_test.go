@@ -143,9 +143,12 @@ func (c *crowd) say(id, what string) {
 // progress waits until each member has done some more rounds.
 func (c *crowd) progress(t *testing.T, more int64) {
 	t.Helper()
+	until := make([]int64, len(c.rounds))
 	for m := range c.rounds {
-		until := c.rounds[m].Load() + more
-		require.Eventually(t, func() bool { return c.rounds[m].Load() >= until }, 2*time.Minute, time.Millisecond, "member %d does not get on", m)
+		until[m] = c.rounds[m].Load() + more
+	}
+	for m := range c.rounds {
+		require.Eventually(t, func() bool { return c.rounds[m].Load() >= until[m] }, 2*time.Minute, time.Millisecond, "member %d does not get on", m)
 	}
 }
 
@@ -229,7 +232,7 @@ func TestFailover(t *testing.T) {
 			require.NotNil(t, one.End, "the end of %s came undone", id)
 		}
 	}
-	require.Greater(t, len(c.said), 300)
+	require.Greater(t, len(c.said), 100)
 	live := 0
 	for user := range crowdUsers {
 		list, next, err := s.List(ctx, store.Filter{Subject: session("", fmt.Sprintf("user-%d", user)).Subject, State: store.Unended}, "", 100)

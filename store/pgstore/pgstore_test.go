@@ -309,6 +309,13 @@ func TestLongNames(t *testing.T) {
 	require.ErrorIs(t, err, store.ErrNotFound)
 	_, err = s.PutDocument(ctx, store.Document{Key: long})
 	require.ErrorContains(t, err, "at most 1024 are possible")
+	most := strings.Repeat("k", 1024)
+	_, err = s.PutDocument(ctx, store.Document{Key: most})
+	require.NoError(t, err)
+	c.ID = (c.ID + most)[:1024]
+	require.NoError(t, s.Create(ctx, c, 1))
+	_, err = s.Get(ctx, c.ID)
+	require.NoError(t, err)
 }
 
 // Sweepers with pools of their own do each item once per lease, and what one of

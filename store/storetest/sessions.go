@@ -185,6 +185,17 @@ var updateTests = []contractTest{
 var errDecided = errors.New("decided against it")
 
 var admitTests = []contractTest{
+	{"AllOrNothingInAnyOrder", func(f *fixture) {
+		taken := f.createOne(session("taken", bob))
+		again := session("taken", alice)
+		again.ID = taken.ID
+		for _, decided := range [][]store.Session{{session("a", alice), again}, {again, session("a", alice)}, {session("a", alice), session("b", alice), again}} {
+			err := f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return decided, nil })
+			require.ErrorIs(f, err, store.ErrExists)
+			require.Empty(f, f.held(alice))
+			require.Equal(f, taken, f.read(taken.ID))
+		}
+	}},
 	{"Held", func(f *fixture) {
 		require.Empty(f, f.held(alice))
 		require.Empty(f, f.held(store.Subject{}))
