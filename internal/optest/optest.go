@@ -69,6 +69,9 @@ type Config struct {
 	// AnnounceLogout makes op itself announce back-channel logout.
 	AnnounceLogout bool
 
+	// NoRequestObjects makes op refuse request objects.
+	NoRequestObjects bool
+
 	// Options are more options for op.NewProvider.
 	Options []op.Option
 
@@ -159,7 +162,7 @@ func (s *Server) handler(cfg Config) http.Handler {
 		AuthMethodPost:             true,
 		AuthMethodPrivateKeyJWT:    true,
 		GrantTypeRefreshToken:      true,
-		RequestObjectSupported:     true,
+		RequestObjectSupported:     !cfg.NoRequestObjects,
 		BackChannelLogoutSupported: cfg.AnnounceLogout, BackChannelLogoutSessionSupported: cfg.AnnounceLogout,
 		DeviceAuthorization: op.DeviceAuthorizationConfig{
 			Lifetime:     5 * time.Minute,
