@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"html"
@@ -46,19 +47,22 @@ type targeted interface {
 // authorization request. The request's address has been judged: by op, before it
 // redirects to it.
 func (req *request) answers(ctx context.Context, ar targeted) {
-	req.issuer = op.IssuerFromContext(ctx)
+	req.issuer = cmp.Or(op.IssuerFromContext(ctx), req.issuer)
 	req.target = &target{ar.GetRedirectURI(), ar.GetResponseMode()}
 }
 
 // asked returns where the authorization request that this HTTP request makes wants
-// its answer, if it makes one: op refuses some of them before any storage sees
-// them.
-func (req *request) asked() *target {
+// its answer, which may be the given redirect, if it makes one: op refuses some of
+// them before any storage sees them.
+func (req *request) asked(location string) *target {
 	if req.client == nil {
 		return nil // nobody has judged the address
 	}
 	form := req.form()
 	t := target{form.Get("redirect_uri"), oidc.ResponseMode(form.Get("response_mode"))}
+	if a, ok := t.read(location); ok && a.params.Get("error") == "request_not_supported" {
+		return &t // op has not looked into the object
+	}
 	var object oidc.RequestObject
 	if _, err := oidc.ParseToken(form.Get("request"), &object); err == nil { // as op.CopyRequestObjectToAuthRequest
 		if object.RedirectURI != "" {
@@ -142,7 +146,7 @@ func (w *responseWriter) completeRedirect() {
 	location := h.Get("Location")
 	t := req.target
 	if t == nil {
-		t = req.asked()
+		t = req.asked(location)
 	}
 	if t == nil {
 		w.hook.noticeUnknownAnswer(req, location)

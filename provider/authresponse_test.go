@@ -220,10 +220,11 @@ func TestErrorsOfRequestObjects(t *testing.T) {
 	t.Parallel()
 	client := optest.DefaultClients()[0]
 	client.ID = "service"
-	s := start(t, policy.Account{}, func(_ *provider.Config, o *optest.Config) {
+	change := func(_ *provider.Config, o *optest.Config) {
 		o.InMemory, o.Storage = true, optest.NewStorage(client)
 		o.Wrap = func(s *optest.Storage) op.Storage { return keyed{s} }
-	})
+	}
+	s := start(t, policy.Account{}, change)
 	object := (&world{t: t, issuer: s.Issuer}).signed(serviceKey(), map[string]any{
 		"client_id": client.ID, "response_type": "code", "redirect_uri": optest.RedirectURI, "response_mode": "form_post",
 		"state": "state-1", "prompt": "none login",
@@ -231,5 +232,13 @@ func TestErrorsOfRequestObjects(t *testing.T) {
 	form := url.Values{"request": {object}, "redirect_uri": {"https://overwritten.example.org/"}, "state": {""}}
 	params := arrived(t, s.Browser().Authorize(client.ID, form), url.Values{"response_mode": {"form_post"}})
 	require.Equal(t, "invalid_request", params.Get("error"))
+	require.Equal(t, []string{s.Issuer}, params["iss"])
+
+	s = start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
+		change(p, o)
+		o.NoRequestObjects = true
+	})
+	params = arrived(t, s.Browser().Authorize(client.ID, url.Values{"request": {object}}), url.Values{"response_type": {"code"}})
+	require.Equal(t, "request_not_supported", params.Get("error"))
 	require.Equal(t, []string{s.Issuer}, params["iss"])
 }

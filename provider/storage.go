@@ -111,7 +111,7 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 	if req == nil {
 		return client, nil
 	}
-	req.client, req.issuer = client, op.IssuerFromContext(ctx)
+	req.client, req.issuer = client, cmp.Or(op.IssuerFromContext(ctx), req.issuer)
 	if ar := req.finished; ar != nil && !req.admitted && ar.GetClientID() == clientID {
 		if err := c.admitLogin(ctx, req, ar, client); err != nil {
 			return nil, c.callbackError(ctx, req, err)

@@ -69,6 +69,9 @@ type Config struct {
 	// AnnounceLogout makes op itself announce back-channel logout.
 	AnnounceLogout bool
 
+	// NoRequestObjects makes op refuse request objects.
+	NoRequestObjects bool
+
 	// Options are more options for op.NewProvider.
 	Options []op.Option
 
@@ -168,7 +171,7 @@ func (s *Server) Process(cfg Config) (*op.Provider, http.Handler) {
 		AuthMethodPost:             true,
 		AuthMethodPrivateKeyJWT:    true,
 		GrantTypeRefreshToken:      true,
-		RequestObjectSupported:     true,
+		RequestObjectSupported:     !cfg.NoRequestObjects,
 		BackChannelLogoutSupported: cfg.AnnounceLogout, BackChannelLogoutSessionSupported: cfg.AnnounceLogout,
 		DeviceAuthorization: op.DeviceAuthorizationConfig{
 			Lifetime:     5 * time.Minute,
