@@ -458,7 +458,10 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 			}
 			s := &page[i]
 			if w.Mends {
-				errs.add(taken(h.mend(ctx, *s)))
+				if err := h.mend(ctx, *s); err != nil {
+					errs.add(err)
+					return errs.join()
+				}
 			}
 			if s.End != nil {
 				continue
@@ -472,7 +475,10 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 					continue
 				}
 				if w.Mends {
-					errs.add(h.convergeAnew(ctx, account))
+					if err := h.convergeAnew(ctx, account); err != nil {
+						errs.add(err)
+						return errs.join()
+					}
 				}
 				err := h.convergeWhole(ctx, account)
 				errs.add(err)
@@ -559,5 +565,8 @@ func (h *Hook) mend(ctx context.Context, s store.Session) error {
 		h.schedule(s, ruling{})
 		return nil
 	})
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
+		return nil // others are at it
+	}
 	return err
 }

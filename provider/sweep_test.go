@@ -112,10 +112,12 @@ func TestASweepThatIsStoppedPutsNothingOff(t *testing.T) {
 func TestASweepEndsAllThatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gone := errors.New("no such user")
+		var asked atomic.Int32
 		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), func(cfg *provider.Config) {
 			of := cfg.Membership
 			cfg.Membership = func(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
 				if subject.ID == "default.gone" {
+					asked.Add(1)
 					return nil, gone
 				}
 				return of(ctx, subject)
@@ -130,6 +132,9 @@ func TestASweepEndsAllThatIsDue(t *testing.T) {
 		require.ErrorIs(t, x.hook.Sweep(t.Context()), gone)
 		require.Equal(t, 1, x.unended(t, "default"))
 		require.Len(t, x.seen(provider.EventEnded), 250+1)
+		require.EqualValues(t, 1, asked.Load())
+		x.sweepFor(t, 5*time.Minute)
+		require.EqualValues(t, 1, asked.Load(), "the user without rules is put off")
 	})
 }
 
@@ -200,6 +205,36 @@ func TestProcessesThatSweepAtTheSameTime(t *testing.T) {
 			require.Equal(t, 1, x.unended(t, fmt.Sprintf("a%d", i)))
 		}
 	}
+}
+
+// What somebody else removed while a sweep looked at it is no failure.
+func TestASweepOfWhatIsRemovedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := memstore.New()
+		removing := &removingStore{Store: inner}
+		x := tenants(t, removing, limits(time.Hour, 0, 0, 0), nil)
+		x.settle(t, "default")
+		long := time.Now().Add(-2 * time.Hour)
+		x.session(t, "default.user", 0, long, long.Add(time.Hour))
+		removing.now.Store(true)
+		require.NoError(t, x.hook.Sweep(t.Context()))
+		require.Zero(t, x.unended(t, "default"))
+	})
+}
+
+// A removingStore removes each session before it is updated.
+type removingStore struct {
+	store.Store
+	now atomic.Bool
+}
+
+func (s *removingStore) Update(ctx context.Context, session store.Session) (int64, error) {
+	if s.now.Load() {
+		if err := s.Delete(ctx, session.ID, session.Revision); err != nil {
+			return 0, err
+		}
+	}
+	return s.Store.Update(ctx, session)
 }
 
 // A panic of the provider's own code is its caller's to recover from, as it is

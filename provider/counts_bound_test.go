@@ -1,0 +1,44 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+// A droppingStore notes what is dropped.
+type droppingStore struct {
+	store.Store
+	accounts []string
+	before   time.Time
+}
+
+func (s *droppingStore) DropCounts(ctx context.Context, account string, before time.Time) error {
+	s.accounts, s.before = append(s.accounts, account), before
+	return s.Store.DropCounts(ctx, account, before)
+}
+
+// What waits to be written is bounded, and so is what one sweep drops; what it drops
+// is older than anybody can ask for.
+func TestCountersThatWaitAreBounded(t *testing.T) {
+	s := &droppingStore{Store: memstore.New()}
+	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
+	require.NoError(t, err)
+	hour := time.Now().UTC().Truncate(time.Hour)
+	for range 2 {
+		for i := range maxCounters + 10 {
+			h.addCount(store.Count{Account: fmt.Sprint(i), Hour: hour, Name: "n"}, 1)
+		}
+	}
+	require.Len(t, h.counter.waiting, maxCounters)
+	require.NoError(t, h.keepCounts(t.Context()))
+	require.Empty(t, h.counter.waiting)
+	require.Len(t, s.accounts, dropAtOnce)
+	require.WithinDuration(t, time.Now().Add(-CountsKept-dropEvery), s.before, time.Hour)
+}
