@@ -71,7 +71,7 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 		Owed: s.ReservedUntil.IsZero(), // or it never began, and there is nobody to tell
 	}
 	for i := range s.Grants {
-		s.Grants[i].Repeat = nil // no answer is repeated any more
+		s.Grants[i].Repeat, s.Grants[i].Chain = nil, nil // no answer is repeated any more
 	}
 	if s.End.Owed {
 		h.owe(s)

@@ -236,7 +236,8 @@ type Hook struct {
 	ring     *keyring
 	settings *settingsCache
 	counter  counter
-	locks    keyedLock     // by grant: one refresh at a time in this process
+	locks    keyedLock // by grant: one refresh at a time in this process
+	patience patience
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
 	signer       atomic.Pointer[signer] // nil until Storage was called
@@ -333,6 +334,7 @@ func New(cfg Config) (*Hook, error) {
 	return &Hook{
 		cfg: cfg, ring: ring,
 		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
+		patience:     patienceOf(cfg),
 		wake:         make(chan struct{}, 1),
 		logoutClient: newLogoutClient(cfg.Logout),
 		announces:    announcements(cfg),

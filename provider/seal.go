@@ -348,6 +348,19 @@ func newNonce() (n [16]byte) {
 	return n
 }
 
+// nextNonce is the nonce of the token that is made from one with the given nonce. The
+// salt is random: it is kept, so that the token leads to its successor, and says
+// nothing of it without the token.
+func nextNonce(nonce, salt [16]byte) (next [16]byte) {
+	const label = "curfew 1 next "
+	var b [len(label) + len(nonce) + len(salt)]byte
+	copy(b[copy(b[:], label):], nonce[:])
+	copy(b[len(label)+len(nonce):], salt[:])
+	sum := sha256.Sum256(b[:])
+	copy(next[:], sum[:])
+	return next
+}
+
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }

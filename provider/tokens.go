@@ -291,7 +291,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 		if s.End != nil || g == nil || !g.Revoked.IsZero() {
 			return errNoChange
 		}
-		g.Revoked, g.Repeat = h.now(), nil
+		g.Revoked, g.Repeat, g.Chain = h.now(), nil, nil
 		if s.Kind != policy.Browser && !slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Revoked.IsZero() && g.NonceHash != nil }) {
 			at, reason := g.Revoked, policy.ReasonRevoked
 			if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
