@@ -94,7 +94,12 @@ func (a *admission) codeIn(s *store.Session) int {
 	if a.code == nil {
 		return -1
 	}
-	return slices.IndexFunc(s.Codes, func(c store.Code) bool { return bytes.Equal(c.Hash, a.code) })
+	return codeAt(s.Codes, a.code)
+}
+
+// codeAt returns where a code is among those of a session; -1: it is not.
+func codeAt(codes []store.Code, hash []byte) int {
+	return slices.IndexFunc(codes, func(c store.Code) bool { return bytes.Equal(c.Hash, hash) })
 }
 
 // reserveIn enters the login's code in a session, unless it is there, and returns
@@ -107,10 +112,15 @@ func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Dur
 	if a.code == nil {
 		return until
 	}
-	codes := slices.DeleteFunc(slices.Clone(s.Codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
-	codes = append(codes, store.Code{Hash: a.code, Until: until})
-	s.Codes = codes[max(0, len(codes)-maxCodes):]
+	s.Codes = withCode(s.Codes, store.Code{Hash: a.code, Until: until}, now)
 	return until
+}
+
+// withCode returns the codes of a session with one more.
+func withCode(codes []store.Code, c store.Code, now time.Time) []store.Code {
+	codes = slices.DeleteFunc(slices.Clone(codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
+	codes = append(codes, c)
+	return codes[max(0, len(codes)-maxCodes):]
 }
 
 // enterClient remembers the application of a login that is answered by an ID token

@@ -73,6 +73,7 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 	for i := range s.Grants {
 		s.Grants[i].Repeat, s.Grants[i].Chain = nil, nil // no answer is repeated any more
 	}
+	s.Codes = withoutAnswers(s.Codes, func(store.Code) bool { return true })
 	if s.End.Owed {
 		h.owe(s)
 	}

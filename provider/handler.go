@@ -40,8 +40,9 @@ type request struct {
 	finished op.AuthRequest
 	admitted bool
 
-	deviceCode        string // hashed
-	redeemsCode       bool   // at the token endpoint, not at the authorization endpoint
+	deviceCode        string   // hashed
+	repeatKey         [16]byte // made from the code or device code that is redeemed
+	redeemsCode       bool     // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
 	boundIDToken      bool // an ID token's life was asked of a wrapped client
 

@@ -57,6 +57,9 @@ func patienceOf(cfg Config) patience {
 	return p
 }
 
+// repeats reports whether what was exchanged at a time still gets its answer again.
+func (p patience) repeats(exchanged, now time.Time) bool { return now.Before(exchanged.Add(p.grace)) }
+
 // standing is the rule. A token that was exchanged within the grace, and all that
 // came of it since, were issued within the grace to the same client: whoever has
 // it could have had the newest answer in its turn.
@@ -68,7 +71,7 @@ func (p tokenPlace) standing(with patience, now time.Time) standing {
 		return ahead
 	case p.exchanged.IsZero():
 		return replayed
-	case now.Before(p.exchanged.Add(with.grace)):
+	case with.repeats(p.exchanged, now):
 		return repeated
 	case p.previous && with.mends && !p.seen:
 		return lost
@@ -425,7 +428,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 	}
 	if st.standing == repeated {
-		if st.answer.Expires.Sub(h.now()) >= time.Second {
+		if !st.answer.stale(h.now()) {
 			return c.repeat(ctx, req, tr, st)
 		}
 		if err := c.presentNewest(st); err != nil {
@@ -513,6 +516,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
+		s.Codes = withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
 		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
 		h.postpone(s, st.ruling)
 		return nil
@@ -614,18 +618,32 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 		return answer{}, oidc.ErrInvalidScope().WithDescription("a repeated refresh must ask for the same scopes; use the newest refresh token")
 	}
 	g := st.session.Grant(st.token.Grant)
-	if len(g.Address) > 0 && subtle.ConstantTimeCompare(g.Address, addressHash(st.from, req.address)) != 1 {
-		h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
+	h.noteMoved(ctx, &st.session, g.Client, g.Address, addressHash(st.from, req.address))
+	a, err := c.answerAgain(ctx, req, st.session, st.ruling, g, st.answer)
+	if err == nil {
+		h.announceExpiry(req, now)
 	}
-	req.belong(h, st.session, st.ruling, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
-	req.acr = acrOf(&st.session, g)
+	return a, err
+}
+
+// noteMoved tells of a repeat from another address than the one that got the answer.
+func (h *Hook) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
+	if len(was) > 0 && subtle.ConstantTimeCompare(was, is) != 1 {
+		h.sessionEvent(ctx, EventRepeatMoved, s, client)
+	}
+}
+
+// answerAgain gives an answer once more, as the limits of now allow.
+func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a answer) (answer, error) {
+	h := c.h
+	now := h.now()
+	req.belong(h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
+	req.acr = acrOf(&s, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
 		return answer{}, err
 	}
-	h.sessionEvent(ctx, EventRepeat, &st.session, g.Client)
-	h.announceExpiry(req, now)
-	a := st.answer
+	h.sessionEvent(ctx, EventRepeat, &s, g.Client)
 	if !a.Expires.After(now) {
 		// op computes an unsigned number of seconds from it. The access token
 		// is over all the same: its end is sealed in.

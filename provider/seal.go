@@ -277,6 +277,10 @@ type answer struct {
 	Scopes  []string
 }
 
+// stale reports whether the access token of an answer is over, but for a rest of which op
+// could tell the client nothing: it counts in seconds.
+func (a *answer) stale(now time.Time) bool { return a.Expires.Sub(now) < time.Second }
+
 // sealRepeat seals an answer under a key derived from the nonce of the token
 // that was presented for it: who reads the store cannot open it.
 func sealRepeat(nonce [16]byte, a answer) []byte {

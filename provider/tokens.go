@@ -323,7 +323,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 // else.
 func (c *core) noteDevice(ctx context.Context, deviceCode string) {
 	if req := requestFrom(ctx); req != nil {
-		req.deviceCode = grantID("device code", deviceCode)
+		req.deviceCode, req.repeatKey = grantID("device code", deviceCode), repeatKey(deviceCode)
 	}
 }
 
