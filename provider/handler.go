@@ -42,6 +42,7 @@ type request struct {
 
 	deviceCode        string   // hashed
 	repeatKey         [16]byte // made from the code or device code that is redeemed
+	unredeem          func()   // takes back that a code was redeemed, where op fails after it
 	redeemsCode       bool     // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
 	boundIDToken      bool // an ID token's life was asked of a wrapped client
@@ -178,6 +179,9 @@ func (w *responseWriter) WriteHeader(status int) {
 		return
 	}
 	w.decided = true
+	if status >= 400 && w.req.unredeem != nil {
+		w.req.unredeem()
+	}
 	w.req.setCookies(w.Header())
 	redirect := isRedirect(status)
 	switch {

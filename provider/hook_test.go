@@ -646,9 +646,11 @@ func TestAnAccessTokenLivesHalfTheWindowAtMost(t *testing.T) {
 func TestAnIDTokenLivesHalfTheWindowAtMost(t *testing.T) {
 	const window = 40 * time.Minute // the client's own: an hour
 	for name, login := range map[string]func(t *testing.T, s *setup) (string, optest.Reply){
-		"code":   func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.Web, s.Login(optest.Web, "admin") },
-		"JWT":    func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.JWT, s.Login(optest.JWT, "admin") },
-		"device": func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.Native, s.DeviceLogin(optest.Native, "admin") },
+		"code": func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.Web, s.Login(optest.Web, "admin") },
+		"JWT":  func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.JWT, s.Login(optest.JWT, "admin") },
+		"device": func(_ *testing.T, s *setup) (string, optest.Reply) {
+			return optest.Native, s.DeviceLogin(optest.Native, "admin")
+		},
 		"exchange": func(_ *testing.T, s *setup) (string, optest.Reply) {
 			r := s.Login(optest.Exchange, "admin")
 			return optest.Exchange, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType,

@@ -240,6 +240,8 @@ type Hook struct {
 	patience patience
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
+	keyUnknown seldom // EventKeyUnknown
+
 	signer       atomic.Pointer[signer] // nil until Storage was called
 	outbox       outbox
 	logoutClient *logoutClient

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"slices"
@@ -77,6 +78,26 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a answer, now 
 		x.Repeat, x.Address = sealRepeat(req.repeatKey, a), addressHash(req.repeatKey, req.address)
 	}
 	s.Codes = codes
+}
+
+// unredeem takes back what redeem noted, and the grant with a refresh token: op failed
+// after it, and the client has nothing. If that fails too, a repeat within the grace
+// brings what was made.
+func (h *Hook) unredeem(ctx context.Context, s store.Session, i issuance, made store.Grant, at time.Time) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, _ = h.change(ctx, s, func(s *store.Session) error {
+		x := codeAt(s.Codes, i.code)
+		if s.End != nil || x < 0 || !s.Codes[x].Used.Equal(at) {
+			return errNoChange
+		}
+		s.Codes = slices.Clone(s.Codes)
+		s.Codes[x].Used, s.Codes[x].Repeat, s.Codes[x].Address = time.Time{}, nil, nil
+		s.Grants = slices.DeleteFunc(s.Grants, func(g store.Grant) bool {
+			return i.refresh && g.ID == made.ID && subtle.ConstantTimeCompare(g.NonceHash, made.NonceHash) == 1
+		})
+		return nil
+	})
 }
 
 // withoutAnswers returns the codes of a session without the answers of those that are
@@ -203,13 +224,17 @@ func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshStat
 
 // redeemedDevice finds the session that a device code has brought its tokens in, while
 // that is live: nobody's session is used, or made, by the code any more. It has one
-// session, or a second one if the first was only reserved.
-func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string) (s store.Session, r ruling, redeemed bool, err error) {
+// session, or a second one if the first was only reserved. A session that has no note of
+// the code was begun by it before notes were made.
+func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string, code []byte) (s store.Session, r ruling, redeemed bool, err error) {
 	s, err = c.h.get(ctx, sid(0))
 	if err == nil && s.End != nil && s.End.Latest != "" {
 		s, err = c.h.get(ctx, s.End.Latest)
 	}
 	if errors.Is(err, store.ErrNotFound) || err == nil && (s.End != nil || !s.ReservedUntil.IsZero()) {
+		return store.Session{}, ruling{}, false, nil
+	}
+	if at := codeAt(s.Codes, code); err == nil && at >= 0 && s.Codes[at].Used.IsZero() {
 		return store.Session{}, ruling{}, false, nil
 	}
 	if err == nil {

@@ -2,9 +2,12 @@ package provider_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -313,6 +316,57 @@ func TestACodeSurvivesAnOutage(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A storage that fails when op makes the ID token: after the tokens were made.
+func TestACodeWhoseAnswerFailsIsGoodAfterwards(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		for _, c := range redemptions() {
+			t.Run(fmt.Sprintf("%s, strict %t", c.name, strict), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var down atomic.Bool
+					s := redeems(t, func(p *provider.Config, o *optest.Config) {
+						p.NoGrace, p.NoLostResponse = strict, strict
+						o.Wrap = func(s *optest.Storage) op.Storage { return keepsCodesWithoutUsers{keepsCodes{s}, &down} }
+					})
+					redeem := c.begin(t, s)
+					down.Store(true)
+					for range 3 {
+						require.Equal(t, "server_error", redeem().Error())
+						time.Sleep(16 * time.Second)
+					}
+					down.Store(false)
+					r := ok(t, redeem())
+					require.Equal(t, http.StatusOK, s.Userinfo(r.AccessToken()).Status)
+					require.Len(t, s.live(t, "alice"), 1)
+					if c.offline {
+						ok(t, s.Refresh(c.client, r.RefreshToken()))
+					}
+					time.Sleep(30 * time.Second)
+					require.Equal(t, "invalid_grant", redeem().Error())
+				})
+			})
+		}
+	}
+}
+
+type keepsCodesWithoutUsers struct {
+	keepsCodes
+	down *atomic.Bool
+}
+
+func (s keepsCodesWithoutUsers) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, userID, clientID string, scopes []string) error {
+	if s.down.Load() {
+		return errors.New("the users are away")
+	}
+	return s.keepsCodes.SetUserinfoFromScopes(ctx, info, userID, clientID, scopes)
+}
+
+func (s keepsCodesWithoutUsers) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, r op.IDTokenRequest, scopes []string) error {
+	if s.down.Load() {
+		return errors.New("the users are away")
+	}
+	return s.keepsCodes.SetUserinfoFromRequest(ctx, info, r, scopes)
 }
 
 // A device code of a session that was made by the version before, which kept no note of

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -455,6 +456,47 @@ func TestAKeyAheadIsAnOutageForEveryRequest(t *testing.T) {
 	})
 	t.Run("revocation with a wrong hint", func(t *testing.T) {
 		unavailable(t, behind.Revoke(optest.Web, r.RefreshToken(), "access_token"))
+	})
+}
+
+// Anybody can make up the name of a key, and is answered like somebody whose token came a
+// step too early. That raises no alarm: an event of its own, a warning, once a minute.
+func TestAMadeUpKeyRaisesNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Events = provider.Tee(p.Events, provider.Audit(slog.New(slog.NewTextHandler(&log, nil))))
+		})
+		r := s.Login(optest.Web, "alice")
+		log.Reset()
+		head, body, _ := strings.Cut(r.RefreshToken(), ".")
+		forged := func() string {
+			id := provider.NewKey(time.Now()).ID()
+			return head[:len(head)-len(id)] + id + "." + body
+		}
+		flood := func() {
+			for range 20 {
+				unavailable(t, s.Refresh(optest.Web, forged()))
+				unavailable(t, s.Refresh(optest.SPA, forged()))
+				unavailable(t, s.Revoke(optest.Web, forged(), ""))
+				time.Sleep(time.Second)
+			}
+		}
+		flood()
+		flood()
+		require.Len(t, s.seen(provider.EventKeyUnknown), 1)
+		time.Sleep(20*time.Second - time.Millisecond) // a minute after the first
+		unavailable(t, s.Refresh(optest.Web, forged()))
+		require.Len(t, s.seen(provider.EventKeyUnknown), 1)
+		time.Sleep(time.Millisecond)
+		unavailable(t, s.Refresh(optest.Web, forged()))
+		require.Len(t, s.seen(provider.EventKeyUnknown), 2)
+		require.Empty(t, s.seen(provider.EventUnavailable))
+		require.Contains(t, log.String(), "level=WARN msg=key_unknown")
+		require.NotContains(t, log.String(), "level=ERROR")
+		require.NotContains(t, log.String(), "curfew_rt_")
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
 	})
 }
 

@@ -54,9 +54,7 @@ func (c *core) answer(ctx context.Context, req *request, err error, refusal *oid
 // not a refusal: what the client holds stays good.
 func (c *core) outage(ctx context.Context, req *request, err error) *oidc.Error {
 	req.unavailable = true
-	if !errors.Is(err, context.Canceled) { // the client hung up: nothing to look at
-		c.h.event(ctx, Event{Type: EventUnavailable, Err: err})
-	}
+	c.h.unavailableEvent(ctx, err)
 	return oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
 }
 
@@ -445,7 +443,7 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 			return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
 		}
 	}
-	if s, r, redeemed, err = c.redeemedDevice(ctx, sid); redeemed || err != nil {
+	if s, r, redeemed, err = c.redeemedDevice(ctx, sid, deviceHash(name)); redeemed || err != nil {
 		return s, r, redeemed, err
 	}
 	s, r, err = c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), reserve: true, sid: sid})
@@ -601,6 +599,9 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	}
 	if !was.ReservedUntil.IsZero() {
 		h.started(ctx, &s)
+	}
+	if i.code != nil {
+		req.unredeem = func() { h.unredeem(ctx, s, i, g, now) }
 	}
 
 	req.belong(h, s, r, use)

@@ -35,6 +35,7 @@
 //	curfew_observed_refusals_total          counter    reason              refusals that an observed policy would have made
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
+//	curfew_keys_unknown_total               counter                        minutes with answers of 503 for a sealing key that is not here; anybody can cause it
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
@@ -112,15 +113,15 @@ type Config struct {
 type Metrics struct {
 	cfg Config
 
-	admissions, refusals, ends, refreshRefusals     vector
-	observedRefusals, observedEnds, deliveries      vector
-	replays, repeats, repeatsElsewhere              prometheus.Counter
-	rollbacks, writesLost                           prometheus.Counter
-	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages                        prometheus.Counter
-	storeDuration                                   *prometheus.HistogramVec
-	storeErrors                                     *prometheus.CounterVec
-	sessions, sweepLag                              *prometheus.Desc
+	admissions, refusals, ends, refreshRefusals                  vector
+	observedRefusals, observedEnds, deliveries                   vector
+	replays, repeats, repeatsElsewhere                           prometheus.Counter
+	rollbacks, writesLost                                        prometheus.Counter
+	unavailable, keysUnknown, settingsStale, onEnd, sweep, stats prometheus.Counter
+	asked, notAsAsked, pages                                     prometheus.Counter
+	storeDuration                                                *prometheus.HistogramVec
+	storeErrors                                                  *prometheus.CounterVec
+	sessions, sweepLag                                           *prometheus.Desc
 
 	collectors []prometheus.Collector // all but the gauges
 
@@ -170,6 +171,7 @@ func New(cfg Config) *Metrics {
 	m.observedEnds = m.vector("curfew_observed_ends_total", "Ends that an observed policy would have made.", "reason", reasons)
 
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
+	m.keysUnknown = m.counter("curfew_keys_unknown_total", "Minutes in which 503 was answered because a token or page names a sealing key that this process does not have.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
@@ -279,6 +281,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.observedEnds.inc(string(e.Reason))
 	case provider.EventUnavailable:
 		m.unavailable.Inc()
+	case provider.EventKeyUnknown:
+		m.keysUnknown.Inc()
 	case provider.EventSettingsStale:
 		m.settingsStale.Inc()
 	case provider.EventOnEndFailed:

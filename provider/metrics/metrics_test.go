@@ -121,6 +121,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventSweepFailed:     `curfew_sweep_failures_total`,
 		provider.EventSettingsStale:   `curfew_settings_stale_total`,
 		provider.EventUnavailable:     `curfew_unavailable_total`,
+		provider.EventKeyUnknown:      `curfew_keys_unknown_total`,
 	}
 	m := metrics.New(metrics.Config{})
 	r := registered(t, m)
