@@ -464,8 +464,24 @@ func (h *Hook) tooOld(ctx context.Context, s store.Session, r ruling) (policy.De
 			h.wouldRefuse(ctx, s, would)
 		}
 	}
+	if d.Allow {
+		d = h.almostOver(&s, r, s.Client, s.Authenticated, now)
+	}
 	return d, nil
 }
+
+// almostOver refuses a session of which less is left than [Config.Remainder], as it is
+// for a login by a client that rests on an authentication.
+func (h *Hook) almostOver(s *store.Session, r ruling, client string, authTime, now time.Time) policy.Decision {
+	w := r.rules.Window(s.Policy(), policy.Use{Client: client, Authenticated: restsOn(authTime, s)})
+	if w.End.IsZero() || w.End.Sub(now) >= h.remainder(w.Active) {
+		return policy.Decision{Allow: true}
+	}
+	return policy.Decision{Reason: policy.ReasonActiveLimit, At: w.End, Limit: w.Active}
+}
+
+// remainder is how much must be left of an active limit.
+func (h *Hook) remainder(active time.Duration) time.Duration { return min(h.cfg.Remainder, active/10) }
 
 // create adds the session s if the policy lets it begin. If there is one with
 // its ID the error wraps [store.ErrExists].
@@ -601,7 +617,11 @@ func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, o
 	}
 	h.count(e, &s)
 	h.event(ctx, e)
-	return &refusedError{reason: d.Reason, text: refusalText(d), over: over}
+	text := refusalText(d)
+	if d.At.After(h.now()) {
+		text = almostOverText(d)
+	}
+	return &refusedError{reason: d.Reason, text: text, over: over}
 }
 
 // asked is the refusal of a login whose user is asked to make room first.
@@ -649,6 +669,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	now := h.now()
 	name := h.clientName(ctx, a.clientID())
+	var soon policy.Decision
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
 		if s.End != nil {
 			return errNoChange
@@ -671,6 +692,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			class = policy.Interactive
 		}
 		renewed := t.After(s.Authenticated) && !t.After(now)
+		// Of a provider that gives no auth_time nobody knows whether the user was asked.
+		if soon = h.almostOver(s, r, a.clientID(), t, now); !soon.Allow && !renewed && !t.IsZero() && a.codeIn(s) < 0 {
+			return errAlmostOver
+		}
 		if renewed {
 			s.Authenticated = t
 			s.AMR, s.ACR = a.amr, a.acr
@@ -690,8 +715,11 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		h.schedule(s, r)
 		return nil
 	})
-	if errors.Is(err, errOutdated) {
+	switch {
+	case errors.Is(err, errOutdated):
 		err = h.refuseOutdated(ctx, &a, r)
+	case errors.Is(err, errAlmostOver):
+		err = h.refuse(ctx, store.Session{Subject: s.Subject, Accounts: s.Accounts, Client: a.clientID(), Kind: s.Kind}, soon, true)
 	}
 	if err != nil {
 		return store.Session{}, err
@@ -714,6 +742,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	return joined, nil
 }
+
+// errAlmostOver is returned by a change of a session that no authorization goes on in any
+// more; see [Config.Remainder].
+var errAlmostOver = errors.New("too little is left of the session")
 
 // errApart says that a login must not join the session that another tab of its
 // browser began; see Hook.mayJoin.

@@ -456,9 +456,9 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 	return made, err
 }
 
-// tighten lowers max_age to Limits.Active, if the request names the user by a
-// hint: an authentication older than that could only make a session that is
-// over already. Whether it went unused does not show in its age. Without a hint
+// tighten lowers max_age to Limits.Active less Config.Remainder, if the request names
+// the user by a hint: an authentication older than that could only make a session that
+// is over already, or almost. Whether it went unused does not show in its age. Without a hint
 // nobody knows the user yet; the callback decides.
 func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
 	if userID == "" {
@@ -478,7 +478,7 @@ func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string)
 	if !limits {
 		return ar, nil
 	}
-	age := uint(active / time.Second)
+	age := uint((active - h.remainder(active)) / time.Second)
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar, nil
 	}

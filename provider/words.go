@@ -119,6 +119,11 @@ func refusalText(d policy.Decision) string {
 	return endText(d.Reason)
 }
 
+// almostOverText is that of a session of which too little is left to begin with.
+func almostOverText(d policy.Decision) string {
+	return fmt.Sprintf("%s: the login session is about to reach its limit of %s; sign in again", d.Reason, words(d.Limit))
+}
+
 // endText is the error_description for a session that has ended.
 func endText(reason policy.Reason) string {
 	what := map[policy.Reason]string{
