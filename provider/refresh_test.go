@@ -598,8 +598,8 @@ func TestATokenThatTheStorageRevokedIsWaitedForOnce(t *testing.T) {
 	})
 }
 
-// A grant that was dropped, and made anew by its device code, does not bring
-// back what was voided before.
+// A grant that was dropped is not made anew by its device code, nor does that bring back
+// what was voided before.
 func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
 	storage := optest.NewStorage()
 	s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
@@ -616,7 +616,7 @@ func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
 	t2 := ok(t, s.Refresh(optest.Device, t1.RefreshToken()))
 	ok(t, s.TokenExchange(optest.Device, t2.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
 	refusedFor(t, s.Refresh(optest.Device, t2.RefreshToken()), policy.ReasonRevoked)
-	ok(t, s.DevicePoll(optest.Device, d))
+	require.Empty(t, s.DevicePoll(optest.Device, d).AccessToken())
 	again := s.Refresh(optest.Device, t1.RefreshToken()) // spent long ago
 	require.Equal(t, "invalid_grant", again.Error(), "%s", again.Body)
 }

@@ -371,7 +371,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			s, r, err = c.loginSession(ctx, req, t)
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
-		if t.GetResponseType() == oidc.ResponseTypeCode {
+		if req.redeemsCode && t.GetResponseType() == oidc.ResponseTypeCode {
 			i.code = codeHash(t)
 		}
 	case op.TokenExchangeRequest:
