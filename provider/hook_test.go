@@ -142,8 +142,8 @@ func refusedFor(t testing.TB, r optest.Reply, reason policy.Reason) {
 
 func (s *setup) sid(t testing.TB, client string, r optest.Reply) string {
 	t.Helper()
-	sid, _ := s.ParseIDToken(client, r.IDToken())["sid"].(string)
-	require.NotEmpty(t, sid)
+	sid := s.Claim(client, r, "sid")
+	require.NotEqual(t, "<nil>", sid)
 	return sid
 }
 
