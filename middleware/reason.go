@@ -117,8 +117,21 @@ func limitWords(d string) string {
 	return fmt.Sprintf("You were signed out because a sign-in lasts at most %s.", d)
 }
 
-// words writes a duration as people say it, in its two largest units.
+// asSet is a limit as somebody set it, of what was measured of it: a little less, since
+// clients are told whole seconds, rounded down, and some time after it began to run; or
+// a second more, where a time was rounded on its way here. Limits are whole minutes, but
+// for very short ones.
+func asSet(d time.Duration) time.Duration {
+	minutes := (d - 2*time.Second + time.Minute - 1).Truncate(time.Minute)
+	if d < time.Minute || minutes-d > d/10 {
+		return d.Round(time.Second)
+	}
+	return minutes
+}
+
+// words writes the duration of a limit as people say it, in its two largest units.
 func words(d time.Duration) string {
+	d = asSet(d)
 	var parts []string
 	for _, u := range []struct {
 		unit time.Duration

@@ -121,9 +121,22 @@ func TestLapsed(t *testing.T) {
 		{record{AuthTime: begin, SignedIn: joined, AuthorizationEnds: end}, "at most 8 hours."},
 		{record{AuthTime: begin, SignedIn: joined, SessionExpiry: end.Add(time.Hour), LocalEnds: end}, "at most 2 hours."},
 		{record{SignedIn: joined, SessionExpiry: end}, "at most 2 hours."},
+		// In whole seconds, rounded down by the provider, or by the claim.
+		{record{AuthTime: begin, SignedIn: joined, AuthorizationEnds: end.Add(-900 * time.Millisecond)}, "at most 8 hours."},
+		{record{AuthTime: begin, SignedIn: joined, AuthorizationEnds: end.Add(900 * time.Millisecond)}, "at most 8 hours."},
 	} {
-		reason, text := test.rec.lapsed(end)
+		reason, text := test.rec.lapsed(end.Add(time.Second))
 		require.Equal(t, ReasonActiveLimit, reason)
 		require.Contains(t, text, test.want)
+	}
+	// A provider that has set 2 hours says 7199 seconds, or fewer where the code was on
+	// its way for a while.
+	for window, want := range map[time.Duration]string{
+		2 * time.Hour: "2 hours", 7199 * time.Second: "2 hours", 7150 * time.Second: "2 hours",
+		899 * time.Second: "15 minutes", 119 * time.Minute: "1 hour 59 minutes", 3 * time.Second: "3 seconds",
+	} {
+		reason, text := (&record{IdleEnds: end, IdleWindow: window}).lapsed(end)
+		require.Equal(t, ReasonInactivity, reason)
+		require.Equal(t, "You were signed out after "+want+" without activity.", text)
 	}
 }

@@ -231,10 +231,10 @@ func (rec *record) lapsed(now time.Time) (Reason, string) {
 		if !rec.AuthTime.IsZero() && !end.Equal(rec.LocalEnds) {
 			begin = rec.AuthTime
 		}
-		return ReasonActiveLimit, limitWords(words(end.Sub(begin).Round(time.Second)))
+		return ReasonActiveLimit, limitWords(words(end.Sub(begin)))
 	}
 	if passed(rec.IdleEnds, now) {
-		return ReasonInactivity, inactivityWords(words(rec.IdleWindow.Round(time.Second)))
+		return ReasonInactivity, inactivityWords(words(rec.IdleWindow))
 	}
 	return ReasonEnded, known[ReasonEnded]
 }

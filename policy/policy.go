@@ -267,3 +267,12 @@ type Window struct {
 	Active     time.Duration
 	Inactivity time.Duration
 }
+
+// Over returns the earlier of End and Idle: when the session is over if nothing more
+// happens. The zero time: never.
+func (w Window) Over() time.Time {
+	if w.End.IsZero() || !w.Idle.IsZero() && w.Idle.Before(w.End) {
+		return w.Idle
+	}
+	return w.End
+}

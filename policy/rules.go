@@ -438,25 +438,22 @@ func (r Rules) TouchEvery(s Session, client string) time.Duration {
 	return max(0, min(touchEvery, window/touchShare))
 }
 
-// TokenEnd returns the latest time at which a token issued at now may expire; s
-// is the session as it is once the token is issued. For an access token that
-// is also less than the inactivity window away (half of it), or a working user
+// TokenEnd returns the latest time at which an access token or an ID token issued at
+// now may expire; s is the session as it is once the token is issued. It is not
+// after the end of s, and less than the inactivity window away (half of it): many
+// clients refresh when one of the two is over and not before, and a working user
 // would be signed out between two refreshes. The zero time means no bound.
 //
 // It does not ask whether s is over: see [Rules.Check].
-func (r Rules) TokenEnd(now time.Time, s Session, use Use) (access, id time.Time) {
+func (r Rules) TokenEnd(now time.Time, s Session, use Use) time.Time {
 	w := r.Window(s, use)
-	id = w.End
-	if id.IsZero() || !w.Idle.IsZero() && w.Idle.Before(id) {
-		id = w.Idle
-	}
-	access = id
+	end := w.Over()
 	if !w.Idle.IsZero() {
-		if half := now.Add(w.Inactivity / 2); half.Before(access) {
-			access = half
+		if half := now.Add(w.Inactivity / 2); half.Before(end) {
+			return half
 		}
 	}
-	return access, id
+	return end
 }
 
 // Admit decides whether the session next may begin at now beside the held

@@ -43,9 +43,8 @@ func TestZeroValuesAreSafe(t *testing.T) {
 	require.Zero(t, at)
 	require.Empty(t, reason)
 	require.Equal(t, policy.Window{}, rules.Window(s, policy.Use{}))
-	access, id := rules.TokenEnd(t0, s, policy.Use{})
-	require.Zero(t, access)
-	require.Zero(t, id)
+	require.Zero(t, rules.TokenEnd(t0, s, policy.Use{}))
+	require.Zero(t, policy.Window{}.Over())
 	require.False(t, rules.Capped(policy.Browser, "web"))
 	require.Equal(t, policy.Limits{Activity: policy.DefaultClasses}, rules.Limits(policy.Browser, "web"))
 	require.Equal(t, policy.Rules{}, policy.Settings{}.Rules(policy.Who{}))
@@ -203,11 +202,11 @@ func TestTokenEnd(t *testing.T) {
 	used := browser("a", 0)
 	used.LastActivity = t0.Add(23 * time.Hour)
 	for name, c := range map[string]struct {
-		limits     policy.Limits
-		session    policy.Session
-		use        policy.Use
-		now        time.Duration
-		access, id time.Duration
+		limits      policy.Limits
+		session     policy.Session
+		use         policy.Use
+		now         time.Duration
+		token, over time.Duration
 	}{
 		"just used: half the window":           {both, browser("a", 0), policy.Use{}, 0, time.Hour, 2 * time.Hour},
 		"not slid: never past the idle end":    {both, browser("a", 0), policy.Use{}, 90 * time.Minute, 2 * time.Hour, 2 * time.Hour},
@@ -217,9 +216,9 @@ func TestTokenEnd(t *testing.T) {
 		"no active limit":                      {policy.Limits{Inactivity: hours(2)}, browser("a", 0), policy.Use{}, 0, time.Hour, 2 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
-			access, id := rulesOf(policy.Account{Limits: c.limits}).TokenEnd(t0.Add(c.now), c.session, c.use)
-			require.Equal(t, t0.Add(c.access), access, "access")
-			require.Equal(t, t0.Add(c.id), id, "id")
+			rules := rulesOf(policy.Account{Limits: c.limits})
+			require.Equal(t, t0.Add(c.token), rules.TokenEnd(t0.Add(c.now), c.session, c.use))
+			require.Equal(t, t0.Add(c.over), rules.Window(c.session, c.use).Over())
 		})
 	}
 }
@@ -228,14 +227,12 @@ func TestAClockSteppedBackExtendsNothing(t *testing.T) {
 	rules := rulesOf(policy.Account{Limits: policy.Limits{Active: hours(24), Inactivity: hours(2)}})
 	s := browser("a", 0)
 	at, _ := rules.Deadline(s)
-	access, id := rules.TokenEnd(t0, s, policy.Use{})
+	token := rules.TokenEnd(t0, s, policy.Use{})
 	back := t0.Add(-10 * time.Hour)
 	require.True(t, rules.Check(back, s, policy.Use{}).Allow)
 	again, _ := rules.Deadline(s)
 	require.Equal(t, at, again)
-	accessBack, idBack := rules.TokenEnd(back, s, policy.Use{})
-	require.False(t, accessBack.After(access))
-	require.Equal(t, id, idBack)
+	require.False(t, rules.TokenEnd(back, s, policy.Use{}).After(token))
 }
 
 func TestObserve(t *testing.T) {

@@ -501,7 +501,7 @@ func TestABeginningIsReportedThoughTheAnswerOfTheStoreWasLost(t *testing.T) {
 			s := start(t, limits(0, 0, concurrent, policy.Refuse), func(p *provider.Config, _ *optest.Config) { p.Store = faulty })
 			started := s.DeviceStart(optest.Native)
 			s.DeviceApprove(started, "alice")
-			faulty.Script(faultstore.Once(faulty.Calls()+1, faultstore.After))
+			faulty.Script(faultstore.Once(faulty.Calls()+2, faultstore.After)) // after the question whether the code was used
 			unavailable(t, s.DevicePoll(optest.Native, started))
 			ok(t, s.DevicePoll(optest.Native, started))
 			require.Len(t, s.seen(provider.EventStarted), 1)

@@ -99,7 +99,12 @@ func (a *admission) codeIn(s *store.Session) int {
 	if a.code == nil {
 		return -1
 	}
-	return slices.IndexFunc(s.Codes, func(c store.Code) bool { return bytes.Equal(c.Hash, a.code) })
+	return codeAt(s.Codes, a.code)
+}
+
+// codeAt returns where a code is among those of a session; -1: it is not.
+func codeAt(codes []store.Code, hash []byte) int {
+	return slices.IndexFunc(codes, func(c store.Code) bool { return bytes.Equal(c.Hash, hash) })
 }
 
 // reserveIn enters the login's code in a session, unless it is there, and returns
@@ -112,10 +117,15 @@ func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Dur
 	if a.code == nil {
 		return until
 	}
-	codes := slices.DeleteFunc(slices.Clone(s.Codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
-	codes = append(codes, store.Code{Hash: a.code, Until: until})
-	s.Codes = codes[max(0, len(codes)-maxCodes):]
+	s.Codes = withCode(s.Codes, store.Code{Hash: a.code, Until: until}, now)
 	return until
+}
+
+// withCode returns the codes of a session with one more.
+func withCode(codes []store.Code, c store.Code, now time.Time) []store.Code {
+	codes = slices.DeleteFunc(slices.Clone(codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
+	codes = append(codes, c)
+	return codes[max(0, len(codes)-maxCodes):]
 }
 
 // enterClient remembers the application of a login that is answered by an ID token
@@ -472,8 +482,24 @@ func (h *Hook) tooOld(ctx context.Context, s store.Session, r ruling) (policy.De
 			h.wouldRefuse(ctx, s, would)
 		}
 	}
+	if d.Allow {
+		d = h.almostOver(&s, r, s.Client, s.Authenticated, now)
+	}
 	return d, nil
 }
+
+// almostOver refuses a session of which less is left than [Config.Remainder], as it is
+// for a login by a client that rests on an authentication.
+func (h *Hook) almostOver(s *store.Session, r ruling, client string, authTime, now time.Time) policy.Decision {
+	w := r.rules.Window(s.Policy(), policy.Use{Client: client, Authenticated: restsOn(authTime, s)})
+	if w.End.IsZero() || w.End.Sub(now) >= h.remainder(w.Active) {
+		return policy.Decision{Allow: true}
+	}
+	return policy.Decision{Reason: policy.ReasonActiveLimit, At: w.End, Limit: w.Active}
+}
+
+// remainder is how much must be left of an active limit.
+func (h *Hook) remainder(active time.Duration) time.Duration { return min(h.cfg.Remainder, active/10) }
 
 // create adds the session s if the policy lets it begin. If there is one with
 // its ID the error wraps [store.ErrExists].
@@ -609,7 +635,11 @@ func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, o
 	}
 	h.count(e, &s)
 	h.event(ctx, e)
-	return &refusedError{reason: d.Reason, text: refusalText(d), over: over}
+	text := refusalText(d)
+	if d.At.After(h.now()) {
+		text = almostOverText(d)
+	}
+	return &refusedError{reason: d.Reason, text: text, over: over}
 }
 
 // asked is the refusal of a login whose user is asked to make room first.
@@ -657,6 +687,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	now := h.now()
 	name := h.clientName(ctx, a.clientID())
+	var soon policy.Decision
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
 		if s.End != nil {
 			return errNoChange
@@ -679,6 +710,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			class = policy.Interactive
 		}
 		renewed := t.After(s.Authenticated) && !t.After(now)
+		// Of a provider that gives no auth_time nobody knows whether the user was asked.
+		if soon = h.almostOver(s, r, a.clientID(), t, now); !soon.Allow && !renewed && !t.IsZero() && a.codeIn(s) < 0 {
+			return errAlmostOver
+		}
 		if renewed {
 			s.Authenticated = t
 			s.AMR, s.ACR = a.amr, a.acr
@@ -698,8 +733,11 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		h.schedule(s, r)
 		return nil
 	})
-	if errors.Is(err, errOutdated) {
+	switch {
+	case errors.Is(err, errOutdated):
 		err = h.refuseOutdated(ctx, &a, r)
+	case errors.Is(err, errAlmostOver):
+		err = h.refuse(ctx, store.Session{Subject: s.Subject, Accounts: s.Accounts, Client: a.clientID(), Kind: s.Kind}, soon, true)
 	}
 	if err != nil {
 		return store.Session{}, err
@@ -722,6 +760,10 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	return joined, nil
 }
+
+// errAlmostOver is returned by a change of a session that no authorization goes on in any
+// more; see [Config.Remainder].
+var errAlmostOver = errors.New("too little is left of the session")
 
 // errApart says that a login must not join the session that another tab of its
 // browser began; see Hook.mayJoin.

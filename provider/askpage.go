@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"embed"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -298,8 +297,8 @@ func (h *Hook) notice(w http.ResponseWriter, r *http.Request, status int, n AskN
 // unavailable says that it cannot go on at the moment, and where to try again.
 // Nothing is lost by it.
 func (h *Hook) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
-	if err != nil && !errors.Is(err, context.Canceled) {
-		h.event(r.Context(), Event{Type: EventUnavailable, Err: err})
+	if err != nil {
+		h.unavailableEvent(r.Context(), err)
 	}
 	w.Header().Set("Retry-After", retryAfter)
 	h.notice(w, r, http.StatusServiceUnavailable, AskNotice{

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"slices"
+	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 
@@ -19,6 +21,8 @@ type begun struct {
 	reserved store.Session // as it was before, a reservation; zero: it was a session already
 	grant    store.Grant   // what was entered
 	before   *store.Grant  // what the grant was before; nil: it is new
+	code     []byte        // the hash of the code that was redeemed; nil: none was
+	redeemed time.Time     // when
 }
 
 // begin notes what a request has entered. Outside of HTTP there is no response that
@@ -91,6 +95,10 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 			*g = *b.before
 		} else {
 			dropGrant(s, b.grant.ID)
+		}
+		if x := codeAt(s.Codes, b.code); b.code != nil && x >= 0 && s.Codes[x].Used.Equal(b.redeemed) {
+			s.Codes = slices.Clone(s.Codes)
+			s.Codes[x].Used, s.Codes[x].Repeat, s.Codes[x].Address = time.Time{}, nil, nil
 		}
 		if b.reserved.ID != "" && len(s.Grants) == len(b.reserved.Grants) {
 			s.ReservedUntil = b.reserved.ReservedUntil

@@ -704,7 +704,7 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 // afterTheEnd lowers max_age where the session of the browser is over, so that
 // the provider's own sign-on does not continue it: an authentication from before
 // the end could only be refused at the callback. With prompt=none it is, with
-// the reason. So could one from before Config.NotBefore of a login that stands
+// the reason. So could one of a session that is almost over, see Config.Remainder. So could one from before Config.NotBefore of a login that stands
 // apart from a session which goes on.
 func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.AuthRequest {
 	if slices.Contains(ar.Prompt, oidc.PromptNone) {
@@ -716,7 +716,7 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 	}
 	var age uint
 	switch now := c.h.now(); {
-	case live && c.outdatedApart(ctx, ar, &s):
+	case live && (c.almostOver(ctx, ar, &s) || c.outdatedApart(ctx, ar, &s)):
 		age = uint(max(0, now.Sub(s.Authenticated)-time.Second) / time.Second)
 	case live, s.End == nil, s.End.Reason == policy.ReasonAbandoned:
 		return ar
@@ -729,6 +729,13 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 	tight := *ar
 	tight.MaxAge = &age
 	return &tight
+}
+
+// almostOver reports whether too little is left of the browser's session for an
+// authorization request. What cannot be told is for the callback to decide.
+func (c *core) almostOver(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
+	r, err := c.h.rules(ctx, s.Subject, true)
+	return err == nil && !c.h.almostOver(s, r, ar.ClientID, s.Authenticated, c.h.now()).Allow
 }
 
 // outdatedApart reports whether an authorization request that a sign-on on the

@@ -37,7 +37,7 @@ func wrapClient(c op.Client, req *request, h *Hook) op.Client {
 	return w
 }
 
-// IDTokenLifetime is the client's own, shortened to the session's end less the
+// IDTokenLifetime is the client's own, shortened to what the session allows less the
 // ClockSkew that op adds to it.
 func (c *sessionClient) IDTokenLifetime() time.Duration {
 	own := c.Client.IDTokenLifetime()
@@ -46,7 +46,7 @@ func (c *sessionClient) IDTokenLifetime() time.Duration {
 		return own
 	}
 	now := c.h.now()
-	_, end := c.req.live.rules.TokenEnd(now, c.req.session.Policy(), c.req.live.use)
+	end := c.req.live.rules.TokenEnd(now, c.req.session.Policy(), c.req.live.use)
 	if end.IsZero() {
 		return own
 	}

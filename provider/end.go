@@ -75,8 +75,9 @@ func (h *Hook) finishAs(s *store.Session, r ruling, end store.End) {
 	end.Owed = s.ReservedUntil.IsZero() // or it never began, and there is nobody to tell
 	s.End = &end
 	for i := range s.Grants {
-		s.Grants[i].Repeat = nil // no answer is repeated any more
+		s.Grants[i].Repeat, s.Grants[i].Chain = nil, nil // no answer is repeated any more
 	}
+	s.Codes = withoutAnswers(s.Codes, func(store.Code) bool { return true })
 	if s.End.Owed {
 		h.owe(s)
 	}

@@ -56,8 +56,17 @@ func TestErrorMap(t *testing.T) {
 			spent := s.Login(optest.Web, "alice").RefreshToken()
 			next := ok(t, s.Refresh(optest.Web, spent))
 			next = ok(t, s.Refresh(optest.Web, next.RefreshToken()))
+			time.Sleep(30 * time.Second)
 			refusedFor(t, s.Refresh(optest.Web, spent), policy.ReasonReplay)
 			refusedFor(t, s.Refresh(optest.Web, next.RefreshToken()), policy.ReasonReplay)
+		},
+		"a device code that has brought its tokens": func(t *testing.T, s *setup) {
+			d := s.DeviceStart(optest.Native)
+			s.DeviceApprove(d, "alice")
+			r := ok(t, s.DevicePoll(optest.Native, d))
+			time.Sleep(30 * time.Second)
+			token(t, s.DevicePoll(optest.Native, d), http.StatusBadRequest, "invalid_grant")
+			ok(t, s.Refresh(optest.Native, r.RefreshToken()))
 		},
 		"the refresh token of another client": func(t *testing.T, s *setup) {
 			r := s.Login(optest.Web, "alice")

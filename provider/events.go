@@ -2,8 +2,10 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -37,6 +39,7 @@ const (
 	EventMisconfigured   EventType = "misconfigured"            // the provider is not set up so that the limits hold; each mistake is told of once
 	EventStoreLost       EventType = "store_lost"               // the store has lost what it had: see ErrStoreLost; told once a minute while it lasts
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
+	EventKeyUnknown      EventType = "key_unknown"              // a request was answered with 503, because what it presented names a sealing key that this process does not have yet, or that somebody made up
 )
 
 // An Event is something that happened. It holds no token, code or cookie. What is
@@ -66,7 +69,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		switch e.Type {
 		case EventRepeat:
 			level = slog.LevelDebug
-		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed, EventMisconfigured:
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed, EventMisconfigured, EventKeyUnknown:
 			level = slog.LevelWarn
 		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventStoreLost, EventUnavailable:
 			level = slog.LevelError
@@ -99,6 +102,31 @@ func Tee(handlers ...func(context.Context, Event)) func(context.Context, Event) 
 			handle(ctx, e)
 		}
 	}
+}
+
+// keyUnknownEvery is how often a process tells of unknown keys at most. Anybody can make
+// up the name of a key.
+const keyUnknownEvery = time.Minute
+
+// unavailableEvent tells of a request that was answered with 503.
+func (h *Hook) unavailableEvent(ctx context.Context, err error) {
+	switch {
+	case errors.Is(err, context.Canceled): // the client hung up: nothing to look at
+	case !errors.Is(err, errKeyAhead):
+		h.event(ctx, Event{Type: EventUnavailable, Err: err})
+	case h.keyUnknown.due(h.now(), keyUnknownEvery):
+		h.event(ctx, Event{Type: EventKeyUnknown, Err: err})
+	}
+}
+
+// A seldom is something that is done at most once in a time. The zero value is ready.
+type seldom struct{ last atomic.Int64 }
+
+// due reports whether it may be done again, and notes that it is.
+func (s *seldom) due(now time.Time, every time.Duration) bool {
+	last := s.last.Load()
+	since := now.Sub(time.UnixMicro(last))
+	return (since < 0 || since >= every) && s.last.CompareAndSwap(last, now.UnixMicro())
 }
 
 func (h *Hook) event(ctx context.Context, e Event) {

@@ -248,6 +248,7 @@ var flows = map[string]flow{
 			token := s.Login(optest.Exchange, "admin").RefreshToken()
 			next := ok(t, s.Refresh(optest.Exchange, token))
 			ok(t, s.Refresh(optest.Exchange, next.RefreshToken()))
+			time.Sleep(30 * time.Second)
 			return func() bool { return refused(t, s.Refresh(optest.Exchange, token), policy.ReasonReplay) }
 		}, replays: true,
 	},

@@ -46,8 +46,9 @@ type request struct {
 	issuer string
 	target *target
 
-	deviceCode        string // hashed
-	redeemsCode       bool   // at the token endpoint, not at the authorization endpoint
+	deviceCode        string   // hashed
+	repeatKey         [16]byte // made from the code or device code that is redeemed
+	redeemsCode       bool     // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
 	boundIDToken      bool // an ID token's life was asked of a wrapped client
 

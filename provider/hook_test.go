@@ -142,8 +142,8 @@ func refusedFor(t testing.TB, r optest.Reply, reason policy.Reason) {
 
 func (s *setup) sid(t testing.TB, client string, r optest.Reply) string {
 	t.Helper()
-	sid, _ := s.ParseIDToken(client, r.IDToken())["sid"].(string)
-	require.NotEmpty(t, sid)
+	sid := s.Claim(client, r, "sid")
+	require.NotEqual(t, "<nil>", sid)
 	return sid
 }
 
@@ -639,6 +639,50 @@ func TestAnAccessTokenLivesHalfTheWindowAtMost(t *testing.T) {
 	require.Greater(t, expiresIn, 110.0)
 	exp, _ := s.Introspect(optest.Web, r.AccessToken()).Number("exp")
 	require.LessOrEqual(t, exp, float64(time.Now().Add(2*time.Minute).Unix()))
+}
+
+// An ID token too: many clients, kubelogin among them, refresh when it is over and not
+// before. At work all day they stay signed in, by each way to an ID token.
+func TestAnIDTokenLivesHalfTheWindowAtMost(t *testing.T) {
+	const window = 40 * time.Minute // the client's own: an hour
+	for name, login := range map[string]func(t *testing.T, s *setup) (string, optest.Reply){
+		"code": func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.Web, s.Login(optest.Web, "admin") },
+		"JWT":  func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.JWT, s.Login(optest.JWT, "admin") },
+		"device": func(_ *testing.T, s *setup) (string, optest.Reply) {
+			return optest.Native, s.DeviceLogin(optest.Native, "admin")
+		},
+		"exchange": func(_ *testing.T, s *setup) (string, optest.Reply) {
+			r := s.Login(optest.Exchange, "admin")
+			return optest.Exchange, s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType,
+				url.Values{"requested_token_type": {optest.RefreshTokenType}, "scope": {optest.Scope}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, limits(24*time.Hour, window, 0, 0), inMemory)
+				client, r := login(t, s)
+				for range 20 {
+					ok(t, r)
+					if r.IDToken() == "" { // of an exchange for a refresh token
+						r = s.Refresh(client, r.RefreshToken())
+						continue
+					}
+					exp := time.Unix(int64(s.ParseIDToken(client, r.IDToken())["exp"].(float64)), 0)
+					require.Equal(t, window/2, time.Until(exp).Round(time.Second))
+					time.Sleep(time.Until(exp))
+					r = s.Refresh(client, r.RefreshToken())
+				}
+			})
+		})
+	}
+	t.Run("implicit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := start(t, limits(24*time.Hour, window, 0, 0), inMemory)
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+			exp := int64(s.ParseIDToken(optest.Implicit, v.Params.Get("id_token"))["exp"].(float64))
+			require.Equal(t, window/2, time.Until(time.Unix(exp, 0)).Round(time.Second))
+		})
+	})
 }
 
 // The storage knows only its own end of an access token: the hook has to ask for the

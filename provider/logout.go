@@ -72,11 +72,6 @@ type Logout struct {
 	// means 30, which takes about a day.
 	Tries int
 
-	// OmitSubject leaves "sub" out of logout tokens, for a provider whose ID
-	// tokens have another one than its storage: pairwise identifiers. "sid" is
-	// always there.
-	OmitSubject bool
-
 	// OmitReason leaves "session_end_reason" out of logout tokens, where
 	// applications that have no refresh token are not to know why a session
 	// ended: that the account was disabled, for example. Their users read it on
@@ -88,6 +83,12 @@ type Logout struct {
 type LogoutURIs struct {
 	BackChannel  string // backchannel_logout_uri; empty: none
 	FrontChannel string // frontchannel_logout_uri; empty: none
+
+	// WithSubject puts "sub" into the client's logout tokens, beside "sid", for an
+	// application that needs it. Others are better off without: some end all sessions
+	// of the user when they see a "sub", also those that were begun since. Where ID
+	// tokens have pairwise subjects it must not be set: "sub" is the storage's.
+	WithSubject bool
 }
 
 func (l *Logout) check() error {
@@ -268,6 +269,7 @@ type notification struct {
 	client  string
 	why     string // why the session ended, as a refused refresh says it
 	uri     string
+	named   bool  // the client is told the subject too
 	err     error // why there is no URI to send it to
 }
 
@@ -291,7 +293,7 @@ func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []st
 		if err != nil {
 			err = fmt.Errorf("its URI cannot be had: %w", err)
 		}
-		list = append(list, notification{sid: s.ID, subject: s.Subject, client: client, why: endedText(s), uri: uris.BackChannel, err: err})
+		list = append(list, notification{sid: s.ID, subject: s.Subject, client: client, why: endedText(s), uri: uris.BackChannel, named: uris.WithSubject, err: err})
 	}
 	return list, none
 }

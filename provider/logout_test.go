@@ -252,11 +252,19 @@ func TestARefusalIsGivenUpSoon(t *testing.T) {
 // A logout token is what Back-Channel Logout 1.0 section 2.4 says, and each try has
 // one of its own.
 func TestLogoutTokens(t *testing.T) {
-	for name, omit := range map[string]bool{"with all": false, "with nothing that need not be": true} {
+	for name, c := range map[string]struct{ named, omit bool }{
+		"by default": {}, "for a client that wants the subject": {named: true}, "with nothing that need not be": {omit: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := startNotified(t, limits(8*time.Hour, time.Hour, 0, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
-					p.Logout.OmitSubject, p.Logout.OmitReason = omit, omit
+					p.Logout.OmitReason = c.omit
+					uris := p.Logout.URIs
+					p.Logout.URIs = func(ctx context.Context, client string) (provider.LogoutURIs, error) {
+						u, err := uris(ctx, client)
+						u.WithSubject = c.named
+						return u, err
+					}
 				})
 				sid, tokens := n.login(t, optest.Web, "alice")
 				n.web.Set(http.StatusServiceUnavailable, false)
@@ -276,8 +284,10 @@ func TestLogoutTokens(t *testing.T) {
 					"iat": float64(began), "exp": float64(began + 120),
 					"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
 				}
-				if !omit {
+				if !c.omit {
 					want["session_end_reason"] = "ended_by_admin: the login session is over: an administrator ended it; sign in again"
+				}
+				if c.named {
 					want["sub"] = optest.SubjectOf("alice")
 				}
 				require.Equal(t, want, claims)

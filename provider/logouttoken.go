@@ -54,12 +54,12 @@ func (h *Hook) logoutToken(ctx context.Context, n notification) (string, error) 
 	rand.Read(id[:])
 	now := h.now()
 	claims := logoutClaims{
-		Issuer: n.subject.Issuer, Subject: n.subject.ID, Audience: n.client, SID: n.sid, Why: n.why,
+		Issuer: n.subject.Issuer, Audience: n.client, SID: n.sid, Why: n.why,
 		IssuedAt: now.Unix(), Expires: now.Add(logoutTokenLife).Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(id[:]), Events: map[string]struct{}{logoutEvent: {}},
 	}
-	if h.cfg.Logout.OmitSubject {
-		claims.Subject = ""
+	if n.named {
+		claims.Subject = n.subject.ID
 	}
 	if h.cfg.Logout.OmitReason {
 		claims.Why = ""

@@ -124,11 +124,11 @@ var waysIn = map[string][]wayIn{
 				require.Equal(t, was.Body, is.Body)
 			})
 		}},
-		{"urn:ietf:params:oauth:grant-type:device_code", "admits when the tokens are created; the device code makes one session", func(t *testing.T, d *driven) {
+		{"urn:ietf:params:oauth:grant-type:device_code", "admits when the tokens are created; the device code makes one session, and brings tokens once", func(t *testing.T, d *driven) {
 			start := d.DeviceStart(optest.Device)
 			d.startsNone(t, func() { d.DeviceApprove(start, "device") })
 			d.starts(t, policy.CLI, func() { granted(t, d.DevicePoll(optest.Device, start)) })
-			d.startsNone(t, func() { granted(t, d.DevicePoll(optest.Device, start)) })
+			d.startsNone(t, func() { require.Equal(t, "invalid_grant", d.DevicePoll(optest.Device, start).Error()) })
 		}},
 	},
 	"ResponseType": {

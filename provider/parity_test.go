@@ -445,6 +445,8 @@ func meantDeviations() []*deviation {
 			"the reason of an end is in the first refused refresh"),
 		answers(`late code: redeem`, `200`, `400 invalid_grant abandoned: .*`,
 			"a code holds its slot for 60 s (FAPI 2.0 section 5.3.2.1), not forever"),
+		answers(`device granted .*: poll again`, `200|500 server_error.*`, `400 invalid_grant the code has brought its tokens already.*`,
+			"a device code brings its tokens once, not forever"),
 		answers(`exchange \d+: of an ended session`, `200`, `400 invalid_request .*`,
 			"no token comes of a session that ended; the example leaves the access tokens of a logout before the last refresh"),
 		answers(`exchange \d+: of an ended session, refresh token`, `400 invalid_request .*`, `400 invalid_request .*logout.*`,

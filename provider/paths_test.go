@@ -334,10 +334,12 @@ func TestWhatOneUserCanMakeUsKeepIsBounded(t *testing.T) {
 // Rule 11: nothing secret in logs, events and the store.
 func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 	var log bytes.Buffer
+	var ahead atomic.Int64
 	sessions := memstore.New()
 	audit := provider.Audit(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
 		p.Store, p.Events = sessions, audit
+		p.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})
 	browser := s.Browser()
 	v := browser.Login(optest.Web, "alice", nil)
@@ -350,6 +352,7 @@ func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 	s.Browser().Login(optest.Web, "alice", nil)
 	require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Native, d), policy.ReasonEndedByAdmin, "root"))
 	ok(t, s.Refresh(optest.Web, next.RefreshToken()))
+	ahead.Store(int64(time.Minute))         // the grace is over
 	s.Refresh(optest.Web, r.RefreshToken()) // a replay
 
 	for _, event := range []string{"session_started", "login_refused", "session_ended", "refresh_replay"} {

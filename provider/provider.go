@@ -163,8 +163,17 @@ type Config struct {
 	// allows.
 	CodeLifetime time.Duration
 
-	// Grace is how long after a rotation the previous refresh token gets the
-	// same answer again, at most 60 s. Zero means 30 s; see NoGrace.
+	// Remainder is how much of a session must be left, until its active limit, for
+	// an authorization to go on in it. With less the session counts as over for that: the
+	// user is asked for credentials, or prompt=none answered with login_required.
+	// Many applications cannot begin with a login that is over at once. It is never
+	// more than a tenth of the active limit. A refresh goes on to the end. Zero
+	// means 60 s.
+	Remainder time.Duration
+
+	// Grace is how long after a refresh token was exchanged it gets its answer
+	// again, or the newest one since, at most 60 s. It holds for codes and device
+	// codes too. Zero means 30 s; see NoGrace.
 	Grace time.Duration
 
 	// NoGrace switches the grace off, and NoLostResponse the mending of a
@@ -270,6 +279,7 @@ type Hook struct {
 	watch    *storeWatch
 	counter  counter
 	walker   walker
+	patience patience
 	locks    keyedLock     // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
@@ -277,6 +287,7 @@ type Hook struct {
 	handles      atomic.Bool  // Handler was called
 	signers      signers
 	mistakes     mistakes
+	keyUnknown   seldom // EventKeyUnknown
 	outbox       outbox
 	logoutClient *logoutClient
 	announces    []announcement // in discovery
@@ -301,6 +312,7 @@ func New(cfg Config) (*Hook, error) {
 	}{
 		{"CodeLifetime", &cfg.CodeLifetime, 60 * time.Second, 10 * time.Minute}, // RFC 6749 section 4.1.2 recommends at most 10 minutes
 		{"Grace", &cfg.Grace, 30 * time.Second, 60 * time.Second},
+		{"Remainder", &cfg.Remainder, 60 * time.Second, 0},
 		{"KeyRollover", &cfg.KeyRollover, time.Hour, 0},
 		{"Remember", &cfg.Remember, 31 * 24 * time.Hour, 0},
 		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second, 0},
@@ -385,6 +397,7 @@ func New(cfg Config) (*Hook, error) {
 	h := &Hook{
 		cfg: cfg, ring: ring, watch: watch,
 		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
+		patience:     patienceOf(cfg),
 		wake:         make(chan struct{}, 1),
 		logoutClient: newLogoutClient(cfg.Logout),
 		announces:    announcements(cfg),

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -27,29 +28,128 @@ type standing uint8
 
 const (
 	current  standing = iota // the newest one
-	repeated                 // the one before, within the grace: the same answer again
+	repeated                 // exchanged less than the grace ago: the newest answer again
 	lost                     // the one before, after the grace, its successor never seen: the response was lost
 	ahead                    // newer than the store knows: the store lost a rotation
 	replayed                 // spent
 )
 
-// stands tells how a token stands.
-func (h *Hook) stands(g *store.Grant, t *refreshToken, now time.Time) standing {
-	sum := nonceSum(t.Nonce)
-	hash := sum[:]
+// A tokenPlace is what a grant knows of a token: all that its standing rests on.
+type tokenPlace struct {
+	newest    bool      // it is the current one
+	above     bool      // its generation is above the current one
+	previous  bool      // the current one was made from it
+	exchanged time.Time // when a successor was made of it; zero: nobody knows, or any more
+	seen      bool      // the current one, or the access token beside it, was used
+}
+
+// A patience is what [Config] has for a token that is not the current one.
+type patience struct {
+	grace time.Duration // zero: none
+	mends bool          // a response that was lost
+}
+
+func patienceOf(cfg Config) patience {
+	p := patience{grace: cfg.Grace, mends: !cfg.NoLostResponse}
+	if cfg.NoGrace {
+		p.grace = 0
+	}
+	return p
+}
+
+// repeats reports whether what was exchanged at a time still gets its answer again.
+func (p patience) repeats(exchanged, now time.Time) bool { return now.Before(exchanged.Add(p.grace)) }
+
+// standing is the rule. A token that was exchanged within the grace, and all that
+// came of it since, were issued within the grace to the same client: whoever has
+// it could have had the newest answer in its turn.
+func (p tokenPlace) standing(with patience, now time.Time) standing {
 	switch {
-	case t.Generation == g.Generation && subtle.ConstantTimeCompare(hash, g.NonceHash) == 1:
+	case p.newest:
 		return current
-	case t.Generation > g.Generation:
+	case p.above:
 		return ahead
-	case subtle.ConstantTimeCompare(hash, g.FromHash) != 1:
+	case p.exchanged.IsZero():
 		return replayed
-	case !h.cfg.NoGrace && now.Before(g.Rotated.Add(h.cfg.Grace)):
+	case with.repeats(p.exchanged, now):
 		return repeated
-	case !h.cfg.NoLostResponse && !g.Used:
+	case p.previous && with.mends && !p.seen:
 		return lost
 	}
 	return replayed
+}
+
+// stands tells how a token stands.
+func (h *Hook) stands(g *store.Grant, t *refreshToken, now time.Time) standing {
+	p, _ := placeIn(g, t)
+	return p.standing(h.patience, now)
+}
+
+// placeIn finds a token in its grant. For one that was exchanged, from is the nonce of
+// the token that the current one was made from: it opens the newest answer.
+func placeIn(g *store.Grant, t *refreshToken) (p tokenPlace, from [16]byte) {
+	p.seen = g.Used
+	sum := nonceSum(t.Nonce)
+	switch {
+	case t.Generation == g.Generation && subtle.ConstantTimeCompare(sum[:], g.NonceHash) == 1:
+		p.newest = true
+	case t.Generation > g.Generation:
+		p.above = true
+	case subtle.ConstantTimeCompare(sum[:], g.FromHash) == 1:
+		p.previous, p.exchanged, from = true, g.Rotated, t.Nonce
+	default:
+		p.exchanged, from = follow(g, t)
+	}
+	return p, from
+}
+
+// A chain of rotations that followed each other within the grace is kept as records
+// of chainLink bytes: when, in microseconds, and the salt of the next nonce. maxChain
+// bounds them: a client that refreshes more often than that in one grace has a
+// fault that nobody can mend for it.
+const (
+	chainLink = 8 + 16
+	maxChain  = 64
+)
+
+// follow leads from a token through the rotations after it to the nonce of the
+// token before the current one, and returns when the first of them was. The time
+// is zero if it leads nowhere: the token is too old, was void, or another version
+// of this program has rotated in between.
+func follow(g *store.Grant, t *refreshToken) (exchanged time.Time, from [16]byte) {
+	back := g.Generation - t.Generation // which is not above
+	if len(g.Chain)%chainLink != 0 || back > uint64(len(g.Chain)/chainLink) || back == 0 {
+		return time.Time{}, from
+	}
+	links := g.Chain[len(g.Chain)-int(back)*chainLink:]
+	at := time.UnixMicro(int64(binary.BigEndian.Uint64(links))).UTC()
+	from = t.Nonce
+	for ; len(links) > chainLink; links = links[chainLink:] {
+		from = nextNonce(from, [16]byte(links[8:chainLink]))
+	}
+	if sum := nonceSum(from); subtle.ConstantTimeCompare(sum[:], g.FromHash) != 1 {
+		return time.Time{}, [16]byte{}
+	}
+	return at, from
+}
+
+// lengthened is the chain of a grant after one more rotation. What is older than the
+// grace is left out: nothing leads from there any more.
+func (p patience) lengthened(chain []byte, now time.Time, salt [16]byte) []byte {
+	if p.grace == 0 {
+		return nil
+	}
+	for len(chain) >= chainLink {
+		at := time.UnixMicro(int64(binary.BigEndian.Uint64(chain)))
+		if len(chain) < maxChain*chainLink && now.Before(at.Add(p.grace)) {
+			break
+		}
+		chain = chain[chainLink:]
+	}
+	next := make([]byte, 0, len(chain)+chainLink)
+	next = append(next, chain...)
+	next = binary.BigEndian.AppendUint64(next, uint64(now.UnixMicro()))
+	return append(next, salt[:]...)
 }
 
 // A refreshState is what the first call found, for the second.
@@ -59,6 +159,7 @@ type refreshState struct {
 	session   store.Session
 	ruling    ruling
 	standing  standing
+	from      [16]byte   // for a repeat: the nonce of the token that the newest one was made from
 	inner     string     // the storage's token to exchange
 	answer    answer     // for a repeat
 	adopt     *admission // the token is from before the installation, and its session not in the store yet
@@ -249,14 +350,16 @@ func (c *core) judge(st *refreshState) error {
 	if err := usable(&st.session, st.ruling, now, policy.Use{Client: g.Client, Authenticated: g.Authenticated}); err != nil {
 		return err
 	}
-	st.standing = h.stands(g, &st.token, now)
+	var place tokenPlace
+	place, st.from = placeIn(g, &st.token)
+	st.standing = place.standing(h.patience, now)
 	st.inner = st.token.Token
 	switch st.standing {
 	case replayed:
 		return errReplay
 	case repeated, lost:
 		var err error
-		if st.answer, err = openRepeat(st.token.Nonce, g.Repeat); err != nil {
+		if st.answer, err = openRepeat(st.from, g.Repeat); err != nil {
 			return fmt.Errorf("the answer to repeat: %w", err)
 		}
 		st.inner = st.answer.Token
@@ -342,7 +445,12 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 	}
 	if st.standing == repeated {
-		return c.repeat(ctx, req, tr, st)
+		if !st.answer.stale(h.now()) {
+			return c.repeat(ctx, req, tr, st)
+		}
+		if err := c.presentNewest(st); err != nil {
+			return answer{}, err
+		}
 	}
 
 	now := h.now()
@@ -373,11 +481,11 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 
 	keep := h.cfg.KeepRefreshToken != nil && req.client != nil && token == st.inner && st.standing == current &&
 		h.cfg.KeepRefreshToken(ctx, req.client)
-	next := st.token
+	next, salt := st.token, newNonce()
 	next.Token = token
 	if !keep {
 		next.Generation = max(g.Generation, st.token.Generation) + 1
-		next.Nonce = newNonce()
+		next.Nonce = nextNonce(st.token.Nonce, salt)
 	}
 	a := answer{
 		Refresh: h.ring.sealRefresh(next), Token: token, Expires: expires, Scopes: tr.GetScopes(),
@@ -389,6 +497,10 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 		rotated.FromHash, rotated.Rotated, rotated.Used = nonceHash(st.token.Nonce), now, false
 		rotated.Repeat = sealRepeat(st.token.Nonce, a)
 		rotated.Address = addressHash(st.token.Nonce, req.address)
+		if st.standing != current {
+			rotated.Chain = nil // it led to a token that is void now
+		}
+		rotated.Chain = h.patience.lengthened(rotated.Chain, now, salt)
 	}
 	if st.standing == ahead {
 		h.sessionEvent(ctx, EventRollback, &st.session, g.Client)
@@ -421,6 +533,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
+		s.Codes = withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
 		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
 		h.postpone(s, st.ruling)
 		return nil
@@ -500,7 +613,19 @@ func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, s
 	return c.repeat(ctx, req, tr, st)
 }
 
-// repeat gives the answer again that the token got before.
+// presentNewest puts the newest refresh token in the place of one that would get it again,
+// beside an access token that is over: the client would refresh at once, and had
+// waited for nothing. tr is the storage's request for the newest already.
+func (c *core) presentNewest(st *refreshState) error {
+	newest, err := c.h.ring.openRefresh(st.answer.Refresh, c.h.now())
+	if err != nil {
+		return fmt.Errorf("the answer to repeat: %w", err)
+	}
+	st.token, st.standing = newest, current
+	return nil
+}
+
+// repeat gives the answer again that the token got before, or the newest one since.
 func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (answer, error) {
 	h := c.h
 	now := h.now()
@@ -511,15 +636,31 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 	}
 	g := st.session.Grant(st.token.Grant)
 	c.tellMoved(ctx, req, st)
-	req.belong(h, st.session, st.ruling, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
-	req.acr = acrOf(&st.session, g)
+	a, err := c.answerAgain(ctx, req, st.session, st.ruling, g, st.answer)
+	if err == nil {
+		h.announceExpiry(req, now)
+	}
+	return a, err
+}
+
+// noteMoved tells of a repeat from another address than the one that got the answer.
+func (h *Hook) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
+	if len(was) > 0 && subtle.ConstantTimeCompare(was, is) != 1 {
+		h.sessionEvent(ctx, EventRepeatMoved, s, client)
+	}
+}
+
+// answerAgain gives an answer once more, as the limits of now allow.
+func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a answer) (answer, error) {
+	h := c.h
+	now := h.now()
+	req.belong(h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
+	req.acr = acrOf(&s, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
 		return answer{}, err
 	}
-	h.sessionEvent(ctx, EventRepeat, &st.session, g.Client)
-	h.announceExpiry(req, now)
-	a := st.answer
+	h.sessionEvent(ctx, EventRepeat, &s, g.Client)
 	if !a.Expires.After(now) {
 		// op computes an unsigned number of seconds from it. The access token
 		// is over all the same: its end is sealed in.
@@ -533,9 +674,7 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 // tellMoved tells of a repeat that comes from another address than the first.
 func (c *core) tellMoved(ctx context.Context, req *request, st *refreshState) {
 	g := st.session.Grant(st.token.Grant)
-	if len(g.Address) > 0 && subtle.ConstantTimeCompare(g.Address, addressHash(st.token.Nonce, req.address)) != 1 {
-		c.h.sessionEvent(ctx, EventRepeatMoved, &st.session, g.Client)
-	}
+	c.h.noteMoved(ctx, &st.session, g.Client, g.Address, addressHash(st.from, req.address))
 }
 
 func sameScopes(a, b []string) bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -458,6 +459,47 @@ func TestAKeyAheadIsAnOutageForEveryRequest(t *testing.T) {
 	})
 }
 
+// Anybody can make up the name of a key, and is answered like somebody whose token came a
+// step too early. That raises no alarm: an event of its own, a warning, once a minute.
+func TestAMadeUpKeyRaisesNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Events = provider.Tee(p.Events, provider.Audit(slog.New(slog.NewTextHandler(&log, nil))))
+		})
+		r := s.Login(optest.Web, "alice")
+		log.Reset()
+		head, body, _ := strings.Cut(r.RefreshToken(), ".")
+		forged := func() string {
+			id := provider.NewKey(time.Now()).ID()
+			return head[:len(head)-len(id)] + id + "." + body
+		}
+		flood := func() {
+			for range 20 {
+				unavailable(t, s.Refresh(optest.Web, forged()))
+				unavailable(t, s.Refresh(optest.SPA, forged()))
+				unavailable(t, s.Revoke(optest.Web, forged(), ""))
+				time.Sleep(time.Second)
+			}
+		}
+		flood()
+		flood()
+		require.Len(t, s.seen(provider.EventKeyUnknown), 1)
+		time.Sleep(20*time.Second - time.Millisecond) // a minute after the first
+		unavailable(t, s.Refresh(optest.Web, forged()))
+		require.Len(t, s.seen(provider.EventKeyUnknown), 1)
+		time.Sleep(time.Millisecond)
+		unavailable(t, s.Refresh(optest.Web, forged()))
+		require.Len(t, s.seen(provider.EventKeyUnknown), 2)
+		require.Empty(t, s.seen(provider.EventUnavailable))
+		require.Contains(t, log.String(), "level=WARN msg=key_unknown")
+		require.NotContains(t, log.String(), "level=ERROR")
+		require.NotContains(t, log.String(), "curfew_rt_")
+		ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+	})
+}
+
 // wrappedHook is a hook with something between it and op.
 type wrappedHook struct {
 	*provider.Hook
@@ -556,8 +598,8 @@ func TestATokenThatTheStorageRevokedIsWaitedForOnce(t *testing.T) {
 	})
 }
 
-// A grant that was dropped, and made anew by its device code, does not bring
-// back what was voided before.
+// A grant that was dropped is not made anew by its device code, nor does that bring back
+// what was voided before.
 func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
 	storage := optest.NewStorage()
 	s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
@@ -574,7 +616,7 @@ func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
 	t2 := ok(t, s.Refresh(optest.Device, t1.RefreshToken()))
 	ok(t, s.TokenExchange(optest.Device, t2.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
 	refusedFor(t, s.Refresh(optest.Device, t2.RefreshToken()), policy.ReasonRevoked)
-	ok(t, s.DevicePoll(optest.Device, d))
+	require.Empty(t, s.DevicePoll(optest.Device, d).AccessToken())
 	again := s.Refresh(optest.Device, t1.RefreshToken()) // spent long ago
 	require.Equal(t, "invalid_grant", again.Error(), "%s", again.Body)
 }
@@ -919,4 +961,168 @@ func TestWaitersDoNotQueueForAnOutage(t *testing.T) {
 		}
 		require.LessOrEqual(t, time.Since(began), 7*time.Second, "twice the time-out, not ten times")
 	})
+}
+
+// Rule 7: a client whose requests refresh in turn, each what the other just got, and one
+// of them is late with what it had from before. Whatever it is, it gets the newest answer
+// for as long as the grace, and a thief nothing that the grace did not give before.
+func TestAChainOfRefreshesIsOneRotation(t *testing.T) {
+	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				one, two := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), wrap, nil)
+				last := one.Login(optest.Web, "alice")
+				tokens := []string{last.RefreshToken()}
+				for i := range 10 {
+					last = ok(t, []*setup{one, two}[i%2].Refresh(optest.Web, last.RefreshToken()))
+					tokens = append(tokens, last.RefreshToken())
+					time.Sleep(time.Second)
+				}
+				for i, late := range tokens[:10] {
+					r := ok(t, []*setup{one, two}[i%2].Refresh(optest.Web, late))
+					require.Equal(t, last.RefreshToken(), r.RefreshToken(), "%d", i)
+					require.Equal(t, true, one.Introspect(optest.Web, r.AccessToken()).JSON["active"])
+				}
+				require.Equal(t, "invalid_grant", one.Refresh(optest.Web2, tokens[3]).Error(), "another client")
+				time.Sleep(20*time.Second - time.Millisecond) // the first was exchanged 30 s ago
+				require.Equal(t, last.RefreshToken(), ok(t, one.Refresh(optest.Web, tokens[0])).RefreshToken())
+				ok(t, two.Refresh(optest.Web, last.RefreshToken()))
+				require.Empty(t, one.seen(provider.EventReplay))
+				require.Empty(t, two.seen(provider.EventReplay))
+
+				time.Sleep(time.Millisecond)
+				ok(t, one.Refresh(optest.Web, tokens[1]))
+				refusedFor(t, one.Refresh(optest.Web, tokens[0]), policy.ReasonReplay)
+				require.Empty(t, one.live(t, "alice"))
+			})
+		})
+	}
+}
+
+// The same as it happens: ten requests at once, again and again, of a client that keeps
+// the token in one place and takes from there whatever is in it.
+func TestParallelChainsOfRefreshes(t *testing.T) {
+	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
+		t.Run(name, func(t *testing.T) {
+			one, two := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), wrap, nil)
+			var mu sync.Mutex
+			token := one.Login(optest.Web, "alice").RefreshToken()
+			replies := make([][]optest.Reply, 10)
+			parallel(10, func(i int) {
+				mu.Lock()
+				mine := token
+				mu.Unlock()
+				for range 6 {
+					r := []*setup{one, two}[i%2].Refresh(optest.Web, mine)
+					replies[i] = append(replies[i], r)
+					if r.RefreshToken() == "" {
+						continue
+					}
+					mu.Lock()
+					token, mine = r.RefreshToken(), token // the next request has what another one got before
+					mu.Unlock()
+				}
+			})
+			for _, all := range replies {
+				for _, r := range all {
+					require.NotEqual(t, "invalid_grant", r.Error(), "%s", r.Body)
+				}
+			}
+			ok(t, one.Refresh(optest.Web, token))
+			require.Empty(t, one.seen(provider.EventReplay))
+			require.Empty(t, two.seen(provider.EventReplay))
+			require.Len(t, one.live(t, "alice"), 1)
+		})
+	}
+}
+
+// What a chain keeps is bounded, and is gone with the first rotation after the grace.
+func TestAChainOfRefreshesIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemoryNonRotating)
+		token := s.Login(optest.Web, "alice").RefreshToken()
+		size := func() int { return len(s.live(t, "alice")[0].Grants[0].Chain) }
+		token = ok(t, s.Refresh(optest.Web, token)).RefreshToken()
+		one := size()
+		for range 200 {
+			token = ok(t, s.Refresh(optest.Web, token)).RefreshToken()
+			require.LessOrEqual(t, size(), 64*one)
+		}
+		require.Equal(t, 64*one, size())
+		time.Sleep(10 * time.Minute)
+		ok(t, s.Refresh(optest.Web, token))
+		require.Equal(t, one, size())
+		require.NoError(t, s.hook.End(t.Context(), s.live(t, "alice")[0].ID, policy.ReasonEndedByAdmin, "root"))
+		ended, _, err := s.hook.List(t.Context(), store.Filter{State: store.Ended}, "", 10)
+		require.NoError(t, err)
+		require.Empty(t, ended[0].Grants[0].Chain)
+	})
+}
+
+// A program of the version before keeps what it does not know, and rotates. Its rotations
+// break the chain: what is behind them is spent, as it was for that program, and what
+// came since is not.
+func TestAChainAndAVersionThatKeepsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemoryNonRotating)
+		r := s.Login(optest.Web, "alice")
+		t0 := r.RefreshToken()
+		t1 := ok(t, s.Refresh(optest.Web, t0)).RefreshToken()
+		before, err := s.store.Get(t.Context(), s.sid(t, optest.Web, r))
+		require.NoError(t, err)
+		t2 := ok(t, s.Refresh(optest.Web, t1)).RefreshToken()
+		after, err := s.store.Get(t.Context(), before.ID)
+		require.NoError(t, err)
+		after.Grants[0].Chain = before.Grants[0].Chain // as that program leaves it
+		_, err = s.store.Update(t.Context(), after)
+		require.NoError(t, err)
+		require.Equal(t, t2, ok(t, s.Refresh(optest.Web, t1)).RefreshToken())
+		t3 := ok(t, s.Refresh(optest.Web, t2)).RefreshToken()
+		require.Equal(t, t3, ok(t, s.Refresh(optest.Web, t2)).RefreshToken())
+		refusedFor(t, s.Refresh(optest.Web, t0), policy.ReasonReplay)
+	})
+}
+
+// A briefly is a storage whose access tokens are over before the grace is.
+type briefly struct {
+	*optest.Storage
+	life time.Duration
+}
+
+func (s briefly) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenRequest, token string) (string, string, time.Time, error) {
+	id, next, _, err := s.Storage.CreateAccessAndRefreshTokens(ctx, r, token)
+	return id, next, time.Now().Add(s.life), err
+}
+
+// A repeat whose access token is over is an exchange: nobody is helped by a token that
+// is dead on arrival.
+func TestARepeatBringsAGoodAccessToken(t *testing.T) {
+	for name, c := range map[string]struct {
+		after time.Duration
+		same  bool
+	}{"while it is good": {9 * time.Second, true}, "in its last second": {9*time.Second + time.Millisecond, false}, "when it is over": {20 * time.Second, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+					inMemory(p, o)
+					o.Wrap = func(s *optest.Storage) op.Storage { return briefly{s, 10 * time.Second} }
+				})
+				t0 := s.Login(optest.Web, "alice").RefreshToken()
+				first := ok(t, s.Refresh(optest.Web, t0))
+				time.Sleep(c.after)
+				again := ok(t, s.Refresh(optest.Web, t0))
+				require.Equal(t, c.same, again.RefreshToken() == first.RefreshToken())
+				require.GreaterOrEqual(t, again.JSON["expires_in"], 1.0)
+				require.Equal(t, true, s.Introspect(optest.Web, again.AccessToken()).JSON["active"])
+				if !c.same {
+					require.EqualValues(t, 10, again.JSON["expires_in"])
+					for _, old := range []string{t0, first.RefreshToken()} { // whoever has those is not behind
+						require.Equal(t, again.RefreshToken(), ok(t, s.Refresh(optest.Web, old)).RefreshToken())
+					}
+				}
+				ok(t, s.Refresh(optest.Web, again.RefreshToken()))
+				require.Empty(t, s.seen(provider.EventReplay))
+			})
+		})
+	}
 }

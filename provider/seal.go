@@ -277,6 +277,10 @@ type answer struct {
 	Scopes  []string
 }
 
+// stale reports whether the access token of an answer is over, but for a rest of which op
+// could tell the client nothing: it counts in seconds.
+func (a *answer) stale(now time.Time) bool { return a.Expires.Sub(now) < time.Second }
+
 // sealRepeat seals an answer under a key derived from the nonce of the token
 // that was presented for it: who reads the store cannot open it.
 func sealRepeat(nonce [16]byte, a answer) []byte {
@@ -346,6 +350,19 @@ func nonceSum(nonce [16]byte) [sha256.Size]byte {
 func newNonce() (n [16]byte) {
 	rand.Read(n[:])
 	return n
+}
+
+// nextNonce is the nonce of the token that is made from one with the given nonce. The
+// salt is random: it is kept, so that the token leads to its successor, and says
+// nothing of it without the token.
+func nextNonce(nonce, salt [16]byte) (next [16]byte) {
+	const label = "curfew 1 next "
+	var b [len(label) + len(nonce) + len(salt)]byte
+	copy(b[copy(b[:], label):], nonce[:])
+	copy(b[len(label)+len(nonce):], salt[:])
+	sum := sha256.Sum256(b[:])
+	copy(next[:], sum[:])
+	return next
 }
 
 func appendString(b []byte, s string) []byte {

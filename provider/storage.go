@@ -46,9 +46,7 @@ func (c *core) answer(ctx context.Context, req *request, err error, refusal *oid
 // not a refusal: what the client holds stays good.
 func (c *core) outage(ctx context.Context, req *request, err error) *oidc.Error {
 	req.unavailable = true
-	if !errors.Is(err, context.Canceled) { // the client hung up: nothing to look at
-		c.h.event(ctx, Event{Type: EventUnavailable, Err: err})
-	}
+	c.h.unavailableEvent(ctx, err)
 	return oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
 }
 
@@ -93,7 +91,7 @@ func (c *core) AuthRequestByCode(ctx context.Context, code string) (op.AuthReque
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {
-		req.redeemsCode = true
+		req.redeemsCode, req.repeatKey = true, repeatKey(code)
 	}
 	return c.Storage.AuthRequestByCode(ctx, code)
 }
@@ -202,8 +200,7 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
 	a := admission{login: login, amr: ar.GetAMR(), acr: keptACR(ar.GetACR())}
 	if ar.GetResponseType() == oidc.ResponseTypeCode {
-		sum := digest("code", ar.GetID())
-		a.code = sum[:16]
+		a.code = codeHash(ar)
 	}
 	name := []string{"auth", ar.GetID()}
 	// A native client does not join: each of its logins is its own.
@@ -277,7 +274,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			continue
 		}
 		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
-			if s.End == nil && a.late(&s, c.h.now()) {
+			if i := a.codeIn(&s); s.End == nil && a.late(&s, c.h.now()) && s.Codes[i].Used.IsZero() {
 				return store.Session{}, ruling{}, lateCode()
 			}
 			r, err := c.h.rules(ctx, s.Subject, false)
@@ -314,7 +311,7 @@ func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 // have whole seconds, rounded down.
 func (c *core) roomForToken(req *request, skew time.Duration) error {
 	now := c.h.now()
-	_, end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
+	end := req.live.window.Over()
 	if end.IsZero() || end.Add(-skew).Truncate(time.Second).After(now) {
 		return nil
 	}
@@ -423,6 +420,9 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			s, r, err = c.loginSession(ctx, req, t)
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
+		if req.redeemsCode && t.GetResponseType() == oidc.ResponseTypeCode {
+			i.code = codeHash(t)
+		}
 	case op.TokenExchangeRequest:
 		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
 		x := req.exchange
@@ -438,8 +438,11 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		}
 		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
 		i.client, i.name = t.GetClientID(), []string{"device", req.deviceCode}
-		s, r, err = c.admitDevice(ctx, req, t)
+		s, r, i.redeemed, err = c.admitDevice(ctx, req, t)
 		i.authenticated = t.GetAuthTime()
+		if req.deviceCode != "" {
+			i.code = deviceHash(req.deviceCode)
+		}
 	case *oidc.JWTTokenRequest:
 		// An assertion about a user: each is an authentication, and all of
 		// one service about one user are one session.
@@ -479,14 +482,14 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 
 // admitDevice decides about a device login when its tokens are created. The
 // device code makes one session, however often it is polled.
-func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (store.Session, ruling, error) {
+func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (s store.Session, r ruling, redeemed bool, err error) {
 	name := req.deviceCode
 	if name == "" { // a provider that keeps device codes by itself
 		name = newSID(subjectOf(ctx, t.GetSubject()))
 	}
 	client, err := c.clientOf(ctx, req, t.GetClientID())
 	if err != nil {
-		return store.Session{}, ruling{}, err
+		return store.Session{}, ruling{}, false, err
 	}
 	login := Login{Subject: subjectOf(ctx, t.GetSubject()), Client: client, Device: true, AuthTime: t.GetAuthTime()}
 	sid := func(n int) string { return derivedSID(login.Subject, n, "device", name) }
@@ -494,11 +497,14 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 		// op takes a device code that was approved for ever. Its session may
 		// have ended and be forgotten: no other one is made of it.
 		if first, err := c.h.get(ctx, sid(0)); errors.Is(err, store.ErrNotFound) || err == nil && c.h.cameToNothing(&first) {
-			return store.Session{}, ruling{}, oidc.ErrExpiredDeviceCode()
+			return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
 		}
 	}
-	s, r, err := c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), reserve: true, sid: sid})
-	return s, r, c.h.withSessionsURL(err)
+	if s, r, redeemed, err = c.redeemedDevice(ctx, sid, deviceHash(name)); redeemed || err != nil {
+		return s, r, redeemed, err
+	}
+	s, r, err = c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), reserve: true, sid: sid})
+	return s, r, false, c.h.withSessionsURL(err)
 }
 
 // cameToNothing reports whether a session was only ever reserved, and none by its
@@ -525,6 +531,8 @@ type issuance struct {
 	scopes        []string
 	authenticated time.Time // the authentication that the grant rests on
 	acr           string    // and how it was made
+	code          []byte    // hash of what names the code or device code that is redeemed; nil: there is none
+	redeemed      bool      // it is known that the code brought its tokens before
 }
 
 // maxACR bounds how a user signed in where it is kept, in bytes: an acr is a URI or a
@@ -571,6 +579,10 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		return "", "", time.Time{}, err
 	}
 
+	if redeemed(&s, i) {
+		return c.redeemedAgain(ctx, req, s, r, i)
+	}
+
 	var id, token string
 	if i.refresh {
 		id, token, expires, err = c.Storage.CreateAccessAndRefreshTokens(ctx, i.request, "")
@@ -598,33 +610,53 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	defer cancel()
 	was := s
 	var before *store.Grant
+	expires = c.bound(req, h.now(), expires, skew)
+	a := answer{Token: token, Expires: expires, Scopes: i.scopes}
+	var other store.Session // in which another request has redeemed the code meanwhile
 	s, err = h.change(wctx, s, func(s *store.Session) error {
 		if err := usable(s, r, now, use); err != nil {
 			return err
 		}
+		if redeemed(s, i) {
+			other = *s
+			return errRedeemed
+		}
 		before = nil
-		if old := s.Grant(g.ID); old != nil {
+		old := s.Grant(g.ID)
+		if old != nil {
 			kept := *old
 			before = &kept
-			if !old.Revoked.IsZero() {
-				return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
-			}
-			if !i.refresh && s.ReservedUntil.IsZero() {
-				g.Generation = old.Generation
-				return errNoChange // an access token alone, once more
-			}
-			// The same code or device code again: its first answer was lost.
-			// A new generation voids what was in it.
-			if i.refresh {
-				g.Generation = max(g.Generation, old.Generation+1)
-			}
 		}
-		putGrant(s, g, h.cfg.MaxGrants)
+		switch {
+		case old == nil:
+			putGrant(s, g, h.cfg.MaxGrants)
+		case !old.Revoked.IsZero():
+			return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
+		case i.refresh: // of a provider that names no code: a new generation voids the one before
+			g.Generation = max(g.Generation, old.Generation+1)
+			putGrant(s, g, h.cfg.MaxGrants)
+		default:
+			g.Generation = old.Generation // an access token alone, once more
+		}
+		a.Access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
+		if i.refresh {
+			a.Refresh = h.ring.sealRefresh(refreshToken{
+				Token: token, SID: s.ID, Grant: g.ID, Client: i.client, Subject: s.Subject, Scopes: i.scopes,
+				Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
+			})
+		}
+		if old != nil && !i.refresh && i.code == nil && s.ReservedUntil.IsZero() {
+			return errNoChange
+		}
+		h.redeem(s, i, req, a, now)
 		s.ClientNames = withName(s.ClientNames, name)
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil
 	})
+	if errors.Is(err, errRedeemed) {
+		return c.redeemedAgain(ctx, req, other, r, i)
+	}
 	if err != nil {
 		return "", "", time.Time{}, err
 	}
@@ -632,22 +664,19 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	if !was.ReservedUntil.IsZero() {
 		b.reserved = was
 	}
+	if i.code != nil {
+		b.code, b.redeemed = i.code, now
+	}
 	c.h.begin(ctx, req, b)
 	c.h.signers.learn(s.Subject.Issuer, c)
 
 	req.belong(h, s, r, use)
 	req.acr = acrOf(&s, &g)
-	expires = c.bound(req, h.now(), expires, skew)
-	access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 	if i.refresh {
-		refresh = h.ring.sealRefresh(refreshToken{
-			Token: token, SID: s.ID, Grant: g.ID, Client: i.client, Subject: s.Subject, Scopes: i.scopes,
-			Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
-		})
 		h.announceExpiry(req, now)
 	}
 	req.private = true
-	return access, refresh, expires, nil
+	return a.Access, a.Refresh, a.Expires, nil
 }
 
 // usable refuses a session that has ended or is over.
@@ -703,7 +732,7 @@ func (c *core) skew(req *request) time.Duration {
 // bound shortens an access token's life to what the session allows. op adds
 // the client's ClockSkew, so it is taken off first.
 func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
-	end, _ := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
+	end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
 	if end.IsZero() {
 		return expires
 	}
@@ -776,7 +805,7 @@ func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, 
 			}
 			// op has asked for the ID token's life already, when nothing was
 			// known of a session.
-			_, end := req.live.rules.TokenEnd(c.h.now(), req.session.Policy(), req.live.use)
+			end := req.live.window.Over()
 			if !end.IsZero() && c.h.now().Add(client.IDTokenLifetime()+client.ClockSkew()).After(end) {
 				return c.h.misconfiguredAnswer(ctx, errRawRequest)
 			}

@@ -343,7 +343,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 		if s.End != nil || g == nil || !g.Revoked.IsZero() {
 			return errNoChange
 		}
-		g.Revoked, g.Repeat = h.now(), nil
+		g.Revoked, g.Repeat, g.Chain = h.now(), nil, nil
 		if s.Kind != policy.Browser && !slices.ContainsFunc(s.Grants, func(g store.Grant) bool { return g.Revoked.IsZero() && g.NonceHash != nil }) {
 			at, reason := g.Revoked, policy.ReasonRevoked
 			if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
@@ -377,7 +377,7 @@ func (c *core) noteDevice(ctx context.Context, deviceCode string) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {
-		req.deviceCode = grantID("device code", deviceCode)
+		req.deviceCode, req.repeatKey = grantID("device code", deviceCode), repeatKey(deviceCode)
 	}
 }
 
@@ -533,9 +533,9 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 	return made, nil
 }
 
-// tighten lowers max_age to Limits.Active, if the request names the user by a
-// hint: an authentication older than that could only make a session that is
-// over already. Whether it went unused does not show in its age. Without a hint
+// tighten lowers max_age to Limits.Active less Config.Remainder, if the request names
+// the user by a hint: an authentication older than that could only make a session that
+// is over already, or almost. Whether it went unused does not show in its age. Without a hint
 // nobody knows the user yet; the callback decides.
 func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
 	if userID == "" {
@@ -555,7 +555,7 @@ func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string)
 	if !limits {
 		return ar, nil
 	}
-	age := uint(active / time.Second)
+	age := uint((active - h.remainder(active)) / time.Second)
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar, nil
 	}

@@ -23,7 +23,7 @@ func Describe(s store.Session) string {
 	}
 	switch s.End.Reason {
 	case policy.ReasonInactivity:
-		return fmt.Sprintf("You were signed out after %s without activity.", words(s.End.At.Sub(s.LastActivity)))
+		return fmt.Sprintf("You were signed out after %s without activity.", words(unused(&s)))
 	case policy.ReasonActiveLimit:
 		return fmt.Sprintf("You were signed out because a sign-in lasts at most %s.", words(s.End.At.Sub(s.Authenticated)))
 	case policy.ReasonConcurrency:
@@ -50,9 +50,30 @@ func Describe(s store.Session) string {
 	return "You were signed out."
 }
 
-// words writes a duration as people say it, in its two largest units.
+// asSet is a limit as somebody set it, of what was measured of it: a little less, since
+// clients are told whole seconds, rounded down, and some time after it began to run; or
+// a second more, where a time was rounded on its way here. Limits are whole minutes, but
+// for very short ones.
+func asSet(d time.Duration) time.Duration {
+	minutes := (d - 2*time.Second + time.Minute - 1).Truncate(time.Minute)
+	if d < time.Minute || minutes-d > d/10 {
+		return d.Round(time.Second)
+	}
+	return minutes
+}
+
+// unused is for how long a session was not used when it ended: entering credentials is a
+// use.
+func unused(s *store.Session) time.Duration {
+	if s.Authenticated.After(s.LastActivity) {
+		return s.End.At.Sub(s.Authenticated)
+	}
+	return s.End.At.Sub(s.LastActivity)
+}
+
+// words writes the duration of a limit as people say it, in its two largest units.
 func words(d time.Duration) string {
-	d = max(0, d)
+	d = max(0, asSet(d))
 	var parts []string
 	for _, u := range []struct {
 		unit time.Duration
@@ -101,6 +122,11 @@ func refusalText(d policy.Decision) string {
 	return endText(d.Reason)
 }
 
+// almostOverText is that of a session of which too little is left to begin with.
+func almostOverText(d policy.Decision) string {
+	return fmt.Sprintf("%s: the login session is about to reach its limit of %s; sign in again", d.Reason, words(d.Limit))
+}
+
 // endText is the error_description for a session that has ended.
 func endText(reason policy.Reason) string {
 	return fmt.Sprintf("%s: the login session is over: %s; sign in again", reason, endCause(reason))
@@ -138,7 +164,7 @@ func endedText(s *store.Session) string {
 	d := policy.Decision{Reason: s.End.Reason}
 	switch s.End.Reason {
 	case policy.ReasonInactivity:
-		d.Limit = s.End.At.Sub(s.LastActivity)
+		d.Limit = unused(s)
 	case policy.ReasonActiveLimit:
 		d.Limit = s.End.At.Sub(s.Authenticated)
 	default:

@@ -26,6 +26,13 @@ func TestDurationsInWords(t *testing.T) {
 		15 * time.Minute:             "15 minutes",
 		90 * time.Minute:             "1 hour 30 minutes",
 		2 * time.Hour:                "2 hours",
+		2*time.Hour - time.Second:    "2 hours", // told in whole seconds, rounded down
+		2*time.Hour - 40*time.Second: "2 hours", // told some time after it began
+		2*time.Hour + time.Second:    "2 hours", // a time was rounded
+		119 * time.Minute:            "1 hour 59 minutes",
+		5*time.Minute - time.Second:  "5 minutes",
+		90 * time.Second:             "1 minute 30 seconds",
+		45 * time.Second:             "45 seconds",
 		24 * time.Hour:               "1 day",
 		720 * time.Hour:              "30 days",
 		25*time.Hour + 3*time.Second: "1 day 1 hour",
@@ -55,6 +62,19 @@ func TestEveryReasonHasWords(t *testing.T) {
 	require.Regexp(t, allowed, unavailableText)
 	require.Equal(t, policy.Reason(""), ReasonOf("invalid code"))
 	require.Equal(t, policy.Reason(""), ReasonOf(unavailableText))
+}
+
+// The sentence says the setting, whenever in its life the session ended.
+func TestAnEndSaysTheSetting(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, s := range map[string]store.Session{
+		"used last":               {Authenticated: at, LastActivity: at.Add(time.Hour), End: &store.End{At: at.Add(3 * time.Hour), Reason: policy.ReasonInactivity}},
+		"signed in last":          {Authenticated: at.Add(time.Hour), LastActivity: at, End: &store.End{At: at.Add(3 * time.Hour), Reason: policy.ReasonInactivity}},
+		"an end that was rounded": {Authenticated: at, LastActivity: at.Add(999 * time.Microsecond), End: &store.End{At: at.Add(2 * time.Hour), Reason: policy.ReasonInactivity}},
+	} {
+		require.Equal(t, "You were signed out after 2 hours without activity.", Describe(s), name)
+		require.Equal(t, "inactivity: the login session ended after 2 hours without activity; sign in again", endedText(&s), name)
+	}
 }
 
 func TestCoarseAddresses(t *testing.T) {

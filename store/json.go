@@ -114,8 +114,8 @@ var (
 		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
 		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
-		"from_hash", "rotated", "used", "repeat", "address", "revoked"}
-	codeNames     = []string{"hash", "until"}
+		"from_hash", "rotated", "used", "repeat", "chain", "address", "revoked"}
+	codeNames     = []string{"hash", "until", "used", "repeat", "address"}
 	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals", "with_parent"}
 	deliveryNames = []string{"client", "uri", "error", "attempts", "refused", "next", "given_up"}
 )
@@ -223,6 +223,7 @@ func (e *encoder) grant(g *Grant) {
 	e.time("rotated", g.Rotated)
 	e.bool("used", g.Used)
 	e.base64("repeat", g.Repeat)
+	e.base64("chain", g.Chain)
 	e.base64("address", g.Address)
 	e.time("revoked", g.Revoked)
 	e.unknown(g.Unknown, grantNames)
@@ -233,6 +234,9 @@ func (e *encoder) code(x *Code) {
 	e.b = append(e.b, '{')
 	e.base64("hash", x.Hash)
 	e.time("until", x.Until)
+	e.time("used", x.Used)
+	e.base64("repeat", x.Repeat)
+	e.base64("address", x.Address)
 	e.unknown(x.Unknown, codeNames)
 	e.b = append(e.b, '}')
 }
@@ -558,6 +562,8 @@ func (d *decoder) grant(g *Grant) error {
 			g.Used, err = d.bool()
 		case "repeat":
 			g.Repeat, err = d.base64()
+		case "chain":
+			g.Chain, err = d.base64()
 		case "address":
 			g.Address, err = d.base64()
 		case "revoked":
@@ -604,6 +610,12 @@ func (d *decoder) code(x *Code) error {
 			x.Hash, err = d.base64()
 		case "until":
 			x.Until, err = d.time()
+		case "used":
+			x.Used, err = d.time()
+		case "repeat":
+			x.Repeat, err = d.base64()
+		case "address":
+			x.Address, err = d.base64()
 		default:
 			return false, nil
 		}

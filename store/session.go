@@ -80,7 +80,8 @@ type Session struct {
 	ReservedUntil time.Time `json:"reserved_until,omitzero"`
 
 	// Codes are the latest logins by authorization code that this session was
-	// made for or joined by, and how long the code of each is good.
+	// made for or joined by, and how long the code of each is good; and the
+	// device codes that brought tokens in it.
 	Codes []Code `json:"codes,omitempty"`
 
 	// Adopted is whether it was made from a refresh token from before the
@@ -153,6 +154,12 @@ type Grant struct {
 	// derived from the token it was made from.
 	Repeat []byte `json:"repeat,omitempty"`
 
+	// Chain is one record for each of the latest rotations that followed each
+	// other closely, the latest last: when it was, and what the nonce of the new
+	// token was made with. Only the nonce of a token of the chain leads to
+	// those of the later ones.
+	Chain []byte `json:"chain,omitempty"`
+
 	// Address is the hash of the address that rotated last, to notice a
 	// repeat from another one.
 	Address []byte `json:"address,omitempty"`
@@ -163,10 +170,19 @@ type Grant struct {
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
-// A Code is the authorization code of one login (RFC 6749 section 4.1.2).
+// A Code is the authorization code of one login (RFC 6749 section 4.1.2), or a
+// device code that has brought its tokens (RFC 8628 section 3.4).
 type Code struct {
 	Hash  []byte    `json:"hash,omitempty"` // of what names the login
 	Until time.Time `json:"until,omitzero"` // it is late from then on
+
+	// Used is when it brought its tokens; zero: it has not yet. Repeat is the
+	// answer that carried them, sealed under a key derived from the code, and
+	// Address the hash of the address that got it. These two are kept for a
+	// moment only.
+	Used    time.Time `json:"used,omitzero"`
+	Repeat  []byte    `json:"repeat,omitempty"`
+	Address []byte    `json:"address,omitempty"`
 
 	Unknown map[string]json.RawMessage `json:"-"`
 }
@@ -227,18 +243,22 @@ func (s Session) Clone() Session {
 
 	n := len(s.BrowserHash)
 	for i := range s.Codes {
-		n += len(s.Codes[i].Hash)
+		x := &s.Codes[i]
+		n += len(x.Hash) + len(x.Repeat) + len(x.Address)
 	}
 	for i := range s.Grants {
 		g := &s.Grants[i]
-		n += len(g.NonceHash) + len(g.FromHash) + len(g.Repeat) + len(g.Address)
+		n += len(g.NonceHash) + len(g.FromHash) + len(g.Repeat) + len(g.Chain) + len(g.Address)
 	}
 	bytes := make([]byte, 0, n)
 	s.BrowserHash, bytes = carve(bytes, s.BrowserHash)
 	s.Codes = slices.Clone(s.Codes)
 	for i := range s.Codes {
-		s.Codes[i].Hash, bytes = carve(bytes, s.Codes[i].Hash)
-		s.Codes[i].Unknown = cloneUnknown(s.Codes[i].Unknown)
+		x := &s.Codes[i]
+		x.Hash, bytes = carve(bytes, x.Hash)
+		x.Repeat, bytes = carve(bytes, x.Repeat)
+		x.Address, bytes = carve(bytes, x.Address)
+		x.Unknown = cloneUnknown(x.Unknown)
 	}
 	s.Grants = slices.Clone(s.Grants)
 	for i := range s.Grants {
@@ -246,6 +266,7 @@ func (s Session) Clone() Session {
 		g.NonceHash, bytes = carve(bytes, g.NonceHash)
 		g.FromHash, bytes = carve(bytes, g.FromHash)
 		g.Repeat, bytes = carve(bytes, g.Repeat)
+		g.Chain, bytes = carve(bytes, g.Chain)
 		g.Address, bytes = carve(bytes, g.Address)
 		g.Unknown = cloneUnknown(g.Unknown)
 	}

@@ -190,7 +190,7 @@ func TestEndByInactivity(t *testing.T) {
 	l, err := w.file(dir).Load()
 	require.NoError(t, err)
 	proctest.Eventually(t, func() bool { return time.Now().After(l.EndsUnused.Add(time.Second)) })
-	over(t, w, dir, "because the sign-in was not used for too long", "after 3 seconds without activity")
+	over(t, w, dir, "You were signed out after 3 seconds without activity.")
 }
 
 func TestEndByTheActiveLimit(t *testing.T) {
@@ -201,7 +201,7 @@ func TestEndByTheActiveLimit(t *testing.T) {
 		code, _ := w.run(dir, "call")
 		return code == exitSignIn
 	})
-	over(t, w, dir, "because a sign-in lasts only so long", "its limit of 5 seconds")
+	over(t, w, dir, "You were signed out because a sign-in lasts at most 5 seconds.")
 }
 
 func TestEndedByALoginElsewhere(t *testing.T) {

@@ -90,6 +90,24 @@ var next = map[string]string{
 	"replay":           "If you did not restore a backup of this folder, tell your administrator. To sign in again, run \"cli login\".",
 }
 
+// What Curfew says of a limit that was reached, and how the user is told: in the sentence
+// that its own pages have.
+var (
+	unusedFor = regexp.MustCompile(`^the login session ended (after [a-z0-9 ]{1,40} without activity)$`)
+	lastsFor  = regexp.MustCompile(`^the login session reached its limit of ([a-z0-9 ]{1,40})$`)
+)
+
+// ofLimit says which limit was reached; "" if the provider does not.
+func ofLimit(reason, detail string) string {
+	if m := unusedFor.FindStringSubmatch(detail); m != nil && reason == "inactivity" {
+		return "You were signed out " + m[1] + "."
+	}
+	if m := lastsFor.FindStringSubmatch(detail); m != nil && reason == "active_limit" {
+		return "You were signed out because a sign-in lasts at most " + m[1] + "."
+	}
+	return ""
+}
+
 // whyOver says why a login is over, and what to do.
 func whyOver(description string) string {
 	reason, detail, _ := strings.Cut(description, ": ")
@@ -98,7 +116,9 @@ func whyOver(description string) string {
 		text, detail = "Your sign-in is over.", description
 	}
 	detail = strings.TrimSuffix(detail, "; sign in again")
-	if detail != "" {
+	if limit := ofLimit(reason, detail); limit != "" {
+		text = limit
+	} else if detail != "" {
 		text += "\nThe provider says: " + detail + "."
 	}
 	do := next[reason]

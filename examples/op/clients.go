@@ -27,6 +27,7 @@ type clientEntry struct {
 	AccessTokenType        string              `json:"access_token_type"` // opaque (if empty) or jwt
 	PostLogoutRedirectURIs []string            `json:"post_logout_redirect_uris"`
 	BackChannelLogoutURI   string              `json:"backchannel_logout_uri"`
+	BackChannelSubject     bool                `json:"backchannel_logout_subject"` // its logout tokens have "sub" too
 	FrontChannelLogoutURI  string              `json:"frontchannel_logout_uri"`
 	Scopes                 []string            `json:"scopes"`   // beyond those of everybody: curfew.admin
 	Accounts               []string            `json:"accounts"` // that it administers when it acts for itself

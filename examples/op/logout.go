@@ -17,7 +17,9 @@ func logoutOf(issuer string, clients map[string]*client, allow []netip.Prefix) p
 			if c == nil {
 				return provider.LogoutURIs{}, nil // it is not registered any more
 			}
-			return provider.LogoutURIs{BackChannel: c.entry.BackChannelLogoutURI, FrontChannel: c.entry.FrontChannelLogoutURI}, nil
+			return provider.LogoutURIs{
+				BackChannel: c.entry.BackChannelLogoutURI, WithSubject: c.entry.BackChannelSubject, FrontChannel: c.entry.FrontChannelLogoutURI,
+			}, nil
 		},
 		Allow:    allow,
 		Loopback: strings.HasPrefix(issuer, "http:"), // which is on loopback: see checkIssuer

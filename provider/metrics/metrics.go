@@ -36,6 +36,7 @@
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
 //	curfew_misconfigured_total              counter                        mistakes in the set-up, each counted once in a process
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
+//	curfew_keys_unknown_total               counter                        minutes with answers of 503 for a sealing key that is not here; anybody can cause it
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_store_losses_total               counter                        times it was seen that the store has lost what it had, once a minute
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
@@ -119,7 +120,7 @@ type Metrics struct {
 	replays, repeats, repeatsElsewhere                           prometheus.Counter
 	rollbacks, writesLost                                        prometheus.Counter
 	unavailable, settingsStale, storeLosses, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages, mistakes                           prometheus.Counter
+	asked, notAsAsked, pages, mistakes, keysUnknown              prometheus.Counter
 	storeDuration                                                *prometheus.HistogramVec
 	storeErrors                                                  *prometheus.CounterVec
 	sessions, sweepLag                                           *prometheus.Desc
@@ -173,6 +174,7 @@ func New(cfg Config) *Metrics {
 
 	m.mistakes = m.counter("curfew_misconfigured_total", "Mistakes in the set-up because of which a limit does not hold, each counted once.")
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
+	m.keysUnknown = m.counter("curfew_keys_unknown_total", "Minutes in which 503 was answered because a token or page names a sealing key that this process does not have.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.storeLosses = m.counter("curfew_store_losses_total", "Times it was seen that the store has lost what it had, once a minute.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
@@ -283,6 +285,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.observedEnds.inc(string(e.Reason))
 	case provider.EventUnavailable:
 		m.unavailable.Inc()
+	case provider.EventKeyUnknown:
+		m.keysUnknown.Inc()
 	case provider.EventSettingsStale:
 		m.settingsStale.Inc()
 	case provider.EventStoreLost:

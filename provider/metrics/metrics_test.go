@@ -123,6 +123,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventMisconfigured:   `curfew_misconfigured_total`,
 		provider.EventStoreLost:       `curfew_store_losses_total`,
 		provider.EventUnavailable:     `curfew_unavailable_total`,
+		provider.EventKeyUnknown:      `curfew_keys_unknown_total`,
 	}
 	m := metrics.New(metrics.Config{})
 	r := registered(t, m)

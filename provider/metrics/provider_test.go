@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ func TestWhatHappensIsWhatIsCounted(t *testing.T) {
 	account.Concurrent, account.AtLimit = policy.LimitTo(2), policy.Refuse
 	counted := faultstore.New(memstore.New())
 	var log bytes.Buffer
+	var ahead atomic.Int64
 
 	m := metrics.New(metrics.Config{StatsMaxAge: -1})
 	r := registered(t, m)
@@ -38,6 +40,7 @@ func TestWhatHappensIsWhatIsCounted(t *testing.T) {
 		Events:   provider.Tee(m.Event, provider.Audit(slog.New(slog.NewTextHandler(&log, nil)))),
 		Keys:     provider.Keys{provider.NewKey(time.Now())},
 		Settings: provider.StaticSettings(policy.Settings{Accounts: map[string]policy.Account{"default": account}}),
+		Now:      func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 	})
 	require.NoError(t, err)
 	s := optest.Start(t, optest.Config{Hook: hook})
@@ -64,6 +67,7 @@ func TestWhatHappensIsWhatIsCounted(t *testing.T) {
 	ok(s.PostFrom(s.ClientFrom("127.0.0.6"), "/oauth/token", optest.Web,
 		url.Values{"grant_type": {"refresh_token"}, "refresh_token": {web.RefreshToken()}}))
 	last := ok(s.Refresh(optest.Web, next.RefreshToken()))
+	ahead.Store(int64(time.Minute)) // the grace is over
 	refused(s.Refresh(optest.Web, web.RefreshToken()), policy.ReasonReplay)
 	refused(s.Refresh(optest.Web, last.RefreshToken()), policy.ReasonReplay)
 

@@ -1,0 +1,226 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/zitadel/oidc/v3/pkg/oidc"
+	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// A code or device code brings tokens once. Within the grace it gets the same answer
+// again, as a refresh does; after it nothing. op and most storages know a device code
+// for ever, and of two requests with one code that race both may have found it good.
+
+// codeHash is how the authorization code of an auth request appears in a session, and
+// deviceHash how a device code does, of whose hash it is a hash.
+func codeHash(ar op.AuthRequest) []byte {
+	sum := digest("code", ar.GetID())
+	return sum[:16]
+}
+
+func deviceHash(code string) []byte {
+	sum := digest("device code", code)
+	return sum[:16]
+}
+
+// repeatKey is what the answer to a code is sealed with, instead of a token's nonce.
+func repeatKey(code string) (key [16]byte) {
+	sum := digest("repeat", code)
+	copy(key[:], sum[:])
+	return key
+}
+
+// errRedeemed is returned by a change that finds the code redeemed.
+var errRedeemed = errors.New("the code was redeemed by another request")
+
+// spentCode is the answer to a code that brought its tokens. Whoever presents it has
+// no token by that, and it says nothing of those who have: nothing ends.
+func spentCode() error {
+	return oidc.ErrInvalidGrant().WithDescription("the code has brought its tokens already; use the refresh token, or sign in again")
+}
+
+// redeemed reports whether the code of an issuance has brought its tokens in s: of one
+// that was forgotten since, or redeemed by the version before, its grant says so.
+func redeemed(s *store.Session, i issuance) bool {
+	if i.code == nil || i.redeemed {
+		return i.redeemed
+	}
+	if x := codeAt(s.Codes, i.code); x >= 0 && !s.Codes[x].Used.IsZero() {
+		return true
+	}
+	return i.refresh && s.Grant(grantID(i.name...)) != nil
+}
+
+// redeem notes that a code has brought its tokens, and its answer for a repeat.
+func (h *Hook) redeem(s *store.Session, i issuance, req *request, a answer, now time.Time) {
+	if i.code == nil {
+		return
+	}
+	codes := withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
+	at := codeAt(codes, i.code)
+	if at < 0 {
+		codes = withCode(codes, store.Code{Hash: i.code, Until: now}, now)
+		at = len(codes) - 1
+	} else {
+		codes = slices.Clone(codes)
+	}
+	x := &codes[at]
+	x.Used = now
+	if h.patience.grace > 0 && req.repeatKey != ([16]byte{}) {
+		x.Repeat, x.Address = sealRepeat(req.repeatKey, a), addressHash(req.repeatKey, req.address)
+	}
+	s.Codes = codes
+}
+
+// withoutAnswers returns the codes of a session without the answers of those that are
+// chosen.
+func withoutAnswers(codes []store.Code, chosen func(store.Code) bool) []store.Code {
+	old := func(x store.Code) bool { return x.Repeat != nil && chosen(x) }
+	if !slices.ContainsFunc(codes, old) {
+		return codes
+	}
+	codes = slices.Clone(codes)
+	for i := range codes {
+		if old(codes[i]) {
+			codes[i].Repeat, codes[i].Address = nil, nil
+		}
+	}
+	return codes
+}
+
+// redeemedAgain answers a code that has brought its tokens: within the grace with the
+// same answer, or with the newest one if its refresh token was exchanged meanwhile.
+func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+	a, err := c.codeAgain(ctx, req, s, r, i)
+	if err != nil {
+		return "", "", time.Time{}, err
+	}
+	req.private = true
+	return a.Access, a.Refresh, a.Expires, nil
+}
+
+func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (answer, error) {
+	h := c.h
+	now := h.now()
+	at := codeAt(s.Codes, i.code)
+	if at < 0 || !h.patience.repeats(s.Codes[at].Used, now) {
+		return answer{}, spentCode()
+	}
+	x := s.Codes[at]
+	a, err := openRepeat(req.repeatKey, x.Repeat)
+	if err != nil {
+		return answer{}, spentCode() // another code of the same login
+	}
+	t, err := h.ring.openAccess(a.Access, now)
+	if err != nil {
+		return answer{}, fmt.Errorf("the answer to repeat: %w", err)
+	}
+	g := s.Grant(t.Grant)
+	if g == nil || !g.Revoked.IsZero() {
+		return answer{}, errGrantRevoked
+	}
+	if a.Refresh == "" {
+		h.noteMoved(ctx, &s, g.Client, x.Address, addressHash(req.repeatKey, req.address))
+		if a.stale(now) {
+			if a, err = c.anotherAccessToken(ctx, req, s, r, i, g); err != nil {
+				return answer{}, err
+			}
+		}
+		return c.answerAgain(ctx, req, s, r, g, a)
+	}
+
+	st, err := c.asPresented(s, r, a, now)
+	switch {
+	case err != nil:
+		return answer{}, err
+	case !sameScopes(i.scopes, st.answer.Scopes):
+		return answer{}, spentCode() // a refresh asked for fewer, and op would tell of more
+	}
+	h.noteMoved(ctx, &s, g.Client, x.Address, addressHash(req.repeatKey, req.address))
+	if st.answer.stale(now) {
+		return c.exchangeNewest(ctx, req, st)
+	}
+	if a, err = c.answerAgain(ctx, req, s, r, g, st.answer); err == nil {
+		h.announceExpiry(req, now)
+	}
+	return a, err
+}
+
+// anotherAccessToken takes the place of one that is over, where there is no refresh token
+// to get another one with.
+func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (answer, error) {
+	id, expires, err := c.Storage.CreateAccessToken(ctx, i.request)
+	if err != nil {
+		return answer{}, storageError{err}
+	}
+	req.belong(c.h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
+	a := answer{Expires: c.bound(req, c.h.now(), expires, c.skew(req)), Scopes: i.scopes}
+	a.Access = c.h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: a.Expires})
+	return a, nil
+}
+
+// asPresented judges the refresh token in the answer to a code as if it had been
+// presented itself, and finds the newest answer that it leads to.
+func (c *core) asPresented(s store.Session, r ruling, a answer, now time.Time) (*refreshState, error) {
+	st := &refreshState{session: s, ruling: r}
+	var err error
+	if st.token, err = c.h.ring.openRefresh(a.Refresh, now); err != nil {
+		return nil, fmt.Errorf("the answer to repeat: %w", err)
+	}
+	switch err := c.judge(st); {
+	case errors.Is(err, errReplay):
+		return nil, spentCode()
+	case err != nil:
+		return nil, err
+	case st.standing == current:
+		st.answer = a
+	case st.standing != repeated:
+		return nil, spentCode()
+	}
+	return st, nil
+}
+
+// exchangeNewest exchanges the newest refresh token of an answer whose access token is
+// over; see presentNewest.
+func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshState) (answer, error) {
+	if err := c.presentNewest(st); err != nil {
+		return answer{}, err
+	}
+	st.inner = st.token.Token
+	tr, err := c.Storage.TokenRequestByRefreshToken(ctx, st.inner)
+	if err != nil {
+		return answer{}, storageError{err}
+	}
+	return c.rotate(ctx, req, tr, st)
+}
+
+// redeemedDevice finds the session that a device code has brought its tokens in, while
+// that is live: nobody's session is used, or made, by the code any more. It has one
+// session, or a second one if the first was only reserved. A session that has no note of
+// the code was begun by it before notes were made.
+func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string, code []byte) (s store.Session, r ruling, redeemed bool, err error) {
+	s, err = c.h.get(ctx, sid(0))
+	if err == nil && s.End != nil && s.End.Latest != "" {
+		s, err = c.h.get(ctx, s.End.Latest)
+	}
+	if errors.Is(err, store.ErrNotFound) || err == nil && (s.End != nil || !s.ReservedUntil.IsZero()) {
+		return store.Session{}, ruling{}, false, nil
+	}
+	if at := codeAt(s.Codes, code); err == nil && at >= 0 && s.Codes[at].Used.IsZero() {
+		return store.Session{}, ruling{}, false, nil
+	}
+	if err == nil {
+		r, err = c.h.rules(ctx, s.Subject, false)
+	}
+	if err != nil {
+		return store.Session{}, ruling{}, false, err
+	}
+	return s, r, usable(&s, r, c.h.now(), policy.Use{}) == nil, nil
+}
