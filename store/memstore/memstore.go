@@ -392,6 +392,7 @@ func own(s store.Session, revision int64) (*store.Session, error) {
 	}
 	for i := range s.Codes {
 		normalize(&s.Codes[i].Until)
+		normalize(&s.Codes[i].Used)
 	}
 	if s.End != nil {
 		normalize(&s.End.At)
