@@ -165,6 +165,9 @@ func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind
 			return room{}, fmt.Errorf("list sessions: %w", err)
 		}
 		for _, s := range page {
+			if s.Fenced() {
+				continue
+			}
 			held = append(held, s.Policy())
 			if r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
 				rm.live = append(rm.live, s)

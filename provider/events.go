@@ -33,6 +33,7 @@ const (
 	EventDeliveryGivenUp EventType = "logout_delivery_given_up" // it is not tried again, until Hook.Redeliver
 	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
+	EventGone            EventType = "user_gone"                // the user of a session is in no account any more; it ends after Config.GoneAfter
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
 )
@@ -62,7 +63,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		switch e.Type {
 		case EventRepeat:
 			level = slog.LevelDebug
-		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed:
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventGone, EventSettingsStale, EventDeliveryFailed:
 			level = slog.LevelWarn
 		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventUnavailable:
 			level = slog.LevelError

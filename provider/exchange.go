@@ -200,7 +200,7 @@ func (c *core) exchangedIDToken(ctx context.Context, tokenType oidc.TokenType, t
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}
-	r, err := c.h.rules(ctx, s.Subject, false)
+	s, r, err := c.h.inUse(ctx, s)
 	if err != nil {
 		return presentedToken{}, err
 	}

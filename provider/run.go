@@ -72,6 +72,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 	for _, account := range accounts {
 		errs.add(h.converge(ctx, account))
 	}
+	errs.add(h.sweepFences(ctx))
 	errs.add(h.keepCounts(ctx, accounts))
 	for {
 		dctx, cancel := h.bounded(ctx)
@@ -181,9 +182,16 @@ const sweepAgain = 10 * time.Minute
 func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	now := h.now()
 	var r ruling
-	if s.End == nil {
+	if s.Fenced() {
+		_, _, err := h.endByFence(ctx, s, s.Fence)
+		return err
+	}
+	if s.End == nil && s.Joined == "" {
 		var err error
-		if r, err = h.rules(ctx, s.Subject, false); err != nil {
+		if s, r, err = h.inUse(ctx, s); err == nil && s.End != nil {
+			return nil // it was ended, and everybody told
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return err // it is this process that stops: another one has it when the lease is over
 			}
@@ -426,7 +434,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 	}
 	var ended []store.Session
 	var observed []policy.Ending
-	err = h.cfg.Store.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
+	err = h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended, observed = ended[:0], nil
 		now := h.now()
 		list := make([]policy.Session, len(held))
@@ -448,8 +456,12 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 				changed = append(changed, s)
 				continue
 			}
-			due := s.Due
-			if h.postpone(&s, r); !s.Due.Equal(due) {
+			if len(r.accounts) == 0 && len(s.Accounts) > 0 {
+				continue // gone: its accounts' limits are looked at where it is used
+			}
+			due, who := s.Due, s.Who
+			s.Who = r.who
+			if h.postpone(&s, r); !s.Due.Equal(due) || who != s.Who {
 				changed = append(changed, s)
 			}
 		}

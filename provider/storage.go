@@ -268,8 +268,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			if s.End == nil && a.late(&s, c.h.now()) {
 				return store.Session{}, ruling{}, lateCode()
 			}
-			r, err := c.h.rules(ctx, s.Subject, false)
-			return s, r, err
+			return c.h.inUse(ctx, s)
 		}
 		abandoned = s.End.Reason == policy.ReasonAbandoned
 		n = nextNamesake(n, &s)

@@ -48,8 +48,11 @@ func (c *core) open(ctx context.Context, id, subject string) (t accessToken, s s
 	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject != subjectOf(ctx, subject) {
 		return t, s, r, true, errInactive
 	}
-	if r, err = h.rules(ctx, s.Subject, false); err != nil {
+	if s, r, err = h.inUse(ctx, s); err != nil {
 		return t, s, r, true, err
+	}
+	if g = s.Grant(t.Grant); s.End != nil || g == nil || !g.Revoked.IsZero() {
+		return t, s, r, true, errInactive // since then
 	}
 	if !r.rules.Check(now, s.Policy(), policy.Use{Client: g.Client, Authenticated: g.Authenticated}).Allow {
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
@@ -273,14 +276,14 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(wctx, t.SID)
+	s, err := h.load(wctx, t.SID)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	case err != nil:
 		return c.outage(ctx, req, err)
 	}
-	r, err := h.rules(ctx, s.Subject, false)
+	r, err := h.rulesOf(ctx, &s)
 	if err != nil {
 		return c.outage(ctx, req, err)
 	}
@@ -417,14 +420,14 @@ func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) 
 	h := c.h
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err = h.cfg.Store.Get(ctx, sid)
+	s, err = h.load(ctx, sid)
 	if errors.Is(err, store.ErrNotFound) || err == nil && (s.Subject != subject || s.End != nil) {
 		return s, nil, nil
 	}
 	if err != nil {
 		return s, nil, err
 	}
-	return h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, subject.ID)
+	return h.endTelling(ctx, s, h.rulesToEnd(ctx, &s), policy.ReasonLogout, subject.ID)
 }
 
 // TerminateSession is called by op only where TerminateSessionFromRequest is

@@ -35,6 +35,7 @@
 //	curfew_observed_refusals_total          counter    reason              refusals that an observed policy would have made
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
+//	curfew_users_gone_total                 counter                        sessions whose user turned out to be in no account any more
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
@@ -116,7 +117,7 @@ type Metrics struct {
 	observedRefusals, observedEnds, deliveries      vector
 	replays, repeats, repeatsElsewhere              prometheus.Counter
 	rollbacks, writesLost                           prometheus.Counter
-	unavailable, settingsStale, onEnd, sweep, stats prometheus.Counter
+	unavailable, gone, settingsStale, onEnd, sweep, stats prometheus.Counter
 	asked, notAsAsked, pages                        prometheus.Counter
 	storeDuration                                   *prometheus.HistogramVec
 	storeErrors                                     *prometheus.CounterVec
@@ -170,6 +171,7 @@ func New(cfg Config) *Metrics {
 	m.observedEnds = m.vector("curfew_observed_ends_total", "Ends that an observed policy would have made.", "reason", reasons)
 
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
+	m.gone = m.counter("curfew_users_gone_total", "Sessions whose user turned out to be in no account any more.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
@@ -279,6 +281,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.observedEnds.inc(string(e.Reason))
 	case provider.EventUnavailable:
 		m.unavailable.Inc()
+	case provider.EventGone:
+		m.gone.Inc()
 	case provider.EventSettingsStale:
 		m.settingsStale.Inc()
 	case provider.EventOnEndFailed:
@@ -356,6 +360,9 @@ const (
 	opDue         = "due"
 	opDelete      = "delete"
 	opStats       = "stats"
+	opPutFence    = "put_fence"
+	opMoveFence   = "move_fence"
+	opDueFences   = "due_fences"
 	opDocument    = "document"
 	opPutDocument = "put_document"
 	opHistory     = "history"
@@ -367,7 +374,8 @@ const (
 )
 
 var operations = []string{
-	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory,
+	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats,
+	opPutFence, opMoveFence, opDueFences, opDocument, opPutDocument, opHistory,
 	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 

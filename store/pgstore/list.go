@@ -31,16 +31,16 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 		defer rows.Close()
 		var id []byte
 		var revision *int64
-		var document pgtype.DriverBytes // which scan copies
+		var document, fence pgtype.DriverBytes // which scan copies
 		for rows.Next() {
-			if err := rows.Scan(&id, &revision, &document); err != nil {
+			if err := rows.Scan(&id, &revision, &document, &fence); err != nil {
 				return err
 			}
 			if revision == nil {
 				last = string(id)
 				continue
 			}
-			one, err := scan(*revision, document)
+			one, err := scan(*revision, document, fence)
 			if err != nil {
 				return &refusal{err}
 			}
@@ -79,7 +79,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	}
 	if len(terms) == 0 {
 		if f.State == store.Any {
-			return `SELECT id, revision, document FROM curfew_sessions WHERE id > $1::bytea ORDER BY id LIMIT $2::bigint`,
+			return `SELECT s.id, s.revision, s.document, ` + fenceOf + ` FROM curfew_sessions s WHERE s.id > $1::bytea ORDER BY s.id LIMIT $2::bigint`,
 				[]any{[]byte(cursor), int64(limit) + 1}
 		}
 		terms = append(terms, []byte(allTerm))
@@ -103,10 +103,10 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	}
 	return `WITH walked AS MATERIALIZED (` + walked + `),
 		found AS MATERIALIZED (
-			SELECT s.id, s.revision, s.document
+			SELECT s.id, s.revision, s.document, s.terms
 			FROM walked w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id AND x.terms @> $3::bytea[] OFFSET 0) s
 			ORDER BY w.id LIMIT $5::bigint)
-		SELECT id, revision, document FROM found
-		UNION ALL (SELECT id, NULL, NULL FROM walked ORDER BY id OFFSET $4::bigint - 1 LIMIT 1)`,
+		SELECT s.id, s.revision, s.document, ` + fenceOf + ` FROM found s
+		UNION ALL (SELECT id, NULL, NULL, NULL FROM walked ORDER BY id OFFSET $4::bigint - 1 LIMIT 1)`,
 		[]any{[]byte(cursor), terms[0], terms[1:], steps, int64(limit) + 1}
 }

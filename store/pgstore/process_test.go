@@ -68,7 +68,7 @@ func child(name, url string) error {
 		go func() {
 			for i := w; i < raceEach; i += workers {
 				one := session(fmt.Sprintf("%s-%d", name, i), "alice")
-				results <- s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+				results <- s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					if len(held) > raceCap {
 						return nil, fmt.Errorf("%d sessions are held", len(held))
 					}
@@ -172,7 +172,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 					default:
 					}
 					one := session(fmt.Sprintf("%d-%d-%d", round, w, i), fmt.Sprintf("user-%d", i%7))
-					if s.Admit(t.Context(), one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil }) != nil {
+					if s.Admit(t.Context(), one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil }) != nil {
 						return
 					}
 					says <- said{"created", one.ID}
@@ -302,7 +302,9 @@ func TestServerThatCannot(t *testing.T) {
 		_, errUpdate := s.Update(ctx, a)
 		errs := []error{
 			errUpdate, s.Create(ctx, session("b", "alice"), 10), s.Delete(ctx, a.ID, 1),
-			s.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{session("c", "alice")}, nil }),
+			s.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
+				return []store.Session{session("c", "alice")}, nil
+			}),
 		}
 		if reads {
 			require.NoError(t, errGet)
@@ -325,7 +327,7 @@ func TestServerThatCannot(t *testing.T) {
 		list, _, err := s.List(ctx, store.Filter{}, "", 10)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
-		require.NoError(t, s.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) { return nil, nil }))
+		require.NoError(t, s.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }))
 	}
 
 	// A standby.
@@ -387,7 +389,7 @@ func TestOneSubjectLeavesConnections(t *testing.T) {
 	for i := range 20 {
 		go func() {
 			one := session(fmt.Sprint(i), "alice")
-			done <- s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+			done <- s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 				entered <- struct{}{}
 				<-release
 				return []store.Session{one}, nil
@@ -423,7 +425,7 @@ func TestAnswerLost(t *testing.T) {
 	require.EqualValues(t, 2, got.Revision, "it was written, once")
 
 	lossy = newStore(t, openPool(t, url, losing("COMMIT\x00")))
-	err = lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+	err = lossy.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		return []store.Session{session("b", "alice")}, nil
 	})
 	require.ErrorContains(t, err, "whether it was written is not known")
@@ -436,7 +438,7 @@ func TestAnswerLost(t *testing.T) {
 	require.NoError(t, err)
 	runs := 0
 	lossy = newStore(t, openPool(t, url, losing("pg_advisory_xact_lock")))
-	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		runs++
 		return nil, nil
 	}))
@@ -454,7 +456,7 @@ func TestCreateWaitsForAnother(t *testing.T) {
 	admitted := make(chan error, 1)
 	go func() {
 		one := session("admitted", "alice")
-		admitted <- other.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+		admitted <- other.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 			close(entered)
 			<-release
 			return []store.Session{one}, nil

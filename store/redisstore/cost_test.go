@@ -80,7 +80,7 @@ var costs = []costed{
 		return err
 	}},
 	{"login at a cap", 2, 50, func(ctx context.Context, s store.Store, n int) error {
-		return s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
+		return s.Admit(ctx, session("", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			if len(held) != 3 {
 				return nil, fmt.Errorf("%d sessions", len(held))
 			}
@@ -89,7 +89,7 @@ var costs = []costed{
 		})
 	}},
 	{"refused login", 1, 6, func(ctx context.Context, s store.Store, n int) error {
-		err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session) ([]store.Session, error) { return nil, errRefused })
+		err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 		if err == errRefused {
 			return nil
 		}

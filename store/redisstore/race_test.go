@@ -66,7 +66,7 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			must(s.Create(ctx, session("b", "alice"), 10))
 			runs := 0
 			var last []string
-			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
+			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				if runs++; runs == 1 {
 					c.meanwhile()
 				}
@@ -127,7 +127,7 @@ func TestQueues(t *testing.T) {
 	queues(1, 3)
 	require.NoError(t, s.Delete(ctx, session("b", "alice").ID, 1))
 	queues(1, 2)
-	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		held[1].Due = time.Time{}
 		return held[1:], nil // "c" and "d"
 	}))

@@ -60,7 +60,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 		where = `t.term = ` + terms[0] + ` AND t.ended = %[1]d AND t.id > ` + after
 		terms = terms[1:]
 	case f.State == store.Any:
-		return `SELECT revision, document FROM curfew_sessions WHERE id > ` + after + ` ORDER BY id LIMIT ` + most, args
+		return `SELECT ` + sessionCols + ` FROM curfew_sessions s WHERE s.id > ` + after + ` ORDER BY s.id LIMIT ` + most, args
 	default:
 		from = `curfew_sessions s`
 		where = `s.ended = %d AND s.id > ` + after
@@ -74,7 +74,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 		id = "t.id"
 	}
 	half := func(ended int) string {
-		return fmt.Sprintf(`SELECT s.revision, s.document, `+id+` AS id FROM `+from+` WHERE `+where, ended)
+		return fmt.Sprintf(`SELECT s.revision, s.document, s.issuer, s.subject, `+id+` AS id FROM `+from+` WHERE `+where, ended)
 	}
 	switch f.State {
 	case store.Unended:
@@ -84,5 +84,5 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	default:
 		query = half(0) + ` UNION ALL ` + half(1)
 	}
-	return `SELECT revision, document FROM (` + query + ` ORDER BY id LIMIT ` + most + `)`, args
+	return `SELECT ` + sessionCols + ` FROM (` + query + ` ORDER BY id LIMIT ` + most + `) s`, args
 }

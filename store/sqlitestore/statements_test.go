@@ -63,7 +63,7 @@ func TestStatements(t *testing.T) {
 			return err
 		}, []string{"SELECT 1"}},
 		{"refused admission", func(ctx context.Context) error {
-			err := s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return nil, errRefused })
+			err := s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 			require.Equal(t, errRefused, err)
 			return nil
 		}, []string{"SELECT REVISION,"}},
