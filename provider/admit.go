@@ -504,7 +504,7 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 	var observed policy.Decision
 	err = h.step(ctx, s.Subject, r, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
 		ended = ended[:0]
-		if s.Started.Before(fence.At) {
+		if fence.Past(s.Started) {
 			return nil, &decidedError{policy.Decision{Reason: fence.Reason}, true}
 		}
 		others := make([]policy.Session, 0, len(held))
@@ -692,7 +692,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			return lateCode()
 		}
 		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
-		older := !t.IsZero() && t.Before(s.Fence.At)
+		older := !t.IsZero() && s.Fence.Past(t)
 		if (a.outdated || older) && (!s.ReservedUntil.IsZero() || t.After(s.Authenticated)) {
 			if why = policy.ReasonCredentialChange; older {
 				why = s.Fence.Reason

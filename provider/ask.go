@@ -258,7 +258,7 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 		return &choice{problem: staleText}, nil
 	}
 	ended, err := h.endThose(ctx, q.subject, policy.ReasonEndedByUser, q.subject.ID, func(s *store.Session) bool {
-		return slices.Contains(chosen, s.ID)
+		return slices.Contains(chosen, s.ID) && !s.Fence.Past(q.until.Add(-askWithin))
 	})
 	switch {
 	case err != nil:

@@ -92,6 +92,10 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	}
+	if at := login.AuthTime.Truncate(time.Microsecond); !at.IsZero() && rm.fence.Past(at) {
+		_ = h.refuseOutdated(ctx, &admission{login: as}, rm.ruling, rm.fence.Reason)
+		return DeviceDecision{Deny: true}
+	}
 	d := rm.decision
 	if d.Allow {
 		return DeviceDecision{Approve: true}

@@ -663,7 +663,7 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
 func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
-	if !s.Authenticated.Before(s.Fence.At) {
+	if !s.Fence.Past(s.Authenticated) {
 		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
 			return false
 		}

@@ -287,8 +287,9 @@ func (h *Hook) endAll(ctx context.Context, subject store.Subject, reason policy.
 		return nil, err
 	}
 	ended, err := h.endStopped(ctx, f, func(s *store.Session) bool {
-		// One that has not begun yet is of a clock that is ahead.
-		return s.Fenced() || s.Started.After(h.now()) && !slices.Contains(except, s.ID)
+		// One that began later is of a clock that is ahead, or of a login that
+		// races this.
+		return s.Fenced() || !slices.Contains(except, s.ID)
 	})
 	if err == nil {
 		err = h.carriedOut(ctx, f)
@@ -394,6 +395,25 @@ func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit in
 		page = append(page, s)
 	}
 	return page, next, nil
+}
+
+// Pending returns one page of the logins that wait for their applications, and the
+// cursor of the next, as [Hook.List] does for sessions: the user has signed in, and no
+// token was issued yet. They hold a place, and [Hook.End] ends them. Those that are
+// over, or have ended, are not among them.
+func (h *Hook) Pending(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	lctx, cancel := h.bounded(ctx)
+	defer cancel()
+	f.State = store.Unended
+	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
+	if err != nil {
+		return nil, "", fmt.Errorf("list logins: %w", err)
+	}
+	now := h.now()
+	found = slices.DeleteFunc(found, func(s store.Session) bool {
+		return !now.Before(s.ReservedUntil) || s.Joined != "" || s.Fenced()
+	})
+	return found, next, nil
 }
 
 // Deadline returns when a session ends if nothing more happens, and of what.

@@ -77,7 +77,7 @@ func (h *Hook) step(ctx context.Context, subject store.Subject, r ruling, decide
 	return nil
 }
 
-// raise puts the fence of a subject: the sessions that began before now end, but the
+// raise puts the fence of a subject: the sessions that began by now end, but the
 // excepted ones that are live.
 func (h *Hook) raise(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) (store.Fence, error) {
 	ctx, cancel := h.detach(ctx)

@@ -13,7 +13,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 )
 
-// A Fence is when all of a subject's sessions ended: what began before goes on
+// A Fence is when all of a subject's sessions ended: what began by then goes on
 // with nothing, also where its own document does not say so yet. One write ends
 // them, which no number of logins can win a race against.
 //
@@ -21,7 +21,7 @@ import (
 type Fence struct {
 	Subject Subject `json:"subject"`
 
-	// At is the time of the end: sessions that began before have ended, and no
+	// At is the time of the end: sessions that began by then have ended, and no
 	// authentication from before begins one.
 	At time.Time `json:"at,omitzero"`
 
@@ -51,10 +51,13 @@ type Spared struct {
 // MaxSpared is how many sessions a fence may spare: it is read with each session.
 const MaxSpared = 16
 
+// Past reports whether what began at the given time is from before the fence.
+func (f *Fence) Past(began time.Time) bool { return !f.At.IsZero() && !began.After(f.At) }
+
 // Stops reports whether a session with the ID that began at the given time has
 // ended by the fence.
 func (f *Fence) Stops(id string, started time.Time) bool {
-	return started.Before(f.At) && !slices.ContainsFunc(f.Spared, func(s Spared) bool { return s.ID == id })
+	return f.Past(started) && !slices.ContainsFunc(f.Spared, func(s Spared) bool { return s.ID == id })
 }
 
 // Fenced reports whether the session has not ended by its own document, and has

@@ -14,8 +14,8 @@ import (
 func TestFenceStops(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	f := store.Fence{At: at, Spared: []store.Spared{{ID: "spared", Started: at.Add(-time.Hour)}}}
-	require.True(t, f.Stops("a", at.Add(-time.Microsecond)))
-	require.False(t, f.Stops("a", at))
+	require.True(t, f.Stops("a", at))
+	require.False(t, f.Stops("a", at.Add(time.Microsecond)))
 	require.False(t, f.Stops("spared", at.Add(-time.Hour)))
 	require.False(t, new(store.Fence).Stops("a", time.Time{}), "none stops nothing")
 

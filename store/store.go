@@ -79,7 +79,7 @@ type Sessions interface {
 	// Create adds a session; its revision is then 1, whatever s.Revision is.
 	// If there is one with its ID, ended or not, the error wraps ErrExists;
 	// otherwise, if its subject has max or more that have not ended, the
-	// error wraps ErrFull; and if the subject's fence is later than s.Started,
+	// error wraps ErrFull; and if s began by the time of the subject's fence,
 	// ErrFenced. It does not load the subject's sessions. The session that it
 	// adds must not have ended.
 	Create(ctx context.Context, s Session, max int) error

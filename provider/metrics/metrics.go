@@ -113,15 +113,15 @@ type Config struct {
 type Metrics struct {
 	cfg Config
 
-	admissions, refusals, ends, refreshRefusals     vector
-	observedRefusals, observedEnds, deliveries      vector
-	replays, repeats, repeatsElsewhere              prometheus.Counter
-	rollbacks, writesLost                           prometheus.Counter
+	admissions, refusals, ends, refreshRefusals           vector
+	observedRefusals, observedEnds, deliveries            vector
+	replays, repeats, repeatsElsewhere                    prometheus.Counter
+	rollbacks, writesLost                                 prometheus.Counter
 	unavailable, gone, settingsStale, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages                        prometheus.Counter
-	storeDuration                                   *prometheus.HistogramVec
-	storeErrors                                     *prometheus.CounterVec
-	sessions, sweepLag                              *prometheus.Desc
+	asked, notAsAsked, pages                              prometheus.Counter
+	storeDuration                                         *prometheus.HistogramVec
+	storeErrors                                           *prometheus.CounterVec
+	sessions, sweepLag                                    *prometheus.Desc
 
 	collectors []prometheus.Collector // all but the gauges
 

@@ -117,7 +117,7 @@ func (m *Store) Create(ctx context.Context, s store.Session, max int) error {
 	if n := len(m.subject(s.Subject).unended); n >= max {
 		return fmt.Errorf("%w: the subject has %d", store.ErrFull, n)
 	}
-	if next.Started.Before(m.fences[s.Subject].At) {
+	if fence := m.fences[s.Subject]; fence.Past(next.Started) {
 		return fmt.Errorf("session %q: %w", s.ID, store.ErrFenced)
 	}
 	m.put(next)

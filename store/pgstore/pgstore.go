@@ -172,7 +172,7 @@ const (
 	createSQL = `WITH room AS MATERIALIZED (
 			SELECT count(*) AS n FROM (SELECT 1 FROM curfew_terms WHERE term = $6::bytea AND ended = false LIMIT $7::bigint) x),
 		may AS MATERIALIZED (SELECT $8::boolean OR current_setting('curfew.locked', true) = 'true' AS locked,
-			EXISTS (SELECT 1 FROM curfew_fences WHERE subject = $6::bytea AND at > $9::bigint) AS fenced),
+			EXISTS (SELECT 1 FROM curfew_fences WHERE subject = $6::bytea AND at >= $9::bigint) AS fenced),
 		added AS (
 			INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
 			SELECT $1::bytea, 1, $2::boolean, $3::bytea[], $4::bigint, $5::bytea FROM room, may WHERE locked AND NOT fenced AND n < $7::bigint

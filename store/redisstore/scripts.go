@@ -136,7 +136,7 @@ if ARGV[4] ~= '' then
 	if fence then
 		local f1, f2 = struct.unpack('>I4I4', fence)
 		local s1, s2 = struct.unpack('>I4I4', ARGV[4])
-		if f1 > s1 or (f1 == s1 and f2 > s2) then
+		if f1 > s1 or (f1 == s1 and f2 >= s2) then
 			return 'fenced'
 		end
 	end

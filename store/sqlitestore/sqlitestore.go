@@ -416,7 +416,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 			if err != nil {
 				return err
 			}
-			if session.Started.Before(fence.At) {
+			if fence.Past(session.Started) {
 				return refuse("session %q: %w", session.ID, store.ErrFenced)
 			}
 			return s.add(ctx, tx, r)

@@ -105,7 +105,7 @@ var fenceTests = []contractTest{
 		require.NoError(f, f.s.Delete(f.ctx, s.ID, s.Revision))
 		require.Equal(f, want, f.fenceOf(alice), "the subject has no session")
 	}},
-	// A session begins at the time of the fence or later.
+	// A session begins later than the fence.
 	{"Create", func(f *fixture) {
 		f.putFence(fence(alice, time.Hour))
 		begun := func(name string, subject store.Subject, after time.Duration) store.Session {
@@ -113,14 +113,14 @@ var fenceTests = []contractTest{
 			s.Started = at.Add(after)
 			return s
 		}
-		require.ErrorIs(f, f.s.Create(f.ctx, begun("a", alice, time.Hour-µs), many), store.ErrFenced)
+		require.ErrorIs(f, f.s.Create(f.ctx, begun("a", alice, time.Hour), many), store.ErrFenced)
 		zero := session("a", alice)
 		zero.Started = time.Time{}
 		require.ErrorIs(f, f.s.Create(f.ctx, zero, many), store.ErrFenced)
 		_, err := f.s.Get(f.ctx, sid("a"))
 		require.ErrorIs(f, err, store.ErrNotFound)
 		require.ErrorIs(f, f.s.Create(f.ctx, begun("a", alice, 0), 0), store.ErrFull, "full comes first")
-		require.NoError(f, f.s.Create(f.ctx, begun("a", alice, time.Hour), many))
+		require.NoError(f, f.s.Create(f.ctx, begun("a", alice, time.Hour+µs), many))
 		require.NoError(f, f.s.Create(f.ctx, begun("b", alice, 100*365*24*time.Hour), many))
 		require.ErrorIs(f, f.s.Create(f.ctx, begun("a", alice, 0), many), store.ErrExists, "so does the other session")
 		require.NoError(f, f.s.Create(f.ctx, begun("c", bob, 0), many), "of somebody else")
@@ -279,7 +279,7 @@ var fenceTests = []contractTest{
 			require.Equal(f, one.At, f.read(old.ID).Fence.At)
 			require.Equal(f, one.At, f.fenceOf(alice).At)
 			late := session("late", alice)
-			late.Started = one.At.Add(-µs)
+			late.Started = one.At
 			require.ErrorIs(f, f.s.Create(f.ctx, late, 1<<20), store.ErrFenced)
 		}
 	}},
