@@ -288,3 +288,89 @@ func TestNothingFromBeforeAnEndBegins(t *testing.T) {
 		}
 	}
 }
+
+// A login that no application ever redeems a code of goes on as a reservation for
+// hours, and is in no list. It ends like everything else.
+func TestAHiddenLoginEndsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), silentInMemory)
+		b := s.Browser()
+		v := b.Login(optest.Web, "alice", nil)
+		for range 30 {
+			time.Sleep(50 * time.Second)
+			v = b.Authorize(optest.Web, nil)
+			require.NotEmpty(t, v.Code())
+		}
+		require.Empty(t, s.live(t, "alice"))
+		n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+		require.NoError(t, err)
+		require.Zero(t, n, "it was no session yet")
+		require.Equal(t, "invalid_grant", s.Code(optest.Web, v).Error())
+		_, err = s.of(t, b)
+		require.ErrorIs(t, err, store.ErrNotFound)
+		require.True(t, b.Authorize(optest.Web, nil).AtForm(), "its user is asked to sign in")
+		require.Empty(t, s.live(t, "alice"))
+	})
+}
+
+// A fence is kept as long as what it ended is remembered, and no longer: it is one
+// record of the subject, however often all ends.
+func TestAFenceIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := fenced(t, nil)
+		s.Login(optest.Web, "alice")
+		fenceOf := func() (f store.Fence) {
+			require.NoError(t, s.store.Admit(t.Context(), s.subject("alice"), func(_ []store.Session, is store.Fence) ([]store.Session, error) {
+				f = is
+				return nil, nil
+			}))
+			return f
+		}
+		for range 3 {
+			time.Sleep(time.Hour)
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByUser, "alice", s.sid(t, optest.Web, s.Login(optest.Web, "alice")))
+			require.NoError(t, err)
+			require.Len(t, fenceOf().Spared, 1)
+		}
+		last := time.Now()
+		require.Equal(t, last.UTC(), fenceOf().At)
+		time.Sleep(31*24*time.Hour - time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, last.UTC(), fenceOf().At)
+		time.Sleep(time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Zero(t, fenceOf())
+	})
+}
+
+// An end spares what it is told to, and nothing that another end did not: not a
+// session of somebody else, nor one that has ended.
+func TestWhatAnEndSpares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, faulty := fenced(t, nil)
+		one, two := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
+		bobs := s.Login(optest.Web, "bob")
+		sids := []string{s.sid(t, optest.Web, one), s.sid(t, optest.Web, two), s.sid(t, optest.Web, bobs)}
+		faulty.Script(faultstore.Always(faultstore.Before, "Update"))
+		end := func(except ...string) {
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByUser, "alice", except...)
+			require.NoError(t, err)
+		}
+		end(sids[0], "", "none", sids[2])
+		time.Sleep(time.Second)
+		end(sids[0], sids[1]) // the second one has ended, though nobody could write it
+		faulty.Script(nil)
+		ok(t, s.Refresh(optest.Web, one.RefreshToken()))
+		refusedFor(t, s.Refresh(optest.Web, two.RefreshToken()), policy.ReasonEndedByUser)
+		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+
+		many := make([]string, store.MaxSpared+1)
+		for i := range many {
+			many[i] = s.sid(t, optest.Web, s.Login(optest.Web, "bob"))
+			s.set(limits(24*time.Hour, 2*time.Hour, 0, 0))
+		}
+		_, err := s.hook.EndAll(t.Context(), s.subject("bob"), policy.ReasonEndedByUser, "bob", many...)
+		require.ErrorContains(t, err, "17 sessions, at most 16")
+		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+	})
+}
