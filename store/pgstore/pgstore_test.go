@@ -190,7 +190,7 @@ func TestSharesTheDatabase(t *testing.T) {
 	role := fmt.Sprintf("user%d", schemas.Add(1))
 	for _, query := range []string{
 		`CREATE ROLE ` + role,
-		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_counts, curfew_schema TO ` + role,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON curfew_sessions, curfew_terms, curfew_documents, curfew_counts, curfew_fences, curfew_schema TO ` + role,
 	} {
 		_, err := owner.Exec(ctx, query)
 		require.NoError(t, err)

@@ -74,7 +74,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 		id = "t.id"
 	}
 	half := func(ended int) string {
-		return fmt.Sprintf(`SELECT s.revision, s.document, s.issuer, s.subject, `+id+` AS id FROM `+from+` WHERE `+where, ended)
+		return fmt.Sprintf(`SELECT `+sessionCols+` AS fence, `+id+` AS id FROM `+from+` WHERE `+where, ended)
 	}
 	switch f.State {
 	case store.Unended:
@@ -84,5 +84,5 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	default:
 		query = half(0) + ` UNION ALL ` + half(1)
 	}
-	return `SELECT ` + sessionCols + ` FROM (` + query + ` ORDER BY id LIMIT ` + most + `) s`, args
+	return `SELECT revision, document, fence FROM (` + query + ` ORDER BY id LIMIT ` + most + `)`, args
 }
