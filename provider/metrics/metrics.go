@@ -57,10 +57,11 @@
 //     ended_by_admin, policy_change, replay, revoked, account_disabled,
 //     credential_change, unknown_session, abandoned, other.
 //   - result: delivered, failed (it is tried again), given_up, other.
-//   - operation: get, create, update, admit, list, due, delete, stats, document,
-//     put_document, history, drop_document, add_counts, read_counts, drop_counts, count_unended.
-//   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
-//     which are answers; canceled (the caller gave up); timeout, error.
+//   - operation: get, create, update, admit, list, due, delete, stats, put_fence,
+//     move_fence, due_fences, document, put_document, history, drop_document,
+//     add_counts, read_counts, drop_counts, count_unended.
+//   - outcome: ok; not_found, conflict, exists, full, fenced, declined (by the
+//     policy), which are answers; canceled (the caller gave up); timeout, error.
 //
 // Counters and the histogram are of one process: add them up. The gauges are of
 // the store: all processes that share it say the same, so take the maximum. They

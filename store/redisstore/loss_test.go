@@ -129,7 +129,7 @@ type loseScripts struct{ proxy *faultnet.Proxy }
 func (l *loseScripts) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (l *loseScripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if cmd.Name() == "evalsha" {
+		if cmd.Name() == "evalsha" && !redisstore.IsRead(cmd) {
 			l.proxy.Set(faultnet.Fault{LoseAnswers: 1})
 		}
 		return next(ctx, cmd)
