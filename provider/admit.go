@@ -201,7 +201,7 @@ func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Sess
 		return store.Session{}, r, err
 	case outdated:
 		h.withdraw(ctx, s, r, &a)
-		return store.Session{}, r, h.refuseOutdated(ctx, &a, r)
+		return store.Session{}, r, h.refuseOutdated(ctx, &a, r, policy.ReasonCredentialChange)
 	}
 	return s, r, nil
 }
@@ -226,10 +226,10 @@ func (h *Hook) outdated(ctx context.Context, subject store.Subject, at time.Time
 var errOutdated = errors.New("the login rests on credentials that are not the user's any more")
 
 // refuseOutdated refuses a login that rests on credentials that are not the user's
-// any more.
-func (h *Hook) refuseOutdated(ctx context.Context, a *admission, r ruling) error {
+// any more, or on an authentication from before all sessions ended.
+func (h *Hook) refuseOutdated(ctx context.Context, a *admission, r ruling, why policy.Reason) error {
 	s := store.Session{Subject: a.login.Subject, Accounts: r.accounts, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login)}
-	return h.refuse(ctx, s, policy.Decision{Reason: policy.ReasonCredentialChange}, true)
+	return h.refuse(ctx, s, policy.Decision{Reason: why}, true)
 }
 
 // withdraw ends the reservation of a login that is refused after all, unless newer
@@ -388,7 +388,7 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 	}
 	s := store.Session{
 		Format: store.Format, ID: id, Subject: a.login.Subject,
-		Accounts: r.accounts, Kind: h.cfg.Kind(ctx, a.login),
+		Accounts: r.accounts, Who: r.who, Kind: h.cfg.Kind(ctx, a.login),
 		Started: started, Authenticated: started, LastActivity: now, ActivityClass: policy.Interactive,
 		AMR: a.amr, ACR: a.acr,
 		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
@@ -427,8 +427,34 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 		}
 		return
 	}
-	s.Accounts = r.accounts
+	h.belongs(s, r)
 	s.Due, _ = r.rules.Deadline(s.Policy())
+	look := h.now().Add(lookAgain)
+	if !s.Gone.IsZero() && s.Gone.Add(h.cfg.GoneAfter).Before(look) {
+		look = s.Gone.Add(h.cfg.GoneAfter)
+	}
+	if s.Due.IsZero() || look.Before(s.Due) {
+		s.Due = look
+	}
+}
+
+// lookAgain is how long a sweep leaves a live session alone at most: whose user was
+// deleted, or is in another group since, shows in nothing but a look.
+const lookAgain = 24 * time.Hour
+
+// belongs notes whose session it is: the accounts of its user, and since when there
+// are none any more. It keeps those that it had.
+func (h *Hook) belongs(s *store.Session, r ruling) {
+	switch {
+	case r.gone || len(r.accounts) == 0 && len(s.Accounts) > 0:
+		if s.Gone.IsZero() {
+			s.Gone = h.now()
+		}
+		return
+	case s.Who == "":
+		s.Who = r.who // it is from before a version that notes it
+	}
+	s.Accounts, s.Gone = r.accounts, time.Time{}
 }
 
 // postpone is schedule after an activity, which moves the deadline back. The time
@@ -510,16 +536,21 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 		if err = h.cfg.Store.Create(ctx, s, h.cfg.MaxSessions); err == nil {
 			return s, h.started(ctx, &s)
 		}
-		if !errors.Is(err, store.ErrFull) {
+		if !errors.Is(err, store.ErrFull) && !errors.Is(err, store.ErrFenced) {
 			return store.Session{}, err
 		}
-		// Full of sessions that are over, perhaps: the long way ends them.
+		// Full of sessions that are over, perhaps: the long way ends them. Or it
+		// rests on an authentication from before an end of all sessions: the long
+		// way says why they ended.
 	}
 
 	var ended []store.Session
 	var observed policy.Decision
-	err = h.cfg.Store.Admit(ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+	err = h.step(ctx, s.Subject, r, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
 		ended = ended[:0]
+		if fence.Past(s.Started) {
+			return nil, &decidedError{policy.Decision{Reason: fence.Reason}, true}
+		}
 		others := make([]policy.Session, 0, len(held))
 		byID := make(map[string]*store.Session, len(held))
 		for i := range held {
@@ -534,7 +565,7 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 			d = policy.Decision{Allow: true}
 		}
 		if !d.Allow {
-			return nil, &decidedError{d}
+			return nil, &decidedError{d, false}
 		}
 		d.End = append(d.End, h.beyondBound(held, d.End)...)
 		if r.observes {
@@ -552,8 +583,11 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 	case errors.As(err, &refused):
 		// The step does not see sessions that have ended. If there is one by
 		// this name, the login may yet join the one that came after it.
-		if _, err := h.cfg.Store.Get(ctx, s.ID); !errors.Is(err, store.ErrNotFound) {
+		if _, err := h.load(ctx, s.ID); !errors.Is(err, store.ErrNotFound) {
 			return store.Session{}, cmp.Or(err, store.ErrExists)
+		}
+		if refused.over {
+			return store.Session{}, h.refuse(ctx, s, refused.d, true)
 		}
 		if refused.d.Ask && a.ask != nil && a.ask(s, refused.d) {
 			return store.Session{}, h.asked(ctx, s, refused.d)
@@ -588,7 +622,7 @@ func (h *Hook) lastUseOf(ctx context.Context, subject store.Subject, authenticat
 			return time.Time{}, err
 		}
 		for _, s := range page {
-			if s.Authenticated.Equal(authenticated) && s.LastActivity.After(last) && r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
+			if !s.Fenced() && s.Authenticated.Equal(authenticated) && s.LastActivity.After(last) && r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
 				last = s.LastActivity
 			}
 		}
@@ -624,7 +658,10 @@ func (h *Hook) beyondBound(held []store.Session, ending []policy.Ending) []polic
 }
 
 // A decidedError carries a refusal out of the serializable step.
-type decidedError struct{ d policy.Decision }
+type decidedError struct {
+	d    policy.Decision
+	over bool // the login is over, rather than one too many
+}
 
 func (e *decidedError) Error() string { return "refused: " + string(e.d.Reason) }
 
@@ -667,19 +704,22 @@ func (h *Hook) started(ctx context.Context, s *store.Session) error {
 // new limits for it; its slot stays the same. A session that is over is ended
 // and, unless it is passed, refuses the login.
 func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (store.Session, error) {
-	s, err := h.cfg.Store.Get(ctx, id)
+	s, err := h.load(ctx, id)
 	if err != nil {
 		return store.Session{}, err
 	}
 	named := s
 	followed := s.Joined != "" // the name of a login that joined another session, for good
 	if followed {
-		if s, err = h.cfg.Store.Get(ctx, s.Joined); err != nil {
+		if s, err = h.load(ctx, s.Joined); err != nil {
 			return store.Session{}, err
 		}
 	}
 	if s.Subject != a.login.Subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
+	}
+	if s, r, err = h.settle(ctx, s, r); err != nil {
+		return store.Session{}, err
 	}
 	decided := a.codeIn(&s) >= 0 // before, that it joins it
 	if a.apart != nil && s.End == nil && !decided && !h.mayJoin(ctx, &a, r, &s) {
@@ -688,6 +728,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	now := h.now()
 	name := h.clientName(ctx, a.clientID())
 	var soon policy.Decision
+	var why policy.Reason // the login may not go on
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
 		if s.End != nil {
 			return errNoChange
@@ -700,7 +741,11 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			return lateCode()
 		}
 		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
-		if a.outdated && (!s.ReservedUntil.IsZero() || t.After(s.Authenticated)) {
+		older := !t.IsZero() && s.Fence.Past(t)
+		if (a.outdated || older) && (!s.ReservedUntil.IsZero() || t.After(s.Authenticated)) {
+			if why = policy.ReasonCredentialChange; older {
+				why = s.Fence.Reason
+			}
 			return errOutdated
 		}
 		// Without new credentials a request may have been answered behind the
@@ -735,7 +780,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	})
 	switch {
 	case errors.Is(err, errOutdated):
-		err = h.refuseOutdated(ctx, &a, r)
+		err = h.refuseOutdated(ctx, &a, r, why)
 	case errors.Is(err, errAlmostOver):
 		err = h.refuse(ctx, store.Session{Subject: s.Subject, Accounts: s.Accounts, Client: a.clientID(), Kind: s.Kind}, soon, true)
 	}

@@ -107,7 +107,7 @@ func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
 	}
 	ctx, cancel := c.h.detach(ctx)
 	defer cancel()
-	_, _, endErr := c.h.end(ctx, *s, c.h.rulesToEnd(ctx, s.Subject), policy.ReasonCredentialChange, "")
+	_, _, endErr := c.h.end(ctx, *s, c.h.rulesToEnd(ctx, s), policy.ReasonCredentialChange, "")
 	return cmp.Or(endErr, err)
 }
 
@@ -124,7 +124,7 @@ func (c *core) adopt(ctx context.Context, st *refreshState) error {
 	if err != nil && !errors.Is(err, store.ErrExists) { // by another process, or an earlier try
 		return err
 	}
-	if st.session, err = c.h.cfg.Store.Get(ctx, st.session.ID); err != nil {
+	if st.session, err = c.h.load(ctx, st.session.ID); err != nil {
 		return err
 	}
 	if err := c.asAdopted(ctx, st); err != nil {

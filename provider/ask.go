@@ -245,7 +245,7 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 	switch action := form.Get(actionField); {
 	case action == "cancel":
 		_ = h.refuse(ctx, store.Session{
-			Subject: q.subject, Client: q.client, Kind: q.kind, Accounts: h.rulesToEnd(ctx, q.subject).accounts,
+			Subject: q.subject, Client: q.client, Kind: q.kind, Accounts: h.rulesToEnd(ctx, &store.Session{Subject: q.subject}).accounts,
 		}, q.decision(), false)
 		return &choice{cancelled: &q}, nil
 	case action != "end" && action != "", len(chosen) > maxListed:
@@ -261,7 +261,7 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 		return &choice{problem: staleText}, nil
 	}
 	ended, err := h.endThose(ctx, q.subject, policy.ReasonEndedByUser, q.subject.ID, func(s *store.Session) bool {
-		return slices.Contains(chosen, s.ID)
+		return slices.Contains(chosen, s.ID) && !s.Fence.Past(q.until.Add(-askWithin))
 	})
 	switch {
 	case err != nil:

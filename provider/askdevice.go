@@ -84,13 +84,17 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	case outdated:
-		_ = h.refuseOutdated(ctx, &admission{login: as}, h.rulesToEnd(ctx, login.Subject)) // it is told
+		_ = h.refuseOutdated(ctx, &admission{login: as}, h.rulesToEnd(ctx, &store.Session{Subject: login.Subject}), policy.ReasonCredentialChange) // it is told
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)
 	if err != nil {
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
+	}
+	if at := login.AuthTime.Truncate(time.Microsecond); !at.IsZero() && rm.fence.Past(at) {
+		_ = h.refuseOutdated(ctx, &admission{login: as}, rm.ruling, rm.fence.Reason)
+		return DeviceDecision{Deny: true}
 	}
 	d := rm.decision
 	if d.Allow {

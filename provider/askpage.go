@@ -143,6 +143,7 @@ type room struct {
 	live     []store.Session
 	counts   map[string]bool // the IDs of those that make room
 	ruling   ruling
+	fence    store.Fence // of the subject, if it has sessions
 }
 
 // room looks whether there is a place for a session of the given kind and
@@ -166,6 +167,9 @@ func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind
 			return room{}, fmt.Errorf("list sessions: %w", err)
 		}
 		for _, s := range page {
+			if rm.fence = s.Fence; s.Fenced() {
+				continue
+			}
 			held = append(held, s.Policy())
 			if r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
 				rm.live = append(rm.live, s)

@@ -695,8 +695,11 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 		Started: now, Authenticated: now, LastActivity: now, ActivityClass: policy.Interactive,
 		ReservedUntil: now, Due: now, Joined: s.ID,
 	}, math.MaxInt)
-	if errors.Is(err, store.ErrExists) {
+	switch {
+	case errors.Is(err, store.ErrExists):
 		return nil // there is a session by the name already
+	case errors.Is(err, store.ErrFenced): // by a clock that is ahead of ours
+		return &refusedError{reason: s.Fence.Reason, text: endText(s.Fence.Reason), over: true}
 	}
 	return err
 }
@@ -743,8 +746,10 @@ func (c *core) almostOver(ctx context.Context, ar *oidc.AuthRequest, s *store.Se
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
 func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
-	if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
-		return false
+	if !s.Fence.Past(s.Authenticated) {
+		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
+			return false
+		}
 	}
 	client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID)
 	if err != nil {

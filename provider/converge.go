@@ -326,7 +326,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 	}
 	var ended []store.Session
 	var observed []policy.Ending
-	err = h.cfg.Store.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
+	err = h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended, observed = ended[:0], nil
 		now := h.now()
 		list := make([]policy.Session, len(held))
@@ -348,8 +348,12 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 				changed = append(changed, s)
 				continue
 			}
-			due := s.Due
-			if h.postpone(&s, r); !s.Due.Equal(due) {
+			if len(r.accounts) == 0 && len(s.Accounts) > 0 {
+				continue // gone: its accounts' limits are looked at where it is used
+			}
+			due, who := s.Due, s.Who
+			s.Who = r.who
+			if h.postpone(&s, r); !s.Due.Equal(due) || who != s.Who {
 				changed = append(changed, s)
 			}
 		}

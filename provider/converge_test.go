@@ -120,7 +120,7 @@ type watchedStore struct {
 	list  func(f store.Filter)
 }
 
-func (s *watchedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *watchedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	if s.admit != nil {
 		s.admit()
 	}

@@ -21,7 +21,7 @@ func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc)
 func (h *Hook) get(ctx context.Context, id string) (store.Session, error) {
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
-	return h.cfg.Store.Get(ctx, id)
+	return h.load(ctx, id)
 }
 
 // errNoChange is returned by a change that finds nothing to do.
@@ -31,6 +31,11 @@ var errNoChange = errors.New("no change")
 // is called again with what is stored now, until the context ends; f's error
 // ends it, and errNoChange ends it well.
 func (h *Hook) change(ctx context.Context, s store.Session, f func(*store.Session) error) (store.Session, error) {
+	return h.changeAs(ctx, h.load, s, f)
+}
+
+// changeAs is change that reads the session by load.
+func (h *Hook) changeAs(ctx context.Context, load func(context.Context, string) (store.Session, error), s store.Session, f func(*store.Session) error) (store.Session, error) {
 	for {
 		// f works on a copy: after a conflict, and for the caller to
 		// compare, s is what it was.
@@ -53,7 +58,7 @@ func (h *Hook) change(ctx context.Context, s store.Session, f func(*store.Sessio
 		if ctx.Err() != nil {
 			return store.Session{}, fmt.Errorf("%w: %w", err, ctx.Err())
 		}
-		if s, err = h.cfg.Store.Get(ctx, s.ID); err != nil {
+		if s, err = load(ctx, s.ID); err != nil {
 			return store.Session{}, err
 		}
 	}
@@ -215,7 +220,7 @@ func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by str
 	if s.End != nil {
 		return nil
 	}
-	r := h.rulesToEnd(ctx, s.Subject)
+	r := h.rulesToEnd(ctx, &s)
 	ended, _, err := h.end(ctx, s, r, reason, by)
 	if err == nil && ended.End == nil {
 		err = errLive(reason)
@@ -230,24 +235,47 @@ func errLive(reason policy.Reason) error {
 	return fmt.Errorf("%q is the reason of a limit that was reached, and the session is live", reason)
 }
 
-// rulesToEnd returns the rules for a subject for an end that does not depend on
-// them: if they cannot be had, only a limit that was reached before is missed.
-func (h *Hook) rulesToEnd(ctx context.Context, subject store.Subject) ruling {
-	r, err := h.rules(ctx, subject, false)
+// rulesToEnd returns the rules for a session for an end that does not depend on
+// them: if they cannot be had, only a limit that was reached before is missed. Of a
+// session of which nothing but the subject is known they are the subject's.
+func (h *Hook) rulesToEnd(ctx context.Context, s *store.Session) ruling {
+	r, err := h.rulesOf(ctx, s)
 	if err != nil {
 		return ruling{}
 	}
 	return r
 }
 
-// EndAll ends all sessions of a subject but the excepted ones, and returns how
-// many. Logins whose code was not redeemed yet end as well, uncounted. It is
-// one step with admission: a login that races it is either ended by it or
-// begins after it. Use it when a password is reset (ReasonCredentialChange) or
-// an account disabled (ReasonAccountDisabled). The reason of a limit is an error
-// if a session is live, as for [Hook.End]; then none ends.
+// EndAll ends all sessions of a subject but the excepted ones, of which there are
+// [store.MaxSpared] at most, and returns how many. Logins whose code was not redeemed
+// yet end as well, uncounted. Use it when a password is reset
+// (ReasonCredentialChange) or an account disabled (ReasonAccountDisabled).
+//
+// Its first write is the fence of the subject, which no number of logins can win a
+// race against: when that is written, every session that began before has ended,
+// whoever reads it, and a login that rests on an older authentication is refused
+// with the reason. It may still take other applications into an excepted session.
+// Then each session's own document is written, and everybody is told. If that
+// fails, an event says so ([EventUnavailable]), the number is too low, and a sweep
+// goes on: the sessions have ended all the same. An error means that the fence may
+// not have been written.
+//
+// An authentication is as old as its auth_time says: a user who signs in within the
+// second of the end, at a provider that keeps whole seconds, has to do so again.
+// Authentications that a provider remembers for longer than Config.Remember after
+// the end are for [Config.NotBefore].
+//
+// The reason of a limit is an error if a session is live, as for [Hook.End]; then
+// none ends.
 func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
-	ended, err := h.endThose(ctx, subject, reason, by, func(s *store.Session) bool { return !slices.Contains(except, s.ID) })
+	excepted := func(s *store.Session) bool { return slices.Contains(except, s.ID) }
+	var ended []store.Session
+	var err error
+	if ofLimit(reason) {
+		ended, err = h.endThose(ctx, subject, reason, by, func(s *store.Session) bool { return !excepted(s) })
+	} else {
+		ended, err = h.endAll(ctx, subject, reason, by, except)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("end all sessions: %w", err)
 	}
@@ -260,15 +288,44 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 	return n, nil
 }
 
+// endAll ends all sessions of a subject but the excepted ones: see [Hook.EndAll]. It
+// returns those whose documents it wrote.
+func (h *Hook) endAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) ([]store.Session, error) {
+	ctx = context.WithoutCancel(ctx) // of which each step has a time of its own
+	f, err := h.raise(ctx, subject, reason, by, except)
+	if err != nil {
+		return nil, err
+	}
+	ended, err := h.endStopped(ctx, f, func(s *store.Session) bool {
+		// One that began later is of a clock that is ahead, or of a login that
+		// races this.
+		return s.Fenced() || !slices.Contains(except, s.ID)
+	})
+	if err == nil {
+		err = h.carriedOut(ctx, f)
+	}
+	if err != nil {
+		h.event(ctx, Event{Type: EventUnavailable, Subject: subject, Err: fmt.Errorf("end all sessions: a sweep goes on: %w", err)})
+	}
+	if err == nil && len(ended) == 0 {
+		nctx, cancel := h.detach(ctx)
+		defer cancel()
+		if err := h.notLost(nctx); err != nil { // what comes back would be live
+			return nil, err
+		}
+	}
+	return ended, nil
+}
+
 // endThose ends the sessions of a subject that pick chooses, in one step with
 // admission, and returns them: those that were over already too, with their own
 // reason. pick may be called more than once for a session.
 func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason policy.Reason, by string, pick func(*store.Session) bool) ([]store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	r := h.rulesToEnd(ctx, subject)
+	r := h.rulesToEnd(ctx, &store.Session{Subject: subject})
 	var ended []store.Session
-	err := h.cfg.Store.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
+	err := h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended = ended[:0]
 		now := h.now()
 		for _, s := range held {
@@ -310,15 +367,19 @@ func (h *Hook) Session(ctx context.Context, sid string) (store.Session, error) {
 }
 
 func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, error) {
-	if s.End != nil {
+	if h.obey(ctx, &s); s.End != nil {
 		return s, nil
 	}
-	r, err := h.rules(ctx, s.Subject, false)
+	r, err := h.rulesOf(ctx, &s)
 	if err != nil {
 		return store.Session{}, err
 	}
 	if d := r.rules.Check(h.now(), s.Policy(), policy.Use{}); !d.Allow {
 		h.finish(&s, r, d.At, d.Reason, "")
+		return s, nil
+	}
+	if h.goneTooLong(&s, r) {
+		h.finishAt(&s, r, s.Gone.Add(h.cfg.GoneAfter), policy.ReasonAccountDisabled, "")
 		return s, nil
 	}
 	end, err := h.endOfParent(ctx, s)
@@ -363,13 +424,35 @@ func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit in
 	return page, next, nil
 }
 
+// Pending returns one page of the logins that wait for their applications, and the
+// cursor of the next, as [Hook.List] does for sessions: the user has signed in, and no
+// token was issued yet. They hold a place, and [Hook.End] ends them. Those that are
+// over, or have ended, are not among them.
+func (h *Hook) Pending(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+	lctx, cancel := h.bounded(ctx)
+	defer cancel()
+	f.State = store.Unended
+	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
+	if err != nil {
+		return nil, "", fmt.Errorf("list logins: %w", err)
+	}
+	now := h.now()
+	found = slices.DeleteFunc(found, func(s store.Session) bool {
+		return !now.Before(s.ReservedUntil) || s.Joined != "" || s.Fenced()
+	})
+	return found, next, nil
+}
+
 // Deadline returns when a session ends if nothing more happens, and of what.
 // The zero time means never.
 func (h *Hook) Deadline(ctx context.Context, s store.Session) (time.Time, policy.Reason, error) {
-	r, err := h.rules(ctx, s.Subject, false)
+	r, err := h.rulesOf(ctx, &s)
 	if err != nil {
 		return time.Time{}, "", err
 	}
 	at, reason := r.rules.Deadline(s.Policy())
+	if end := s.Gone.Add(h.cfg.GoneAfter); r.gone && !s.Gone.IsZero() && (at.IsZero() || end.Before(at)) {
+		return end, policy.ReasonAccountDisabled, nil
+	}
 	return at, reason, nil
 }

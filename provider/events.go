@@ -35,6 +35,7 @@ const (
 	EventDeliveryGivenUp EventType = "logout_delivery_given_up" // it is not tried again, until Hook.Redeliver
 	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
+	EventGone            EventType = "user_gone"                // the user of a session is in no account any more; it ends after Config.GoneAfter
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
 	EventMisconfigured   EventType = "misconfigured"            // the provider is not set up so that the limits hold; each mistake is told of once
 	EventStoreLost       EventType = "store_lost"               // the store has lost what it had: see ErrStoreLost; told once a minute while it lasts
@@ -69,7 +70,7 @@ func Audit(l *slog.Logger) func(context.Context, Event) {
 		switch e.Type {
 		case EventRepeat:
 			level = slog.LevelDebug
-		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventSettingsStale, EventDeliveryFailed, EventMisconfigured, EventKeyUnknown:
+		case EventReplay, EventRepeatMoved, EventRollback, EventWriteLost, EventGone, EventSettingsStale, EventDeliveryFailed, EventMisconfigured, EventKeyUnknown:
 			level = slog.LevelWarn
 		case EventOnEndFailed, EventDeliveryGivenUp, EventPageFailed, EventSweepFailed, EventStoreLost, EventUnavailable:
 			level = slog.LevelError

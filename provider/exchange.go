@@ -321,7 +321,7 @@ func (c *core) exchangedIDToken(ctx context.Context, token string, claims map[st
 	if err != nil {
 		return presentedToken{}, deadOr(err)
 	}
-	r, err := c.h.rules(ctx, s.Subject, false)
+	s, r, err := c.h.inUse(ctx, s)
 	if err != nil {
 		return presentedToken{}, err
 	}

@@ -84,7 +84,7 @@ func (c *core) inSession(ctx context.Context, req *request, tr op.TokenRequest, 
 	case s.Subject != subjectOf(ctx, tr.GetSubject()):
 		return store.Session{}, ruling{}, "", oidc.ErrServerError().WithDescription("the session is another user's")
 	}
-	r, err := c.h.rules(ctx, s.Subject, false)
+	s, r, err := c.h.inUse(ctx, s)
 	if err == nil {
 		err = usable(&s, r, c.h.now(), policy.Use{Client: client})
 	}

@@ -365,7 +365,7 @@ func (h *Hook) deliver(n notification) error {
 func (h *Hook) noteDelivery(ctx context.Context, n notification, cause error) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.cfg.Store.Get(ctx, n.sid)
+	s, err := h.load(ctx, n.sid)
 	if err != nil {
 		return err
 	}

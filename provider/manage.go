@@ -70,12 +70,14 @@ func (h *Hook) Preview(ctx context.Context, account string, proposed policy.Acco
 			return nil
 		}
 		seen[s.Subject] = true
-		return h.previewSubject(ctx, s.Subject, account, current, proposed, visit)
+		return h.previewSubject(ctx, &s, account, current, proposed, visit)
 	})
 }
 
-func (h *Hook) previewSubject(ctx context.Context, subject store.Subject, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
-	memberships, err := h.Memberships(ctx, subject)
+// previewSubject is [Hook.Preview] for the subject of a session.
+func (h *Hook) previewSubject(ctx context.Context, of *store.Session, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
+	subject := of.Subject
+	memberships, _, err := h.membershipsOf(ctx, of)
 	if err != nil {
 		return fmt.Errorf("preview: %w", err)
 	}
@@ -100,6 +102,9 @@ func (h *Hook) previewSubject(ctx context.Context, subject store.Subject, accoun
 	holder := policy.Holder{Who: policy.Who{User: subject.ID, Memberships: memberships}}
 	held := map[string]store.Session{}
 	err = h.each(ctx, store.Filter{Subject: subject, State: store.Unended}, func(s store.Session) error {
+		if s.Fenced() {
+			return nil
+		}
 		held[s.ID] = s
 		holder.Sessions = append(holder.Sessions, s.Policy())
 		return nil
@@ -153,7 +158,7 @@ func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
 	}
-	r, err := h.rules(ctx, s.Subject, false)
+	s, r, err := h.inUse(ctx, s)
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
 	}

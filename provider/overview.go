@@ -95,6 +95,12 @@ func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling
 			return err
 		}
 		for _, s := range page {
+			if s.Fenced() {
+				if h.stop(&s, r, s.Fence); s.ReservedUntil.IsZero() {
+					o.Ended = append(o.Ended, s)
+				}
+				continue
+			}
 			p := s.Policy()
 			if d := r.rules.Check(h.now(), p, policy.Use{}); !d.Allow {
 				if s.ReservedUntil.IsZero() {

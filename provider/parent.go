@@ -39,7 +39,7 @@ func (h *Hook) endedWithParent(ctx context.Context, s store.Session) (store.Sess
 	if err != nil || end == nil {
 		return s, err
 	}
-	r := h.rulesToEnd(ctx, s.Subject)
+	r := h.rulesToEnd(ctx, &s)
 	if ended, err := h.endWith(ctx, s, r, end); err == nil {
 		return ended, nil
 	}
@@ -108,7 +108,7 @@ func (h *Hook) endChildren(ctx context.Context, parent *store.Session) error {
 	someAtOnce(ctx, parent.Children, func(sid string) {
 		child, err := h.get(ctx, sid)
 		if err == nil && child.End == nil && !h.outlives(ctx, *parent, child) {
-			_, err = h.endWith(ctx, child, h.rulesToEnd(ctx, child.Subject), parent.End)
+			_, err = h.endWith(ctx, child, h.rulesToEnd(ctx, &child), parent.End)
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) { // it never began, or was forgotten
 			mu.Lock()
@@ -127,7 +127,7 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 	gone := map[string]bool{}
 	if len(parent.Children) >= h.cfg.MaxGrants && !slices.Contains(parent.Children, sid) {
 		for _, sid := range parent.Children {
-			s, err := h.cfg.Store.Get(ctx, sid)
+			s, err := h.load(ctx, sid)
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
 			}

@@ -58,7 +58,24 @@ type Config struct {
 	// Membership returns the accounts that a user belongs to, with the
 	// user's groups in each. If it fails, logins are refused and refreshes
 	// answered with 503. Nil: every user belongs to the account "default".
+	//
+	// It must fail where it cannot tell. A user for whom it returns no account and
+	// no error has NO LIMITS: their logins are admitted, however many.
+	// See GoneAfter for the sessions of a user who was in an account before.
+	//
+	// What changes in it is applied when one of the user's sessions is used next,
+	// and by [Hook.Run] within 24 hours where none is.
 	Membership func(ctx context.Context, subject store.Subject) ([]policy.Membership, error)
+
+	// GoneAfter is how long the sessions of a user go on who is in no account any
+	// more, counted from when it was noticed, at a use or by [Hook.Run]. Until then
+	// they keep their accounts, with the limits of these; then they end
+	// (account_disabled). Zero means one hour. A user who is in an account again by
+	// then keeps them.
+	//
+	// It is a net below [Hook.EndAll], which ends them at once: call that when an
+	// account is disabled or deleted.
+	GoneAfter time.Duration
 
 	// NotBefore returns since when a user's credentials are what they are: when
 	// the password was reset, or the account disabled. A login whose user
@@ -317,6 +334,7 @@ func New(cfg Config) (*Hook, error) {
 		{"Remember", &cfg.Remember, 31 * 24 * time.Hour, 0},
 		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second, 0},
 		{"SweepEvery", &cfg.SweepEvery, 10 * time.Second, 0},
+		{"GoneAfter", &cfg.GoneAfter, time.Hour, 0},
 	} {
 		switch {
 		case *d.value < 0:

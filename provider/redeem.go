@@ -217,7 +217,7 @@ func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string, code 
 		return store.Session{}, ruling{}, false, nil
 	}
 	if err == nil {
-		r, err = c.h.rules(ctx, s.Subject, false)
+		s, r, err = c.h.inUse(ctx, s)
 	}
 	if err != nil {
 		return store.Session{}, ruling{}, false, err

@@ -255,7 +255,7 @@ func (c *core) refused(req *request, st *refreshState, err error) *refusedReques
 func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.RefreshTokenRequest, error) {
 	h := c.h
 	var err error
-	if st.ruling, err = h.rules(ctx, st.session.Subject, false); err != nil {
+	if st.session, st.ruling, err = h.inUse(ctx, st.session); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	if err := c.judge(st); err != nil {
@@ -556,7 +556,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		if !pause(wctx, delay) {
 			break
 		}
-		if s, getErr := h.cfg.Store.Get(wctx, st.session.ID); getErr == nil {
+		if s, getErr := h.load(wctx, st.session.ID); getErr == nil {
 			st.session = s
 		}
 	}

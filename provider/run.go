@@ -95,7 +95,7 @@ func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 			return false
 		}
 		if len(batch) < sweepBatch {
-			return true
+			return h.sweepFences(ctx, errs)
 		}
 	}
 }
@@ -192,9 +192,16 @@ const sweepAgain = 10 * time.Minute
 func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	now := h.now()
 	var r ruling
-	if s.End == nil {
+	if s.Fenced() {
+		_, _, err := h.endByFence(ctx, s, s.Fence)
+		return err
+	}
+	if s.End == nil && s.Joined == "" {
 		var err error
-		if r, err = h.rules(ctx, s.Subject, false); err != nil {
+		if s, r, err = h.inUse(ctx, s); err == nil && s.End != nil {
+			return nil // it was ended, and everybody told
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return err // it is this process that stops: another one has it when the lease is over
 			}

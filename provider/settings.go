@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -372,6 +374,8 @@ type ruling struct {
 	observed policy.Rules // as if no account only observed
 	observes bool
 	accounts []string
+	who      string // a fingerprint of the accounts and groups
+	gone     bool   // the user is in no account any more: these are the session's
 }
 
 // rules returns the rules for a subject. A login needs settings that are fresh:
@@ -381,7 +385,52 @@ func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ru
 	if err != nil {
 		return ruling{}, err
 	}
-	r := ruling{accounts: make([]string, 0, len(memberships))}
+	return h.rulesIn(ctx, subject, memberships, login)
+}
+
+// rulesOf returns the rules for a session: those for its subject, or, if that is in
+// no account any more, those of the accounts that it was in.
+func (h *Hook) rulesOf(ctx context.Context, s *store.Session) (ruling, error) {
+	memberships, gone, err := h.membershipsOf(ctx, s)
+	if err != nil {
+		return ruling{}, err
+	}
+	r, err := h.rulesIn(ctx, s.Subject, memberships, false)
+	r.gone = gone
+	return r, err
+}
+
+// membershipsOf returns the memberships of a session's subject. One who is gone has
+// those of the session.
+func (h *Hook) membershipsOf(ctx context.Context, s *store.Session) (memberships []policy.Membership, gone bool, err error) {
+	memberships, err = h.Memberships(ctx, s.Subject)
+	if err != nil || len(memberships) > 0 || len(s.Accounts) == 0 {
+		return memberships, false, err
+	}
+	for _, account := range s.Accounts {
+		memberships = append(memberships, policy.Membership{Account: account})
+	}
+	return memberships, true, nil
+}
+
+// fingerprint returns a short text that says whether two lists of memberships are of
+// the same accounts and groups.
+func fingerprint(memberships []policy.Membership) string {
+	var names []string
+	for _, m := range memberships {
+		names = append(names, fmt.Sprintf("%q", m.Account))
+		for _, group := range m.Groups {
+			names = append(names, fmt.Sprintf("%q %q", m.Account, group))
+		}
+	}
+	slices.Sort(names)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(names), "\n")))
+	return base64.RawURLEncoding.EncodeToString(sum[:9])
+}
+
+// rulesIn returns the rules for a subject with the given memberships.
+func (h *Hook) rulesIn(ctx context.Context, subject store.Subject, memberships []policy.Membership, login bool) (ruling, error) {
+	r := ruling{accounts: make([]string, 0, len(memberships)), who: fingerprint(memberships)}
 	settings := policy.Settings{Accounts: make(map[string]policy.Account, len(memberships))}
 	for _, m := range memberships {
 		a, stale, err := h.settings.get(ctx, m.Account, login)

@@ -277,8 +277,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			if i := a.codeIn(&s); s.End == nil && a.late(&s, c.h.now()) && s.Codes[i].Used.IsZero() {
 				return store.Session{}, ruling{}, lateCode()
 			}
-			r, err := c.h.rules(ctx, s.Subject, false)
-			return s, r, err
+			return c.h.inUse(ctx, s)
 		}
 		abandoned = s.End.Reason == policy.ReasonAbandoned
 		n = nextNamesake(n, &s)

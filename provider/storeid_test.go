@@ -129,7 +129,7 @@ func (r *replaceable) Create(ctx context.Context, s store.Session, max int) erro
 func (r *replaceable) Update(ctx context.Context, s store.Session) (int64, error) {
 	return r.now.Load().Update(ctx, s)
 }
-func (r *replaceable) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (r *replaceable) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	return r.now.Load().Admit(ctx, subject, decide)
 }
 func (r *replaceable) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
@@ -142,6 +142,15 @@ func (r *replaceable) Delete(ctx context.Context, id string, revision int64) err
 	return r.now.Load().Delete(ctx, id, revision)
 }
 func (r *replaceable) Stats(ctx context.Context) (store.Stats, error) { return r.now.Load().Stats(ctx) }
+func (r *replaceable) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	return r.now.Load().PutFence(ctx, f)
+}
+func (r *replaceable) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	return r.now.Load().MoveFence(ctx, f, due)
+}
+func (r *replaceable) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	return r.now.Load().DueFences(ctx, now, limit)
+}
 func (r *replaceable) Document(ctx context.Context, key string) (store.Document, error) {
 	return r.now.Load().Document(ctx, key)
 }

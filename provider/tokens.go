@@ -55,8 +55,11 @@ func (c *core) open(ctx context.Context, id, subject, presented string) (t acces
 	if s.End != nil || g == nil || !g.Revoked.IsZero() || s.Subject != subjectOf(ctx, subject) {
 		return t, s, r, errInactive
 	}
-	if r, err = h.rules(ctx, s.Subject, false); err != nil {
+	if s, r, err = h.inUse(ctx, s); err != nil {
 		return t, s, r, err
+	}
+	if g = s.Grant(t.Grant); s.End != nil || g == nil || !g.Revoked.IsZero() {
+		return t, s, r, errInactive // since then
 	}
 	if !r.rules.Check(now, s.Policy(), policy.Use{Client: g.Client, Authenticated: g.Authenticated}).Allow {
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
@@ -325,7 +328,7 @@ func (c *core) revokeGrant(ctx context.Context, req *request, t refreshToken, cl
 	if s, err = h.endedWithParent(wctx, s); err != nil {
 		return c.outage(ctx, req, err)
 	}
-	r, err := h.rules(ctx, s.Subject, false)
+	r, err := h.rulesOf(ctx, &s)
 	if err != nil {
 		return c.outage(ctx, req, err)
 	}
@@ -485,7 +488,7 @@ func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) 
 	if err != nil {
 		return s, nil, err
 	}
-	return h.endTelling(ctx, s, h.rulesToEnd(ctx, subject), policy.ReasonLogout, subject.ID)
+	return h.endTelling(ctx, s, h.rulesToEnd(ctx, &s), policy.ReasonLogout, subject.ID)
 }
 
 // TerminateSession is called by op only where TerminateSessionFromRequest is

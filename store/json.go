@@ -109,7 +109,7 @@ func (x *Delivery) UnmarshalJSON(data []byte) error { return unmarshal(data, x, 
 
 // The names of the members, to tell the unknown ones.
 var (
-	sessionNames = []string{"v", "sid", "subject", "accounts", "kind", "client",
+	sessionNames = []string{"v", "sid", "subject", "accounts", "who", "gone", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
 		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
 		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
@@ -156,6 +156,8 @@ func (e *encoder) session(s *Session) {
 	e.quote("sub", s.Subject.ID)
 	e.b = append(e.b, '}')
 	e.texts("accounts", s.Accounts)
+	e.text("who", s.Who)
+	e.time("gone", s.Gone)
 	e.text("kind", string(s.Kind))
 	e.text("client", s.Client)
 	e.time("started", s.Started)
@@ -451,6 +453,10 @@ func (d *decoder) session(s *Session) error {
 			err = d.subject(&s.Subject)
 		case "accounts":
 			s.Accounts, err = d.texts()
+		case "who":
+			s.Who, err = d.text()
+		case "gone":
+			s.Gone, err = d.time()
 		case "kind":
 			var v string
 			v, err = d.text()

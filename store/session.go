@@ -40,9 +40,18 @@ type Session struct {
 
 	Subject Subject `json:"subject"`
 
-	// Accounts are those that the subject belonged to when Due was last set. They
-	// are what it is listed by; which limits apply is asked anew at each use.
+	// Accounts are those that the subject belonged to when Due was last set, or to
+	// which it belonged last if it is in none any more. They are what it is listed
+	// by; which limits apply is asked anew at each use.
 	Accounts []string `json:"accounts,omitempty"`
+
+	// Who is a fingerprint of the accounts and groups by whose limits the session
+	// was admitted, or was looked at together with the subject's others.
+	Who string `json:"who,omitempty"`
+
+	// Gone is since when the subject is known to be in no account any more. Zero:
+	// it is in one, or never was.
+	Gone time.Time `json:"gone,omitzero"`
 
 	Kind   policy.Kind `json:"kind,omitempty"`
 	Client string      `json:"client,omitempty"` // the client that it began with
@@ -124,6 +133,10 @@ type Session struct {
 	// Revision is the store's compare-and-swap token: 1 when the session was
 	// added, one more with each write. It is not part of the document.
 	Revision int64 `json:"-"`
+
+	// Fence is that of the subject, as it was when the session was read: see
+	// [Session.Fenced]. It is no part of the document, and not written with it.
+	Fence Fence `json:"-"`
 }
 
 // A Grant is one client's refresh-token family inside a session.
@@ -280,6 +293,7 @@ func (s Session) Clone() Session {
 		s.Deliveries[i].Unknown = cloneUnknown(s.Deliveries[i].Unknown)
 	}
 	s.Unknown = cloneUnknown(s.Unknown)
+	s.Fence.Spared = slices.Clone(s.Fence.Spared)
 	return s
 }
 

@@ -35,6 +35,10 @@ var (
 	// ErrFull is wrapped by Create's error when the subject has max sessions
 	// that have not ended.
 	ErrFull = errors.New("too many sessions")
+
+	// ErrFenced is wrapped by Create's error when all of the subject's sessions
+	// ended after the one to be added began: see [Fence].
+	ErrFenced = errors.New("older than the end of all sessions of the subject")
 )
 
 // Sessions keeps the login sessions of all subjects.
@@ -68,15 +72,16 @@ var (
 // nothing changed. Any other error means that the store could not answer;
 // whether a write took effect is then unknown, unless its argument was refused.
 type Sessions interface {
-	// Get returns the session with the given ID, ended or not. If there is
-	// none the error wraps ErrNotFound.
+	// Get returns the session with the given ID, ended or not, with the fence of
+	// its subject. If there is none the error wraps ErrNotFound.
 	Get(ctx context.Context, id string) (Session, error)
 
 	// Create adds a session; its revision is then 1, whatever s.Revision is.
 	// If there is one with its ID, ended or not, the error wraps ErrExists;
 	// otherwise, if its subject has max or more that have not ended, the
-	// error wraps ErrFull. It does not load the subject's sessions. The
-	// session that it adds must not have ended.
+	// error wraps ErrFull; and if s began by the time of the subject's fence,
+	// ErrFenced. It does not load the subject's sessions. The session that it
+	// adds must not have ended.
 	Create(ctx context.Context, s Session, max int) error
 
 	// Update replaces a session if its stored revision is still s.Revision,
@@ -89,7 +94,8 @@ type Sessions interface {
 
 	// Admit runs one serializable step over the sessions of one subject that
 	// have not ended (s.End is nil; whether they are over is for the policy
-	// to say). What decide returns is written, all or nothing: sessions that
+	// to say), and its fence. A fence that is put while a step is under way may
+	// or may not be seen by it. What decide returns is written, all or nothing: sessions that
 	// were in held are replaced, whatever their Revision, others are added;
 	// those of held that are not returned stay as they are. It may end
 	// sessions, not delete them. Of concurrent steps of one subject each sees
@@ -99,14 +105,14 @@ type Sessions interface {
 	// A step that loses a race is tried again here, not by the caller, until
 	// the context ends; then the error wraps ErrConflict and the context's
 	// error. So decide may run more than once and must only compute: it must
-	// not call the Store, and it must decide from held alone, which is in
-	// ascending order of ID and which it may change. If decide returns an
+	// not call the Store, and it must decide from its arguments alone; held is in
+	// ascending order of ID, and it may change it. If decide returns an
 	// error nothing changes, and Admit returns that error unwrapped.
 	//
 	// A session to be added whose ID exists already (ended, or of another
 	// subject) makes the error wrap ErrExists. A session of another subject,
 	// one that is added and has ended, and one ID twice are errors.
-	Admit(ctx context.Context, subject Subject, decide func(held []Session) ([]Session, error)) error
+	Admit(ctx context.Context, subject Subject, decide func(held []Session, fence Fence) ([]Session, error)) error
 
 	// List returns one page of the sessions that match f, in ascending order
 	// of ID, starting after the cursor (empty: from the first), at most limit
@@ -178,6 +184,7 @@ type Documents interface {
 // A Store is all of them.
 type Store interface {
 	Sessions
+	Fences
 	Documents
 	Counts
 }

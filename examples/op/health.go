@@ -118,7 +118,7 @@ func readiness(st *storage, db *database, settings provider.SettingsSource, stor
 		if _, err := db.sessions.Document(ctx, ringDocument); err != nil {
 			return fmt.Errorf("sessions: %w", err)
 		}
-		admit := func([]store.Session) ([]store.Session, error) { return nil, nil }
+		admit := func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }
 		if err := db.sessions.Admit(ctx, nobody, admit); err != nil {
 			return fmt.Errorf("sessions: %w", err)
 		}

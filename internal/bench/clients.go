@@ -38,7 +38,7 @@ func (t *timedStore) Update(ctx context.Context, s store.Session) (int64, error)
 	return t.Store.Update(ctx, s)
 }
 
-func (t *timedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (t *timedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	defer t.since(time.Now())
 	return t.Store.Admit(ctx, subject, decide)
 }

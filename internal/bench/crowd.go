@@ -260,7 +260,7 @@ func refreshingSeveral(key signingKey, hook *provider.Hook, sessions int) (flow,
 // change.
 func (c *crowd) sweep(r *rig, n size) error {
 	own := memstore.New()
-	part := &partStore{Sessions: r.store, Documents: own, Counts: own, left: n.sweep}
+	part := &partStore{Sessions: r.store, Fences: own, Documents: own, Counts: own, left: n.sweep}
 	hook, err := provider.New(provider.Config{
 		Store: part, Keys: provider.Keys{provider.NewKey(time.Now())},
 		Now:      func() time.Time { return time.Now().Add(3 * time.Hour) },
@@ -280,6 +280,7 @@ func (c *crowd) sweep(r *rig, n size) error {
 // A partStore has a sweep end after a number of sessions.
 type partStore struct {
 	store.Sessions
+	store.Fences
 	store.Documents
 	store.Counts
 	left int

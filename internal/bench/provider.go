@@ -163,7 +163,7 @@ func (c *countingStore) Delete(ctx context.Context, id string, revision int64) e
 	return c.Store.Delete(ctx, id, revision)
 }
 
-func (c *countingStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (c *countingStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	c.others.Add(1)
 	return c.Store.Admit(ctx, subject, decide)
 }

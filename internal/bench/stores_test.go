@@ -133,7 +133,7 @@ func TestLoadedIsAsIfTheStoreHadWrittenIt(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, s.Delete(ctx, all[18].ID, 1))
 				held := 0
-				require.NoError(t, s.Admit(ctx, people.subject(0), func(now []store.Session) ([]store.Session, error) {
+				require.NoError(t, s.Admit(ctx, people.subject(0), func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 					held = len(now)
 					return now[:1], nil
 				}))

@@ -53,7 +53,7 @@ func TestAWrappedStorePasses(t *testing.T) {
 // unlocked admits without a serializable step.
 type unlocked struct{ store.Sessions }
 
-func (u *unlocked) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (u *unlocked) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	held, _, err := u.List(ctx, store.Filter{Subject: subject, State: store.Unended}, "", 1000)
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (u *unlocked) Admit(ctx context.Context, subject store.Subject, decide func
 	for _, s := range held {
 		known[s.ID] = true
 	}
-	changed, err := decide(held)
+	changed, err := decide(held, store.Fence{})
 	if err != nil {
 		return err
 	}
@@ -173,8 +173,8 @@ func (f *forgetful) Create(ctx context.Context, s store.Session, max int) error 
 // overfull hides one session from a step.
 type overfull struct{ store.Sessions }
 
-func (o *overfull) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
-	return o.Sessions.Admit(ctx, subject, func(held []store.Session) ([]store.Session, error) {
-		return decide(held[:max(0, len(held)-1)])
+func (o *overfull) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
+	return o.Sessions.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		return decide(held[:max(0, len(held)-1)], fence)
 	})
 }

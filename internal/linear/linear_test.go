@@ -290,7 +290,7 @@ func (r *recorder) call(ctx context.Context, s store.Sessions, c call) (a answer
 	case create:
 		return a, s.Create(ctx, r.session(c), sessionCap)
 	case admitRefuse, admitEvict, admitTouch:
-		err := s.Admit(ctx, r.subject, func(held []store.Session) ([]store.Session, error) {
+		err := s.Admit(ctx, r.subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			a.looked, a.seen = true, versions(held)
 			return r.decide(c, held)
 		})

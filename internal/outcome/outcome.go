@@ -19,6 +19,7 @@ const (
 	Conflict = "conflict"
 	Exists   = "exists"
 	Full     = "full"
+	Fenced   = "fenced"
 	Declined = "declined" // Admit's decide returned an error
 	Canceled = "canceled" // the caller gave up
 	Timeout  = "timeout"  // the caller's time was over
@@ -44,6 +45,8 @@ func Of(err error) string {
 		return Exists
 	case errors.Is(err, store.ErrFull):
 		return Full
+	case errors.Is(err, store.ErrFenced):
+		return Fenced
 	}
 	return Error
 }
@@ -59,9 +62,9 @@ type Step struct {
 }
 
 // Watch returns decide, watched.
-func (s *Step) Watch(decide func([]store.Session) ([]store.Session, error)) func([]store.Session) ([]store.Session, error) {
-	return func(held []store.Session) ([]store.Session, error) {
-		result, err := decide(held)
+func (s *Step) Watch(decide func([]store.Session, store.Fence) ([]store.Session, error)) func([]store.Session, store.Fence) ([]store.Session, error) {
+	return func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		result, err := decide(held, fence)
 		s.Runs++
 		s.Decided, s.err = len(result), err
 		return result, err

@@ -19,6 +19,7 @@ func TestOf(t *testing.T) {
 		outcome.Conflict: fmt.Errorf("update: %w", store.ErrConflict),
 		outcome.Exists:   fmt.Errorf("create: %w", store.ErrExists),
 		outcome.Full:     fmt.Errorf("create: %w", store.ErrFull),
+		outcome.Fenced:   fmt.Errorf("create: %w", store.ErrFenced),
 		outcome.Canceled: fmt.Errorf("admit: %w: %w", store.ErrConflict, context.Canceled),
 		outcome.Timeout:  fmt.Errorf("admit: %w: %w", store.ErrConflict, context.DeadlineExceeded),
 		outcome.Error:    errors.New("connection refused"),
@@ -33,19 +34,19 @@ func TestOf(t *testing.T) {
 func TestStep(t *testing.T) {
 	var step outcome.Step
 	results := []error{errors.New("too many"), context.DeadlineExceeded, nil}
-	decide := step.Watch(func(held []store.Session) ([]store.Session, error) {
+	decide := step.Watch(func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		err := results[0]
 		results = results[1:]
 		return held, err
 	})
 	require.Equal(t, outcome.Timeout, step.Of(context.DeadlineExceeded), "it did not come to a decision")
 	for i, want := range []string{outcome.Declined, outcome.Declined} {
-		_, err := decide(nil)
+		_, err := decide(nil, store.Fence{})
 		require.Equal(t, want, step.Of(err))
 		require.Equal(t, i+1, step.Runs)
 	}
 	held := make([]store.Session, 3)
-	got, err := decide(held)
+	got, err := decide(held, store.Fence{})
 	require.NoError(t, err)
 	require.Len(t, got, 3)
 	require.Equal(t, 3, step.Decided)

@@ -97,7 +97,7 @@ func TestHistoryCatchesATornAdmission(t *testing.T) {
 						errs[i] = tornAdmit(t.Context(), sessions, s, &listed)
 						return
 					}
-					errs[i] = sessions.Admit(t.Context(), s.Subject, func(held []store.Session) ([]store.Session, error) {
+					errs[i] = sessions.Admit(t.Context(), s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 						if len(held) >= limit {
 							return nil, errFull
 						}

@@ -285,6 +285,10 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 	}
 	until := time.Now().Add(a.cfg.PreviewTime)
 	f := a.filter(account, Query{User: sel.User, Client: sel.Client, State: store.Unended})
+	// First, or one becomes a session behind the back of the list.
+	if err := a.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
+		return r, err
+	}
 	for cursor := ""; ; {
 		page, next, err := a.cfg.Hook.List(ctx, f, cursor, 200)
 		if err != nil {
@@ -310,22 +314,34 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 	}
 }
 
-// endUser ends the sessions of one user in one step with admission: a login that
-// races it is ended, or begins after it.
+// endUser ends the sessions of one user and what they have under way, by
+// [provider.Hook.EndAll], if they are of the account: a member now, or all that they
+// have is listed in it. Of anybody else it ends the sessions that are listed.
 func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Selection) (int, error) {
+	if sel.ExceptMine && actor.SID == "" && actor.User == sel.User {
+		return 0, nil // all of them are the actor's own
+	}
 	subject := a.subject(sel.User)
-	var except []string
-	in := 0
+	memberships, err := a.cfg.Hook.Memberships(ctx, subject)
+	if err != nil {
+		return 0, err
+	}
+	member := slices.ContainsFunc(memberships, func(m policy.Membership) bool { return m.Account == account })
+	var except, listed []string
+	elsewhere := false
 	for cursor := ""; ; {
 		page, next, err := a.cfg.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
 		if err != nil {
 			return 0, err
 		}
 		for _, s := range page {
-			if !slices.Contains(s.Accounts, account) || sel.ExceptMine && a.mine(actor, s) {
+			in := slices.Contains(s.Accounts, account)
+			elsewhere = elsewhere || !in
+			switch mine := sel.ExceptMine && a.mine(actor, s); {
+			case mine:
 				except = append(except, s.ID)
-			} else {
-				in++
+			case in:
+				listed = append(listed, s.ID)
 			}
 		}
 		if next == "" {
@@ -333,10 +349,20 @@ func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Se
 		}
 		cursor = next
 	}
-	if in == 0 {
-		return 0, nil // nobody of the account, perhaps: nothing of theirs is touched
+	if member || len(listed) > 0 && !elsewhere {
+		return a.cfg.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
 	}
-	return a.cfg.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
+	n := 0
+	for _, sid := range listed {
+		ended, err := a.endOne(ctx, actor, account, sid, sel.ExceptMine)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return n, err
+		}
+		if ended {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // endOne reports whether it was this call that ended the session.
@@ -349,6 +375,28 @@ func (a *Admin) endOne(ctx context.Context, actor Actor, account, sid string, ex
 		return false, err
 	}
 	return true, nil
+}
+
+// endPending ends the logins that wait for their applications. They do not count.
+func (a *Admin) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
+	for cursor := ""; ; {
+		page, next, err := a.cfg.Hook.Pending(ctx, f, cursor, 200)
+		if err != nil {
+			return err
+		}
+		for _, s := range page {
+			if exceptMine && a.mine(actor, s) {
+				continue
+			}
+			if err := a.cfg.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+		if next == "" {
+			return nil
+		}
+		cursor = next
+	}
 }
 
 func (a *Admin) mine(actor Actor, s store.Session) bool {

@@ -165,7 +165,8 @@ func TestAnAdministratorEndsSessions(t *testing.T) {
 }
 
 // A login whose code was not redeemed yet holds a place, and is no session that
-// anybody could see, end or be told of. It goes on.
+// anybody could see, end by its ID or be told of. It goes on, unless all that its user
+// has ends: see TestEndingAUserEndsTheLoginUnderWay.
 func TestALoginThatIsNotCompletedIsNoSession(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -185,7 +186,6 @@ func TestALoginThatIsNotCompletedIsNoSession(t *testing.T) {
 	w.send("POST", all+"/"+sid+"/deliveries", root, map[string]any{"client": optest.Web}).problem(404, "not_found")
 	for name, body := range map[string]any{
 		"named": map[string]any{"sessions": []string{sid}}, "of a client": map[string]any{"client": optest.Web2},
-		"of a user": map[string]any{"user": optest.SubjectOf("ann")}, "all": map[string]any{"all": true, "except_mine": true},
 	} {
 		var r admin.Result
 		w.send("POST", all+"/end", root, body).into(200, &r)
@@ -264,4 +264,38 @@ func TestWhoActsForAUserIsShown(t *testing.T) {
 	ended := w.sessions(root, "state=ended&user="+optest.SubjectOf("ann"))[0]
 	require.Equal(t, policy.ReasonAccountDisabled, ended.Ended.Reason)
 	require.Equal(t, "The sign-in that this one was made from is over: the account was disabled.", ended.Ended.Text)
+}
+
+// An administrator ends what a user has while a login of theirs waits for its
+// application: that ends with the rest, whatever the selection, and does not count.
+func TestEndingAUserEndsTheLoginUnderWay(t *testing.T) {
+	t.Parallel()
+	for name, sel := range map[string]func(user string) map[string]any{
+		"user":            func(user string) map[string]any { return map[string]any{"user": user} },
+		"user and client": func(user string) map[string]any { return map[string]any{"user": user, "client": optest.Web} },
+		"client":          func(string) map[string]any { return map[string]any{"client": optest.Web} },
+		"all":             func(string) map[string]any { return map[string]any{"all": true, "except_mine": true} },
+	} {
+		for also, sessions := range map[string]int{"": 0, " with a session": 1} {
+			t.Run(name+also, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				root := w.Login(optest.Web2, "root").AccessToken()
+				w.save(root, bounds(0, 0, 5, policy.Refuse))
+				for range sessions {
+					w.Login(optest.Web, "ann")
+				}
+				waiting := w.Browser().Login(optest.Web, "ann", nil)
+				other := w.Browser().Login(optest.Web, "other-dan", nil) // of another account
+				var r admin.Result
+				w.send("POST", "/v1/accounts/acme/sessions/end", root, sel(optest.SubjectOf("ann"))).into(200, &r)
+				require.Equal(t, sessions, r.Ended)
+				late := w.Code(optest.Web, waiting)
+				require.Equal(t, "invalid_grant", late.Error())
+				require.Contains(t, late.Description(), "ended_by_admin")
+				require.Empty(t, w.sessions(root, "user="+optest.SubjectOf("ann")))
+				require.Equal(t, 200, w.Code(optest.Web, other).Status)
+			})
+		}
+	}
 }

@@ -37,6 +37,7 @@
 //	curfew_misconfigured_total              counter                        mistakes in the set-up, each counted once in a process
 //	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
 //	curfew_keys_unknown_total               counter                        minutes with answers of 503 for a sealing key that is not here; anybody can cause it
+//	curfew_users_gone_total                 counter                        sessions whose user turned out to be in no account any more
 //	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
 //	curfew_store_losses_total               counter                        times it was seen that the store has lost what it had, once a minute
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
@@ -56,10 +57,11 @@
 //     ended_by_admin, policy_change, replay, revoked, account_disabled,
 //     credential_change, unknown_session, abandoned, other.
 //   - result: delivered, failed (it is tried again), given_up, other.
-//   - operation: get, create, update, admit, list, due, delete, stats, document,
-//     put_document, history, drop_document, add_counts, read_counts, drop_counts, count_unended.
-//   - outcome: ok; not_found, conflict, exists, full, declined (by the policy),
-//     which are answers; canceled (the caller gave up); timeout, error.
+//   - operation: get, create, update, admit, list, due, delete, stats, put_fence,
+//     move_fence, due_fences, document, put_document, history, drop_document,
+//     add_counts, read_counts, drop_counts, count_unended.
+//   - outcome: ok; not_found, conflict, exists, full, fenced, declined (by the
+//     policy), which are answers; canceled (the caller gave up); timeout, error.
 //
 // Counters and the histogram are of one process: add them up. The gauges are of
 // the store: all processes that share it say the same, so take the maximum. They
@@ -115,15 +117,15 @@ type Config struct {
 type Metrics struct {
 	cfg Config
 
-	admissions, refusals, ends, refreshRefusals                  vector
-	observedRefusals, observedEnds, deliveries                   vector
-	replays, repeats, repeatsElsewhere                           prometheus.Counter
-	rollbacks, writesLost                                        prometheus.Counter
-	unavailable, settingsStale, storeLosses, onEnd, sweep, stats prometheus.Counter
-	asked, notAsAsked, pages, mistakes, keysUnknown              prometheus.Counter
-	storeDuration                                                *prometheus.HistogramVec
-	storeErrors                                                  *prometheus.CounterVec
-	sessions, sweepLag                                           *prometheus.Desc
+	admissions, refusals, ends, refreshRefusals                        vector
+	observedRefusals, observedEnds, deliveries                         vector
+	replays, repeats, repeatsElsewhere                                 prometheus.Counter
+	rollbacks, writesLost                                              prometheus.Counter
+	unavailable, gone, settingsStale, storeLosses, onEnd, sweep, stats prometheus.Counter
+	asked, notAsAsked, pages, mistakes, keysUnknown                    prometheus.Counter
+	storeDuration                                                      *prometheus.HistogramVec
+	storeErrors                                                        *prometheus.CounterVec
+	sessions, sweepLag                                                 *prometheus.Desc
 
 	collectors []prometheus.Collector // all but the gauges
 
@@ -175,6 +177,7 @@ func New(cfg Config) *Metrics {
 	m.mistakes = m.counter("curfew_misconfigured_total", "Mistakes in the set-up because of which a limit does not hold, each counted once.")
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
 	m.keysUnknown = m.counter("curfew_keys_unknown_total", "Minutes in which 503 was answered because a token or page names a sealing key that this process does not have.")
+	m.gone = m.counter("curfew_users_gone_total", "Sessions whose user turned out to be in no account any more.")
 	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
 	m.storeLosses = m.counter("curfew_store_losses_total", "Times it was seen that the store has lost what it had, once a minute.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
@@ -287,6 +290,8 @@ func (m *Metrics) Event(_ context.Context, e provider.Event) {
 		m.unavailable.Inc()
 	case provider.EventKeyUnknown:
 		m.keysUnknown.Inc()
+	case provider.EventGone:
+		m.gone.Inc()
 	case provider.EventSettingsStale:
 		m.settingsStale.Inc()
 	case provider.EventStoreLost:
@@ -368,6 +373,9 @@ const (
 	opDue         = "due"
 	opDelete      = "delete"
 	opStats       = "stats"
+	opPutFence    = "put_fence"
+	opMoveFence   = "move_fence"
+	opDueFences   = "due_fences"
 	opDocument    = "document"
 	opPutDocument = "put_document"
 	opHistory     = "history"
@@ -381,7 +389,8 @@ const (
 )
 
 var operations = []string{
-	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats, opDocument, opPutDocument, opHistory, opDropDocument,
+	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats,
+	opPutFence, opMoveFence, opDueFences, opDocument, opPutDocument, opHistory, opDropDocument,
 	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 

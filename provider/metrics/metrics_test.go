@@ -119,6 +119,7 @@ func TestEveryEventIsCounted(t *testing.T) {
 		provider.EventDeliveryFailed:  `curfew_logout_deliveries_total{result="failed"}`,
 		provider.EventDeliveryGivenUp: `curfew_logout_deliveries_total{result="given_up"}`,
 		provider.EventSweepFailed:     `curfew_sweep_failures_total`,
+		provider.EventGone:            `curfew_users_gone_total`,
 		provider.EventSettingsStale:   `curfew_settings_stale_total`,
 		provider.EventMisconfigured:   `curfew_misconfigured_total`,
 		provider.EventStoreLost:       `curfew_store_losses_total`,

@@ -50,7 +50,7 @@ func (s *measuredStore) Update(ctx context.Context, session store.Session) (int6
 	return revision, err
 }
 
-func (s *measuredStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *measuredStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	began := s.m.cfg.Now()
 	var step outcome.Step
 	err := s.inner.Admit(ctx, subject, step.Watch(decide))
@@ -84,6 +84,27 @@ func (s *measuredStore) Stats(ctx context.Context) (store.Stats, error) {
 	stats, err := s.inner.Stats(ctx)
 	s.m.called(opStats, began, outcome.Of(err))
 	return stats, err
+}
+
+func (s *measuredStore) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	began := s.m.cfg.Now()
+	put, err := s.inner.PutFence(ctx, f)
+	s.m.called(opPutFence, began, outcome.Of(err))
+	return put, err
+}
+
+func (s *measuredStore) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	began := s.m.cfg.Now()
+	err := s.inner.MoveFence(ctx, f, due)
+	s.m.called(opMoveFence, began, outcome.Of(err))
+	return err
+}
+
+func (s *measuredStore) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	began := s.m.cfg.Now()
+	due, err := s.inner.DueFences(ctx, now, limit)
+	s.m.called(opDueFences, began, outcome.Of(err))
+	return due, err
 }
 
 func (s *measuredStore) Document(ctx context.Context, key string) (store.Document, error) {

@@ -75,15 +75,28 @@ func TestCallsAreCounted(t *testing.T) {
 		{"get canceled", func(context.Context) error { _, err := s.Get(canceled, alice.ID); return err }},
 		{"update conflict", func(ctx context.Context) error { _, err := s.Update(ctx, alice); return err }},
 		{"admit ok", func(ctx context.Context) error {
-			return s.Admit(ctx, alice.Subject, func([]store.Session) ([]store.Session, error) { return nil, nil })
+			return s.Admit(ctx, alice.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil })
 		}},
 		{"admit declined", func(ctx context.Context) error {
-			return s.Admit(ctx, alice.Subject, func([]store.Session) ([]store.Session, error) { return nil, errDeclined })
+			return s.Admit(ctx, alice.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errDeclined })
 		}},
 		{"list ok", func(ctx context.Context) error { _, _, err := s.List(ctx, store.Filter{}, "", 1); return err }},
 		{"due ok", func(ctx context.Context) error { _, err := s.Due(ctx, now, 0, 1); return err }},
 		{"delete conflict", func(ctx context.Context) error { return s.Delete(ctx, alice.ID, 7) }},
 		{"stats ok", func(ctx context.Context) error { _, err := s.Stats(ctx); return err }},
+		{"due_fences ok", func(ctx context.Context) error { _, err := s.DueFences(ctx, now, 1); return err }},
+		{"put_fence ok", func(ctx context.Context) error {
+			_, err := s.PutFence(ctx, store.Fence{Subject: alice.Subject, At: now})
+			return err
+		}},
+		{"create fenced", func(ctx context.Context) error {
+			other := alice
+			other.ID, other.Started = other.ID+"3", now.Add(-time.Hour)
+			return s.Create(ctx, other, 10)
+		}},
+		{"move_fence conflict", func(ctx context.Context) error {
+			return s.MoveFence(ctx, store.Fence{Subject: alice.Subject}, time.Time{})
+		}},
 		{"document not_found", func(ctx context.Context) error { _, err := s.Document(ctx, "k"); return err }},
 		{"put_document ok", func(ctx context.Context) error { _, err := s.PutDocument(ctx, store.Document{Key: "k"}); return err }},
 		{"history ok", func(ctx context.Context) error { _, err := s.History(ctx, "k", 0, 1); return err }},
@@ -146,7 +159,7 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 	slices.Sort(operations)
 	operations = slices.Compact(operations)
-	require.Len(t, operations, 16)
+	require.Len(t, operations, 19)
 	for _, operation := range operations {
 		require.EqualValues(t, want[operation+" error"]+want[operation+" timeout"], got[`curfew_store_errors_total{operation="`+operation+`"}`], operation)
 	}
@@ -159,7 +172,7 @@ func TestMeasuringIsCheap(t *testing.T) {
 	m := metrics.New(metrics.Config{})
 	s := m.Store(inner)
 	require.NoError(t, inner.Create(ctx, session("alice"), 10))
-	decide := func([]store.Session) ([]store.Session, error) { return nil, nil }
+	decide := func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }
 	calls := map[string]func(store.Store) error{
 		"Get":    func(s store.Store) error { _, err := s.Get(ctx, session("alice").ID); return err },
 		"Due":    func(s store.Store) error { _, err := s.Due(ctx, time.Time{}, 0, 1); return err },

@@ -177,7 +177,7 @@ func (f *Store) Update(ctx context.Context, s store.Session) (revision int64, er
 }
 
 // Admit implements [store.Sessions].
-func (f *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (f *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	return f.do(ctx, "Admit", func() error { return f.inner.Admit(ctx, subject, decide) })
 }
 
@@ -220,6 +220,35 @@ func (f *Store) Stats(ctx context.Context) (stats store.Stats, err error) {
 		return store.Stats{}, err
 	}
 	return stats, nil
+}
+
+// PutFence implements [store.Fences].
+func (f *Store) PutFence(ctx context.Context, fence store.Fence) (put store.Fence, err error) {
+	err = f.do(ctx, "PutFence", func() (err error) {
+		put, err = f.inner.PutFence(ctx, fence)
+		return err
+	})
+	if err != nil {
+		return store.Fence{}, err
+	}
+	return put, nil
+}
+
+// MoveFence implements [store.Fences].
+func (f *Store) MoveFence(ctx context.Context, fence store.Fence, due time.Time) error {
+	return f.do(ctx, "MoveFence", func() error { return f.inner.MoveFence(ctx, fence, due) })
+}
+
+// DueFences implements [store.Fences].
+func (f *Store) DueFences(ctx context.Context, now time.Time, limit int) (due []store.Fence, err error) {
+	err = f.do(ctx, "DueFences", func() (err error) {
+		due, err = f.inner.DueFences(ctx, now, limit)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return due, nil
 }
 
 // Document implements [store.Documents].

@@ -3,6 +3,7 @@ package faultstore_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +47,7 @@ var calls = []struct {
 	{"Admit", func(ctx context.Context, s store.Store) error {
 		one := sample.Typical()
 		one.ID = sid("c")
-		return s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil })
+		return s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil })
 	}, has("c")},
 	{"List", func(ctx context.Context, s store.Store) error {
 		_, _, err := s.List(ctx, store.Filter{}, "", 1)
@@ -62,6 +63,17 @@ var calls = []struct {
 	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, sid("a"), 1) },
 		func(ctx context.Context, s store.Store) bool { return !has("a")(ctx, s) }},
 	{"Stats", func(ctx context.Context, s store.Store) error { _, err := s.Stats(ctx); return err }, nil},
+	{"PutFence", func(ctx context.Context, s store.Store) error {
+		_, err := s.PutFence(ctx, store.Fence{Subject: store.Subject{ID: "put"}, At: time.Unix(1, 0), Due: time.Unix(2, 0)})
+		return err
+	}, fences("move", "put")},
+	{"MoveFence", func(ctx context.Context, s store.Store) error {
+		return s.MoveFence(ctx, store.Fence{Subject: store.Subject{ID: "move"}, At: time.Unix(1, 0), Revision: 1}, time.Time{})
+	}, fences()},
+	{"DueFences", func(ctx context.Context, s store.Store) error {
+		_, err := s.DueFences(ctx, time.Unix(2, 0), 1)
+		return err
+	}, nil},
 	{"Document", func(ctx context.Context, s store.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
 	{"PutDocument", func(ctx context.Context, s store.Store) error {
 		_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 1})
@@ -98,6 +110,19 @@ func counted(sum int64) func(context.Context, store.Store) bool {
 	}
 }
 
+// fences reports whether these subjects, and no others, have a fence. That of "move"
+// is there before.
+func fences(subjects ...string) func(context.Context, store.Store) bool {
+	return func(ctx context.Context, s store.Store) bool {
+		list, err := s.DueFences(ctx, time.Unix(2, 0), 10)
+		var found []string
+		for _, f := range list {
+			found = append(found, f.Subject.ID)
+		}
+		return err == nil && slices.Equal(found, subjects)
+	}
+}
+
 // sid returns the ID of the session of that name.
 func sid(name string) string { return store.Bucket(sample.Typical().Subject) + "." + name }
 
@@ -127,6 +152,8 @@ func TestFaults(t *testing.T) {
 				one.ID = sid("a")
 				require.NoError(t, inner.Create(t.Context(), one, 10))
 				_, err := inner.PutDocument(t.Context(), store.Document{Key: "k"})
+				require.NoError(t, err)
+				_, err = inner.PutFence(t.Context(), store.Fence{Subject: store.Subject{ID: "move"}, At: time.Unix(1, 0), Due: time.Unix(1, 0)})
 				require.NoError(t, err)
 				require.NoError(t, inner.AddCounts(t.Context(), []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}}))
 

@@ -85,7 +85,7 @@ func TestAnAdmissionSeesARemoval(t *testing.T) {
 	s := sessionOf(1)
 	require.NoError(t, m.Create(ctx, s, 10))
 	var saw []int
-	err := m.Admit(ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+	err := m.Admit(ctx, s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		if saw = append(saw, len(held)); len(saw) == 1 {
 			require.NoError(t, m.Delete(ctx, s.ID, 1))
 			another := sessionOf(1)
@@ -97,7 +97,7 @@ func TestAnAdmissionSeesARemoval(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int{1, 1}, saw)
 	saw = nil
-	err = m.Admit(ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+	err = m.Admit(ctx, s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		if saw = append(saw, len(held)); len(saw) == 1 {
 			require.NoError(t, m.Delete(ctx, held[0].ID, 1))
 		}

@@ -29,6 +29,7 @@ type Store struct {
 	byDue     ordered[*entry] // those with a Due time
 	unended   int             // how many of them have not ended
 	writes    uint64          // counts the writes of sessions
+	fences    map[store.Subject]store.Fence
 	documents map[string][]store.Document
 	counts    map[string]hours // by account
 
@@ -62,6 +63,7 @@ func New() *Store {
 		byID:      ordered[*entry]{compare: compareID},
 		byDue:     ordered[*entry]{compare: compareDue},
 		byAccount: map[string]*ordered[*entry]{},
+		fences:    map[store.Subject]store.Fence{},
 		documents: map[string][]store.Document{},
 		counts:    map[string]hours{},
 	}
@@ -86,9 +88,9 @@ func (m *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	}
 	m.mu.RLock()
 	e, ok := m.sessions[id]
-	var s *store.Session
+	var s store.Session
 	if ok {
-		s = e.session
+		s = m.read(e)
 	}
 	m.mu.RUnlock()
 	if !ok {
@@ -116,6 +118,9 @@ func (m *Store) Create(ctx context.Context, s store.Session, max int) error {
 	}
 	if n := len(m.subject(s.Subject).unended); n >= max {
 		return fmt.Errorf("%w: the subject has %d", store.ErrFull, n)
+	}
+	if fence := m.fences[s.Subject]; fence.Past(next.Started) {
+		return fmt.Errorf("session %q: %w", s.ID, store.ErrFenced)
 	}
 	m.put(next)
 	return nil
@@ -147,15 +152,15 @@ func (m *Store) Update(ctx context.Context, s store.Session) (int64, error) {
 }
 
 // Admit implements [store.Sessions].
-func (m *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (m *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
 	for {
 		// The decision is made without the lock, so that nobody waits for
 		// it, and made again if the subject's sessions changed meanwhile.
-		held, changed := m.held(subject)
-		result, err := decide(held)
+		held, fence, changed := m.held(subject)
+		result, err := decide(held, fence)
 		if err != nil {
 			return err
 		}
@@ -169,23 +174,32 @@ func (m *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	}
 }
 
-// held returns copies of the subject's unended sessions, and when they changed.
-func (m *Store) held(subject store.Subject) (held []store.Session, changed uint64) {
+// held returns copies of the subject's unended sessions, its fence, and when they
+// changed.
+func (m *Store) held(subject store.Subject) (held []store.Session, fence store.Fence, changed uint64) {
 	m.mu.RLock()
 	sub := m.subject(subject)
-	list := make([]*store.Session, 0, len(sub.unended))
+	held = make([]store.Session, 0, len(sub.unended))
 	for _, e := range sub.unended {
-		list = append(list, e.session)
+		held = append(held, m.read(e))
 	}
-	changed = sub.changed
+	fence, changed = m.fenceOf(subject), sub.changed
 	m.mu.RUnlock()
 
-	slices.SortFunc(list, func(a, b *store.Session) int { return strings.Compare(a.ID, b.ID) })
-	held = make([]store.Session, len(list))
-	for i, s := range list {
-		held[i] = s.Clone()
+	slices.SortFunc(held, func(a, b store.Session) int { return strings.Compare(a.ID, b.ID) })
+	for i := range held {
+		held[i] = held[i].Clone()
 	}
-	return held, changed
+	fence.Spared = slices.Clone(fence.Spared)
+	return held, fence, changed
+}
+
+// read returns the session of an entry as it is read, not copied yet. The lock is
+// held.
+func (m *Store) read(e *entry) store.Session {
+	s := *e.session
+	s.Fence = m.fenceOf(s.Subject)
+	return s
 }
 
 // write writes what an admission decided, all of it or nothing. It is not done
@@ -230,7 +244,7 @@ func (m *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	if limit < 1 {
 		return nil, "", fmt.Errorf("list sessions: limit is %d, at least 1 is required", limit)
 	}
-	var found []*store.Session
+	var found []store.Session
 	var err error
 	if f.Subject != (store.Subject{}) {
 		found, err = m.listSubject(ctx, f, cursor)
@@ -252,19 +266,19 @@ func (m *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	return page, next, nil
 }
 
-func (m *Store) listSubject(ctx context.Context, f store.Filter, cursor string) ([]*store.Session, error) {
+func (m *Store) listSubject(ctx context.Context, f store.Filter, cursor string) ([]store.Session, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var found []*store.Session
+	var found []store.Session
 	for id, e := range m.subject(f.Subject).all {
 		if id > cursor && matches(e.session, f) {
-			found = append(found, e.session)
+			found = append(found, m.read(e))
 		}
 	}
-	slices.SortFunc(found, func(a, b *store.Session) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(found, func(a, b store.Session) int { return strings.Compare(a.ID, b.ID) })
 	return found, nil
 }
 
@@ -272,8 +286,8 @@ func (m *Store) listSubject(ctx context.Context, f store.Filter, cursor string) 
 // tens of microseconds.
 const listStep = 1000
 
-func (m *Store) listAll(ctx context.Context, f store.Filter, cursor string, limit int) ([]*store.Session, error) {
-	var found []*store.Session
+func (m *Store) listAll(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, error) {
+	var found []store.Session
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -287,7 +301,7 @@ func (m *Store) listAll(ctx context.Context, f store.Filter, cursor string, limi
 		for e := range sessions.after(&entry{session: &store.Session{ID: cursor}}) {
 			cursor = e.session.ID
 			if matches(e.session, f) {
-				found = append(found, e.session)
+				found = append(found, m.read(e))
 			}
 			if seen++; seen == listStep || len(found) == limit {
 				break
@@ -321,7 +335,7 @@ func (m *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	if limit < 1 {
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
 	}
-	var found []*store.Session
+	var found []store.Session
 	m.mu.Lock()
 	for e := range m.byDue.all() {
 		if len(found) == limit || e.session.Due.After(now) {
@@ -331,7 +345,7 @@ func (m *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 			continue
 		}
 		e.claimed = now.Add(lease).Round(0)
-		found = append(found, e.session)
+		found = append(found, m.read(e))
 	}
 	m.mu.Unlock()
 	list := make([]store.Session, len(found))
@@ -380,9 +394,10 @@ func own(s store.Session, revision int64) (*store.Session, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	s.Fence = store.Fence{} // which is kept once, for the subject
 	s = s.Clone()
 	s.Format, s.Revision = store.Format, revision
-	for _, t := range []*time.Time{&s.Started, &s.Authenticated, &s.LastActivity, &s.ReservedUntil, &s.Due} {
+	for _, t := range []*time.Time{&s.Gone, &s.Started, &s.Authenticated, &s.LastActivity, &s.ReservedUntil, &s.Due} {
 		normalize(t)
 	}
 	for i := range s.Grants {

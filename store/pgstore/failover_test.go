@@ -86,7 +86,7 @@ func startCrowd(members int, stores ...*pgstore.Store) *crowd {
 func (c *crowd) round(s *pgstore.Store, one store.Session) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err := s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	err := s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		out := []store.Session{one}
 		for len(held) > failoverCap {
 			c.say("", fmt.Sprintf("%d sessions are held", len(held)))
@@ -288,7 +288,7 @@ func TestReadOnlyForAWhile(t *testing.T) {
 		"Create": func() error { return s.Create(ctx, session(fmt.Sprint(one.Revision), "bob"), 1000) },
 		"Update": func() (err error) { _, err = s.Update(ctx, one); return err },
 		"Admit": func() error {
-			return s.Admit(ctx, one.Subject, func(h []store.Session) ([]store.Session, error) { return h, nil })
+			return s.Admit(ctx, one.Subject, func(h []store.Session, _ store.Fence) ([]store.Session, error) { return h, nil })
 		},
 		"Due":         func() error { _, err := s.Due(ctx, one.Due, time.Minute, 1); return err },
 		"PutDocument": func() error { _, err := s.PutDocument(ctx, store.Document{Key: fmt.Sprint(one.Revision)}); return err },

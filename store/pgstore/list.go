@@ -32,16 +32,16 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 		defer rows.Close()
 		var id []byte
 		var revision *int64
-		var document pgtype.DriverBytes // which scan copies
+		var document, fence pgtype.DriverBytes // which scan copies
 		for rows.Next() {
-			if err := rows.Scan(&id, &revision, &document); err != nil {
+			if err := rows.Scan(&id, &revision, &document, &fence); err != nil {
 				return err
 			}
 			if revision == nil {
 				last = string(id)
 				continue
 			}
-			one, err := scan(*revision, document)
+			one, err := scan(*revision, document, fence)
 			if err != nil {
 				return &refusal{err}
 			}
@@ -83,7 +83,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 	switch len(terms) {
 	case 0:
 		if f.State == store.Any {
-			return `SELECT id, revision, document FROM curfew_sessions WHERE id > $1::bytea ORDER BY id LIMIT $2::bigint`, args
+			return `SELECT s.id, s.revision, s.document, ` + fenceOf + ` FROM curfew_sessions s WHERE s.id > $1::bytea ORDER BY s.id LIMIT $2::bigint`, args
 		}
 		return listOneSQL(f.State), append(args, []byte(allTerm))
 	case 1:
@@ -116,7 +116,7 @@ func listOneSQL(state store.State) string {
 		lists = append(lists, fmt.Sprintf(`(SELECT id FROM curfew_terms WHERE term = $3::bytea AND ended = %t AND id > $1::bytea ORDER BY id LIMIT $2::bigint)`, ended))
 	}
 	return `WITH walked AS MATERIALIZED (SELECT id FROM (` + strings.Join(lists, ` UNION ALL `) + `) l ORDER BY id LIMIT $2::bigint)
-		SELECT s.id, s.revision, s.document
+		SELECT s.id, s.revision, s.document, ` + fenceOf + `
 		FROM walked w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id OFFSET 0) s ORDER BY w.id`
 }
 
@@ -148,8 +148,8 @@ func listSeveralSQL(state store.State, n int) string {
 				w.found + (` + first + ` = ` + last + `)::int, w.steps + 1
 			FROM walk w, LATERAL (SELECT ` + strings.Join(firsts, `, `) + ` OFFSET 0) f
 			WHERE w.found < $2::bigint AND w.steps < $3::bigint AND ` + strings.Join(ends, ` AND `) + `)
-		SELECT s.id, s.revision, s.document
+		SELECT s.id, s.revision, s.document, ` + fenceOf + `
 		FROM walk w, LATERAL (SELECT * FROM curfew_sessions x WHERE x.id = w.id OFFSET 0) s WHERE w.match
-		UNION ALL SELECT id, NULL, NULL FROM walk WHERE steps = $3::bigint
+		UNION ALL SELECT id, NULL, NULL, NULL FROM walk WHERE steps = $3::bigint
 		ORDER BY id, revision NULLS LAST`
 }

@@ -168,29 +168,34 @@ const (
 	// after it and so sees what was committed before.
 	tryLockSQL = `SELECT set_config('curfew.locked', pg_try_advisory_xact_lock($1::integer, $2::integer)::text, true)`
 
-	getSQL = `SELECT revision, document FROM curfew_sessions WHERE id = $1::bytea`
+	// The fence of a session's subject: one of its terms is the subject's.
+	fenceOf = `(SELECT f.document FROM curfew_fences f WHERE f.subject = ANY (s.terms))`
+
+	getSQL = `SELECT s.revision, s.document, ` + fenceOf + ` FROM curfew_sessions s WHERE s.id = $1::bytea`
 
 	// OFFSET 0 keeps the planner from turning the look-up of each row by its key
 	// into a walk over the whole table, here and below.
 	//
 	// What a step saw stays until it is committed: an end or a removal that others
 	// see before the step is one that the step has seen.
-	heldSQL = `SELECT s.revision, s.document
+	heldSQL = `SELECT s.revision, s.document, NULL::bytea
 		FROM curfew_terms t, LATERAL (
 			SELECT revision, document FROM curfew_sessions x WHERE x.id = t.id AND NOT x.ended OFFSET 0 FOR NO KEY UPDATE) s
 		WHERE t.term = $1::bytea AND t.ended = false ORDER BY t.id`
 
-	// $6 is the subject's term, $7 the cap, $8 whether the lock is held anyway.
+	// $6 is the subject's term, $7 the cap, $8 whether the lock is held anyway, $9
+	// when the session began.
 	createSQL = `WITH room AS MATERIALIZED (
 			SELECT count(*) AS n FROM (SELECT 1 FROM curfew_terms WHERE term = $6::bytea AND ended = false LIMIT $7::bigint) x),
-		may AS MATERIALIZED (SELECT $8::boolean OR current_setting('curfew.locked', true) = 'true' AS locked),
+		may AS MATERIALIZED (SELECT $8::boolean OR current_setting('curfew.locked', true) = 'true' AS locked,
+			EXISTS (SELECT 1 FROM curfew_fences WHERE subject = $6::bytea AND at >= $9::bigint) AS fenced),
 		added AS (
 			INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
-			SELECT $1::bytea, 1, $2::boolean, $3::bytea[], $4::bigint, $5::bytea FROM room, may WHERE locked AND n < $7::bigint
+			SELECT $1::bytea, 1, $2::boolean, $3::bytea[], $4::bigint, $5::bytea FROM room, may WHERE locked AND NOT fenced AND n < $7::bigint
 			ON CONFLICT (id) DO NOTHING RETURNING 1),
 		found AS (
 			INSERT INTO curfew_terms (term, ended, id) SELECT unnest($3::bytea[]), $2::boolean, $1::bytea FROM added)
-		SELECT locked, n, (SELECT count(*) FROM added) = 1, EXISTS (SELECT 1 FROM curfew_sessions WHERE id = $1::bytea) FROM room, may`
+		SELECT locked, fenced, n, (SELECT count(*) FROM added) = 1, EXISTS (SELECT 1 FROM curfew_sessions WHERE id = $1::bytea) FROM room, may`
 
 	addSQL = `WITH added AS (
 			INSERT INTO curfew_sessions (id, revision, ended, terms, due, document)
@@ -236,8 +241,8 @@ const (
 			UPDATE curfew_sessions SET claimed = $2::bigint WHERE id = ANY (ARRAY(
 				SELECT id FROM curfew_sessions WHERE due <= $1::bigint AND (claimed IS NULL OR claimed <= $1::bigint OR claimed > $3::bigint)
 				ORDER BY due, id LIMIT %d FOR NO KEY UPDATE SKIP LOCKED))
-			RETURNING due, id, revision, document)
-		SELECT revision, document FROM claimed ORDER BY due, id`
+			RETURNING due, id, revision, document, terms)
+		SELECT s.revision, s.document, ` + fenceOf + ` FROM claimed s ORDER BY s.due, s.id`
 
 	statsSQL = `SELECT
 		(SELECT count(*) FROM curfew_terms WHERE term = '*' AND ended = false),
@@ -410,29 +415,34 @@ func lockOf(subject []byte) int32 {
 	return int32(binary.BigEndian.Uint32(sum[:]))
 }
 
-func scan(revision int64, document []byte) (store.Session, error) {
+func scan(revision int64, document, fence []byte) (store.Session, error) {
 	var s store.Session
 	if err := s.UnmarshalJSON(document); err != nil {
 		return store.Session{}, err
 	}
 	s.Revision = revision
-	return s, nil
+	if fence == nil {
+		return s, nil
+	}
+	var err error
+	s.Fence, err = store.ParseFence(string(fence))
+	return s, err
 }
 
-// sessions reads the rows of a query for revision and document.
+// sessions reads the rows of a query for revision, document and fence.
 func sessions(rows pgx.Rows, err error) ([]store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var list []store.Session
-	var document pgtype.DriverBytes // which scan copies
+	var document, fence pgtype.DriverBytes // which scan copies
 	for rows.Next() {
 		var revision int64
-		if err := rows.Scan(&revision, &document); err != nil {
+		if err := rows.Scan(&revision, &document, &fence); err != nil {
 			return nil, err
 		}
-		one, err := scan(revision, document)
+		one, err := scan(revision, document, fence)
 		if err != nil {
 			return nil, &refusal{err}
 		}
@@ -473,7 +483,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 				return err
 			}
 			// Another process has it. Wait, and only then send what commits.
-			if _, err := begin(ctx, c, r.subject); err != nil {
+			if _, _, err := begin(ctx, c, r.subject); err != nil {
 				return err
 			}
 			_, err = s.create(ctx, c, r, max, true)
@@ -495,24 +505,28 @@ func (s *Store) create(ctx context.Context, c *pgx.Conn, r row, most int, held b
 		b.Queue(tryLockSQL, lockClass, lockOf(r.subject))
 	}
 	var count int64
-	var added, taken bool
-	b.Queue(createSQL, r.id, r.ended, r.terms, r.due, r.document, r.subject, int64(max(most, 0)), held).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&locked, &count, &added, &taken) })
+	var added, taken, fenced bool
+	b.Queue(createSQL, r.id, r.ended, r.terms, r.due, r.document, r.subject, int64(max(most, 0)), held, r.s.Started.UnixMicro()).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&locked, &fenced, &count, &added, &taken) })
 	b.Queue(commitSQL)
 	err = sent(c.SendBatch(ctx, &b).Close())
 	switch {
 	case err != nil || !locked || added:
 		return locked, err
-	case taken || count < int64(most):
+	case taken:
 		return true, exists(r.s.ID)
-	default:
+	case count >= int64(most):
 		return true, refuse("%w: the subject has %d or more", store.ErrFull, count)
+	case fenced:
+		return true, refuse("session %q: %w", r.s.ID, store.ErrFenced)
+	default: // it was added while this waited for who did it
+		return true, exists(r.s.ID)
 	}
 }
 
 // begin begins a transaction that has the lock of the subject, and returns the
-// subject's sessions that have not ended.
-func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Session, err error) {
+// subject's sessions that have not ended, and its fence.
+func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Session, fence store.Fence, err error) {
 	var b pgx.Batch
 	b.Queue(beginSQL)
 	b.Queue(lockSQL, lockClass, lockOf(subject))
@@ -520,8 +534,19 @@ func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Sessi
 		held, err = sessions(rows, nil)
 		return err
 	})
+	b.Queue(fenceSQL, subject).Query(func(rows pgx.Rows) error {
+		list, err := fences(rows, nil)
+		if len(list) > 0 {
+			fence = list[0]
+			fence.Revision = 0
+		}
+		return err
+	})
 	err = c.SendBatch(ctx, &b).Close()
-	return held, err
+	for i := range held {
+		held[i].Fence = fence
+	}
+	return held, fence, err
 }
 
 // Update implements [store.Sessions].
@@ -584,7 +609,7 @@ func (f fit) refusal(s *store.Session) error {
 }
 
 // Admit implements [store.Sessions].
-func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
@@ -592,7 +617,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	term := subjectTerm(subject)
 	err := s.admitInLine(ctx, term, func(c *pgx.Conn) error {
 		decided = nil
-		held, err := begin(ctx, c, term)
+		held, fence, err := begin(ctx, c, term)
 		if err != nil {
 			return err
 		}
@@ -600,7 +625,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 		for i := range held {
 			revisions[held[i].ID] = held[i].Revision
 		}
-		result, err := decide(held)
+		result, err := decide(held, fence)
 		if err != nil {
 			decided = err
 			return &refusal{err}

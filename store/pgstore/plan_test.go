@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -40,6 +41,7 @@ var fill = []string{
 	`ALTER TABLE curfew_sessions ADD PRIMARY KEY (id)`,
 	`ALTER TABLE curfew_terms ADD PRIMARY KEY (term, ended, id)`,
 	`CREATE INDEX curfew_sessions_due ON curfew_sessions (due, id) WHERE due IS NOT NULL`,
+	`INSERT INTO curfew_fences SELECT ('s:' || i)::bytea, 1, 1, i, '{}' FROM generate_series(1, 300000) i`,
 	`INSERT INTO curfew_counts SELECT ('a' || i % 100)::bytea, i / 1000, ('n' || i / 100 % 10)::bytea, 1 FROM generate_series(0, 499999) i`,
 	`INSERT INTO curfew_documents SELECT ('d' || i)::bytea, 1, '', '', '', '' FROM generate_series(1, 100000) i`,
 	`COMMIT`,
@@ -58,17 +60,21 @@ func statements() map[string]statement {
 	terms := [][]byte{[]byte("*"), []byte("a:all"), []byte("c:other"), subject}
 	doc := []byte("{}")
 	all := map[string]statement{
-		"get":            {getSQL, []any{id}, 10},
+		"get":            {getSQL, []any{id}, 40},
 		"held":           {heldSQL, []any{subject}, 50},
-		"create":         {createSQL, []any{none, false, terms, &due, doc, subject, int64(10), true}, 200},
-		"create, no cap": {createSQL, []any{none, false, terms, &due, doc, subject, int64(1) << 40, true}, 200},
+		"create":         {createSQL, []any{none, false, terms, &due, doc, subject, int64(10), true, int64(1)}, 200},
+		"create, no cap": {createSQL, []any{none, false, terms, &due, doc, subject, int64(1) << 40, true, int64(1)}, 200},
 		"add":            {addSQL, []any{none, false, terms, &due, doc}, 200},
 		"update":         {updateSQL, []any{id, false, [][]byte{[]byte("*")}, &due, doc, int64(1)}, 50},
 		"end":            {rewriteSQL, []any{id, true, terms, &due, doc, int64(1), subject}, 300},
 		"update, lost":   {rewriteSQL, []any{id, true, terms, &due, doc, int64(7), subject}, 50},
 		"remove":         {removeSQL, []any{id, int64(1)}, 200},
-		"due":            {fmt.Sprintf(dueSQL, 100), []any{int64(500_000), int64(600_000)}, 5000},
-		"due, none":      {fmt.Sprintf(dueSQL, 100), []any{int64(0), int64(1)}, 10},
+		"due":            {fmt.Sprintf(dueSQL, 100), []any{int64(500_000), int64(600_000), int64(math.MaxInt64)}, 5000},
+		"due, none":      {fmt.Sprintf(dueSQL, 100), []any{int64(0), int64(1), int64(math.MaxInt64)}, 10},
+		"fence":          {fenceSQL, []any{subject}, 10},
+		"put fence":      {putFenceSQL, []any{subject, int64(7), &due, doc, int64(1)}, 50},
+		"remove fence":   {removeFenceSQL, []any{subject, int64(1), int64(1)}, 50},
+		"due fences":     {dueFencesSQL, []any{int64(1000), int64(100)}, 300},
 		"history":        {historySQL, []any{[]byte("d7"), int64(10), int64(10)}, 20},
 		"put":            {putSQL, []any{[]byte("d7"), int64(1), doc, "", none, none}, 50},
 		"add counts":     {addCountsSQL, []any{[][]byte{[]byte("a7"), []byte("a9")}, []int64{7, 1000}, [][]byte{[]byte("n1"), []byte("n1")}, []int64{1, 1}}, 100},

@@ -69,7 +69,7 @@ func child(name, url string) error {
 		go func() {
 			for i := w; i < raceEach; i += workers {
 				one := session(fmt.Sprintf("%s-%d", name, i), "alice")
-				results <- s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+				results <- s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					if len(held) > raceCap {
 						return nil, fmt.Errorf("%d sessions are held", len(held))
 					}
@@ -173,7 +173,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 					default:
 					}
 					one := session(fmt.Sprintf("%d-%d-%d", round, w, i), fmt.Sprintf("user-%d", i%7))
-					if s.Admit(t.Context(), one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil }) != nil {
+					if s.Admit(t.Context(), one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil }) != nil {
 						return
 					}
 					says <- said{"created", one.ID}
@@ -303,7 +303,9 @@ func TestServerThatCannot(t *testing.T) {
 		_, errUpdate := s.Update(ctx, a)
 		errs := []error{
 			errUpdate, s.Create(ctx, session("b", "alice"), 10), s.Delete(ctx, a.ID, 1),
-			s.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{session("c", "alice")}, nil }),
+			s.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
+				return []store.Session{session("c", "alice")}, nil
+			}),
 		}
 		if reads {
 			require.NoError(t, errGet)
@@ -326,7 +328,7 @@ func TestServerThatCannot(t *testing.T) {
 		list, _, err := s.List(ctx, store.Filter{}, "", 10)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
-		require.NoError(t, s.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) { return nil, nil }))
+		require.NoError(t, s.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }))
 	}
 
 	// A standby.
@@ -388,7 +390,7 @@ func TestOneSubjectLeavesConnections(t *testing.T) {
 	for i := range 20 {
 		go func() {
 			one := session(fmt.Sprint(i), "alice")
-			done <- s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+			done <- s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 				entered <- struct{}{}
 				<-release
 				return []store.Session{one}, nil
@@ -439,7 +441,7 @@ func TestLockedRowsLeaveConnections(t *testing.T) {
 		{"Delete of one", 1, func(i int) error { return s.Delete(ctx, alices[0].ID, alices[0].Revision) }},
 		{"Update of all of a subject's", 4, func(i int) error { _, err := s.Update(ctx, alices[i]); return err }},
 		{"Admit", 1, func(i int) error {
-			return s.Admit(ctx, alices[0].Subject, func([]store.Session) ([]store.Session, error) { return nil, nil })
+			return s.Admit(ctx, alices[0].Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil })
 		}},
 	} {
 		for i, one := range alices {
@@ -488,7 +490,7 @@ func TestEndWaitsForAStep(t *testing.T) {
 	require.NoError(t, s.Create(ctx, one, 10))
 	one.Revision, one.End = 1, &store.End{At: one.Started, Reason: policy.ReasonLogout}
 	ended := make(chan error, 1)
-	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		require.Len(t, held, 1)
 		go func() {
 			_, err := other.Update(ctx, one)
@@ -532,7 +534,7 @@ func TestAnswerLost(t *testing.T) {
 	require.EqualValues(t, 2, got.Revision, "it was written, once")
 
 	lossy = newStore(t, openPool(t, url, losing("COMMIT\x00")))
-	err = lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+	err = lossy.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		return []store.Session{session("b", "alice")}, nil
 	})
 	require.ErrorContains(t, err, "whether it was written is not known")
@@ -545,7 +547,7 @@ func TestAnswerLost(t *testing.T) {
 	require.NoError(t, err)
 	runs := 0
 	lossy = newStore(t, openPool(t, url, losing("pg_advisory_xact_lock")))
-	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		runs++
 		return nil, nil
 	}))
@@ -555,7 +557,7 @@ func TestAnswerLost(t *testing.T) {
 	prepares := func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement }
 	runs = 0
 	lossy = newStore(t, openPool(t, url, losing("INSERT INTO curfew_sessions"), prepares))
-	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session) ([]store.Session, error) {
+	require.NoError(t, lossy.Admit(ctx, a.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		runs++
 		return []store.Session{session("c", "alice")}, nil
 	}))
@@ -575,7 +577,7 @@ func TestCreateWaitsForAnother(t *testing.T) {
 	admitted := make(chan error, 1)
 	go func() {
 		one := session("admitted", "alice")
-		admitted <- other.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+		admitted <- other.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 			close(entered)
 			<-release
 			return []store.Session{one}, nil

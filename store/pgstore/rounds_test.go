@@ -124,15 +124,15 @@ func TestRoundTrips(t *testing.T) {
 			return err
 		}, 2},
 		{"Admit, refused", func() error {
-			err := s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return nil, errRefused })
+			err := s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 			require.Equal(t, errRefused, err)
 			return nil
 		}, 2},
 		{"Admit", func() error {
-			return s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{next()}, nil })
+			return s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{next()}, nil })
 		}, 2},
 		{"Admit, for another", func() error {
-			return s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+			return s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				gone := held[len(held)-1]
 				if gone.ID == one.ID {
 					gone = held[0]

@@ -21,7 +21,7 @@ const schemaVersion = 1
 
 // additions are tables that no earlier program knows, nor needs to: it goes on
 // beside a later one.
-var additions = []string{"curfew_counts"}
+var additions = []string{"curfew_counts", "curfew_fences"}
 
 const (
 	// The first number of all advisory locks of this package: "Curf".

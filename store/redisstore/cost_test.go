@@ -55,22 +55,22 @@ func change(ctx context.Context, s store.Store, name string, f func(*store.Sessi
 }
 
 var costs = []costed{
-	// GETEX; EVALSHA, GETRANGE, SET, and the queue.
-	{"refresh", 2, 6, func(ctx context.Context, s store.Store, n int) error {
+	// EVALSHA, PERSIST, GET, HGET; EVALSHA, GETRANGE, SET, and the queue.
+	{"refresh", 2, 9, func(ctx context.Context, s store.Store, n int) error {
 		return change(ctx, s, "a", func(one *store.Session) {
 			one.Grants[0].Generation++
 			one.Due = one.Due.Add(time.Second)
 		})
 	}},
-	{"another client", 3, 13, func(ctx context.Context, s store.Store, n int) error {
+	{"another client", 3, 15, func(ctx context.Context, s store.Store, n int) error {
 		return change(ctx, s, "a", func(one *store.Session) {
 			one.Grants = append(one.Grants[:1:1], store.Grant{ID: "2", Client: fmt.Sprint("client", n)})
 		})
 	}},
-	{"login without a cap", 1, 13, func(ctx context.Context, s store.Store, n int) error {
+	{"login without a cap", 1, 14, func(ctx context.Context, s store.Store, n int) error {
 		return s.Create(ctx, session(fmt.Sprint("new", n), "carol"), 1000)
 	}},
-	{"end", 2, 16, func(ctx context.Context, s store.Store, n int) error {
+	{"end", 2, 18, func(ctx context.Context, s store.Store, n int) error {
 		one, err := s.Get(ctx, session(fmt.Sprint("new", n), "carol").ID)
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ var costs = []costed{
 		return err
 	}},
 	{"login at a cap", 2, 51, func(ctx context.Context, s store.Store, n int) error {
-		return s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
+		return s.Admit(ctx, session("", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			if len(held) != 3 {
 				return nil, fmt.Errorf("%d sessions", len(held))
 			}
@@ -88,14 +88,14 @@ var costs = []costed{
 			return []store.Session{held[2], session(fmt.Sprint("z", n), "alice")}, nil
 		})
 	}},
-	{"refused login", 1, 7, func(ctx context.Context, s store.Store, n int) error {
-		err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session) ([]store.Session, error) { return nil, errRefused })
+	{"refused login", 1, 8, func(ctx context.Context, s store.Store, n int) error {
+		err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 		if err == errRefused {
 			return nil
 		}
 		return fmt.Errorf("not refused: %w", err)
 	}},
-	{"sweep with nothing due", 1, 4 * 256, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep with nothing due", 1, 5 * 256, func(ctx context.Context, s store.Store, n int) error {
 		list, err := s.Due(ctx, time.Unix(0, 0), time.Minute, 100)
 		if err == nil && len(list) > 0 {
 			return fmt.Errorf("%d are due", len(list))
@@ -103,7 +103,7 @@ var costs = []costed{
 		return err
 	}},
 	// All have been due for long. It takes over what the one before had claimed.
-	{"sweep", 2, 4*256 + 50*13, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep", 2, 5*256 + 50*12, func(ctx context.Context, s store.Store, n int) error {
 		list, err := s.Due(ctx, time.Date(2100+n, 1, 1, 0, 0, 0, 0, time.UTC), time.Minute, 50)
 		if err == nil && len(list) != 50 {
 			return fmt.Errorf("%d are due", len(list))
@@ -115,6 +115,16 @@ var costs = []costed{
 		if err == nil && len(list) != 3 {
 			return fmt.Errorf("%d are listed", len(list))
 		}
+		return err
+	}},
+	// The first one is put, later ones are joined to it: EVALSHA, HGET, PERSIST; once
+	// more, with HSET and the queue.
+	{"fence", 2, 8, func(ctx context.Context, s store.Store, n int) error {
+		_, err := s.PutFence(ctx, store.Fence{Subject: session("", "dave").Subject, At: time.Unix(int64(n), 0), Due: time.Unix(int64(n), 0)})
+		return err
+	}},
+	{"sweep of the fences", 1, 4 * 256, func(ctx context.Context, s store.Store, n int) error {
+		_, err := s.DueFences(ctx, time.Unix(100, 0), 100)
 		return err
 	}},
 	{"stats", 1, 6 * 256, func(ctx context.Context, s store.Store, n int) error { _, err := s.Stats(ctx); return err }},
@@ -142,7 +152,7 @@ var costs = []costed{
 		_, err := s.CountUnended(ctx, "default")
 		return err
 	}},
-	{"settings", 1, 4, func(ctx context.Context, s store.Store, n int) error {
+	{"settings", 1, 5, func(ctx context.Context, s store.Store, n int) error {
 		if _, err := s.Document(ctx, "settings"); !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("settings: %w", err)
 		}

@@ -18,15 +18,17 @@
 // one that is set up to, as far as a go-redis client tells. A client that notices the
 // end of a context only by its deadline, as go-redis does, notices a cancellation
 // when its own ReadTimeout is over. The user needs the commands GET, GETEX, SET, GETRANGE,
-// SETRANGE, DEL, INCR, PERSIST, HGET, HSET, HLEN, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
+// SETRANGE, DEL, INCR, PERSIST, HGET, HSET, HDEL, HLEN, HINCRBY, HGETALL, ZADD, ZREM, ZCARD, ZRANGE, ZRANGEBYLEX,
 // EVAL, EVALSHA and INFO, on keys that begin with "curfew:".
 //
 // # What it costs
 //
-// A session is one value, read by one GETEX. Get, Create and Update are one round
-// trip each, Update two where it changes what the session is found by: accounts,
-// kind, or clients. Admit is one round trip that reads the subject's unended
-// sessions and one that writes, and again if it lost a race. Scripts only compare
+// A session is one value, read together with the fence of its subject by a script of
+// two commands. Get, Create and Update are one round trip each, Update two where it
+// changes what the session is found by: accounts, kind, or clients. Admit is one
+// round trip that reads the subject's unended sessions and one that writes, and again
+// if it lost a race. PutFence is one round trip, and two where there is a fence; it
+// loses a race to no write of a session. Scripts only compare
 // what is stored with what was read, and write. All sessions of a subject are in
 // one slot of a cluster. Due and Stats ask all 256 buckets, in one round trip to
 // each server. With one server, while four reads are under way, those of further
@@ -70,7 +72,7 @@
 // Nothing is read from a replica, and nothing decided by what one has. A connection
 // that was made before a switch may lead to what is a replica now and falls behind,
 // and nobody need tell the client: so each call is one that a replica refuses
-// (READONLY): a read too, as GETEX, and a script by PERSIST where it writes nothing. The
+// (READONLY): a script that writes nothing by PERSIST, and a plain read as GETEX. The
 // client then closes the connection, and the call goes on by another one, which leads
 // to where the name leads by then. It asks until its context ends.
 //

@@ -141,7 +141,7 @@ func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, i
 		for n < len(items) && items[n].bucket() == bucket {
 			n++
 		}
-		c := call{claim, queueKeys(bucket), []any{sortable(now), until, notHeeded(now, lease)}}
+		c := call{claim, append(queueKeys(bucket), fencesKey(bucket)), []any{sortable(now), until, notHeeded(now, lease)}}
 		for _, i := range items[:n] {
 			c.keys = append(c.keys, sessionKey(i.id()))
 			c.args = append(c.args, string(i))
@@ -155,15 +155,16 @@ func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, i
 	}
 	won := map[item]store.Session{}
 	for n, result := range results {
-		for k, record := range texts(result) {
-			if record == "" {
+		list := texts(result)
+		for k, i := range of[n] {
+			if len(list) < 2*k+2 || list[2*k] == "" {
 				continue
 			}
-			one, err := parseRecord(record)
+			one, err := parseFenced(list[2*k], list[2*k+1])
 			if err != nil {
-				return nil, fmt.Errorf("session %q: %w", of[n][k].id(), err)
+				return nil, fmt.Errorf("session %q: %w", i.id(), err)
 			}
-			won[of[n][k]] = one
+			won[i] = one
 		}
 	}
 	return won, nil

@@ -75,7 +75,7 @@ func TestClaimOfWhatWasPutOff(t *testing.T) {
 // lease is over, though the other one's clock is behind and it was put back before.
 func TestClaimsThatMeet(t *testing.T) {
 	q := newQueue(t)
-	ahead := q.now.Add(10 * time.Minute)
+	ahead := q.now.Add(90 * time.Second)
 	require.Len(t, q.claim(ahead, q.peek(ahead)), 1)
 	q.holds(0, 1, 1)
 	again := ahead.Add(2 * time.Minute)

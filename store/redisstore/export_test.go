@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -36,4 +38,10 @@ func (s *Store) Claim(ctx context.Context, now time.Time, lease time.Duration, i
 		}
 	}
 	return won, err
+}
+
+// IsRead reports whether a command reads one session.
+func IsRead(cmd redis.Cmder) bool {
+	args := cmd.Args()
+	return cmd.Name() == "evalsha" && args[1] == get.sha
 }

@@ -49,7 +49,7 @@ func (a *alternating) Create(ctx context.Context, s store.Session, max int) erro
 func (a *alternating) Update(ctx context.Context, s store.Session) (int64, error) {
 	return a.next().Update(ctx, s)
 }
-func (a *alternating) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (a *alternating) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	return a.next().Admit(ctx, subject, decide)
 }
 func (a *alternating) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
@@ -62,6 +62,15 @@ func (a *alternating) Delete(ctx context.Context, id string, revision int64) err
 	return a.next().Delete(ctx, id, revision)
 }
 func (a *alternating) Stats(ctx context.Context) (store.Stats, error) { return a.next().Stats(ctx) }
+func (a *alternating) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	return a.next().PutFence(ctx, f)
+}
+func (a *alternating) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	return a.next().MoveFence(ctx, f, due)
+}
+func (a *alternating) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	return a.next().DueFences(ctx, now, limit)
+}
 func (a *alternating) Document(ctx context.Context, key string) (store.Document, error) {
 	return a.next().Document(ctx, key)
 }
@@ -213,7 +222,7 @@ func TestMemoryFull(t *testing.T) {
 	require.ErrorContains(t, err, "OOM")
 	err = s.Create(ctx, session("c", "alice"), 10)
 	require.ErrorContains(t, err, "OOM")
-	err = s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	err = s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		return []store.Session{session("c", "alice")}, nil
 	})
 	require.ErrorContains(t, err, "OOM")

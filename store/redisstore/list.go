@@ -72,17 +72,21 @@ func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, 
 	if cursor != "" {
 		after = "(" + cursor
 	}
-	var keys []string
+	keys := []string{fencesKey(bucket)}
 	for _, ended := range partsOf(f.State) {
 		keys = append(keys, indexKey(bucket, ended, subjectTerm(f.Subject)))
 	}
-	results, err := s.run(ctx, call{page, keys, []any{after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:"}})
+	results, err := s.run(ctx, call{page, keys, []any{after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:", subjectTerm(f.Subject)}})
 	if err != nil {
 		return nil, "", err
 	}
 	var sessions []store.Session
-	for _, record := range texts(results[0]) {
-		one, err := parseRecord(record)
+	list := texts(results[0])
+	if len(list) == 0 {
+		return nil, "", fmt.Errorf("the script returned %v", results[0])
+	}
+	for _, record := range list[1:] {
+		one, err := parseFenced(record, list[0])
 		if err != nil {
 			return nil, "", fmt.Errorf("a session of the subject: %w", err)
 		}
@@ -159,21 +163,24 @@ func filterTerms(f store.Filter) []string {
 
 // load returns the sessions with these IDs that are still there.
 func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
 	calls := make([]call, len(ids))
 	for i, id := range ids {
-		calls[i] = readKey(sessionKey(id))
+		calls[i] = getCall(id)
 	}
-	records, err := s.run(ctx, calls...)
+	results, err := s.run(ctx, calls...)
 	if err != nil {
 		return nil, err
 	}
 	sessions := make([]store.Session, 0, len(ids))
-	for i, record := range records {
-		text, ok := record.(string)
-		if !ok {
+	for i, result := range results {
+		list := texts(result)
+		if len(list) == 0 {
 			continue
 		}
-		one, err := parseRecord(text)
+		one, err := parseFenced(list[0], list[1])
 		if err != nil {
 			return nil, fmt.Errorf("session %q: %w", ids[i], err)
 		}

@@ -80,7 +80,7 @@ func TestLostAnswers(t *testing.T) {
 		}},
 		// The read is answered, the write is not: see below.
 		{"Admit", func(s *redisstore.Store) error {
-			return s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+			return s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				proxy.Set(faultnet.Fault{LoseAnswers: 1})
 				held[0].End = &store.End{At: held[0].Started, Reason: policy.ReasonConcurrency}
 				return []store.Session{held[0], session("b", "alice")}, nil
@@ -129,7 +129,7 @@ type loseScripts struct{ proxy *faultnet.Proxy }
 func (l *loseScripts) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (l *loseScripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if cmd.Name() == "evalsha" {
+		if cmd.Name() == "evalsha" && !redisstore.IsRead(cmd) {
 			l.proxy.Set(faultnet.Fault{LoseAnswers: 1})
 		}
 		return next(ctx, cmd)

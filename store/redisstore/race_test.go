@@ -73,7 +73,7 @@ func TestAdmitSeesEveryChange(t *testing.T) {
 			update("old", end)
 			runs := 0
 			var last []string
-			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
+			must(s.Admit(ctx, session("", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				if runs++; runs == 1 {
 					c.meanwhile()
 				}
@@ -134,7 +134,7 @@ func TestQueues(t *testing.T) {
 	queues(1, 3)
 	require.NoError(t, s.Delete(ctx, session("b", "alice").ID, 1))
 	queues(1, 2)
-	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		held[1].Due = time.Time{}
 		return held[1:], nil // "c" and "d"
 	}))
@@ -163,7 +163,7 @@ func TestAdmitThatEndsBeforeItsWrite(t *testing.T) {
 	client := single(t)
 	s := newStore(t, client)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session) ([]store.Session, error) {
+	err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		cancel()
 		return []store.Session{session("a", "alice")}, nil
 	})

@@ -22,6 +22,9 @@ type reads struct {
 	client redis.UniversalClient
 	single bool // it is of one server
 
+	// one makes a read by itself.
+	one func(ctx context.Context, id string) ([]string, error)
+
 	mu       sync.Mutex
 	underway int // single reads, and pipelines
 	waiting  []*read
@@ -29,8 +32,9 @@ type reads struct {
 
 type read struct {
 	ctx  context.Context
-	key  string
-	cmd  *redis.StringCmd
+	id   string
+	cmd  redis.Cmder // which has the result
+	got  *redis.Cmd
 	done chan struct{}
 }
 
@@ -47,49 +51,25 @@ const (
 	most = 128
 )
 
-func newReads(client redis.UniversalClient) *reads {
+func newReads(client redis.UniversalClient, one func(ctx context.Context, id string) ([]string, error)) *reads {
 	_, single := client.(*redis.Client)
-	return &reads{client: client, single: single}
+	return &reads{client: client, single: single, one: one}
 }
 
-// get reads a key, again as long as the server cannot.
-func (r *reads) get(ctx context.Context, key string) (string, error) {
-	var pause backoff
-	for {
-		record, err := r.once(ctx, key)
-		if !unexecuted(err) {
-			return record, err
-		}
-		if err := pause.wait(ctx, err); err != nil {
-			return "", err
-		}
-	}
-}
-
-// newRead returns the command that reads a key.
-func newRead(ctx context.Context, key string) *redis.StringCmd {
-	return redis.NewStringCmd(ctx, readKey(key).args...)
-}
-
-// alone reads a key by itself.
-func (r *reads) alone(ctx context.Context, key string) (string, error) {
-	cmd := newRead(ctx, key)
-	_ = r.client.Process(ctx, cmd) // it has its own error
-	return cmd.Result()
-}
-
-func (r *reads) once(ctx context.Context, key string) (string, error) {
+// get returns what the script get returns for a session: nothing if there is none.
+func (r *reads) get(ctx context.Context, id string) ([]string, error) {
 	if !r.single {
-		return r.alone(ctx, key)
+		return r.one(ctx, id)
 	}
 	r.mu.Lock()
 	if r.underway < few {
 		r.underway++
 		r.mu.Unlock()
 		defer r.answered()
-		return r.alone(ctx, key)
+		return r.one(ctx, id)
 	}
-	one := &read{ctx, key, newRead(ctx, key), make(chan struct{})}
+	cmd, got := getCall(id).command(ctx, false)
+	one := &read{ctx, id, cmd, got, make(chan struct{})}
 	r.waiting = append(r.waiting, one)
 	r.mu.Unlock()
 	timer := time.NewTimer(patience)
@@ -99,17 +79,17 @@ func (r *reads) once(ctx context.Context, key string) (string, error) {
 		return r.own(one)
 	case <-ctx.Done():
 		r.withdraw(one)
-		return "", ctx.Err()
+		return nil, ctx.Err()
 	case <-timer.C:
 	}
 	if r.withdraw(one) {
-		return r.alone(ctx, key)
+		return r.one(ctx, id)
 	}
 	select { // it is on its way
 	case <-one.done:
 		return r.own(one)
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
@@ -156,18 +136,18 @@ func (r *reads) together(list []*read) {
 
 // own returns what a read that went with others was answered. If that is nothing, or
 // an error of the server, the read goes once more, by itself: a client tries such
-// errors again, but in a pipeline only if it is the first one's. Where the connection
-// failed it has tried again.
-func (r *reads) own(one *read) (string, error) {
-	record, err := one.cmd.Result()
+// errors again, but in a pipeline only if it is the first one's; and the server may
+// have to be told the script. Where the connection failed it has tried again.
+func (r *reads) own(one *read) ([]string, error) {
+	result, err := one.got.Result()
 	var refused redis.Error
 	switch {
 	case errors.Is(err, redis.Nil):
-		return "", err
-	case err == nil && record == "", errors.As(err, &refused):
-		return r.alone(one.ctx, one.key)
+		return nil, nil
+	case err == nil && result == nil, errors.As(err, &refused):
+		return r.one(one.ctx, one.id)
 	}
-	return record, err
+	return texts(result), err
 }
 
 // untilLast returns a context that ends with the last deadline of all, if each has

@@ -30,7 +30,7 @@ func newGate() *gate { return &gate{open: make(chan struct{})} }
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if g.shut.Load() && cmd.Name() == "getex" {
+		if g.shut.Load() && redisstore.IsRead(cmd) {
 			g.held.Add(1)
 			<-g.open
 		}
@@ -39,7 +39,7 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if cmds[0].Name() == "getex" { // a connection begins with a pipeline
+		if redisstore.IsRead(cmds[0]) { // a connection begins with a pipeline
 			g.pipelines.Add(1)
 			g.commands.Add(int64(len(cmds)))
 		}

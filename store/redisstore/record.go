@@ -19,8 +19,10 @@ import (
 //	q:claims    that are claimed: until when, time, and ID,
 //	q:claimed   and time and ID
 //	g           how many unended sessions were removed
+//	f           the fences, by the term of their subject
+//	f:due       time and subject of those that a sweeper has to look at some time
 //
-// The i and q are sorted sets in which all scores are equal: the order is that
+// The i, q and f:due are sorted sets in which all scores are equal: the order is that
 // of the bytes. A term is "" for all, or a letter, ':' and a name.
 const keyPrefix = "curfew:"
 
@@ -36,6 +38,10 @@ func queueKeys(bucket string) []string {
 	p := bucketPrefix(bucket)
 	return []string{p + "q:due", p + "q:claims", p + "q:claimed"}
 }
+
+func fencesKey(bucket string) string { return bucketPrefix(bucket) + "f" }
+
+func fencesDueKey(bucket string) string { return bucketPrefix(bucket) + "f:due" }
 
 func generationKey(bucket string) string { return bucketPrefix(bucket) + "g" }
 
@@ -117,6 +123,17 @@ func parseHead(b string) (head, error) {
 
 // headOf returns a record from its head on.
 func headOf(record string) string { return record[min(claimSize, len(record)):] }
+
+// parseFenced returns the session of a record with the fence of its subject; "" is
+// none.
+func parseFenced(record, fence string) (store.Session, error) {
+	s, err := parseRecord(record)
+	if err == nil && fence != "" {
+		s.Fence, err = parseFence(fence)
+		s.Fence.Revision = 0
+	}
+	return s, err
+}
 
 // parseRecord returns the session of a record.
 func parseRecord(record string) (store.Session, error) {

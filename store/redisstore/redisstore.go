@@ -35,7 +35,8 @@ const formatKey = keyPrefix + "format"
 // a newer version of this package changed what is stored. The client stays the
 // caller's to close.
 func New(ctx context.Context, client redis.UniversalClient) (*Store, error) {
-	s := &Store{client: client, reads: newReads(client)}
+	s := &Store{client: client}
+	s.reads = newReads(client, s.readAlone)
 	for i := range s.admitting {
 		s.admitting[i] = make(chan struct{}, 1)
 	}
@@ -129,31 +130,44 @@ func conflict(id string, is, want int64) error {
 	return fmt.Errorf("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
 }
 
-// read reads a record; it is "" if there is none.
-func (s *Store) read(ctx context.Context, id string) (string, error) {
+// getCall is the read of a session.
+func getCall(id string) call {
+	return call{get, []string{sessionKey(id), fencesKey(id[:2])}, nil}
+}
+
+func (s *Store) readAlone(ctx context.Context, id string) ([]string, error) {
+	results, err := s.run(ctx, getCall(id))
+	if err != nil {
+		return nil, err
+	}
+	return texts(results[0]), nil
+}
+
+// read reads a record and the fence of its subject; "" is none.
+func (s *Store) read(ctx context.Context, id string) (record, fence string, err error) {
 	if err := ctx.Err(); err != nil {
-		return "", err
+		return "", "", err
 	}
 	if !inBucket(id) {
-		return "", nil
+		return "", "", nil
 	}
-	record, err := s.reads.get(ctx, sessionKey(id))
-	if errors.Is(err, redis.Nil) {
-		return "", nil
+	list, err := s.reads.get(ctx, id)
+	if err != nil || len(list) < 2 {
+		return "", "", fault(ctx, err)
 	}
-	return record, fault(ctx, err)
+	return list[0], list[1], nil
 }
 
 // Get implements [store.Sessions].
 func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
-	record, err := s.read(ctx, id)
+	record, fence, err := s.read(ctx, id)
 	switch {
 	case err != nil:
 		return store.Session{}, fmt.Errorf("get session: %w", err)
 	case record == "":
 		return store.Session{}, fmt.Errorf("get %w", notFound(id))
 	}
-	session, err := parseRecord(record)
+	session, err := parseFenced(record, fence)
 	if err != nil {
 		return store.Session{}, fmt.Errorf("get session %q: %w", id, err)
 	}
@@ -163,8 +177,9 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 // A step is one call of the script write: what must be so, and what to do then.
 type step struct {
 	bucket                     string
-	unended                    string // the key of the index of the subject's unended sessions
+	subject                    string // its term
 	generation, exact, maximum string // "": does not matter
+	since                      string // when it began, if the fence must not be later; "": it may
 	sessions                   []change
 }
 
@@ -182,12 +197,13 @@ const (
 	changed = "changed"
 	exists  = "exists"
 	full    = "full"
+	fenced  = "fenced"
 )
 
 // write returns "" or what was in the way of the step.
 func (s *Store) write(ctx context.Context, st step) (inTheWay string, err error) {
-	keys := append(queueKeys(st.bucket), generationKey(st.bucket), st.unended)
-	args := []any{st.generation, st.exact, st.maximum, len(st.sessions)}
+	keys := append(queueKeys(st.bucket), generationKey(st.bucket), indexKey(st.bucket, false, st.subject), fencesKey(st.bucket))
+	args := []any{st.generation, st.exact, st.maximum, st.since, st.subject, len(st.sessions)}
 	for _, c := range st.sessions {
 		keys = append(keys, sessionKey(c.id))
 		expected, record := "", []byte(nil)
@@ -263,7 +279,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 		return fmt.Errorf("create session: %w", err)
 	}
 	inTheWay, err := s.write(ctx, step{
-		bucket: r.bucket, unended: indexKey(r.bucket, false, r.terms[0]), maximum: strconv.Itoa(max),
+		bucket: r.bucket, subject: r.terms[0], maximum: strconv.Itoa(max), since: sortable(session.Started),
 		sessions: []change{{id: r.id, after: &r}},
 	})
 	switch {
@@ -273,6 +289,8 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 		return fmt.Errorf("create session %q: %w", session.ID, store.ErrExists)
 	case inTheWay == full:
 		return fmt.Errorf("create session: %w: the subject has %d or more", store.ErrFull, max)
+	case inTheWay == fenced:
+		return fmt.Errorf("create session %q: %w", session.ID, store.ErrFenced)
 	}
 	return nil
 }
@@ -324,7 +342,7 @@ func (s *Store) update(ctx context.Context, session store.Session) error {
 			return fmt.Errorf("session %q has ended and cannot be brought back", r.id)
 		}
 		inTheWay, err := s.write(ctx, step{
-			bucket: r.bucket, unended: indexKey(r.bucket, false, r.terms[0]),
+			bucket: r.bucket, subject: r.terms[0],
 			sessions: []change{{id: r.id, before: &h, after: &r}},
 		})
 		if err != nil || inTheWay == "" {
@@ -343,7 +361,7 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 
 func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 	for {
-		record, err := s.read(ctx, id)
+		record, _, err := s.read(ctx, id)
 		if err != nil || record == "" {
 			return err
 		}
@@ -355,7 +373,7 @@ func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 			return conflict(id, h.revision, revision)
 		}
 		inTheWay, err := s.write(ctx, step{
-			bucket: id[:2], unended: indexKey(id[:2], false, h.terms[0]),
+			bucket: id[:2], subject: h.terms[0],
 			sessions: []change{{id: id, before: &h}},
 		})
 		if err != nil || inTheWay == "" {
@@ -370,7 +388,7 @@ func (s *Store) remove(ctx context.Context, id string, revision int64) error {
 const answerGrace = 100 * time.Millisecond
 
 // Admit implements [store.Sessions].
-func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
@@ -387,14 +405,14 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 		return lost(ctx.Err())
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		now, st, err := s.held(ctx, bucket, subject)
+		now, fence, st, err := s.held(ctx, bucket, subject)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return lost(fault(ctx, err)) // it only read
 		case err != nil:
 			return fmt.Errorf("admit: %w", err)
 		}
-		decided, err := decide(now)
+		decided, err := decide(now, fence)
 		if err != nil {
 			return err
 		}
@@ -427,33 +445,42 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	}
 }
 
-// held returns the subject's unended sessions, and a step that writes nothing and
-// is only possible as long as they are as they are.
-func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) ([]store.Session, step, error) {
-	unended := indexKey(bucket, false, subjectTerm(subject))
-	results, err := s.run(ctx, call{held, []string{unended, generationKey(bucket)}, []any{bucketPrefix(bucket) + "s:"}})
+// held returns the subject's unended sessions and its fence, and a step that writes
+// nothing and is only possible as long as the sessions are as they are.
+func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) ([]store.Session, store.Fence, step, error) {
+	var fence store.Fence
+	term := subjectTerm(subject)
+	results, err := s.run(ctx, call{held, []string{indexKey(bucket, false, term), generationKey(bucket), fencesKey(bucket)}, []any{bucketPrefix(bucket) + "s:", term}})
 	if err != nil {
-		return nil, step{}, err
+		return nil, fence, step{}, err
 	}
 	list := texts(results[0])
-	if len(list) == 0 {
-		return nil, step{}, fmt.Errorf("the script returned %v", results[0])
+	if len(list) < 2 {
+		return nil, fence, step{}, fmt.Errorf("the script returned %v", results[0])
 	}
-	st := step{bucket: bucket, unended: unended, generation: list[0], exact: strconv.Itoa(len(list) - 1)}
-	sessions := make([]store.Session, len(list)-1)
-	for i, record := range list[1:] {
+	if list[1] != "" {
+		if fence, err = parseFence(list[1]); err != nil {
+			return nil, fence, step{}, err
+		}
+		fence.Revision = 0
+	}
+	records := list[2:]
+	st := step{bucket: bucket, subject: term, generation: list[0], exact: strconv.Itoa(len(records))}
+	sessions := make([]store.Session, len(records))
+	for i, record := range records {
 		one, err := parseRecord(record)
 		if err != nil {
-			return nil, step{}, fmt.Errorf("a session of the subject: %w", err)
+			return nil, fence, step{}, fmt.Errorf("a session of the subject: %w", err)
 		}
 		h, err := parseHead(headOf(record))
 		if err != nil {
-			return nil, step{}, fmt.Errorf("session %q: %w", one.ID, err)
+			return nil, fence, step{}, fmt.Errorf("session %q: %w", one.ID, err)
 		}
+		one.Fence = fence
 		sessions[i] = one
 		st.sessions = append(st.sessions, change{id: one.ID, before: &h, only: true})
 	}
-	return sessions, st, nil
+	return sessions, fence, st, nil
 }
 
 // plan has the step write what was decided.
@@ -495,7 +522,7 @@ func (s *Store) plan(ctx context.Context, st *step, subject store.Subject, decid
 	if stillborn == "" {
 		return nil
 	}
-	record, err := s.read(ctx, stillborn)
+	record, _, err := s.read(ctx, stillborn)
 	switch {
 	case err != nil:
 		return err

@@ -85,7 +85,7 @@ func TestDamagedRecordsInTheServer(t *testing.T) {
 		require.NotErrorIs(t, err, store.ErrNotFound, name)
 		_, _, err = s.List(ctx, store.Filter{}, "", 10)
 		require.Error(t, err, name)
-		require.Error(t, s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return nil, nil }), name)
+		require.Error(t, s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }), name)
 		if name != "no document" {
 			require.Error(t, s.Delete(ctx, one.ID, 1), name)
 			next := one

@@ -83,6 +83,13 @@ func useEverything(t *testing.T, client *redis.Client) error {
 	if err == nil {
 		_, err = s.History(t.Context(), "k", 0, 10)
 	}
+	var f store.Fence
+	if err == nil {
+		f, err = s.PutFence(t.Context(), store.Fence{Subject: one.Subject, At: time.Unix(1, 0)})
+	}
+	if err == nil {
+		err = s.MoveFence(t.Context(), f, time.Time{})
+	}
 	if err == nil {
 		err = s.DropCounts(t.Context(), "1", time.Unix(1<<31, 0))
 	}

@@ -35,8 +35,33 @@ func newScript(writes bool, source string) *script {
 // is not stopped any more when memory is full.
 const proves = "redis.call('PERSIST', KEYS[1])\n"
 
+// subjectOf is the part of a script that finds the term of the subject in a record:
+// the first one, after its length.
+const subjectOf = `
+local function subjectOf(record)
+	local n, unit, i = 0, 1, 30
+	local b = string.byte(record, i)
+	while b >= 128 do
+		n, unit, i = n + (b - 128) * unit, unit * 128, i + 1
+		b = string.byte(record, i)
+	end
+	n = n + b * unit
+	return string.sub(record, i + 1, i + n)
+end
+`
+
 // The positions in a record are those of record.go, counted from one.
 var (
+	// get returns the record of a session and the fence of its subject, if there
+	// are any.
+	get = newScript(false, proves+subjectOf+`
+-- KEYS: the session, fences
+local record = redis.call('GET', KEYS[1])
+if not record then
+	return false
+end
+return {record, redis.call('HGET', KEYS[2], subjectOf(record)) or ''}
+`)
 	// update replaces a session that stays in the indexes that it is in, or that
 	// ends and moves to those of the ended. It returns 1; 0 if there is none;
 	// and the stored head if that is not what it must be. Most refreshes change
@@ -86,8 +111,8 @@ return 1
 	// write adds, replaces and removes sessions of one subject, all or nothing.
 	// It returns "" or what is in the way.
 	write = newScript(true, `
--- KEYS: due, claims, claimed, generation, the subject's unended, n sessions, indexes
--- ARGV: generation or '', exact number of unended or '', maximum or '', n,
+-- KEYS: due, claims, claimed, generation, the subject's unended, fences, n sessions, indexes
+-- ARGV: generation or '', exact number of unended or '', maximum or '', since when it is or '', the term of the subject, n,
 --   n times: ID, expected head ('': it is not there), record ('': remove it, '=': leave it),
 --   then: number of an index in KEYS, '+' or '-', ID
 local none = '\0\0\0\0\0\0\0\0'
@@ -95,14 +120,14 @@ local function refuse(why)
 	redis.call('PERSIST', KEYS[1])
 	return why
 end
-local n = tonumber(ARGV[4])
+local n = tonumber(ARGV[6])
 if ARGV[1] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then
 	return refuse('changed')
 end
 local old = {}
 for i = 1, n do
-	local expected = ARGV[3 * i + 3]
-	old[i] = redis.call('GET', KEYS[5 + i])
+	local expected = ARGV[3 * i + 5]
+	old[i] = redis.call('GET', KEYS[6 + i])
 	if expected ~= '' and (not old[i] or string.sub(old[i], 9, 8 + #expected) ~= expected) then
 		return refuse('changed')
 	end
@@ -111,15 +136,26 @@ if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[5]) ~= tonumber(ARGV[2]) then
 	return refuse('changed')
 end
 for i = 1, n do
-	if ARGV[3 * i + 3] == '' and old[i] then
+	if ARGV[3 * i + 5] == '' and old[i] then
 		return refuse('exists')
 	end
 end
 if ARGV[3] ~= '' and redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[3]) then
 	return refuse('full')
 end
+if ARGV[4] ~= '' then
+	-- Of the two numbers of a time, which as text would be compared by the rules of a language.
+	local fence = redis.call('HGET', KEYS[6], ARGV[5])
+	if fence then
+		local f1, f2 = struct.unpack('>I4I4', fence)
+		local s1, s2 = struct.unpack('>I4I4', ARGV[4])
+		if f1 > s1 or (f1 == s1 and f2 >= s2) then
+			return refuse('fenced')
+		end
+	end
+end
 for i = 1, n do
-	local id, record = ARGV[3 * i + 2], ARGV[3 * i + 4]
+	local id, record = ARGV[3 * i + 4], ARGV[3 * i + 6]
 	if old[i] and record ~= '=' then
 		local claim, due = string.sub(old[i], 1, 8), string.sub(old[i], 18, 25)
 		if claim ~= none then
@@ -131,19 +167,19 @@ for i = 1, n do
 		end
 	end
 	if record == '' then
-		redis.call('DEL', KEYS[5 + i])
+		redis.call('DEL', KEYS[6 + i])
 		if string.sub(old[i], 17, 17) == '0' then
 			redis.call('INCR', KEYS[4])
 		end
 	elseif record ~= '=' then
-		redis.call('SET', KEYS[5 + i], record)
+		redis.call('SET', KEYS[6 + i], record)
 		local due = string.sub(record, 18, 25)
 		if due ~= none then
 			redis.call('ZADD', KEYS[1], 0, due .. id)
 		end
 	end
 end
-for i = 3 * n + 5, #ARGV, 3 do
+for i = 3 * n + 7, #ARGV, 3 do
 	if ARGV[i + 1] == '+' then
 		redis.call('ZADD', KEYS[tonumber(ARGV[i])], 0, ARGV[i + 2])
 	else
@@ -153,15 +189,15 @@ end
 return ''
 `)
 
-	// held returns the generation of the bucket and the records of a subject's
-	// unended sessions, in order of ID. Their keys cannot be declared; it only
-	// reads.
+	// held returns the generation of the bucket, the subject's fence or "", and the
+	// records of its unended sessions, in order of ID. Their keys cannot be
+	// declared; it only reads.
 	held = newScript(false, proves+`
--- KEYS: the subject's unended, generation
--- ARGV: what the keys of sessions begin with
-local found = {redis.call('GET', KEYS[2]) or '0'}
+-- KEYS: the subject's unended, generation, fences
+-- ARGV: what the keys of sessions begin with, the term of the subject
+local found = {redis.call('GET', KEYS[2]) or '0', redis.call('HGET', KEYS[3], ARGV[2]) or ''}
 for i, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-	found[i + 1] = redis.call('GET', ARGV[1] .. id) or ''
+	found[i + 2] = redis.call('GET', ARGV[1] .. id) or ''
 end
 return found
 `)
@@ -191,13 +227,14 @@ end
 return found
 `)
 
-	// page returns the records of a subject's sessions after an ID, all read at one
-	// moment: a session that takes the place of another is on it, or the other is.
+	// page returns the subject's fence or "", and the records of its sessions after
+	// an ID, all read at one moment: a session that takes the place of another is on
+	// it, or the other is.
 	page = newScript(false, proves+`
--- KEYS: the subject's indexes
--- ARGV: after which ID, how many of each, what the keys of sessions begin with
-local found = {}
-for i = 1, #KEYS do
+-- KEYS: fences, the subject's indexes
+-- ARGV: after which ID, how many of each, what the keys of sessions begin with, the term of the subject
+local found = {redis.call('HGET', KEYS[1], ARGV[4]) or ''}
+for i = 2, #KEYS do
 	for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[i], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
 		found[#found + 1] = redis.call('GET', ARGV[3] .. id) or ''
 	end
@@ -226,9 +263,10 @@ return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 `)
 
 	// claim claims those of some sessions that are due as they were and that
-	// nobody else has claimed, and returns their records, and '' for the others.
-	claim = newScript(true, proves+`
--- KEYS: due, claims, claimed, the sessions
+	// nobody else has claimed, and returns their records, and '' for the others,
+	// each followed by the fence of its subject or ''.
+	claim = newScript(true, proves+subjectOf+`
+-- KEYS: due, claims, claimed, fences, the sessions
 -- ARGV: now, until when or '', from when on a claim is not heeded or '', of each session its time and ID
 local none = '\0\0\0\0\0\0\0\0'
 local function after(a, b)
@@ -237,9 +275,9 @@ local function after(a, b)
 	return a1 > b1 or (a1 == b1 and a2 > b2)
 end
 local found = {}
-for i = 4, #KEYS do
-	local item, record = ARGV[i], redis.call('GET', KEYS[i])
-	found[i - 3] = ''
+for i = 5, #KEYS do
+	local item, record, n = ARGV[i - 1], redis.call('GET', KEYS[i]), 2 * i - 9
+	found[n], found[n + 1] = '', ''
 	if not record or string.sub(record, 18, 25) ~= string.sub(item, 1, 8) then
 		redis.call('ZREM', KEYS[1], item)
 	else
@@ -250,7 +288,7 @@ for i = 4, #KEYS do
 			redis.call('ZADD', KEYS[2], 0, claim .. item)
 			redis.call('ZADD', KEYS[3], 0, item)
 		else
-			found[i - 3] = record
+			found[n], found[n + 1] = record, redis.call('HGET', KEYS[4], subjectOf(record)) or ''
 			if ARGV[2] ~= '' then
 				if claim ~= none then
 					redis.call('ZREM', KEYS[2], claim .. item)
@@ -272,6 +310,49 @@ return found
 -- KEYS: the unended, the ended, due, claimed
 return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 	redis.call('ZRANGE', KEYS[3], 0, 0)[1] or '', redis.call('ZRANGE', KEYS[4], 0, 0)[1] or ''}
+`)
+
+	// putFence puts a fence in the place of another, or removes it, and returns
+	// nothing; or the one that is there, if that is another.
+	putFence = newScript(true, `
+-- KEYS: fences, due
+-- ARGV: the term of the subject, the fence before or '', the fence or ''
+local none = '\0\0\0\0\0\0\0\0'
+local old = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if old ~= ARGV[2] then
+	redis.call('PERSIST', KEYS[1])
+	return {old}
+end
+if old ~= '' and string.sub(old, 17, 24) ~= none then
+	redis.call('ZREM', KEYS[2], string.sub(old, 17, 24) .. ARGV[1])
+end
+if ARGV[3] == '' then
+	redis.call('HDEL', KEYS[1], ARGV[1])
+	return {}
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+if string.sub(ARGV[3], 17, 24) ~= none then
+	redis.call('ZADD', KEYS[2], 0, string.sub(ARGV[3], 17, 24) .. ARGV[1])
+end
+return {}
+`)
+
+	// oneFence returns the fence of a subject.
+	oneFence = newScript(false, proves+`
+-- KEYS: fences
+-- ARGV: the term of the subject
+return redis.call('HGET', KEYS[1], ARGV[1])
+`)
+
+	// dueFences returns the fences that are due, the most overdue first.
+	dueFences = newScript(false, proves+`
+-- KEYS: fences, due
+-- ARGV: what is after now, how many
+local found = {}
+for i, item in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[2])) do
+	found[i] = redis.call('HGET', KEYS[1], string.sub(item, 9)) or ''
+end
+return found
 `)
 
 	// addCounts adds to the counters of an hour.

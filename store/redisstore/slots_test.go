@@ -231,7 +231,7 @@ func TestBusy(t *testing.T) {
 		command string
 		call    func(ctx context.Context) error
 	}{
-		"Get":      {"getex", func(ctx context.Context) error { _, err := s.Get(ctx, one.ID); return err }},
+		"Get":      {"evalsha", func(ctx context.Context) error { _, err := s.Get(ctx, one.ID); return err }},
 		"Document": {"evalsha", func(ctx context.Context) error { _, err := s.Document(ctx, "k"); return err }},
 		"List": {"evalsha", func(ctx context.Context) error {
 			_, _, err := s.List(ctx, store.Filter{}, "", 10)
@@ -242,7 +242,7 @@ func TestBusy(t *testing.T) {
 			one.Revision = revision
 			return err
 		}},
-		"Get with others": {"getex", func(ctx context.Context) error {
+		"Get with others": {"evalsha", func(ctx context.Context) error {
 			return together(s, 32, 1, func(int) error { _, err := s.Get(ctx, one.ID); return err })
 		}},
 	} {

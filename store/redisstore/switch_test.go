@@ -149,7 +149,7 @@ func (l *load) signIn(n, i int) {
 	var out store.Session
 	ctx, cancel := l.bounded()
 	defer cancel()
-	err := l.s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+	err := l.s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		if len(held) == 0 {
 			return []store.Session{one}, nil
 		}
@@ -332,7 +332,7 @@ func TestNothingIsReadFromAReplica(t *testing.T) {
 					return err
 				},
 				"Admit": func(ctx context.Context, s *redisstore.Store) error {
-					return s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+					return s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 						if len(held) != 1 {
 							return nil, fmt.Errorf("%d sessions", len(held))
 						}

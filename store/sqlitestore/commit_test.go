@@ -110,7 +110,7 @@ func TestBusyIsTriedAgain(t *testing.T) {
 			s, before := hookedStore(t)
 			runs := 0
 			before(once(what, errors.New(message)))
-			require.NoError(t, s.Admit(t.Context(), session("a", "alice").Subject, func(held []store.Session) ([]store.Session, error) {
+			require.NoError(t, s.Admit(t.Context(), session("a", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				runs++
 				require.Empty(t, held)
 				return []store.Session{session("a", "alice")}, nil
@@ -138,7 +138,7 @@ func TestCommitThatFails(t *testing.T) {
 		}
 		return nil
 	})
-	err := s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{one}, nil })
+	err := s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil })
 	require.ErrorIs(t, err, broken)
 	require.ErrorIs(t, err, context.Canceled)
 	require.NotErrorIs(t, err, store.ErrConflict, "it may have changed something")
@@ -151,7 +151,7 @@ func TestCommitThatFails(t *testing.T) {
 		}
 		return nil
 	})
-	err = s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) {
+	err = s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		cancel()
 		<-rolledBack // by database/sql
 		return nil, nil
@@ -169,7 +169,7 @@ func TestRefusalThatSaysBusy(t *testing.T) {
 	s := newStore(t, openDB(t, filepath.Join(t.TempDir(), "s.db"), params))
 	says := errors.New("database is locked")
 	runs := 0
-	err := s.Admit(t.Context(), session("a", "alice").Subject, func([]store.Session) ([]store.Session, error) {
+	err := s.Admit(t.Context(), session("a", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 		runs++
 		return nil, says
 	})
@@ -192,7 +192,7 @@ func TestWritersQueueUp(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	done := make(chan error, writers+1)
 	go func() {
-		done <- s.Admit(t.Context(), session("", "alice").Subject, func([]store.Session) ([]store.Session, error) {
+		done <- s.Admit(t.Context(), session("", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 			close(entered)
 			<-release
 			return nil, nil

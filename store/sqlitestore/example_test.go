@@ -45,7 +45,7 @@ func Example() {
 
 	alice := store.Subject{Issuer: "https://login.example.com", ID: "alice"}
 	login := store.Session{ID: store.Bucket(alice) + ".s1", Subject: alice, Client: "web", Started: time.Now()}
-	err = sessions.Admit(ctx, alice, func(held []store.Session) ([]store.Session, error) {
+	err = sessions.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		if len(held) >= 3 {
 			return nil, fmt.Errorf("alice has %d sessions", len(held))
 		}

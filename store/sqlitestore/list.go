@@ -28,12 +28,12 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 			return err
 		}
 		defer rows.Close()
-		var document sql.RawBytes // which scan copies
+		var document, fence sql.RawBytes // which scan copies
 		for rows.Next() {
 			var id string
 			var revision sql.NullInt64
 			var cut bool
-			if err := rows.Scan(&id, &revision, &document, &cut); err != nil {
+			if err := rows.Scan(&id, &revision, &document, &fence, &cut); err != nil {
 				return err
 			}
 			if cut {
@@ -42,7 +42,7 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 			if !revision.Valid {
 				continue
 			}
-			one, err := scan(revision.Int64, document)
+			one, err := scan(revision.Int64, document, fence)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ func listSQL(f store.Filter, cursor string, limit int) (query string, args []any
 		}
 	}
 	if len(lists) == 0 && f.State == store.Any {
-		return `SELECT id, revision, document, false FROM curfew_sessions WHERE id > ` + after + ` ORDER BY id LIMIT ` + most, args
+		return `SELECT s.id, ` + sessionCols + `, false FROM curfew_sessions s WHERE s.id > ` + after + ` ORDER BY s.id LIMIT ` + most, args
 	}
 	halves := []int{0, 1}
 	switch f.State {
@@ -108,7 +108,7 @@ func listOneSQL(list string, halves []int, after, most string) string {
 		parts = append(parts, fmt.Sprintf(`SELECT id FROM %s AND ended = %d AND id > %s`, list, ended, after))
 	}
 	// CROSS JOIN: this order, not the other.
-	return `SELECT s.id, s.revision, s.document, false FROM (` + strings.Join(parts, ` UNION ALL `) + ` ORDER BY id LIMIT ` + most + `) w
+	return `SELECT s.id, ` + sessionCols + `, false FROM (` + strings.Join(parts, ` UNION ALL `) + ` ORDER BY id LIMIT ` + most + `) w
 		CROSS JOIN curfew_sessions s ON s.id = w.id`
 }
 
@@ -150,6 +150,6 @@ func listSeveralSQL(lists []string, halves []int, after, most string) string {
 			SELECT ` + strings.Join(step, `, `) + `, found + (` + id + ` = ` + far + `), steps + 1
 			FROM walk WHERE ` + strings.Join(going, ` AND `) + ` AND found + (` + id + ` = ` + far + `) < ` + most + ` AND steps < ` + fmt.Sprint(mostSteps) + `),
 		w AS (SELECT ` + id + ` AS id, ` + id + ` = ` + far + ` AS match, steps FROM walk WHERE ` + strings.Join(going, ` AND `) + `)
-		SELECT w.id, s.revision, s.document, w.steps = ` + fmt.Sprint(mostSteps) + ` FROM w LEFT JOIN curfew_sessions s ON s.id = w.id AND w.match
+		SELECT w.id, ` + sessionCols + `, w.steps = ` + fmt.Sprint(mostSteps) + ` FROM w LEFT JOIN curfew_sessions s ON s.id = w.id AND w.match
 		WHERE w.match OR w.steps = ` + fmt.Sprint(mostSteps) + ` ORDER BY w.steps`
 }

@@ -278,7 +278,7 @@ func powerOperations() (ops []func(context.Context, store.Store) error) {
 			add(func(ctx context.Context, s store.Store) error { return s.Create(ctx, one, 100) })
 		} else {
 			add(func(ctx context.Context, s store.Store) error {
-				return s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+				return s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					out := []store.Session{one}
 					for _, h := range held[:max(0, len(held)-2)] {
 						h.End = &store.End{At: one.Started, Reason: policy.ReasonConcurrency, By: one.ID}
@@ -564,7 +564,7 @@ func diskFull(t *testing.T, s *sqlitestore.Store, db *sql.DB, setFull func(bool)
 		}
 		big := session("big", "carol")
 		big.UserAgent = string(bytes.Repeat([]byte("x"), 100_000))
-		err := s.Admit(ctx, big.Subject, func([]store.Session) ([]store.Session, error) { return []store.Session{big}, nil })
+		err := s.Admit(ctx, big.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{big}, nil })
 		require.ErrorContains(t, err, "full")
 		require.NotErrorIs(t, err, store.ErrConflict)
 

@@ -20,7 +20,7 @@ func usable(t *testing.T, s *sqlitestore.Store) error {
 	t.Helper()
 	ctx := t.Context()
 	subject := session("", "alice").Subject
-	err := s.Admit(ctx, subject, func([]store.Session) ([]store.Session, error) { return nil, nil })
+	err := s.Admit(ctx, subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil })
 	if err == nil {
 		return nil
 	}

@@ -114,7 +114,7 @@ func childRace(ctx context.Context, s *sqlitestore.Store, arg string) error {
 		go func() {
 			for i := w; i < raceEach; i += workers {
 				one := session(fmt.Sprintf("%s-%d", name, i), "alice")
-				results <- s.Admit(ctx, one.Subject, func(held []store.Session) ([]store.Session, error) {
+				results <- s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					if len(held) > raceCap {
 						return nil, fmt.Errorf("%d sessions are held", len(held))
 					}

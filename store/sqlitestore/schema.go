@@ -20,7 +20,7 @@ const schemaVersion = 1
 
 // additions are tables that no earlier program knows, nor needs to: it goes on
 // beside a later one.
-var additions = []string{"curfew_counts"}
+var additions = []string{"curfew_counts", "curfew_fences"}
 
 // migrate brings the schema to schemaVersion. The database's writer lock keeps
 // several processes from doing so at once.

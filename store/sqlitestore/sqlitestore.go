@@ -96,12 +96,16 @@ type Store struct {
 	document, currentVersion, insertVersion, documentHistories *sql.Stmt
 	onlyVersion, dropDocument                                  *sql.Stmt
 	addCount, counts, dropCounts, unended                      *sql.Stmt
+	fence, putFence, removeFence, dueFences                    *sql.Stmt
 }
 
 const (
-	getSQL   = `SELECT revision, document FROM curfew_sessions WHERE id = ?1`
+	// What each read of a session brings. A subject rarely has a fence.
+	sessionCols = `s.revision, s.document, (SELECT f.document FROM curfew_fences f WHERE f.issuer = s.issuer AND f.subject = s.subject)`
+
+	getSQL   = `SELECT ` + sessionCols + ` FROM curfew_sessions s WHERE s.id = ?1`
 	countSQL = `SELECT count(*) FROM (SELECT 1 FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 LIMIT ?3)`
-	heldSQL  = `SELECT revision, document FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 ORDER BY id`
+	heldSQL  = `SELECT s.revision, s.document, NULL FROM curfew_sessions s WHERE s.issuer = ?1 AND s.subject = ?2 AND s.ended = 0 ORDER BY s.id`
 
 	insertSQL = `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, document)
 		VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING`
@@ -121,7 +125,7 @@ const (
 	removeTermSQL = `DELETE FROM curfew_terms WHERE term = ?1 AND ended = ?2 AND id = ?3`
 
 	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND (claimed <= ?1 OR claimed > ?2) LIMIT 1`
-	dueSQL    = `SELECT revision, document FROM curfew_sessions WHERE due <= ?1 AND (claimed <= ?1 OR claimed > ?2) ORDER BY due, id LIMIT ?3`
+	dueSQL    = `SELECT ` + sessionCols + ` FROM curfew_sessions s WHERE s.due <= ?1 AND (s.claimed <= ?1 OR s.claimed > ?2) ORDER BY s.due, s.id LIMIT ?3`
 	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
 
 	// One statement, which sees one moment. Each part walks along an index.
@@ -163,6 +167,7 @@ func (s *Store) open(ctx context.Context) error {
 		&s.document: documentSQL, &s.currentVersion: currentVersionSQL, &s.insertVersion: insertVersionSQL, &s.documentHistories: historySQL,
 		&s.onlyVersion: onlyVersionSQL, &s.dropDocument: dropDocumentSQL,
 		&s.addCount: addCountSQL, &s.counts: countsSQL, &s.dropCounts: dropCountsSQL, &s.unended: unendedSQL,
+		&s.fence: fenceSQL, &s.putFence: putFenceSQL, &s.removeFence: removeFenceSQL, &s.dueFences: dueFencesSQL,
 	} {
 		err := s.again(ctx, func() (err error) {
 			*stmt, err = s.db.PrepareContext(ctx, query)
@@ -374,27 +379,32 @@ func parseTerms(col string) (terms []string, err error) {
 	return terms, err
 }
 
-func scan(revision int64, document []byte) (store.Session, error) {
+func scan(revision int64, document, fence []byte) (store.Session, error) {
 	var s store.Session
 	if err := s.UnmarshalJSON(document); err != nil {
 		return store.Session{}, err
 	}
 	s.Revision = revision
-	return s, nil
+	if fence == nil {
+		return s, nil
+	}
+	var err error
+	s.Fence, err = store.ParseFence(string(fence))
+	return s, err
 }
 
 // Get implements [store.Sessions].
 func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	var revision int64
-	var document []byte
-	err := s.again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document) })
+	var document, fence []byte
+	err := s.again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document, &fence) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return store.Session{}, fmt.Errorf("get %w", fault(ctx, notFound(id)))
 	case err != nil:
 		return store.Session{}, fmt.Errorf("get session: %w", fault(ctx, err))
 	}
-	got, err := scan(revision, document)
+	got, err := scan(revision, document, fence)
 	if err != nil {
 		return store.Session{}, fmt.Errorf("get session %q: %w", id, err)
 	}
@@ -424,6 +434,13 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 			}
 			if found >= max {
 				return refuse("%w: the subject has %d or more", store.ErrFull, found)
+			}
+			fence, err := s.fenceOf(ctx, tx, session.Subject)
+			if err != nil {
+				return err
+			}
+			if fence.Past(session.Started) {
+				return refuse("session %q: %w", session.ID, store.ErrFenced)
 			}
 			return s.add(ctx, tx, r)
 		})
@@ -551,7 +568,7 @@ func (s *Store) setTerms(ctx context.Context, tx *sql.Tx, id string, old []strin
 }
 
 // Admit implements [store.Sessions].
-func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("admit: %w", err)
 	}
@@ -562,11 +579,17 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 		if err != nil {
 			return err
 		}
+		fence, err := s.fenceOf(ctx, tx, subject)
+		if err != nil {
+			return err
+		}
+		fence.Revision = 0
 		wasHeld := make(map[string]bool, len(held))
 		for i := range held {
 			wasHeld[held[i].ID] = true
+			held[i].Fence = fence
 		}
-		result, err := decide(held)
+		result, err := decide(held, fence)
 		if err != nil {
 			decided = err
 			return &refusal{err}
@@ -693,20 +716,20 @@ func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 	return stats, nil
 }
 
-// sessions reads the rows of a query for revision and document.
+// sessions reads the rows of a query for revision, document and fence.
 func sessions(rows *sql.Rows, err error) ([]store.Session, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var list []store.Session
-	var document sql.RawBytes // which scan copies
+	var document, fence sql.RawBytes // which scan copies
 	for rows.Next() {
 		var revision int64
-		if err := rows.Scan(&revision, &document); err != nil {
+		if err := rows.Scan(&revision, &document, &fence); err != nil {
 			return nil, err
 		}
-		one, err := scan(revision, document)
+		one, err := scan(revision, document, fence)
 		if err != nil {
 			return nil, err
 		}

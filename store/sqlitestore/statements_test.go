@@ -57,19 +57,19 @@ func TestStatements(t *testing.T) {
 			got.Grants[0].Generation++
 			one.Revision, err = s.Update(ctx, got)
 			return err
-		}, []string{"SELECT REVISION,", "UPDATE CURFEW_SESSIONS"}},
+		}, []string{"SELECT S.REVISION,", "UPDATE CURFEW_SESSIONS"}},
 		{"login without a cap", func(ctx context.Context) error { return s.Create(ctx, session("d", "alice"), 100) },
-			[]string{"SELECT REVISION,", "SELECT COUNT(*)", "INSERT INTO", "INSERT INTO", "INSERT INTO", "INSERT INTO"}},
+			[]string{"SELECT REVISION,", "SELECT COUNT(*)", "SELECT REVISION,", "INSERT INTO", "INSERT INTO", "INSERT INTO", "INSERT INTO"}},
 		{"sweep with nothing due", func(ctx context.Context) error {
 			due, err := s.Due(ctx, one.Started, 0, 100)
 			require.Empty(t, due)
 			return err
 		}, []string{"SELECT 1"}},
 		{"refused admission", func(ctx context.Context) error {
-			err := s.Admit(ctx, one.Subject, func([]store.Session) ([]store.Session, error) { return nil, errRefused })
+			err := s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 			require.Equal(t, errRefused, err)
 			return nil
-		}, []string{"SELECT REVISION,"}},
+		}, []string{"SELECT S.REVISION,", "SELECT REVISION,"}},
 	} {
 		mu.Lock()
 		executed = nil

@@ -150,7 +150,7 @@ var bucketTests = []contractTest{
 		}
 		together(3*len(subjects), func(i int) {
 			s := session(fmt.Sprint(i), subjects[i%len(subjects)])
-			assert.NoError(f, f.s.Admit(f.ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+			assert.NoError(f, f.s.Admit(f.ctx, s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				for i := range held {
 					held[i].ActivityClass++
 				}

@@ -19,6 +19,7 @@ var contextTests = []contractTest{
 		s = f.createOne(s)
 		f.put(store.Document{Key: "k", Message: "first"})
 		require.NoError(f, f.s.AddCounts(f.ctx, []store.Count{count("kept", 0, "n", 1)}))
+		kept := f.putFence(fence(bob, time.Hour))
 		canceled, cancel := context.WithCancel(f.ctx)
 		cancel()
 		late, cancelLate := context.WithDeadline(f.ctx, at)
@@ -34,7 +35,7 @@ var contextTests = []contractTest{
 			next.UserAgent = "changed"
 			_, err = f.s.Update(ctx, next)
 			require.ErrorIs(f, err, want)
-			require.ErrorIs(f, f.s.Admit(ctx, alice, func([]store.Session) ([]store.Session, error) {
+			require.ErrorIs(f, f.s.Admit(ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) {
 				return []store.Session{session("c", alice)}, nil
 			}), want)
 			_, _, err = f.s.List(ctx, store.Filter{}, "", 10)
@@ -44,6 +45,11 @@ var contextTests = []contractTest{
 			_, err = f.s.Due(ctx, at, time.Hour, 10)
 			require.ErrorIs(f, err, want)
 			require.ErrorIs(f, f.s.Delete(ctx, sid("a"), s.Revision), want)
+			_, err = f.s.PutFence(ctx, fence(alice, time.Hour))
+			require.ErrorIs(f, err, want)
+			require.ErrorIs(f, f.s.MoveFence(ctx, kept, time.Time{}), want)
+			_, err = f.s.DueFences(ctx, at, 10)
+			require.ErrorIs(f, err, want)
 			_, err = f.s.Document(ctx, "k")
 			require.ErrorIs(f, err, want)
 			_, err = f.s.PutDocument(ctx, store.Document{Key: "k", Version: 1})
@@ -63,6 +69,7 @@ var contextTests = []contractTest{
 		require.Equal(f, []store.Session{s}, f.list(store.Filter{}, 10))
 		require.Len(f, f.history("k", 0, 10), 1)
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10), "it was not claimed")
+		require.Equal(f, []store.Fence{kept}, f.dueFences(kept.Due, 10))
 		require.Empty(f, f.counts("a", 0, 9))
 		require.Len(f, f.counts("kept", 0, 9), 1)
 	}},
@@ -78,7 +85,7 @@ var contextTests = []contractTest{
 		var once sync.Once
 		slow := make(chan error, 1)
 		go func() {
-			slow <- f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+			slow <- f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				once.Do(func() { close(entered) })
 				<-release
 				held[0].UserAgent = "slow"
@@ -97,12 +104,12 @@ var contextTests = []contractTest{
 				return err
 			},
 			"Admit": func(ctx context.Context) error {
-				return f.s.Admit(ctx, alice, func(held []store.Session) ([]store.Session, error) {
+				return f.s.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					return []store.Session{session("admitted", alice)}, nil
 				})
 			},
 			"AdmitOther": func(ctx context.Context) error {
-				return f.s.Admit(ctx, bob, func(held []store.Session) ([]store.Session, error) {
+				return f.s.Admit(ctx, bob, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					return []store.Session{session("other", bob)}, nil
 				})
 			},
@@ -183,7 +190,7 @@ var contextTests = []contractTest{
 		ctx, cancel := context.WithTimeout(f.ctx, 300*time.Millisecond)
 		defer cancel()
 		var runs, won int
-		err := f.s.Admit(ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		err := f.s.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			require.Len(f, held, 1)
 			runs++
 			require.Equal(f, won, runs-1, "it ran again though nothing had changed")
@@ -217,7 +224,7 @@ var contextTests = []contractTest{
 	{"DeletedMeanwhile", func(f *fixture) {
 		f.createOne(session("a", alice))
 		deleted := false
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			if deleted {
 				require.Empty(f, held)
 				return []store.Session{session("b", alice)}, nil

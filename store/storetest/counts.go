@@ -252,7 +252,7 @@ var countTests = []contractTest{
 		}
 		f.update(in(a, "two", "three"))
 		check(1, 2, 1)
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			return []store.Session{ended(held[0], policy.ReasonConcurrency), in(session("f", alice), "three")}, nil
 		}))
 		check(1, 1, 1)

@@ -90,7 +90,7 @@ var dueTests = []contractTest{
 		require.Equal(f, []string{"a", "b"}, f.due(at, time.Hour, 10))
 		f.update(s)
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) { return held[:1], nil }))
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) { return held[:1], nil }))
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10))
 		s = f.get("a")
 		s.UserAgent = "lost the race"
@@ -108,7 +108,7 @@ var dueTests = []contractTest{
 		s.Due = time.Time{}
 		f.update(s)
 		require.Empty(f, f.due(at.Add(1000*time.Hour), 0, 10))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			held[0].Due = at
 			return append(held, dueSession("b", at)), nil
 		}))

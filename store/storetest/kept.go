@@ -55,7 +55,7 @@ var keptTests = []contractTest{
 			require.Equal(f, want, read(), name)
 		}
 		want.Revision = 2
-		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return []store.Session{want}, nil }))
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{want}, nil }))
 		for name, read := range f.readers() {
 			require.Equal(f, want, read(), name)
 		}
@@ -74,7 +74,7 @@ var keptTests = []contractTest{
 		big := json.RawMessage(`{"n":12345678901234567890.10,"deep":[[[{"k":"\u0000 é"}]]]}`)
 		s.Unknown = map[string]json.RawMessage{"x_new": big}
 		f.create(s)
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			held[0].UserAgent = "changed by the older version"
 			return held, nil
 		}))
@@ -122,7 +122,7 @@ var keptTests = []contractTest{
 		for name, read := range f.readers() {
 			require.Equal(f, want, read(), name)
 		}
-		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return []store.Session{written()}, nil }))
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{written()}, nil }))
 		want.Revision = 2
 		for name, read := range f.readers() {
 			require.Equal(f, want, read(), name)
@@ -171,7 +171,7 @@ var keptTests = []contractTest{
 		require.Equal(f, want, f.get("full"))
 
 		var held, given []store.Session
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(now []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 			held = now
 			next := now[0].Clone()
 			next.UserAgent = "admitted"
@@ -189,7 +189,7 @@ var keptTests = []contractTest{
 		require.Equal(f, want.Grants, f.get("other").Grants)
 
 		// What decide does to held and does not return is not written.
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(now []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 			for i := range now {
 				sample.Overwrite(&now[i])
 			}

@@ -94,7 +94,7 @@ var listTests = []contractTest{
 		require.True(f, found(store.Filter{Account: "three", Client: "spa", Kind: policy.CLI, State: store.Unended}))
 		require.False(f, found(store.Filter{Kind: policy.Browser}))
 
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			held[0].Grants = held[0].Grants[1:] // the one of "cli" is gone
 			held[0].Accounts = nil
 			return held[:1], nil

@@ -18,8 +18,8 @@ const raceCap = 3
 
 // refuseAt returns a decide function that admits s unless there are max
 // sessions already.
-func refuseAt(max int, s store.Session) func([]store.Session) ([]store.Session, error) {
-	return func(held []store.Session) ([]store.Session, error) {
+func refuseAt(max int, s store.Session) func([]store.Session, store.Fence) ([]store.Session, error) {
+	return func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		if len(held) >= max {
 			return nil, errDecided
 		}
@@ -29,8 +29,8 @@ func refuseAt(max int, s store.Session) func([]store.Session) ([]store.Session, 
 
 // evictAt returns a decide function that admits s and ends the oldest sessions
 // that are too many.
-func evictAt(max int, s store.Session) func([]store.Session) ([]store.Session, error) {
-	return func(held []store.Session) ([]store.Session, error) {
+func evictAt(max int, s store.Session) func([]store.Session, store.Fence) ([]store.Session, error) {
+	return func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		var out []store.Session
 		for len(held) >= max {
 			oldest := 0
@@ -58,7 +58,7 @@ func (f *fixture) watch(subject store.Subject, max int) (stop func()) {
 	wg.Go(func() {
 		defer once.Do(func() { close(looked) })
 		for {
-			err := f.s.Admit(f.ctx, subject, func(held []store.Session) ([]store.Session, error) {
+			err := f.s.Admit(f.ctx, subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				assert.LessOrEqual(f, len(held), max, "more than the cap: %v", ids(held))
 				return nil, errDecided
 			})
@@ -164,7 +164,7 @@ var raceTests = []contractTest{
 			if i%4 < 2 {
 				err = f.s.Create(f.ctx, s, many)
 			} else {
-				err = f.s.Admit(f.ctx, s.Subject, func(held []store.Session) ([]store.Session, error) {
+				err = f.s.Admit(f.ctx, s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					if len(held) > 0 {
 						return nil, store.ErrExists
 					}
@@ -237,7 +237,7 @@ var raceTests = []contractTest{
 					continue
 				}
 				n++
-				if !assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+				if !assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					for i := range held {
 						held[i].ActivityClass++
 					}
@@ -304,7 +304,7 @@ var raceTests = []contractTest{
 			f.create(session(id, alice))
 			together(4, func(i int) {
 				if i > 0 {
-					assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+					assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 						for i := range held {
 							held[i].ActivityClass++
 						}

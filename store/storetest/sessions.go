@@ -190,7 +190,7 @@ var admitTests = []contractTest{
 		again := session("taken", alice)
 		again.ID = taken.ID
 		for _, decided := range [][]store.Session{{session("a", alice), again}, {again, session("a", alice)}, {session("a", alice), session("b", alice), again}} {
-			err := f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return decided, nil })
+			err := f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return decided, nil })
 			require.ErrorIs(f, err, store.ErrExists)
 			require.Empty(f, f.held(alice))
 			require.Equal(f, taken, f.read(taken.ID))
@@ -210,7 +210,7 @@ var admitTests = []contractTest{
 		stored := f.create(session("a", alice), session("b", alice), session("c", alice))
 		fresh := session("d", alice)
 		fresh.Revision = 99
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			require.Equal(f, stored, held)
 			held[0] = ended(held[0], policy.ReasonConcurrency)
 			held[1].UserAgent = "changed"
@@ -228,7 +228,7 @@ var admitTests = []contractTest{
 	}},
 	{"DecidesAgainst", func(f *fixture) {
 		stored := f.create(session("a", alice), session("b", alice))
-		err := f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		err := f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			return []store.Session{ended(held[0], policy.ReasonLogout), session("c", alice)}, errDecided
 		})
 		require.True(f, err == errDecided, "the error of decide is returned as it is, not %v", err)
@@ -237,7 +237,7 @@ var admitTests = []contractTest{
 
 		// Errors that mean something to the store mean nothing to it here.
 		for _, own := range []error{store.ErrExists, store.ErrConflict, store.ErrNotFound} {
-			err = f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return nil, own })
+			err = f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, own })
 			require.True(f, err == own)
 		}
 	}},
@@ -245,7 +245,7 @@ var admitTests = []contractTest{
 		stored := f.create(session("a", alice), session("b", alice), session("taken", bob))
 		over := f.update(ended(f.createOne(session("over", alice)), policy.ReasonLogout))
 		step := func(more ...store.Session) error {
-			return f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+			return f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				held[1].UserAgent = "changed"
 				return append([]store.Session{ended(held[0], policy.ReasonLogout), session("new", alice), held[1]}, more...), nil
 			})
@@ -262,7 +262,7 @@ var admitTests = []contractTest{
 		}
 		stolen := stored[1]
 		stolen.Subject = bob
-		f.refused(f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return []store.Session{stolen}, nil }))
+		f.refused(f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{stolen}, nil }))
 
 		require.Equal(f, stored[:2], f.held(alice))
 		require.Equal(f, stored[2:], f.held(bob))
@@ -270,12 +270,12 @@ var admitTests = []contractTest{
 	}},
 	{"Nothing", func(f *fixture) {
 		s := f.createOne(session("a", alice))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return nil, nil }))
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }))
 		require.Equal(f, s, f.get("a"))
 	}},
 	{"OneAfterTheOther", func(f *fixture) {
 		for i := range 10 {
-			require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+			require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				require.Len(f, held, i)
 				return []store.Session{session(fmt.Sprint(i), alice)}, nil
 			}))
@@ -291,7 +291,7 @@ var admitTests = []contractTest{
 		}
 		slices.Sort(want)
 		require.Equal(f, want, namesOf(f.held(alice)))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			for i := range held {
 				held[i] = ended(held[i], policy.ReasonPolicyChange)
 			}

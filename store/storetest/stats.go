@@ -47,15 +47,15 @@ var statsTests = []contractTest{
 		f.stats(2, 1, time.Time{})
 
 		// One step that ends some and adds some.
-		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			return []store.Session{ended(held[0], policy.ReasonConcurrency), session("e", alice), session("f", alice)}, nil
 		}))
 		f.stats(3, 2, time.Time{})
 		declined := fmt.Errorf("declined")
-		require.Equal(f, declined, f.s.Admit(f.ctx, alice, func(held []store.Session) ([]store.Session, error) {
+		require.Equal(f, declined, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			return []store.Session{ended(held[0], policy.ReasonConcurrency)}, declined
 		}))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) { return nil, nil }))
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }))
 		f.stats(3, 2, time.Time{})
 
 		require.ErrorIs(f, f.s.Delete(f.ctx, sid("b"), b.Revision+1), store.ErrConflict)
@@ -102,7 +102,7 @@ var statsTests = []contractTest{
 		a.Due = at.Add(2 * time.Hour)
 		a = f.update(a)
 		f.stats(3, 0, at.Add(time.Hour))
-		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session) ([]store.Session, error) {
+		require.NoError(f, f.s.Admit(f.ctx, alice, func([]store.Session, store.Fence) ([]store.Session, error) {
 			next := ended(b, policy.ReasonActiveLimit)
 			next.Due = at.Add(3 * time.Hour)
 			return []store.Session{next}, nil
@@ -169,7 +169,7 @@ var statsTests = []contractTest{
 					if i%5 == 0 { // one that has ended, and one that has not
 						assert.NoError(f, f.s.Delete(f.ctx, s.ID, s.Revision))
 					}
-					assert.NoError(f, f.s.Admit(f.ctx, subject, func([]store.Session) ([]store.Session, error) {
+					assert.NoError(f, f.s.Admit(f.ctx, subject, func([]store.Session, store.Fence) ([]store.Session, error) {
 						return []store.Session{session(name+"-second", subject)}, nil
 					}))
 				}

@@ -40,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Delete", deleteTests},
 		{"Stats", statsTests},
 		{"Buckets", bucketTests},
+		{"Fences", fenceTests},
 		{"Documents", documentTests},
 		{"Counts", countTests},
 		{"Context", contextTests},
@@ -143,7 +144,7 @@ func (f *fixture) update(s store.Session) store.Session {
 func (f *fixture) held(subject store.Subject) []store.Session {
 	f.Helper()
 	var held []store.Session
-	require.NoError(f, f.s.Admit(f.ctx, subject, func(now []store.Session) ([]store.Session, error) {
+	require.NoError(f, f.s.Admit(f.ctx, subject, func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 		held = now
 		return nil, nil
 	}))
@@ -189,7 +190,7 @@ func namesOf(list []store.Session) []string {
 func (f *fixture) refused(err error) {
 	f.Helper()
 	require.Error(f, err)
-	for _, other := range []error{store.ErrNotFound, store.ErrConflict, store.ErrExists, store.ErrFull, context.Canceled, context.DeadlineExceeded} {
+	for _, other := range []error{store.ErrNotFound, store.ErrConflict, store.ErrExists, store.ErrFull, store.ErrFenced, context.Canceled, context.DeadlineExceeded} {
 		require.NotErrorIs(f, err, other)
 	}
 }

@@ -9,10 +9,11 @@
 // A span is named after the method, such as "store.Get", and has attributes:
 //
 //   - curfew.store.operation: get, create, update, admit, list, due, delete, stats,
-//     document, put_document, history, add_counts, read_counts, drop_counts,
-//     count_unended.
-//   - curfew.store.outcome: ok; not_found, conflict, exists, full, declined (by the
-//     policy), which are answers; canceled (the caller gave up); timeout, error.
+//     put_fence, move_fence, due_fences, document, put_document, history, add_counts,
+//     read_counts, drop_counts, count_unended.
+//   - curfew.store.outcome: ok; not_found, conflict, exists, full, fenced, declined
+//     (by the policy), which are answers; canceled (the caller gave up); timeout,
+//     error.
 //   - curfew.store.sessions: how many sessions List and Due returned, or Admit
 //     wrote.
 //   - curfew.store.retries: how often the decision of Admit ran again, because
@@ -80,6 +81,9 @@ var (
 	opDue         = newOperation("Due", "due")
 	opDelete      = newOperation("Delete", "delete")
 	opStats       = newOperation("Stats", "stats")
+	opPutFence    = newOperation("PutFence", "put_fence")
+	opMoveFence   = newOperation("MoveFence", "move_fence")
+	opDueFences   = newOperation("DueFences", "due_fences")
 	opDocument    = newOperation("Document", "document")
 	opPutDocument = newOperation("PutDocument", "put_document")
 	opHistory     = newOperation("History", "history")
@@ -139,7 +143,7 @@ func (s *Store) Update(ctx context.Context, session store.Session) (int64, error
 }
 
 // Admit implements [store.Sessions].
-func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	ctx, span := s.start(ctx, opAdmit)
 	defer span.End()
 	var step outcome.Step
@@ -189,6 +193,33 @@ func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 	stats, err := s.inner.Stats(ctx)
 	end(span, outcome.Of(err))
 	return stats, err
+}
+
+// PutFence implements [store.Fences].
+func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	ctx, span := s.start(ctx, opPutFence)
+	defer span.End()
+	put, err := s.inner.PutFence(ctx, f)
+	end(span, outcome.Of(err))
+	return put, err
+}
+
+// MoveFence implements [store.Fences].
+func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	ctx, span := s.start(ctx, opMoveFence)
+	defer span.End()
+	err := s.inner.MoveFence(ctx, f, due)
+	end(span, outcome.Of(err))
+	return err
+}
+
+// DueFences implements [store.Fences].
+func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	ctx, span := s.start(ctx, opDueFences)
+	defer span.End()
+	due, err := s.inner.DueFences(ctx, now, limit)
+	end(span, outcome.Of(err))
+	return due, err
 }
 
 // Document implements [store.Documents].

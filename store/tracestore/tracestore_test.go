@@ -64,7 +64,7 @@ func (c *contextStore) Update(ctx context.Context, s store.Session) (int64, erro
 	return c.Store.Update(ctx, s)
 }
 
-func (c *contextStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session) ([]store.Session, error)) error {
+func (c *contextStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	c.note(ctx)
 	return c.Store.Admit(ctx, subject, decide)
 }
@@ -87,6 +87,21 @@ func (c *contextStore) Delete(ctx context.Context, id string, revision int64) er
 func (c *contextStore) Stats(ctx context.Context) (store.Stats, error) {
 	c.note(ctx)
 	return c.Store.Stats(ctx)
+}
+
+func (c *contextStore) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	c.note(ctx)
+	return c.Store.PutFence(ctx, f)
+}
+
+func (c *contextStore) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	c.note(ctx)
+	return c.Store.MoveFence(ctx, f, due)
+}
+
+func (c *contextStore) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	c.note(ctx)
+	return c.Store.DueFences(ctx, now, limit)
 }
 
 func (c *contextStore) Document(ctx context.Context, key string) (store.Document, error) {
@@ -151,8 +166,8 @@ func TestSpans(t *testing.T) {
 	key := secret + "-key"
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
-	decided := func(n int) func([]store.Session) ([]store.Session, error) {
-		return func(held []store.Session) ([]store.Session, error) { return held[:n], nil }
+	decided := func(n int) func([]store.Session, store.Fence) ([]store.Session, error) {
+		return func(held []store.Session, _ store.Fence) ([]store.Session, error) { return held[:n], nil }
 	}
 
 	type calls []struct {
@@ -174,11 +189,11 @@ func TestSpans(t *testing.T) {
 		{"store.Update", "update conflict", func(ctx context.Context) error { _, err := s.Update(ctx, a); return err }},
 		{"store.Admit", "admit ok sessions=1 retries=0", func(ctx context.Context) error { return s.Admit(ctx, a.Subject, decided(1)) }},
 		{"store.Admit", "admit declined sessions=0 retries=0", func(ctx context.Context) error {
-			return s.Admit(ctx, a.Subject, func(held []store.Session) ([]store.Session, error) { return held, errors.New(secret) })
+			return s.Admit(ctx, a.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) { return held, errors.New(secret) })
 		}},
 		{"store.Admit", "admit ok sessions=2 retries=1", func(ctx context.Context) error {
 			runs := 0
-			return s.Admit(ctx, a.Subject, func(held []store.Session) ([]store.Session, error) {
+			return s.Admit(ctx, a.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				if runs++; runs == 1 { // it loses a race
 					if _, err := counted.Update(context.Background(), held[0].Clone()); err != nil {
 						return nil, err
@@ -195,6 +210,15 @@ func TestSpans(t *testing.T) {
 		{"store.Delete", "delete conflict", func(ctx context.Context) error { return s.Delete(ctx, a.ID, 77) }},
 		{"store.Delete", "delete ok", func(ctx context.Context) error { return s.Delete(ctx, secret, 1) }},
 		{"store.Stats", "stats ok", func(ctx context.Context) error { _, err := s.Stats(ctx); return err }},
+		{"store.PutFence", "put_fence ok", func(ctx context.Context) error {
+			_, err := s.PutFence(ctx, store.Fence{Subject: a.Subject, At: a.Started.Add(time.Hour), By: secret})
+			return err
+		}},
+		{"store.Create", "create fenced", func(ctx context.Context) error { return s.Create(ctx, one("c"), 10) }},
+		{"store.DueFences", "due_fences ok", func(ctx context.Context) error { _, err := s.DueFences(ctx, a.Due, 1); return err }},
+		{"store.MoveFence", "move_fence conflict", func(ctx context.Context) error {
+			return s.MoveFence(ctx, store.Fence{Subject: a.Subject}, time.Time{})
+		}},
 		{"store.PutDocument", "put_document ok", func(ctx context.Context) error {
 			_, err := s.PutDocument(ctx, store.Document{Key: key, By: secret})
 			return err
@@ -264,7 +288,7 @@ func TestSpans(t *testing.T) {
 			require.NotContains(t, fmt.Sprint(span.Name(), span.Attributes(), span.Status()), a.ID[:2]+".")
 		}
 	}
-	require.Len(t, methods, 15)
+	require.Len(t, methods, 19)
 }
 
 // said returns a span's attributes in a line; it requires that there is no other.
@@ -290,7 +314,7 @@ func TestAPanicEndsTheSpan(t *testing.T) {
 	provider, spans := recorder()
 	s := tracestore.New(memstore.New(), provider)
 	require.Panics(t, func() {
-		_ = s.Admit(t.Context(), one("a").Subject, func([]store.Session) ([]store.Session, error) { panic("decide") })
+		_ = s.Admit(t.Context(), one("a").Subject, func([]store.Session, store.Fence) ([]store.Session, error) { panic("decide") })
 	})
 	require.Len(t, spans.Ended(), 1)
 	require.Len(t, spans.Started(), 1)
@@ -301,7 +325,7 @@ func TestTracingIsCheap(t *testing.T) {
 	inner := memstore.New()
 	require.NoError(t, inner.Create(t.Context(), one("a"), 10))
 	id := one("a").ID
-	decide := func([]store.Session) ([]store.Session, error) { return nil, nil }
+	decide := func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }
 	subject := store.Subject{Issuer: "i", ID: "nobody"}
 	sampled, _ := recorder()
 	for name, c := range map[string]struct {

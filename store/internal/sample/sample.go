@@ -19,7 +19,7 @@ func Full() store.Session {
 	n := 0
 	fill(reflect.ValueOf(&s).Elem(), &n)
 	s.Format = store.Format
-	s.Revision = 0
+	s.Revision, s.Fence = 0, store.Fence{} // which are no parts of the document
 	return s
 }
 

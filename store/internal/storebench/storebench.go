@@ -89,7 +89,7 @@ func measure(b *testing.B, s store.Store, n int) {
 		for b.Loop() {
 			one := held(logins)
 			logins++
-			err := s.Admit(ctx, busy, func(now []store.Session) ([]store.Session, error) {
+			err := s.Admit(ctx, busy, func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 				if len(now) != capacity {
 					return nil, fmt.Errorf("%d sessions", len(now))
 				}
@@ -111,7 +111,7 @@ func measure(b *testing.B, s store.Store, n int) {
 	b.Run("AdmitRefuseAtCap100", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			err := s.Admit(ctx, busy, func(now []store.Session) ([]store.Session, error) {
+			err := s.Admit(ctx, busy, func(now []store.Session, _ store.Fence) ([]store.Session, error) {
 				return nil, store.ErrFull
 			})
 			if err != store.ErrFull {

@@ -1,0 +1,197 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// An end of all sessions of a subject is one write, its fence: from then on the
+// sessions that it stops have ended, wherever they are read, and no older
+// authentication begins one. The documents follow, one by one, so that everybody is
+// told; what is missing a sweep does.
+
+// load reads a session as it is: one that its subject's fence stops has ended.
+func (h *Hook) load(ctx context.Context, id string) (store.Session, error) {
+	s, err := h.cfg.Store.Get(ctx, id)
+	if err == nil {
+		h.obey(ctx, &s)
+	}
+	return s, err
+}
+
+// obey makes an ended session of one that its subject's fence stops. It is not
+// written.
+func (h *Hook) obey(ctx context.Context, s *store.Session) {
+	if s.Fenced() {
+		h.stop(s, h.rulesToEnd(ctx, s), s.Fence)
+	}
+}
+
+// stop makes an ended session of one that a fence stops.
+func (h *Hook) stop(s *store.Session, r ruling, f store.Fence) {
+	h.finishAt(s, r, f.At, f.Reason, f.By)
+}
+
+// finishAt makes s a session that ended at a time in the past, unless it was over by
+// then.
+func (h *Hook) finishAt(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
+	if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
+		h.finish(s, r, d.At, d.Reason, "")
+		return
+	}
+	h.finish(s, r, at, reason, by)
+}
+
+// step is one serializable step over the sessions of a subject. What the fence stops
+// ends in it, whatever is decided about the others; it is announced afterwards.
+func (h *Hook) step(ctx context.Context, subject store.Subject, r ruling, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
+	var stopped []store.Session
+	err := h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		stopped = stopped[:0]
+		live := make([]store.Session, 0, len(held))
+		for _, s := range held {
+			if s.Fenced() {
+				h.stop(&s, r, fence)
+				stopped = append(stopped, s)
+			} else {
+				live = append(live, s)
+			}
+		}
+		decided, err := decide(live, fence)
+		if err != nil {
+			return nil, err
+		}
+		return append(decided, stopped...), nil
+	})
+	if err != nil {
+		return err
+	}
+	for i := range stopped {
+		h.announceEnd(ctx, r, stopped[i])
+	}
+	return nil
+}
+
+// raise puts the fence of a subject: the sessions that began by now end, but the
+// excepted ones that are live.
+func (h *Hook) raise(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) (store.Fence, error) {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	now := h.now()
+	f := store.Fence{Subject: subject, At: now, Reason: reason, By: by, Due: now.Add(announceEvery)}
+	for _, sid := range except {
+		if sid == "" {
+			continue
+		}
+		s, err := h.load(ctx, sid)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return store.Fence{}, err
+		case s.Subject == subject && s.End == nil:
+			f.Spared = append(f.Spared, store.Spared{ID: s.ID, Started: s.Started})
+		}
+	}
+	return h.cfg.Store.PutFence(ctx, f)
+}
+
+// endStopped writes the ends of the sessions of a subject that picked chooses, one by
+// one, and returns those that it ended. It may be called again, and by several
+// processes at once.
+func (h *Hook) endStopped(ctx context.Context, f store.Fence, picked func(*store.Session) bool) ([]store.Session, error) {
+	var ended []store.Session
+	err := h.each(ctx, store.Filter{Subject: f.Subject, State: store.Unended}, func(s store.Session) error {
+		if s.Joined != "" || !picked(&s) {
+			return nil
+		}
+		s, told, err := h.endByFence(ctx, s, f)
+		if err == nil && told {
+			ended = append(ended, s)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return ended, err
+}
+
+// endByFence writes the end of one session, and reports whether it was this call that
+// did.
+func (h *Hook) endByFence(ctx context.Context, s store.Session, f store.Fence) (ended store.Session, did bool, err error) {
+	r := h.rulesToEnd(ctx, &s)
+	wctx, cancel := h.detach(ctx)
+	defer cancel()
+	ended, err = h.changeAs(wctx, h.cfg.Store.Get, s, func(s *store.Session) error {
+		did = s.End == nil
+		switch {
+		case !did:
+			return errNoChange
+		case s.Fenced():
+			h.stop(s, r, s.Fence)
+		default:
+			h.finishAt(s, r, h.now(), f.Reason, f.By)
+		}
+		return nil
+	})
+	if err != nil || !did {
+		return ended, false, err
+	}
+	h.announceEnd(ctx, r, ended)
+	return ended, true, nil
+}
+
+// fenceLife is for how long a fence is kept: as long as something from before it
+// could turn up, as an ended session is remembered.
+func (h *Hook) fenceLife(f store.Fence) time.Time {
+	return f.At.Add(max(h.cfg.Remember, h.cfg.AdoptUntil.Sub(f.At)))
+}
+
+const fenceBatch = 100
+
+// sweepFences ends what a process that put a fence did not come to, and forgets the
+// fences that stop nothing any more. It reports whether it came to the end of it.
+func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
+	dctx, cancel := h.bounded(ctx)
+	defer cancel()
+	due, err := h.cfg.Store.DueFences(dctx, h.now(), fenceBatch)
+	if err != nil {
+		errs.add(fmt.Errorf("fences: %w", err))
+		return false
+	}
+	for _, f := range due {
+		err := h.sweepFence(ctx, f)
+		errs.add(err)
+		if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+			return false // the others would wait as long for what does not answer
+		}
+	}
+	return true
+}
+
+func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
+	if _, err := h.endStopped(ctx, f, (*store.Session).Fenced); err != nil {
+		return fmt.Errorf("end what a fence stops: %w", err)
+	}
+	return h.carriedOut(ctx, f)
+}
+
+// carriedOut notes that all that a fence stops has ended in its own document.
+func (h *Hook) carriedOut(ctx context.Context, f store.Fence) error {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	due := h.fenceLife(f)
+	if !h.now().Before(due) {
+		due = time.Time{}
+	}
+	err := h.cfg.Store.MoveFence(ctx, f, due)
+	if errors.Is(err, store.ErrConflict) {
+		return nil // another one was put, and is due
+	}
+	return err
+}

@@ -1,0 +1,376 @@
+package provider_test
+
+import (
+	"context"
+	"database/sql"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/ncruces/go-sqlite3/driver"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/faultstore"
+	"github.com/curfew-oidc/curfew/store/memstore"
+	"github.com/curfew-oidc/curfew/store/pgstore"
+	"github.com/curfew-oidc/curfew/store/redisstore"
+	"github.com/curfew-oidc/curfew/store/sqlitestore"
+)
+
+// everyStore opens a store of each engine.
+var everyStore = map[string]func(t *testing.T) store.Store{
+	"memory": func(*testing.T) store.Store { return memstore.New() },
+	"SQLite": func(t *testing.T) store.Store {
+		db, err := sql.Open("sqlite3", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(1000)&_txlock=immediate")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		s, err := sqlitestore.New(t.Context(), db)
+		require.NoError(t, err)
+		return s
+	},
+	"PostgreSQL": func(t *testing.T) store.Store {
+		server, err := engine.NewPostgres()
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, server.Close()) })
+		pool, err := pgxpool.New(t.Context(), server.URL())
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		s, err := pgstore.New(t.Context(), pool)
+		require.NoError(t, err)
+		return s
+	},
+	"Redis": func(t *testing.T) store.Store {
+		server, err := engine.NewRedis("appendonly=yes", "appendfsync=everysec")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, server.Close()) })
+		client := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: server.Password(), ContextTimeoutEnabled: true})
+		t.Cleanup(func() { require.NoError(t, client.Close()) })
+		s, err := redisstore.New(t.Context(), client)
+		require.NoError(t, err)
+		return s
+	},
+}
+
+// One browser that signs on to applications all the time writes records of its user
+// without end. The user's other sessions end all the same, at the first call, and
+// then the browser's own.
+func TestEndsWinAgainstAFlood(t *testing.T) {
+	for name, open := range everyStore {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+				p.Store = open(t)
+				o.Storage = optest.NewStorage()
+				o.Storage.SSO = true
+			})
+			b := s.Browser()
+			flooding := s.sid(t, optest.Web, ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil))))
+			cookies := s.cookies(b)
+			var stop atomic.Bool
+			var signOns atomic.Int64
+			var flood sync.WaitGroup
+			defer func() { stop.Store(true); flood.Wait() }()
+			for range 4 {
+				w := s.Browser()
+				for _, c := range cookies {
+					s.plant(w, c)
+				}
+				flood.Go(func() {
+					for !stop.Load() {
+						if w.Get(s.AuthorizeURL(optest.Web, nil)).Code() != "" {
+							signOns.Add(1)
+						}
+					}
+				})
+			}
+			for signOns.Load() < 200 {
+				time.Sleep(time.Millisecond)
+			}
+			for range 3 {
+				others := []optest.Reply{s.Login(optest.Web, "alice"), s.Login(optest.SPA, "alice")}
+				waiting := s.Browser().Login(optest.Web, "alice", nil)
+				require.NotEmpty(t, waiting.Code())
+				n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonCredentialChange, "root", flooding)
+				require.NoError(t, err)
+				require.Equal(t, 2, n, "their documents too")
+				refusedFor(t, s.Refresh(optest.Web, others[0].RefreshToken()), policy.ReasonCredentialChange)
+				refusedFor(t, s.Refresh(optest.SPA, others[1].RefreshToken()), policy.ReasonCredentialChange)
+				require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Web, others[0].AccessToken()).JSON)
+				require.Equal(t, "invalid_grant", s.Code(optest.Web, waiting).Error())
+				live := s.live(t, "alice")
+				require.Len(t, live, 1)
+				require.Equal(t, flooding, live[0].ID)
+			}
+			before := signOns.Load()
+			for signOns.Load() == before { // the flood went on
+				time.Sleep(time.Millisecond)
+			}
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+			require.NoError(t, err)
+			require.Empty(t, s.live(t, "alice"))
+			ended, err := s.hook.Session(t.Context(), flooding)
+			require.NoError(t, err)
+			require.Equal(t, policy.ReasonEndedByAdmin, ended.End.Reason)
+		})
+	}
+}
+
+// fenced starts a provider whose store can fail, with SSO.
+func fenced(t *testing.T, change func(*provider.Config, *optest.Config)) (*setup, *faultstore.Store) {
+	faulty := faultstore.New(memstore.New())
+	return start(t, limits(24*time.Hour, 2*time.Hour, 5, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+		p.Store = faulty
+		inMemory(p, o)
+		o.Storage = optest.NewStorage()
+		if change != nil {
+			change(p, o)
+		}
+	}), faulty
+}
+
+// The promise of EndAll holds from its first write. That no document can be written
+// after it, and that the process dies then, changes nothing for who uses a token; a
+// sweep does the rest, and tells everybody.
+func TestAnEndHoldsBeforeItsDocumentsAreWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []store.Session
+		var mu sync.Mutex
+		s, faulty := fenced(t, func(p *provider.Config, _ *optest.Config) {
+			p.OnEnd = func(_ context.Context, s store.Session) error {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, s)
+				return nil
+			}
+		})
+		idle := s.Login(optest.Web, "alice")
+		idleSID := s.sid(t, optest.Web, idle)
+		time.Sleep(90 * time.Minute)
+		b := s.Browser()
+		spared := ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+		mine := s.sid(t, optest.Web, spared)
+		gone := s.Browser()
+		other := ok(t, s.Code(optest.Web, gone.Login(optest.Web, "alice", nil)))
+		otherSID := s.sid(t, optest.Web, other)
+		bobs := s.Login(optest.Web, "bob")
+		time.Sleep(29*time.Minute + 50*time.Second)
+		waiting := s.Browser().Login(optest.Web, "alice", nil)
+		device := s.DeviceStart(optest.Native)
+		s.DeviceApprove(device, "alice")
+		time.Sleep(20 * time.Second) // the first one went unused for two hours
+		spared = ok(t, s.Refresh(optest.Web, spared.RefreshToken()))
+		require.Equal(t, http.StatusOK, s.Userinfo(spared.AccessToken()).Status)
+
+		faulty.Script(func(c faultstore.Call) faultstore.Fault {
+			if c.Method == "Update" || c.Method == "Admit" || c.Method == "MoveFence" {
+				return faultstore.Before
+			}
+			return faultstore.None
+		})
+		at := time.Now()
+		n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root", mine)
+		require.NoError(t, err)
+		require.Zero(t, n)
+		require.Len(t, s.seen(provider.EventUnavailable), 1)
+		require.Empty(t, s.seen(provider.EventEnded))
+
+		time.Sleep(10 * time.Second)
+		refusedFor(t, s.Refresh(optest.Web, idle.RefreshToken()), policy.ReasonInactivity)
+		refusedFor(t, s.Refresh(optest.Web, other.RefreshToken()), policy.ReasonAccountDisabled)
+		require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Web, other.AccessToken()).JSON)
+		require.Equal(t, http.StatusUnauthorized, s.Userinfo(other.AccessToken()).Status)
+		require.Equal(t, "invalid_request", s.TokenExchange(optest.Exchange, other.AccessToken(), optest.AccessTokenType, nil).Error())
+		_, err = s.of(t, gone)
+		require.ErrorIs(t, err, store.ErrNotFound)
+		ended, err := s.hook.Session(t.Context(), otherSID)
+		require.NoError(t, err)
+		require.Equal(t, store.End{At: at.UTC(), Reason: policy.ReasonAccountDisabled, By: "root", Owed: true}, *ended.End)
+		live := s.live(t, "alice")
+		require.Len(t, live, 1, "in the lists too")
+		require.Equal(t, mine, live[0].ID)
+		o, err := s.hook.Overview(t.Context(), s.subject("alice"))
+		require.NoError(t, err)
+		require.Len(t, o.Live, 1)
+		require.Zero(t, o.Pending)
+		require.Len(t, o.Ended, 2)
+		require.Equal(t, "invalid_grant", s.Code(optest.Web, waiting).Error(), "a login that waited for its application")
+		require.Equal(t, http.StatusOK, s.Userinfo(spared.AccessToken()).Status)
+
+		// The store is well again. What began before begins nothing, and what begins
+		// now is not in the way of those that ended.
+		faulty.Script(nil)
+		denied := s.DevicePoll(optest.Native, device)
+		require.Equal(t, "access_denied", denied.Error())
+		require.Contains(t, denied.Description(), "account_disabled")
+		ok(t, s.Refresh(optest.Web, spared.RefreshToken()))
+		again := s.Login(optest.Web, "alice")
+		require.Len(t, s.live(t, "alice"), 2)
+
+		time.Sleep(time.Minute)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		synctest.Wait()
+		reasons := map[string]policy.Reason{}
+		for _, e := range s.seen(provider.EventEnded) {
+			require.NotContains(t, reasons, e.SID, "once")
+			reasons[e.SID] = e.Reason
+		}
+		require.Equal(t, map[string]policy.Reason{
+			idleSID: policy.ReasonInactivity, otherSID: policy.ReasonAccountDisabled,
+		}, reasons)
+		require.Len(t, told, 2)
+		for _, one := range told {
+			require.Equal(t, reasons[one.ID], one.End.Reason)
+		}
+		ok(t, s.Refresh(optest.Web, again.RefreshToken()))
+		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+		ended, err = s.hook.Session(t.Context(), otherSID)
+		require.NoError(t, err)
+		require.Equal(t, store.End{At: at.UTC(), Reason: policy.ReasonAccountDisabled, By: "root"}, *ended.End)
+	})
+}
+
+// Whatever an end of all sessions finds on its way begins nothing after it: the
+// sign-in at the provider was before.
+func TestNothingFromBeforeAnEndBegins(t *testing.T) {
+	for name, flow := range map[string]func(t *testing.T, s *setup, storage *optest.Storage) (then func() string){
+		"code": func(t *testing.T, s *setup, _ *optest.Storage) func() string {
+			v := s.Browser().Login(optest.Web, "alice", nil)
+			return func() string { return s.Code(optest.Web, v).Error() }
+		},
+		"callback": func(t *testing.T, s *setup, storage *optest.Storage) func() string {
+			b := s.Browser()
+			kept := s.finished(t, b, storage, optest.Web, "alice", nil)
+			return func() string { return b.Get(kept).Error() }
+		},
+		"device": func(t *testing.T, s *setup, _ *optest.Storage) func() string {
+			device := s.DeviceStart(optest.Native)
+			s.DeviceApprove(device, "alice")
+			return func() string { return s.DevicePoll(optest.Native, device).Error() }
+		},
+		"sign-on in another browser": func(t *testing.T, s *setup, _ *optest.Storage) func() string {
+			b := s.Browser()
+			require.NotEmpty(t, b.Login(optest.Web, "alice", nil).Code())
+			other := s.Browser() // which has the provider's cookie, and none of the hook's
+			s.plant(other, s.cookie(t, b, "optest"))
+			return func() string { return other.Authorize(optest.Web2, nil).Error() }
+		},
+	} {
+		for cap, concurrent := range map[string]int{"with a cap": 3, "without": 0} {
+			t.Run(name+" "+cap, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					storage := optest.NewStorage()
+					storage.SSO = name == "sign-on in another browser"
+					s := start(t, limits(24*time.Hour, 0, concurrent, policy.EndOldest), func(p *provider.Config, o *optest.Config) {
+						inMemory(p, o)
+						o.Storage = storage
+					})
+					then := flow(t, s, storage)
+					time.Sleep(10 * time.Second)
+					_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+					require.NoError(t, err)
+					time.Sleep(10 * time.Second)
+					mine := s.Login(optest.Web, "alice")
+					require.NotEmpty(t, then())
+					require.Len(t, s.live(t, "alice"), 1)
+					ok(t, s.Refresh(optest.Web, mine.RefreshToken()))
+				})
+			})
+		}
+	}
+}
+
+// A login that no application ever redeems a code of goes on as a reservation for
+// hours, and is in no list. It ends like everything else.
+func TestAHiddenLoginEndsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), silentInMemory)
+		b := s.Browser()
+		v := b.Login(optest.Web, "alice", nil)
+		for range 30 {
+			time.Sleep(50 * time.Second)
+			v = b.Authorize(optest.Web, nil)
+			require.NotEmpty(t, v.Code())
+		}
+		require.Empty(t, s.live(t, "alice"))
+		n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
+		require.NoError(t, err)
+		require.Zero(t, n, "it was no session yet")
+		require.Equal(t, "invalid_grant", s.Code(optest.Web, v).Error())
+		_, err = s.of(t, b)
+		require.ErrorIs(t, err, store.ErrNotFound)
+		require.True(t, b.Authorize(optest.Web, nil).AtForm(), "its user is asked to sign in")
+		require.Empty(t, s.live(t, "alice"))
+	})
+}
+
+// A fence is kept as long as what it ended is remembered, and no longer: it is one
+// record of the subject, however often all ends.
+func TestAFenceIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := fenced(t, nil)
+		s.Login(optest.Web, "alice")
+		fenceOf := func() (f store.Fence) {
+			require.NoError(t, s.store.Admit(t.Context(), s.subject("alice"), func(_ []store.Session, is store.Fence) ([]store.Session, error) {
+				f = is
+				return nil, nil
+			}))
+			return f
+		}
+		for range 3 {
+			time.Sleep(time.Hour)
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByUser, "alice", s.sid(t, optest.Web, s.Login(optest.Web, "alice")))
+			require.NoError(t, err)
+			require.Len(t, fenceOf().Spared, 1)
+		}
+		last := time.Now()
+		require.Equal(t, last.UTC(), fenceOf().At)
+		time.Sleep(31*24*time.Hour - time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Equal(t, last.UTC(), fenceOf().At)
+		time.Sleep(time.Millisecond)
+		require.NoError(t, s.hook.Sweep(t.Context()))
+		require.Zero(t, fenceOf())
+	})
+}
+
+// An end spares what it is told to, and nothing that another end did not: not a
+// session of somebody else, nor one that has ended.
+func TestWhatAnEndSpares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, faulty := fenced(t, nil)
+		one, two := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
+		bobs := s.Login(optest.Web, "bob")
+		sids := []string{s.sid(t, optest.Web, one), s.sid(t, optest.Web, two), s.sid(t, optest.Web, bobs)}
+		faulty.Script(faultstore.Always(faultstore.Before, "Update"))
+		end := func(except ...string) {
+			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByUser, "alice", except...)
+			require.NoError(t, err)
+		}
+		end(sids[0], "", "none", sids[2])
+		time.Sleep(time.Second)
+		end(sids[0], sids[1]) // the second one has ended, though nobody could write it
+		faulty.Script(nil)
+		ok(t, s.Refresh(optest.Web, one.RefreshToken()))
+		refusedFor(t, s.Refresh(optest.Web, two.RefreshToken()), policy.ReasonEndedByUser)
+		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+
+		many := make([]string, store.MaxSpared+1)
+		for i := range many {
+			many[i] = s.sid(t, optest.Web, s.Login(optest.Web, "bob"))
+			s.set(limits(24*time.Hour, 2*time.Hour, 0, 0))
+		}
+		_, err := s.hook.EndAll(t.Context(), s.subject("bob"), policy.ReasonEndedByUser, "bob", many...)
+		require.ErrorContains(t, err, "17 sessions, at most 16")
+		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+	})
+}

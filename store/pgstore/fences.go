@@ -1,0 +1,142 @@
+package pgstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/curfew-oidc/curfew/store"
+)
+
+const (
+	fenceSQL = `SELECT revision, document FROM curfew_fences WHERE subject = $1::bytea`
+
+	// $5 is the revision before, 0 if there is none.
+	putFenceSQL = `INSERT INTO curfew_fences (subject, at, due, document, revision)
+		VALUES ($1::bytea, $2::bigint, $3::bigint, $4::bytea, $5::bigint + 1)
+		ON CONFLICT (subject) DO UPDATE SET at = excluded.at, due = excluded.due, document = excluded.document, revision = excluded.revision
+		WHERE curfew_fences.revision = $5::bigint`
+
+	removeFenceSQL = `DELETE FROM curfew_fences WHERE subject = $1::bytea AND revision = $2::bigint AND at = $3::bigint`
+
+	dueFencesSQL = `SELECT revision, document FROM curfew_fences WHERE due <= $1::bigint ORDER BY due LIMIT $2::bigint`
+)
+
+// fences reads the rows of a query for revision and document.
+func fences(rows pgx.Rows, err error) ([]store.Fence, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []store.Fence
+	var document pgtype.DriverBytes
+	for rows.Next() {
+		var revision int64
+		if err := rows.Scan(&revision, &document); err != nil {
+			return nil, err
+		}
+		f, err := store.ParseFence(string(document))
+		if err != nil {
+			return nil, &refusal{err}
+		}
+		f.Revision = revision
+		list = append(list, f)
+	}
+	return list, rows.Err()
+}
+
+// writeFence writes a fence in the place of one of the revision before, and reports
+// whether that was still there.
+func writeFence(ctx context.Context, c *pgx.Conn, f store.Fence, before int64) (bool, error) {
+	document, err := f.AppendDocument(nil)
+	if err != nil {
+		return false, &refusal{err}
+	}
+	var due *int64
+	if !f.Due.IsZero() {
+		micro := f.Due.UnixMicro()
+		due = &micro
+	}
+	tag, err := c.Exec(ctx, putFenceSQL, subjectTerm(f.Subject), f.At.UnixMicro(), due, document, before)
+	return err == nil && tag.RowsAffected() == 1, err
+}
+
+// PutFence implements [store.Fences]. It is one statement, and three where there is
+// a fence already. It may be made again when its connection broke: to put a fence
+// twice stops no more than once.
+func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
+	var joined store.Fence
+	err := s.do(ctx, func(c *pgx.Conn) error {
+		var is store.Fence
+		for {
+			joined = is.Join(f)
+			joined.Revision = is.Revision + 1
+			if done, err := writeFence(ctx, c, joined, is.Revision); done || err != nil {
+				return err
+			}
+			list, err := fences(c.Query(ctx, fenceSQL, subjectTerm(f.Subject)))
+			if err != nil {
+				return err
+			}
+			is = store.Fence{}
+			if len(list) > 0 {
+				is = list[0]
+			}
+		}
+	})
+	if err != nil {
+		return store.Fence{}, fmt.Errorf("put fence: %w", fault(ctx, err))
+	}
+	return joined, nil
+}
+
+// MoveFence implements [store.Fences].
+func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	err := s.do(ctx, func(c *pgx.Conn) error {
+		list, err := fences(c.Query(ctx, fenceSQL, subjectTerm(f.Subject)))
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		is := list[0]
+		if f.Moved(is) {
+			return refuse("%w: it was written meanwhile", store.ErrConflict)
+		}
+		var moved bool
+		if is.Due = due; due.IsZero() {
+			tag, execErr := c.Exec(ctx, removeFenceSQL, subjectTerm(f.Subject), f.Revision, f.At.UnixMicro())
+			moved, err = tag.RowsAffected() == 1, execErr
+		} else {
+			moved, err = writeFence(ctx, c, is, is.Revision)
+		}
+		switch {
+		case err != nil:
+			return sent(err)
+		case !moved:
+			return refuse("%w: it was written meanwhile", store.ErrConflict)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("move fence: %w", fault(ctx, err))
+	}
+	return nil
+}
+
+// DueFences implements [store.Fences].
+func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
+	if limit < 1 {
+		return nil, fmt.Errorf("due fences: limit is %d, at least 1 is required", limit)
+	}
+	var due []store.Fence
+	err := s.do(ctx, func(c *pgx.Conn) (err error) {
+		due, err = fences(c.Query(ctx, dueFencesSQL, now.UnixMicro(), int64(limit)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("due fences: %w", fault(ctx, err))
+	}
+	return due, nil
+}
