@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -576,8 +577,8 @@ func TestAClockThatWasADayAhead(t *testing.T) {
 		require.NoError(t, x.hook.End(t.Context(), owed.ID, policy.ReasonLogout, ""))
 		due, err := x.store.Due(t.Context(), now(), time.Minute, 10)
 		require.NoError(t, err)
-		require.Len(t, due, 1)
-		require.Equal(t, over.ID, due[0].ID)
+		// Beside what is looked at once a day.
+		require.True(t, slices.ContainsFunc(due, func(s store.Session) bool { return s.ID == over.ID }))
 		require.NoError(t, x.hook.Sweep(t.Context()))
 
 		ahead.Store(0)

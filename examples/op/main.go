@@ -359,7 +359,7 @@ func newServer(ctx context.Context, issuer string, st *storage, db *database, se
 	all.Handle("/v1/", api) // it bounds bodies itself: a settings document may be larger
 	all.Handle(consolePath, console)
 	all.Handle("/", hook.Handler(http.MaxBytesHandler(handler, maxBody)))
-	if err := hook.Check(ctx, p.provider); err != nil {
+	if err := hook.Check(ctx, p.provider); errors.Is(err, provider.ErrMisconfigured) { // the store has its turn later
 		return nil, nil, err
 	}
 	return &http.Server{
