@@ -182,7 +182,7 @@ func (rp *RelyingParty) keySet(address string) keySet {
 // as often as somebody sends forged tokens: see resourceKeys. It does so where the name
 // of the key is known, too: some providers have a new key under the old name.
 func (k keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	parsed, err := jose.ParseSigned(token, resourceAlgorithms) // those that are allowed the verifier knows
+	parsed, err := jose.ParseSignedCompact(token, resourceAlgorithms) // those that are allowed the verifier knows
 	if err != nil || len(parsed.Signatures) != 1 {
 		return nil, errors.New("it is no JWT")
 	}

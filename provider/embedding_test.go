@@ -474,13 +474,11 @@ func (s forgetful) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenR
 func TestUnwrap(t *testing.T) {
 	s := start(t, policy.Account{}, nil)
 	require.Same(t, s.Storage, provider.Unwrap(s.Provider.Storage()))
-	require.Same(t, s.Storage, provider.Unwrap(s.Storage))
+	require.Same(t, s.Storage, provider.Unwrap(s.Storage), "one that is not decorated is itself")
 }
 
 func TestAStorageIsDecoratedOnce(t *testing.T) {
-	var s *setup
-	s = start(t, limits(0, 0, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
-		var other *provider.Hook
+	s := start(t, limits(0, 0, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 		other, err := provider.New(provider.Config{Store: p.Store, Keys: p.Keys, Settings: p.Settings})
 		require.NoError(t, err)
 		o.Wrap = func(st *optest.Storage) op.Storage { return other.Storage(other.Storage(st)) }

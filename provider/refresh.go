@@ -79,12 +79,6 @@ func (p tokenPlace) standing(with patience, now time.Time) standing {
 	return replayed
 }
 
-// stands tells how a token stands.
-func (h *Hook) stands(g *store.Grant, t *refreshToken, now time.Time) standing {
-	p, _ := placeIn(g, t)
-	return p.standing(h.patience, now)
-}
-
 // placeIn finds a token in its grant. For one that was exchanged, from is the nonce of
 // the token that the current one was made from: it opens the newest answer.
 func placeIn(g *store.Grant, t *refreshToken) (p tokenPlace, from [16]byte) {

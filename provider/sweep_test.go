@@ -157,7 +157,7 @@ func TestASweepStopsBeforeItsLeaseIsOver(t *testing.T) {
 		half := 100 - x.unended(t, "default")
 		require.LessOrEqual(t, half, 4*8, "nothing is begun after half of the lease")
 		require.GreaterOrEqual(t, half, 4*6)
-		_ = <-done
+		<-done
 		require.Less(t, time.Since(began), 5*time.Minute)
 		x.sweepFor(t, 5*time.Minute)
 		require.Zero(t, x.unended(t, "default"), "what was left has its turn")

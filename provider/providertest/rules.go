@@ -43,7 +43,7 @@ func rules() []check {
 			needs: all(needsRotation, needsTimeForGrace, unless(func(o Off) bool { return o.LostResponse }, "LostResponse")), run: lostResponse},
 		{name: "rule-7-without-lost-response-a-late-repeat-is-a-replay", waits: true,
 			needs: all(needsRotation, needsTimeForGrace, needsLostResponseOff), run: lateRepeat},
-		{name: "rule-7-replay-ends-that-session-only", needs: all(needsRotation, needsTwo), run: replay},
+		{name: "rule-7-replay-ends-that-session-only", waits: true, needs: all(needsRotation, needsTwo, needsTimeForGrace), run: replay},
 		{name: "rule-7-two-refreshes-then-a-theft", waits: true, needs: all(needsRotation, needsTimeForGrace), run: voidSuccessor},
 		{name: "rule-9-the-reason-stays", needs: needsEndSession, run: reasonStays},
 		{name: "rule-9-an-evicted-session-says-so", needs: all(needsCap, needsEviction), run: evictionReason},
@@ -777,9 +777,11 @@ func replay(t *testing.T, k *kit) {
 		stolen, other := twoSessions(t, k, func(user string) *session { return k.start(t, c, user) })
 		first := stolen.now.refresh()
 		stolen.mustRefresh(t)
-		stolen.mustRefresh(t) // now first is older than any grace
+		stolen.mustRefresh(t)
 		mustRefuse(t, k.refresh(k.Web2, first), "")
 		stolen.mustLive(t) // the wrong client replays nothing
+		other.mustRefresh(t)
+		stolen.pass(k.grace()) // now first is older than the grace, however many came after it
 
 		mustRefuse(t, k.refresh(c, first), policy.ReasonReplay)
 		stolen.mustBeOver(t, policy.ReasonReplay)
