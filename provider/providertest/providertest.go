@@ -230,15 +230,16 @@ func Run(t *testing.T, target Target) {
 	k := newKit(t, target)
 	tested := map[string]bool{} // by rule
 	for _, c := range slices.Concat(rules(), modules(), logoutModules()) {
-		rule := ruleOf(c.name)
-		tested[rule] = tested[rule] // known from here on
+		var why string
 		if c.needs != nil {
-			if why := c.needs(k); why != "" {
-				t.Logf("not applicable: %s: %s", c.name, why)
-				continue
-			}
+			why = c.needs(k)
 		}
-		tested[rule] = true
+		rule := ruleOf(c.name)
+		tested[rule] = tested[rule] || why == ""
+		if why != "" {
+			t.Logf("not applicable: %s: %s", c.name, why)
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			if c.waits {
 				t.Parallel()

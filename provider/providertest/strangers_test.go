@@ -22,8 +22,10 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 	"golang.org/x/text/language"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/providertest"
+	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -33,10 +35,15 @@ type stranger struct {
 	wrap      func(*storage.Storage) op.Storage // nil: as it is
 	clients   []*storage.Client                 // nil: web, web2, spa
 	inside    func(next http.Handler) http.Handler
-	users     int  // that no test waits for; at least the eight of the docs
-	noIssuer  bool // the callback is mounted without op's issuer interceptor
+	users     int            // that no test waits for; at least the eight of the docs
+	noIssuer  bool           // the callback is mounted without op's issuer interceptor
+	limits    *policy.Limits // nil: the recommended ones
+	ends      bool           // the Target has EndSessions
 	configure func(*providertest.Target)
 }
+
+// capAlone are limits that end no session.
+var capAlone = &policy.Limits{Concurrent: policy.LimitTo(3), AtLimit: policy.Refuse}
 
 var (
 	strangeWeb, strangeWeb2 = "https://app.example.org/cb", "https://app2.example.org/cb"
@@ -84,6 +91,7 @@ var strangers = map[string]stranger{
 		},
 		configure: func(t *providertest.Target) { t.Off.PKCE = true },
 	},
+	"a cap alone": {limits: capAlone, ends: true},
 	"no refresh tokens": {
 		users:     many,
 		configure: func(t *providertest.Target) { t.Off.RefreshTokens = true },
@@ -158,14 +166,21 @@ func (x stranger) start(t *testing.T, hooked bool) providertest.Target {
 	if x.wrap != nil {
 		s = x.wrap(example)
 	}
+	limits := providertest.Limits()
+	if x.limits != nil {
+		limits = *x.limits
+	}
+	var endSessions func(user string) error
 	mux := http.NewServeMux()
 	var handler http.Handler = mux
 	if x.inside != nil {
 		handler = x.inside(mux)
 	}
+	var hook *provider.Hook
 	if hooked {
-		hook, err := provider.New(provider.Config{
-			Settings: provider.StaticSettings(providertest.Settings()), Grace: providertest.Grace,
+		var err error
+		hook, err = provider.New(provider.Config{
+			Settings: provider.StaticSettings{Accounts: map[string]policy.Account{"default": {Limits: limits}}}, Grace: providertest.Grace,
 			Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
 		})
 		require.NoError(t, err)
@@ -173,6 +188,15 @@ func (x stranger) start(t *testing.T, hooked bool) providertest.Target {
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
+	if x.ends {
+		endSessions = func(user string) error {
+			if hook == nil {
+				return nil
+			}
+			_, err := hook.EndAll(context.Background(), store.Subject{Issuer: server.URL, ID: user}, policy.ReasonEndedByAdmin, "the kit")
+			return err
+		}
+	}
 	p, err := op.NewProvider(&op.Config{
 		CryptoKey: sha256.Sum256([]byte("a key")), CodeMethodS256: true, AuthMethodPost: true, GrantTypeRefreshToken: true,
 		SupportedUILocales: []language.Tag{language.English},
@@ -204,12 +228,13 @@ func (x stranger) start(t *testing.T, hooked bool) providertest.Target {
 				"id": {page.Request.URL.Query().Get("authRequestID")}, "username": {user}, "password": {"wonderland-1"},
 			})
 		},
-		Limits: providertest.Limits(),
+		Limits: limits,
 		Grace:  providertest.Grace,
 		Off: providertest.Off{
 			SingleSignOn: true, DeviceGrant: true, EndSession: true, BackChannelLogout: true, FrontChannelLogout: true,
 		},
 	}
+	target.EndSessions = endSessions
 	if x.configure != nil {
 		x.configure(&target)
 	}
@@ -243,6 +268,8 @@ func TestOnOneStranger(t *testing.T) {
 	case "":
 	case "no issuer":
 		providertest.Run(t, stranger{noIssuer: true}.start(t, true))
+	case "users run out":
+		providertest.Run(t, stranger{limits: capAlone}.start(t, true))
 	default:
 		x, ok := strangers[name]
 		require.True(t, ok, name)
@@ -272,18 +299,37 @@ func TestKitFailsOnStrangers(t *testing.T) {
 		want[name] = refreshing
 	}
 	want["no refresh tokens"] = append(always, "rule-6-an-unused-session-ends")
+	want["a cap alone"] = refreshing[:3:3]
 	for name, checks := range want {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			child := exec.Command(os.Args[0], "-test.run=^TestOnOneStranger$/^("+strings.Join(checks, "|")+")$", "-test.v", "-test.timeout=5m")
-			child.Env = append(os.Environ(), strangerEnv+"="+name)
-			out, err := child.CombinedOutput()
-			exit, ok := err.(*exec.ExitError)
-			require.True(t, ok, "%v\n%s", err, out)
-			require.Equal(t, 1, exit.ExitCode(), "it fails, it does not crash\n%s", out)
+			out := runChild(t, name, "/^("+strings.Join(checks, "|")+")$")
 			for _, check := range checks {
-				require.Contains(t, string(out), "--- FAIL: TestOnOneStranger/"+check+" ", "%s did not fail\n%s", check, out)
+				require.Contains(t, out, "--- FAIL: TestOnOneStranger/"+check+" ", "%s did not fail\n%s", check, out)
+			}
+			if name == "no refresh tokens" {
+				require.Contains(t, out, "warning: nothing of rule-7 is tested")
 			}
 		})
 	}
+}
+
+// TestKitDoesNotWaitForever: sessions that nobody ends and no limit ends use up the
+// users, and the kit says so.
+func TestKitDoesNotWaitForever(t *testing.T) {
+	t.Parallel()
+	require.Contains(t, runChild(t, "users run out", ""), "give Target.EndSessions")
+}
+
+// runChild runs the kit on a stranger in a process of its own, which must fail, and
+// returns what it said.
+func runChild(t *testing.T, name, checks string) string {
+	t.Helper()
+	child := exec.Command(os.Args[0], "-test.run=^TestOnOneStranger$"+checks, "-test.v", "-test.timeout=5m")
+	child.Env = append(os.Environ(), strangerEnv+"="+name)
+	out, err := child.CombinedOutput()
+	exit, ok := err.(*exec.ExitError)
+	require.True(t, ok, "%v\n%s", err, out)
+	require.Equal(t, 1, exit.ExitCode(), "it fails, it does not crash\n%s", out)
+	return string(out)
 }
