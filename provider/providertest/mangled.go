@@ -77,6 +77,14 @@ type pair struct {
 	refresh, access, id string // of s
 }
 
+// spare is a refresh token, or an access token where there are none.
+func (p pair) spare() string {
+	if p.Off.RefreshTokens {
+		return p.access
+	}
+	return p.refresh
+}
+
 // mangledTokens presents everything everywhere. Each must be refused as the
 // client's mistake, and nothing must be lost by it.
 func mangledTokens(t *testing.T, k *kit) {
@@ -101,6 +109,10 @@ func mangledTokens(t *testing.T, k *kit) {
 }
 
 func mangledRefreshTokens(t *testing.T, p pair) {
+	if p.Off.RefreshTokens {
+		t.Logf("not applicable: Off.RefreshTokens is set")
+		return
+	}
 	for name, token := range mangle(p.refresh, p.other.now.refresh(), true) {
 		mustBeClientError(t, name, p.kit.refresh(p.Web, token))
 	}
@@ -116,10 +128,10 @@ func mangledCodes(t *testing.T, p pair) {
 	v, err := b.login(p.Web, p.s.user, nil)
 	require.NoError(t, err)
 	require.NotEmpty(t, v.code(), "%s", v)
-	for name, code := range mangle(v.code(), p.refresh, false) {
+	for name, code := range mangle(v.code(), p.spare(), false) {
 		mustBeClientError(t, name, p.redeem(p.Web, code))
 	}
-	for name, token := range map[string]string{"refresh token": p.refresh, "access token": p.access, "ID token": p.id} {
+	for name, token := range map[string]string{"refresh token": p.spare(), "access token": p.access, "ID token": p.id} {
 		mustBeClientError(t, name, p.redeem(p.Web, token))
 	}
 	mustBeClientError(t, "as refresh token", p.kit.refresh(p.Web, v.code()))
@@ -133,8 +145,8 @@ func mangledDeviceCodes(t *testing.T, p pair) {
 	}
 	start := p.post("device_authorization_endpoint", p.Device, url.Values{"scope": {p.scope()}})
 	require.True(t, start.ok(), "%s", start)
-	codes := mangle(start.str("device_code"), p.refresh, true)
-	codes["refresh token"] = p.refresh
+	codes := mangle(start.str("device_code"), p.spare(), true)
+	codes["refresh token"] = p.spare()
 	for name, code := range codes {
 		mustBeClientError(t, name, p.token(p.Device, url.Values{"grant_type": {deviceGrant}, "device_code": {code}}))
 	}
@@ -143,7 +155,9 @@ func mangledDeviceCodes(t *testing.T, p pair) {
 // bearers are what is no access token.
 func (p pair) bearers() map[string]string {
 	m := mangle(p.access, p.other.now.access(), false)
-	m["refresh token"], m["ID token"] = p.refresh, p.id
+	if m["ID token"] = p.id; !p.Off.RefreshTokens {
+		m["refresh token"] = p.refresh
+	}
 	return m
 }
 
@@ -158,8 +172,8 @@ func mangledBearers(t *testing.T, p pair) {
 }
 
 func mangledIntrospection(t *testing.T, p pair) {
-	if p.Off.Introspection {
-		t.Logf("not applicable: Off.Introspection is set")
+	if !p.s.introspects() {
+		t.Logf("not applicable: Off.Introspection or Off.ConfidentialClients is set")
 		return
 	}
 	for name, token := range p.bearers() {
@@ -173,8 +187,8 @@ func mangledIntrospection(t *testing.T, p pair) {
 }
 
 func mangledRevocation(t *testing.T, p pair) {
-	if p.Off.Revocation {
-		t.Logf("not applicable: Off.Revocation is set")
+	if p.Off.Revocation || p.Off.RefreshTokens {
+		t.Logf("not applicable: Off.Revocation or Off.RefreshTokens is set")
 		return
 	}
 	for name, token := range mangle(p.refresh, p.other.now.refresh(), true) {
@@ -186,7 +200,7 @@ func mangledRevocation(t *testing.T, p pair) {
 // hints are what is no ID token.
 func (p pair) hints() map[string]string {
 	m := mangle(p.id, p.other.now.id(), false)
-	m["refresh token"], m["access token"] = p.refresh, p.access
+	m["refresh token"], m["access token"] = p.spare(), p.access
 	return m
 }
 

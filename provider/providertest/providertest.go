@@ -25,13 +25,17 @@
 // the OpenID Foundation's conformance suite that have to do with sessions, with
 // what they assert there; what is only a warning there is a line in the log
 // here. No test can be switched off: what a server does not offer is said in
-// [Off], one field each, and the log then names the tests that do not apply.
+// [Off], one field each, and the log then names the tests that do not apply, and
+// the rules of which nothing was tested. go test -v shows it.
 //
 // The tests that wait run in parallel: give -parallel 16 for speed. Only
-// the tests may use the users in the meantime.
+// the tests may use the users in the meantime. Each test ends what it began. Where
+// it cannot, its user rests until the limits have ended it: see
+// [Target.EndSessions].
 package providertest
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -72,13 +76,21 @@ type Target struct {
 	// Web and Web2 are two confidential web applications, Public is a native
 	// or single-page application without a secret, that uses PKCE. Each has
 	// the authorization code and refresh token grants. Device is a
-	// client with the device and refresh token grants.
+	// client with the device and refresh token grants. See
+	// Off.ConfidentialClients, Off.PublicClients and Off.RefreshTokens.
 	Web, Web2, Public, Device Client
 
 	// Users are the names of users that may sign in to all clients, in their
-	// consent too if the provider asks for any. At least two; with eight
+	// consent too if the provider asks for any. At least two; with sixteen
 	// the tests that wait do not wait for each other.
 	Users []string
+
+	// EndSessions ends all sessions of a user, by whatever way the provider has
+	// for it. It is called when a test could not end what it began, concurrently.
+	// Nil: the user rests until Limits.Active or Limits.Inactivity has ended it.
+	// Needed with a cap where the provider has none of these limits, and
+	// no way for an application to end a session either.
+	EndSessions func(user string) error
 
 	// SignIn signs a user in. page is what the provider answered to an
 	// authorization request; its body can be read. browser keeps cookies, and
@@ -116,7 +128,7 @@ type Target struct {
 	Grace time.Duration
 
 	// Scope is the scope that gets an ID token and a refresh token. Empty
-	// means "openid offline_access".
+	// means "openid offline_access", or "openid" with Off.RefreshTokens.
 	Scope string
 
 	// Off is what the provider does not offer.
@@ -148,6 +160,22 @@ type Off struct {
 	// has a single sign-on of its own sets Config.SSOSession, and ends it in
 	// Config.OnEnd.
 	SingleSignOn bool
+
+	// ConfidentialClients: applications have no secrets. Web and Web2 are
+	// public clients like Public, with PKCE.
+	ConfidentialClients bool
+
+	// PublicClients: every application has a secret. Web2 stands in for
+	// Public, which is ignored.
+	PublicClients bool
+
+	// PKCE: confidential clients send no code_challenge (RFC 7636). For a provider
+	// that refuses one; one that ignores it needs nothing.
+	PKCE bool
+
+	// RefreshTokens: there are no refresh tokens. What can be seen through
+	// them alone is not tested: most of the rules 6 and 7, and the reasons of ends.
+	RefreshTokens bool
 
 	// DeviceGrant: there is no device authorization endpoint.
 	DeviceGrant bool
@@ -200,12 +228,17 @@ type check struct {
 func Run(t *testing.T, target Target) {
 	t.Helper()
 	k := newKit(t, target)
+	tested := map[string]bool{} // by rule
 	for _, c := range slices.Concat(rules(), modules(), logoutModules()) {
+		var why string
 		if c.needs != nil {
-			if why := c.needs(k); why != "" {
-				t.Logf("not applicable: %s: %s", c.name, why)
-				continue
-			}
+			why = c.needs(k)
+		}
+		rule := ruleOf(c.name)
+		tested[rule] = tested[rule] || why == ""
+		if why != "" {
+			t.Logf("not applicable: %s: %s", c.name, why)
+			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
 			if c.waits {
@@ -214,6 +247,21 @@ func Run(t *testing.T, target Target) {
 			c.run(t, k)
 		})
 	}
+	for _, rule := range slices.Sorted(maps.Keys(tested)) {
+		if !tested[rule] {
+			t.Logf("warning: nothing of %s is tested on this provider", rule)
+		}
+	}
+}
+
+// ruleOf returns the rule that a check is about, such as rule-7. The others are
+// about OpenID Connect.
+func ruleOf(check string) string {
+	if n, ok := strings.CutPrefix(check, "rule-"); ok {
+		number, _, _ := strings.Cut(n, "-")
+		return "rule-" + number
+	}
+	return "OpenID Connect"
 }
 
 // missing returns the fields that a target lacks.
@@ -225,13 +273,18 @@ func (x Target) missing() []string {
 		}
 	}
 	add(x.Issuer == "", "Issuer")
-	for name, c := range map[string]Client{"Web": x.Web, "Web2": x.Web2, "Public": x.Public} {
+	for name, c := range map[string]Client{"Web": x.Web, "Web2": x.Web2} {
 		add(c.ID == "", name+".ID")
 		add(c.RedirectURI == "", name+".RedirectURI")
+		add(c.Secret == "" && !x.Off.ConfidentialClients, name+".Secret (or Off.ConfidentialClients)")
+		add(c.Secret != "" && x.Off.ConfidentialClients, name+" without a Secret (or no Off.ConfidentialClients)")
 	}
-	add(x.Web.Secret == "", "Web.Secret")
-	add(x.Web2.Secret == "", "Web2.Secret")
-	add(x.Public.Secret != "", "Public without a Secret")
+	if !x.Off.PublicClients {
+		add(x.Public.ID == "", "Public.ID (or Off.PublicClients)")
+		add(x.Public.RedirectURI == "", "Public.RedirectURI")
+		add(x.Public.Secret != "", "Public without a Secret")
+	}
+	add(x.Off.ConfidentialClients && x.Off.PublicClients, "clients: Off.ConfidentialClients and Off.PublicClients exclude each other")
 	add(x.Web.ID == x.Web2.ID, "two different web applications")
 	add(x.Device.ID == "" && !x.Off.DeviceGrant, "Device.ID (or Off.DeviceGrant)")
 	add(x.ApproveDevice == nil && !x.Off.DeviceGrant, "ApproveDevice (or Off.DeviceGrant)")
@@ -270,8 +323,9 @@ var (
 	needsDevice     = unless(func(o Off) bool { return o.DeviceGrant }, "DeviceGrant")
 	needsEndSession = unless(func(o Off) bool { return o.EndSession }, "EndSession")
 	needsRevocation = unless(func(o Off) bool { return o.Revocation }, "Revocation")
-	needsRotation   = unless(func(o Off) bool { return o.Rotation }, "Rotation")
+	needsRotation   = all(needsRefresh, unless(func(o Off) bool { return o.Rotation }, "Rotation"))
 	needsGrace      = unless(func(o Off) bool { return o.Grace }, "Grace")
+	needsRefresh    = unless(func(o Off) bool { return o.RefreshTokens }, "RefreshTokens")
 	needsMembers    = unless(func(o Off) bool { return o.ExpirationMembers }, "ExpirationMembers")
 )
 
@@ -362,10 +416,13 @@ func (k *kit) grace() time.Duration {
 }
 
 func (k *kit) scope() string {
-	if k.Scope == "" {
-		return "openid offline_access"
+	switch {
+	case k.Scope != "":
+		return k.Scope
+	case k.Off.RefreshTokens:
+		return "openid"
 	}
-	return k.Scope
+	return "openid offline_access"
 }
 
 // reasonOf returns the machine-readable reason at the start of a description.
