@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"database/sql"
-	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -66,17 +65,15 @@ func TestAnEmptiedStore(t *testing.T) {
 			args = append(args, "-store", spec)
 			path := filepath.Join(dir, "keys.json")
 			marked := func() string {
-				var file keysFile
-				body, err := os.ReadFile(path)
+				id, err := readMark(path)
 				require.NoError(t, err)
-				require.NoError(t, json.Unmarshal(body, &file))
-				return file.Store
+				return id
 			}
 			s := start(t, args...)
 			_, token := s.login(s.app("web"))
 			id := marked()
 			require.NotEmpty(t, id)
-			info, err := os.Stat(path)
+			info, err := os.Stat(path + ".store")
 			require.NoError(t, err)
 			require.EqualValues(t, 0o600, info.Mode().Perm())
 			s = restart(s, args)
@@ -115,32 +112,27 @@ func TestMarkKeysBehindALink(t *testing.T) {
 	s := start(t, args...)
 	require.NoError(t, s.end())
 	path := filepath.Join(dir, "keys.json")
-	var file keysFile
 	body, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(body, &file))
-	id := file.Store
-	file.Store = ""
-	body, err = json.Marshal(file)
+	id, err := readMark(path)
 	require.NoError(t, err)
 
 	mounted := filepath.Join(dir, "mounted")
 	require.NoError(t, os.Mkdir(mounted, 0o700))
 	put(t, mounted, "keys.json", string(body))
 	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Remove(path+".store"))
 	require.NoError(t, os.Symlink(filepath.Join(mounted, "keys.json"), path))
 	s = start(t, args...)
 	require.NoError(t, s.end())
 	info, err := os.Lstat(path)
 	require.NoError(t, err)
 	require.NotZero(t, info.Mode()&os.ModeSymlink, "the link stays one")
-	body, err = os.ReadFile(path)
+	body, err = os.ReadFile(filepath.Join(mounted, "keys.json.store"))
 	require.NoError(t, err)
-	require.Contains(t, string(body), id)
+	require.Equal(t, id+"\n", string(body))
 
 	require.Error(t, markKeys(filepath.Join(dir, "none.json"), id))
-	put(t, dir, "other.json", "{")
-	require.Error(t, markKeys(filepath.Join(dir, "other.json"), id))
 	left, err := filepath.Glob(filepath.Join(dir, ".keys-*"))
 	require.NoError(t, err)
 	require.Empty(t, left)

@@ -51,7 +51,6 @@ type keysFile struct {
 	SigningKeys []jose.JSONWebKey `json:"signing_keys"`
 	CryptoKey   string            `json:"crypto_key"` // 32 bytes, unpadded base64url
 	SealingKeys []string          `json:"sealing_keys"`
-	Store       string            `json:"store,omitempty"` // provider.Hook.StoreID
 }
 
 // A signingKey is op.SigningKey, and with its public half op.Key.
@@ -118,7 +117,11 @@ func createKeys(path string, alg jose.SignatureAlgorithm, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return writeKeys(path, file, func(tmp string) error {
+	body, err := json.MarshalIndent(file, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode keys: %w", err)
+	}
+	return writeFile(path, append(body, '\n'), func(tmp string) error {
 		if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -126,35 +129,43 @@ func createKeys(path string, alg jose.SignatureAlgorithm, now time.Time) error {
 	})
 }
 
-// markKeys writes into the file which store the keys are used with.
-func markKeys(path, storeID string) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	body, err := readFile(path)
-	if err != nil {
-		return err
-	}
-	var file keysFile
-	if err := strictJSON(body, &file); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	file.Store = storeID
-	return writeKeys(path, &file, func(tmp string) error { return os.Rename(tmp, path) })
+// markOf returns the file beside the keys that says which store they are used with: in
+// the keys themselves the versions before would not take it. Links are followed.
+func markOf(keys string) (string, error) {
+	path, err := filepath.EvalSymlinks(keys)
+	return path + ".store", err
 }
 
-// writeKeys writes a file beside path, which then gets its name by place.
-func writeKeys(path string, file *keysFile, place func(tmp string) error) error {
-	body, err := json.MarshalIndent(file, "", "  ")
+// markKeys writes down which store the keys are used with.
+func markKeys(keys, storeID string) error {
+	path, err := markOf(keys)
 	if err != nil {
-		return fmt.Errorf("encode keys: %w", err)
+		return err
 	}
+	return writeFile(path, []byte(storeID+"\n"), func(tmp string) error { return os.Rename(tmp, path) })
+}
+
+// readMark returns the ID of the store that the keys are used with; empty if nobody
+// wrote it down.
+func readMark(keys string) (string, error) {
+	path, err := markOf(keys)
+	if err != nil {
+		return "", err
+	}
+	body, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(body)), err
+}
+
+// writeFile writes a file beside path, which then gets its name by place.
+func writeFile(path string, body []byte, place func(tmp string) error) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".keys-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	_, err = tmp.Write(append(body, '\n'))
+	_, err = tmp.Write(body)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
 		err = place(tmp.Name())
 	}
@@ -204,7 +215,10 @@ func loadKeys(path string) (*keys, error) {
 	if err := strictJSON(body, &file); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	k := &keys{storeID: file.Store}
+	k := &keys{}
+	if k.storeID, err = readMark(path); err != nil {
+		return nil, err
+	}
 	for i, jwk := range file.SigningKeys {
 		alg := jose.SignatureAlgorithm(jwk.Algorithm)
 		switch key := jwk.Key.(type) {

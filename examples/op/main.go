@@ -230,7 +230,7 @@ func knowStore(ctx context.Context, hook *provider.Hook, keys *keys, c config, l
 		return nil
 	}
 	if err := markKeys(c.keys, id); err != nil {
-		log.Warn("the keys file does not say which store it belongs to, so that an empty store passes for a new one: add the member \"store\"",
+		log.Warn("nothing beside the keys says which store they belong to, so that an empty store passes for a new one: write the ID to the file KEYS.store, where KEYS is the keys file",
 			"store_id", id, "error", err)
 	}
 	return nil

@@ -182,8 +182,8 @@ type authRequest struct {
 	Silent          bool                     `json:"silent,omitempty"`   // prompt=none: without a page
 	Asks            bool                     `json:"asks,omitempty"`     // any other prompt: with one
 	MaxAge          *uint                    `json:"max_age,omitempty"`
-	Browser         string                   `json:"browser,omitempty"` // a hash of its mark
-	Again           bool                     `json:"again,omitempty"`   // it was lost once, and began again
+	Browser         string                   `json:"browser_mark,omitempty"` // a hash; "browser" was another thing in the first release
+	Again           bool                     `json:"again,omitempty"`        // it was lost once, and began again
 
 	// Set when the user signed in.
 	Subject  string    `json:"sub,omitempty"`
