@@ -254,16 +254,21 @@ func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Se
 	}
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
+	began := false
 	s, err := h.change(wctx, s, func(s *store.Session) error {
 		if err := usable(s, r, h.now(), policy.Use{}); err != nil {
 			return err
 		}
+		began = !s.ReservedUntil.IsZero() // else the request that made a session of it tells
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil
 	})
 	if err != nil {
 		return store.Session{}, err
+	}
+	if !began {
+		return s, nil
 	}
 	return s, h.started(ctx, &s)
 }

@@ -608,7 +608,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	}
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	was := s
+	var was store.Session
 	var before *store.Grant
 	expires = c.bound(req, h.now(), expires, skew)
 	a := answer{Token: token, Expires: expires, Scopes: i.scopes}
@@ -621,7 +621,8 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			other = *s
 			return errRedeemed
 		}
-		before = nil
+		was, before = *s, nil
+		was.Grants = slices.Clone(s.Grants)
 		old := s.Grant(g.ID)
 		if old != nil {
 			kept := *old
@@ -637,6 +638,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			putGrant(s, g, h.cfg.MaxGrants)
 		default:
 			g.Generation = old.Generation // an access token alone, once more
+			old.Used = true               // which is good whatever becomes of the one before
 		}
 		a.Access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 		if i.refresh {
@@ -645,7 +647,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 				Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
 			})
 		}
-		if old != nil && !i.refresh && i.code == nil && s.ReservedUntil.IsZero() {
+		if old != nil && !i.refresh && i.code == nil && s.ReservedUntil.IsZero() && before.Used {
 			return errNoChange
 		}
 		h.redeem(s, i, req, a, now)
@@ -661,6 +663,11 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		return "", "", time.Time{}, err
 	}
 	b := &begun{session: s, ruling: r, grant: g, before: before}
+	for _, old := range was.Grants {
+		if s.Grant(old.ID) == nil {
+			b.evicted = append(b.evicted, old)
+		}
+	}
 	if !was.ReservedUntil.IsZero() {
 		b.reserved = was
 	}
