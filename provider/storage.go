@@ -274,6 +274,9 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			continue
 		}
 		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
+			if s.End == nil && a.forgotten(&s) {
+				return store.Session{}, ruling{}, spentCode()
+			}
 			if i := a.codeIn(&s); s.End == nil && a.late(&s, c.h.now()) && s.Codes[i].Used.IsZero() {
 				return store.Session{}, ruling{}, lateCode()
 			}
