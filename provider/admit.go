@@ -95,6 +95,14 @@ func (a *admission) late(s *store.Session, now time.Time) bool {
 	return i >= 0 && !now.Before(s.Codes[i].Until)
 }
 
+// forgotten reports whether the session has had so many codes that the login's is not
+// among them any more. Where codes are noted at their redemption alone, by a provider
+// that does without the callback, one that is not there may be new.
+func (a *admission) forgotten(s *store.Session) bool {
+	return a.code != nil && a.codeIn(s) < 0 && len(s.Codes) >= maxCodes &&
+		!slices.ContainsFunc(s.Codes, func(c store.Code) bool { return c.Used.Equal(c.Until) })
+}
+
 func (a *admission) codeIn(s *store.Session) int {
 	if a.code == nil {
 		return -1
@@ -254,16 +262,21 @@ func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Se
 	}
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
+	began := false
 	s, err := h.change(wctx, s, func(s *store.Session) error {
 		if err := usable(s, r, h.now(), policy.Use{}); err != nil {
 			return err
 		}
+		began = !s.ReservedUntil.IsZero() // else the request that made a session of it tells
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil
 	})
 	if err != nil {
 		return store.Session{}, err
+	}
+	if !began {
+		return s, nil
 	}
 	return s, h.started(ctx, &s)
 }

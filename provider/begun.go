@@ -21,6 +21,7 @@ type begun struct {
 	reserved store.Session // as it was before, a reservation; zero: it was a session already
 	grant    store.Grant   // what was entered
 	before   *store.Grant  // what the grant was before; nil: it is new
+	evicted  []store.Grant // what had to make room for it
 	code     []byte        // the hash of the code that was redeemed; nil: none was
 	redeemed time.Time     // when
 }
@@ -76,8 +77,8 @@ func bringsCode(location string) bool {
 	return ok && a.params.Has("code") && a.params.Has("state")
 }
 
-// takeBack takes back what the request began. If that fails, the session lasts as
-// long as the limits let it.
+// takeBack takes back what the request began, and nothing that others have gone on with
+// meanwhile. If that fails, the session lasts as long as the limits let it.
 func (h *Hook) takeBack(ctx context.Context, req *request) {
 	b := req.begun
 	if b == nil {
@@ -86,26 +87,50 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 	req.begun = nil
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	_, _ = h.change(ctx, b.session, func(s *store.Session) error {
+	s, err := h.change(ctx, b.session, func(s *store.Session) error {
 		g := s.Grant(b.grant.ID)
 		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
 			return errNoChange // others went on with it
 		}
-		if b.before != nil {
-			*g = *b.before
-		} else {
-			dropGrant(s, b.grant.ID)
+		x := codeAt(s.Codes, b.code)
+		if b.code == nil || x >= 0 && !s.Codes[x].Used.Equal(b.redeemed) {
+			x = -1
 		}
-		if x := codeAt(s.Codes, b.code); b.code != nil && x >= 0 && s.Codes[x].Used.Equal(b.redeemed) {
+		if x >= 0 && s.Codes[x].Again {
+			return errNoChange // another request got the same answer
+		}
+		accessAlone := g.NonceHash == nil
+		shared := accessAlone && (b.before != nil || g.Used)
+		switch {
+		case shared && x < 0:
+			return errNoChange
+		case shared:
+			// Others have access tokens of it. The code is good again all the same.
+		case g.Used:
+			return errNoChange
+		case b.before != nil:
+			*g = *b.before
+		default:
+			dropGrant(s, b.grant.ID)
+			for _, old := range b.evicted {
+				if s.Grant(old.ID) == nil && len(s.Grants) < h.cfg.MaxGrants {
+					s.Grants = append(s.Grants, old)
+				}
+			}
+		}
+		if x >= 0 {
 			s.Codes = slices.Clone(s.Codes)
 			s.Codes[x].Used, s.Codes[x].Repeat, s.Codes[x].Address = time.Time{}, nil, nil
 		}
-		if b.reserved.ID != "" && len(s.Grants) == len(b.reserved.Grants) {
+		if b.reserved.ID != "" && !shared && s.Revision == b.session.Revision { // nobody else has come in since
 			s.ReservedUntil = b.reserved.ReservedUntil
 		}
 		h.schedule(s, b.ruling)
 		return nil
 	})
+	if err == nil && b.reserved.ID != "" && s.End == nil {
+		_ = h.started(ctx, &s) // for others, after all
+	}
 }
 
 // aloneAndReserved reports whether the login of a request is answered by an ID

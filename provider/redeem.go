@@ -126,6 +126,10 @@ func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r r
 	if g == nil || !g.Revoked.IsZero() {
 		return answer{}, errGrantRevoked
 	}
+	if s, err = h.noteAgain(ctx, s, i.code, t); err != nil {
+		return answer{}, err
+	}
+	g = s.Grant(t.Grant)
 	if a.Refresh == "" {
 		h.noteMoved(ctx, &s, g.Client, x.Address, addressHash(req.repeatKey, req.address))
 		if a.stale(now) {
@@ -151,6 +155,34 @@ func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r r
 		h.announceExpiry(req, now)
 	}
 	return a, err
+}
+
+// errTakenBack is returned where the request that redeemed a code has failed meanwhile.
+// The code is good again, and asked for once more.
+var errTakenBack = errors.New("the code was redeemed by a request that failed meanwhile")
+
+// noteAgain notes that another request gets the answer to a code: should the first one
+// fail yet, it takes nothing back. t is the access token of the answer.
+func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t accessToken) (store.Session, error) {
+	if at := codeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
+		return s, nil
+	}
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	return h.change(ctx, s, func(s *store.Session) error {
+		at := codeAt(s.Codes, code)
+		switch {
+		case s.End != nil:
+			return usable(s, ruling{}, h.now(), policy.Use{})
+		case s.Grant(t.Grant) == nil, at >= 0 && s.Codes[at].Used.IsZero():
+			return errTakenBack
+		case at < 0 || s.Codes[at].Again:
+			return errNoChange
+		}
+		s.Codes = slices.Clone(s.Codes)
+		s.Codes[at].Again = true
+		return nil
+	})
 }
 
 // anotherAccessToken takes the place of one that is over, where there is no refresh token

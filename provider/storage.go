@@ -274,6 +274,9 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 			continue
 		}
 		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
+			if s.End == nil && a.forgotten(&s) {
+				return store.Session{}, ruling{}, spentCode()
+			}
 			if i := a.codeIn(&s); s.End == nil && a.late(&s, c.h.now()) && s.Codes[i].Used.IsZero() {
 				return store.Session{}, ruling{}, lateCode()
 			}
@@ -607,7 +610,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	}
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
-	was := s
+	var was store.Session
 	var before *store.Grant
 	expires = c.bound(req, h.now(), expires, skew)
 	a := answer{Token: token, Expires: expires, Scopes: i.scopes}
@@ -620,7 +623,8 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			other = *s
 			return errRedeemed
 		}
-		before = nil
+		was, before = *s, nil
+		was.Grants = slices.Clone(s.Grants)
 		old := s.Grant(g.ID)
 		if old != nil {
 			kept := *old
@@ -636,6 +640,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			putGrant(s, g, h.cfg.MaxGrants)
 		default:
 			g.Generation = old.Generation // an access token alone, once more
+			old.Used = true               // which is good whatever becomes of the one before
 		}
 		a.Access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 		if i.refresh {
@@ -644,7 +649,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 				Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
 			})
 		}
-		if old != nil && !i.refresh && i.code == nil && s.ReservedUntil.IsZero() {
+		if old != nil && !i.refresh && i.code == nil && s.ReservedUntil.IsZero() && before.Used {
 			return errNoChange
 		}
 		h.redeem(s, i, req, a, now)
@@ -660,6 +665,11 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		return "", "", time.Time{}, err
 	}
 	b := &begun{session: s, ruling: r, grant: g, before: before}
+	for _, old := range was.Grants {
+		if s.Grant(old.ID) == nil {
+			b.evicted = append(b.evicted, old)
+		}
+	}
 	if !was.ReservedUntil.IsZero() {
 		b.reserved = was
 	}

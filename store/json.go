@@ -115,7 +115,7 @@ var (
 		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "chain", "address", "revoked"}
-	codeNames     = []string{"hash", "until", "used", "repeat", "address"}
+	codeNames     = []string{"hash", "until", "used", "repeat", "address", "again"}
 	endNames      = []string{"at", "reason", "by", "owed", "reported", "latest", "renewals", "with_parent"}
 	deliveryNames = []string{"client", "uri", "error", "attempts", "refused", "next", "given_up"}
 )
@@ -239,6 +239,7 @@ func (e *encoder) code(x *Code) {
 	e.time("used", x.Used)
 	e.base64("repeat", x.Repeat)
 	e.base64("address", x.Address)
+	e.bool("again", x.Again)
 	e.unknown(x.Unknown, codeNames)
 	e.b = append(e.b, '}')
 }
@@ -622,6 +623,8 @@ func (d *decoder) code(x *Code) error {
 			x.Repeat, err = d.base64()
 		case "address":
 			x.Address, err = d.base64()
+		case "again":
+			x.Again, err = d.bool()
 		default:
 			return false, nil
 		}

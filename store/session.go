@@ -197,6 +197,10 @@ type Code struct {
 	Repeat  []byte    `json:"repeat,omitempty"`
 	Address []byte    `json:"address,omitempty"`
 
+	// Again is set when another request has got the same answer: what the first one
+	// began is not its own to take back any more.
+	Again bool `json:"again,omitempty"`
+
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
