@@ -105,7 +105,7 @@ func (w *storeWatch) known() string {
 
 // lost tells that the store is lost, and returns the error.
 func (w *storeWatch) lost(ctx context.Context, format string, args ...any) error {
-	err := fmt.Errorf("%w: %s", ErrStoreLost, fmt.Sprintf(format, args...))
+	err := fmt.Errorf("%w: %w", ErrStoreLost, fmt.Errorf(format, args...))
 	w.mu.Lock()
 	tell := w.told.IsZero() || time.Since(w.told) >= lostAgain
 	if tell {
@@ -140,7 +140,7 @@ func (w *storeWatch) installed(ctx context.Context) (installation, error) {
 		case err == nil:
 			i, err := openInstallation(d)
 			if err != nil {
-				return installation{}, err
+				return installation{}, w.lost(ctx, "%w", err)
 			}
 			if known != "" && known != i.id() && !i.tookThePlaceOf(known) {
 				err := w.lost(ctx, "it is not the store %s, but %s", known, i.id())

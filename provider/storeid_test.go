@@ -449,7 +449,7 @@ func TestADamagedInstallationIsAccepted(t *testing.T) {
 		require.NoError(t, err)
 		s := inTheStore(t, e)("")
 		_, err = s.hook.StoreID(t.Context())
-		require.Error(t, err)
+		require.ErrorIs(t, err, provider.ErrStoreLost)
 		_, err = s.hook.AcceptStore(t.Context())
 		require.NoError(t, err)
 		s.Login(optest.Web, "alice")
