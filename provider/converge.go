@@ -106,11 +106,12 @@ func (h *Hook) convergeKnown(ctx context.Context, errs *failures) {
 // A convergence is how far an account's settings were applied to the sessions
 // that were live when they changed.
 type convergence struct {
-	Settings []byte    `json:"settings"`         // their SHA-256
-	Done     bool      `json:"done,omitempty"`   // a pass that counts came to its end
-	Failed   int       `json:"failed,omitempty"` // how many such passes did not
-	Next     time.Time `json:"next,omitzero"`    // when the next pass may begin
-	Pass     *pass     `json:"pass,omitempty"`   // the one under way
+	Settings []byte    `json:"settings"`          // their SHA-256
+	Version  int64     `json:"version,omitempty"` // theirs; 0: not known
+	Done     bool      `json:"done,omitempty"`    // a pass that counts came to its end
+	Failed   int       `json:"failed,omitempty"`  // how many such passes did not
+	Next     time.Time `json:"next,omitzero"`     // when the next pass may begin
+	Pass     *pass     `json:"pass,omitempty"`    // the one under way
 }
 
 // A pass is one look at all sessions of an account.
@@ -135,7 +136,7 @@ func convergedKey(account string) string { return "converged/" + account }
 // before, by a process whose cache has them still. The pass that counts begins
 // when that is over.
 func (h *Hook) converge(ctx context.Context, account string) (more bool, err error) {
-	a, err := h.settings.look(ctx, account)
+	a, settings, changes, err := h.settings.look(ctx, account)
 	if err != nil {
 		return false, err
 	}
@@ -143,8 +144,9 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 	if err != nil {
 		return false, err
 	}
-	sum := sha256.Sum256(body)
-	if h.settings.isApplied(account, sum) {
+	these := applied{sha256.Sum256(body), settings}
+	others := settings == 0 && changes > 1
+	if !others && h.settings.isApplied(account, these) {
 		return false, nil
 	}
 	var c convergence
@@ -158,11 +160,20 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 		}
 	}
 	now := h.now()
+	begun := convergence{Settings: these.sum[:], Version: settings, Next: now.Add(h.settingsLast()), Pass: &pass{}}
+	if others {
+		// It is written by itself: a pass may find that another process has it.
+		if version, err = h.note(ctx, convergenceKey(account), version, begun); err != nil {
+			return false, taken(err)
+		}
+		c = begun
+	}
+	h.settings.dealtWith(account, changes)
 	switch {
-	case !bytes.Equal(c.Settings, sum[:]):
-		c = convergence{Settings: sum[:], Next: now.Add(h.settingsLast()), Pass: &pass{}}
+	case !bytes.Equal(c.Settings, these.sum[:]) || c.Version > 0 && c.Version != settings:
+		c = begun
 	case c.Done:
-		h.settings.applied(account, sum)
+		h.settings.wasApplied(account, these)
 		return false, nil
 	case c.Pass != nil:
 		if held(c.Pass.Until, now) {

@@ -620,3 +620,45 @@ func TestANotificationOfAClockThatWasADayAhead(t *testing.T) {
 		require.Empty(t, n.kept(t, sid).Deliveries)
 	})
 }
+
+// Settings that are as they were, after others, are a change: what was admitted
+// meanwhile is over the cap.
+func TestSettingsThatAreAsTheyWereAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := memstore.New()
+		one, many := limits(24*time.Hour, 2*time.Hour, 1, policy.EndOldest), limits(24*time.Hour, 2*time.Hour, 5, policy.EndOldest)
+		save(t, s, 0, one)
+		x := inTheStore(t, s)("")
+		x.Login(optest.Web, "alice")
+		x.sweepFor(t, 10*time.Minute)
+
+		save(t, s, 1, many)
+		time.Sleep(2 * time.Second)
+		x.Login(optest.Web, "alice")
+		x.Login(optest.Web, "alice")
+		save(t, s, 2, one)
+		x.sweepFor(t, 30*time.Minute)
+		n, err := s.CountUnended(t.Context(), "default")
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	})
+}
+
+// The same of settings from elsewhere, of which there is no version.
+func TestSettingsFromElsewhereThatAreAsTheyWereAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := limits(0, 0, 1, policy.EndOldest)
+		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = accountOfAll{&a} })
+		other := x.another(t)
+		x.session(t, "acme.alice", 0, time.Now(), time.Time{})
+		x.sweepFor(t, 15*time.Minute)
+		other.sweepFor(t, 15*time.Minute)
+		a = limits(0, 0, 5, policy.EndOldest)
+		late := x.session(t, "acme.alice", 1, time.Now(), time.Time{})
+		_, _, err := x.hook.Deadline(t.Context(), late)
+		require.NoError(t, err)
+		a = limits(0, 0, 1, policy.EndOldest)
+		x.sweepFor(t, 15*time.Minute)
+		require.Equal(t, 1, x.unended(t, "acme"))
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -181,14 +182,28 @@ type cachedAccount struct {
 	reading chan struct{} // holds a value while somebody reads
 
 	account policy.Account
+	version int64     // of them as stored; 0: not known, of those from elsewhere
 	read    time.Time // when reading it began; zero: it was never read
+	changes int       // how often others were read than before, the first ones included, since a sweep dealt with them
 
 	failure error     // of the last try, if it failed
 	failed  time.Time // when it did
 
-	used    time.Time          // by anything but a sweep
-	looked  time.Time          // when a sweep last did; zero: it should
-	applied *[sha256.Size]byte // what is known to be applied to live sessions, as a [convergence] has it
+	used    time.Time // by anything but a sweep
+	looked  time.Time // when a sweep last did; zero: it should
+	applied *applied  // what is known to be applied to live sessions
+}
+
+// An applied is what a [convergence] has of settings.
+type applied struct {
+	sum     [sha256.Size]byte
+	version int64
+}
+
+// versionedSettings are settings of which a version is known: they may be what they
+// were again, and others in between.
+type versionedSettings interface {
+	accountVersion(ctx context.Context, account string) (policy.Account, int64, error)
 }
 
 // maxCachedAccounts bounds the memory; beyond it the cache starts anew.
@@ -276,11 +291,19 @@ func (c *settingsCache) getEntry(ctx context.Context, account string, e *cachedA
 	read := time.Now()
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 	defer cancel()
-	a, err = c.source.Account(rctx, account)
+	var version int64
+	if source, ok := c.source.(versionedSettings); ok {
+		a, version, err = source.accountVersion(rctx, account)
+	} else {
+		a, err = c.source.Account(rctx, account)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil {
-		e.account, e.read, e.failure = a, read, nil
+		if e.read.IsZero() || !reflect.DeepEqual(e.account, a) {
+			e.changes++
+		}
+		e.account, e.version, e.read, e.failure = a, version, read, nil
 		return a, nil, nil
 	}
 	e.failure, e.failed = err, time.Now()
@@ -329,8 +352,11 @@ func (c *settingsCache) next(most int) []string {
 	return list[:min(most, len(list))]
 }
 
-// look returns the settings of an account for a sweep: fresh ones. It is no use.
-func (c *settingsCache) look(ctx context.Context, account string) (policy.Account, error) {
+// look returns the settings of an account for a sweep: fresh ones, and their version.
+// It is no use. How often others were read since a sweep dealt with them is for
+// dealtWith; where there is no version, more than once is a change, though the
+// settings be what they were.
+func (c *settingsCache) look(ctx context.Context, account string) (a policy.Account, version int64, changes int, err error) {
 	c.mu.Lock()
 	e := c.accounts[account]
 	if e == nil {
@@ -338,24 +364,37 @@ func (c *settingsCache) look(ctx context.Context, account string) (policy.Accoun
 	}
 	e.looked = time.Now()
 	c.mu.Unlock()
-	a, _, err := c.getEntry(ctx, account, e, true)
-	return a, err
-}
-
-// isApplied reports whether settings are known to be applied to live sessions.
-func (c *settingsCache) isApplied(account string, sum [sha256.Size]byte) bool {
+	if _, _, err := c.getEntry(ctx, account, e, true); err != nil {
+		return policy.Account{}, 0, 0, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.accounts[account]
-	return e != nil && e.applied != nil && *e.applied == sum
+	return e.account, e.version, e.changes, nil
 }
 
-// applied notes that settings were applied to live sessions.
-func (c *settingsCache) applied(account string, sum [sha256.Size]byte) {
+// dealtWith notes that a sweep heeded so many changes.
+func (c *settingsCache) dealtWith(account string, changes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.accounts[account]; e != nil {
-		e.applied = &sum
+		e.changes = max(0, e.changes-changes)
+	}
+}
+
+// isApplied reports whether settings are known to be applied to live sessions.
+func (c *settingsCache) isApplied(account string, a applied) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.accounts[account]
+	return e != nil && e.applied != nil && *e.applied == a
+}
+
+// wasApplied notes that settings were applied to live sessions.
+func (c *settingsCache) wasApplied(account string, a applied) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.accounts[account]; e != nil {
+		e.applied = &a
 	}
 }
 

@@ -33,6 +33,7 @@ type installation struct {
 	key      []byte // of the MAC that names what is adopted: it must outlive the sealing keys, and gives nothing away, since the tokens cannot be guessed
 	replaces []byte
 	at       time.Time
+	accepted time.Time // when an operator last accepted the store; zero: never. The document's message
 	version  int64
 }
 
@@ -45,7 +46,8 @@ func openInstallation(d store.Document) (installation, error) {
 	if len(d.Body) < installationKeySize || len(d.Body[installationKeySize:])%storeIDSize != 0 {
 		return installation{}, fmt.Errorf("the document %q is damaged", installationKey)
 	}
-	return installation{d.Body[:installationKeySize], d.Body[installationKeySize:], d.At, d.Version}, nil
+	accepted, _ := time.Parse(time.RFC3339Nano, d.Message) // an earlier version wrote none
+	return installation{d.Body[:installationKeySize], d.Body[installationKeySize:], d.At, accepted, d.Version}, nil
 }
 
 // id returns what the store is called. It says nothing of the key.
@@ -80,10 +82,16 @@ type storeWatch struct {
 	told     time.Time             // when tell was called, if the store is still lost
 }
 
-// An acceptance is another one after each word of an operator.
+// An acceptance is another one after each word of an operator. A version would not
+// do: that of a backup may be another's.
 type acceptance struct {
-	id      string
-	version int64 // of the installation
+	id string
+	at time.Time
+}
+
+// since reports whether an operator gave their word since another acceptance.
+func (a acceptance) since(was acceptance) bool {
+	return was.id != "" && was.id != a.id || a.at.After(was.at)
 }
 
 // lostAgain is how often it is told that a store is lost, while it is.
@@ -97,7 +105,7 @@ func (w *storeWatch) known() string {
 
 // lost tells that the store is lost, and returns the error.
 func (w *storeWatch) lost(ctx context.Context, format string, args ...any) error {
-	err := fmt.Errorf("%w: %s", ErrStoreLost, fmt.Sprintf(format, args...))
+	err := fmt.Errorf("%w: %w", ErrStoreLost, fmt.Errorf(format, args...))
 	w.mu.Lock()
 	tell := w.told.IsZero() || time.Since(w.told) >= lostAgain
 	if tell {
@@ -114,7 +122,7 @@ func (w *storeWatch) lost(ctx context.Context, format string, args ...any) error
 func (w *storeWatch) seen(i installation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.id, w.accepted = i.id(), acceptance{i.id(), i.version}
+	w.id, w.accepted = i.id(), acceptance{i.id(), i.accepted}
 	if len(w.missing) == 0 {
 		w.told = time.Time{}
 	}
@@ -132,7 +140,7 @@ func (w *storeWatch) installed(ctx context.Context) (installation, error) {
 		case err == nil:
 			i, err := openInstallation(d)
 			if err != nil {
-				return installation{}, err
+				return installation{}, w.lost(ctx, "%w", err)
 			}
 			if known != "" && known != i.id() && !i.tookThePlaceOf(known) {
 				err := w.lost(ctx, "it is not the store %s, but %s", known, i.id())
@@ -160,7 +168,7 @@ func (w *storeWatch) installed(ctx context.Context) (installation, error) {
 // install writes an installation in the place of one, of which the zero is none, and
 // says that it took the place of a store, if it did.
 func (w *storeWatch) install(ctx context.Context, i installation, replaces string) (installation, error) {
-	if i.version == 0 {
+	if len(i.key) == 0 {
 		i.key, i.at = make([]byte, installationKeySize), w.now()
 		rand.Read(i.key)
 	}
@@ -168,7 +176,7 @@ func (w *storeWatch) install(ctx context.Context, i installation, replaces strin
 		i.replaces = append(slices.Clone(i.replaces), raw...)
 	}
 	version, err := w.docs.PutDocument(ctx, store.Document{
-		Key: installationKey, Version: i.version, At: i.at, Body: slices.Concat(i.key, i.replaces),
+		Key: installationKey, Version: i.version, At: i.at, Body: slices.Concat(i.key, i.replaces), Message: i.word(),
 	})
 	if err != nil {
 		return installation{}, err
@@ -178,12 +186,24 @@ func (w *storeWatch) install(ctx context.Context, i installation, replaces strin
 	return i, nil
 }
 
+// word returns when the store was accepted, as it is stored.
+func (i installation) word() string {
+	if i.accepted.IsZero() {
+		return ""
+	}
+	return i.accepted.UTC().Format(time.RFC3339Nano)
+}
+
 // settings notes the version of the settings of an account as they were read; 0:
 // there are none. If there were, it returns an error that wraps ErrStoreLost.
 func (w *storeWatch) settings(ctx context.Context, account string, version int64) error {
-	if version == 0 || w.known() == "" {
-		// Only a store that is the one that it was can tell that there are none.
-		if _, err := w.installed(ctx); err != nil {
+	w.mu.Lock()
+	unseen := w.accepted.id == ""
+	w.mu.Unlock()
+	if version == 0 || unseen {
+		// Only a store that is the one that it was can tell that there are none. If
+		// there are, they limit, whichever store it is.
+		if _, err := w.installed(ctx); err != nil && (version == 0 || w.known() == "") {
 			return err
 		}
 	}
@@ -198,7 +218,7 @@ func (w *storeWatch) settings(ctx context.Context, account string, version int64
 		return nil
 	}
 	at, had := w.had[account]
-	gone := had && at == w.accepted // else an operator has accepted that since
+	gone := had && !w.accepted.since(at)
 	if gone {
 		w.missing[account] = true
 	} else {
@@ -242,12 +262,24 @@ func (w *storeWatch) accept(ctx context.Context) (installation, error) {
 	for {
 		var i installation
 		d, err := w.docs.Document(ctx, installationKey)
-		if err == nil {
-			i, err = openInstallation(d)
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		switch {
+		case err == nil:
+			if i, err = openInstallation(d); err != nil {
+				i = installation{version: d.Version} // it is damaged: a new one in its place
+			}
+		case !errors.Is(err, store.ErrNotFound):
 			return installation{}, err
 		}
+		w.mu.Lock()
+		now, was := w.now(), w.accepted.at
+		w.mu.Unlock()
+		// Later than any word before, whatever the clock says.
+		for _, word := range []time.Time{i.accepted, was} {
+			if !now.After(word) {
+				now = word.Add(1)
+			}
+		}
+		i.accepted = now
 		i, err = w.install(ctx, i, w.known())
 		if err == nil {
 			w.mu.Lock()
@@ -266,14 +298,19 @@ func (w *storeWatch) accept(ctx context.Context) (installation, error) {
 type watchedSettings struct{ w *storeWatch }
 
 func (s watchedSettings) Account(ctx context.Context, account string) (policy.Account, error) {
+	a, _, err := s.accountVersion(ctx, account)
+	return a, err
+}
+
+func (s watchedSettings) accountVersion(ctx context.Context, account string) (policy.Account, int64, error) {
 	a, version, err := LoadAccount(ctx, s.w.docs, account)
 	if err == nil {
 		err = s.w.settings(ctx, account, version)
 	}
 	if err != nil {
-		return policy.Account{}, err
+		return policy.Account{}, 0, err
 	}
-	return a, nil
+	return a, version, nil
 }
 
 // besideSettings are settings from elsewhere, of which nothing is to be had while the

@@ -391,3 +391,76 @@ func TestStoreIDThatIsNone(t *testing.T) {
 		require.ErrorContains(t, err, "StoreID")
 	}
 }
+
+// A backup from before an operator's word has lost what came after it.
+func TestABackupFromBeforeTheStoreWasAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &replaceable{}
+		e.replace(memstore.New())
+		process := inTheStore(t, e)
+		s, other := process(""), process("")
+		_, err := s.hook.StoreID(t.Context())
+		require.NoError(t, err)
+		backup := memstore.New()
+		d, err := e.Document(t.Context(), "installation")
+		require.NoError(t, err)
+		d.Version = 0
+		_, err = backup.PutDocument(t.Context(), d)
+		require.NoError(t, err)
+
+		_, err = s.hook.AcceptStore(t.Context())
+		require.NoError(t, err)
+		save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
+		for _, p := range []*setup{s, other} {
+			_, err = p.hook.StoreID(t.Context())
+			require.NoError(t, err)
+		}
+		s.Login(optest.Web, "alice")
+		other.Login(optest.Web, "bob")
+
+		e.replace(backup)
+		for _, p := range []*setup{s, other} {
+			require.Equal(t, "server_error", p.Browser().Login(optest.Web, "alice", nil).Error())
+			_, err = p.hook.StoreID(t.Context())
+			require.ErrorIs(t, err, provider.ErrStoreLost)
+		}
+		time.Sleep(time.Second)
+		_, err = s.hook.AcceptStore(t.Context())
+		require.NoError(t, err)
+		for _, p := range []*setup{s, other} {
+			_, err := p.hook.StoreID(t.Context())
+			require.NoError(t, err)
+			ok(t, p.Login(optest.Web, "alice"))
+		}
+	})
+}
+
+// Settings that are gone are noticed by a hook that was told which store it is.
+func TestSettingsThatAreGoneWithAStoreID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &evicting{Store: memstore.New()}
+		save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
+		process := inTheStore(t, e)
+		id, err := process("").hook.StoreID(t.Context())
+		require.NoError(t, err)
+		s := process(id)
+		s.Login(optest.Web, "alice")
+		e.gone.Store(true)
+		require.Equal(t, "server_error", s.Browser().Login(optest.Web, "alice", nil).Error())
+	})
+}
+
+// A damaged installation can be accepted.
+func TestADamagedInstallationIsAccepted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memstore.New()
+		_, err := e.PutDocument(t.Context(), store.Document{Key: "installation", Body: []byte("damaged")})
+		require.NoError(t, err)
+		s := inTheStore(t, e)("")
+		_, err = s.hook.StoreID(t.Context())
+		require.ErrorIs(t, err, provider.ErrStoreLost)
+		_, err = s.hook.AcceptStore(t.Context())
+		require.NoError(t, err)
+		s.Login(optest.Web, "alice")
+	})
+}

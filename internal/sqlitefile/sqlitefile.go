@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,10 +29,15 @@ type File struct {
 	err     error // what came of it
 
 	// The log of writes and its index are made and removed with the first and the
-	// last connection to the database. A connection keeps those that it began with.
-	conn any // of the driver
-	logs map[string]fs.FileInfo
+	// last connection to the database. A connection keeps those that it began with,
+	// whatever another one finds that begins later.
+	logs map[string]fs.FileInfo // as they must be, or were last
+	seen []sight                // the connections that looked last, each with its logs
 }
+
+// remembered is how many connections are remembered: a closed one is, too, and must
+// not hold memory for ever.
+const remembered = 16
 
 // LookEvery is how often a database that is used is looked for. It is a query and a few
 // calls of the system.
@@ -127,15 +133,28 @@ func (f *File) compare(found sight) error {
 	if found.file != nil {
 		return fmt.Errorf("%s was removed or replaced while it is open, and what is written now would be lost: %w", f.path, found.file)
 	}
+	must, known := f.logs, f.err != nil
+	if i := f.sawBy(found.conn); i >= 0 && !known {
+		must, known = f.seen[i].logs, true
+	}
 	// Another connection may have begun with other logs, when all before it were
 	// closed; not while something is missing.
-	same := f.err != nil || f.conn != nil && reflect.TypeOf(f.conn).Comparable() && f.conn == found.conn
-	for name, was := range f.logs {
+	for name, was := range must {
 		now := found.logs[name]
-		if now == nil || same && !os.SameFile(was, now) {
+		if now == nil || known && !os.SameFile(was, now) {
+			f.logs = must
 			return fmt.Errorf("%s was removed or replaced while it is open, and what is written now would be lost", f.path+name)
 		}
 	}
-	f.conn, f.logs = found.conn, found.logs
+	f.logs = found.logs
+	if f.sawBy(found.conn) < 0 && reflect.TypeOf(found.conn).Comparable() {
+		f.seen = append(f.seen, found)
+		f.seen = slices.Delete(f.seen, 0, max(0, len(f.seen)-remembered))
+	}
 	return nil
+}
+
+// sawBy returns which of the sights is a connection's, or -1.
+func (f *File) sawBy(conn any) int {
+	return slices.IndexFunc(f.seen, func(s sight) bool { return reflect.TypeOf(conn).Comparable() && s.conn == conn })
 }

@@ -70,6 +70,18 @@ func (s *Store) versions(ctx context.Context, key string, before int64, limit in
 	return list, fault(ctx, err)
 }
 
+// lockedWrite writes a document, in one round trip, while nobody else writes it. A
+// statement alone does not see that others wrote after it began: of a version that
+// they added and removed again nothing is in its way.
+func lockedWrite(ctx context.Context, c *pgx.Conn, key string, write func(b *pgx.Batch)) error {
+	var b pgx.Batch
+	b.Queue(beginSQL)
+	b.Queue(lockSQL, documentLockClass, lockOf([]byte(key)))
+	write(&b)
+	b.Queue(commitSQL)
+	return sent(c.SendBatch(ctx, &b).Close())
+}
+
 // PutDocument implements [store.Documents].
 func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error) {
 	if err := d.Validate(); err != nil {
@@ -89,10 +101,13 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 	err := s.do(ctx, func(c *pgx.Conn) error {
 		var is int64
 		var added bool
-		err := c.QueryRow(ctx, putSQL, []byte(d.Key), d.Version, body, at, []byte(d.By), []byte(d.Message), d.NoHistory).Scan(&is, &added)
+		err := lockedWrite(ctx, c, d.Key, func(b *pgx.Batch) {
+			b.Queue(putSQL, []byte(d.Key), d.Version, body, at, []byte(d.By), []byte(d.Message), d.NoHistory).
+				QueryRow(func(row pgx.Row) error { return row.Scan(&is, &added) })
+		})
 		switch {
 		case err != nil:
-			return sent(err)
+			return err
 		case added:
 			return nil
 		case is != d.Version:
@@ -125,8 +140,7 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 // DropDocument implements [store.Documents].
 func (s *Store) DropDocument(ctx context.Context, key string) error {
 	err := s.do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, dropSQL, []byte(key))
-		return sent(err)
+		return lockedWrite(ctx, c, key, func(b *pgx.Batch) { b.Queue(dropSQL, []byte(key)) })
 	})
 	if err != nil {
 		return fmt.Errorf("drop document: %w", fault(ctx, err))

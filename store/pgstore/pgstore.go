@@ -45,9 +45,10 @@
 // hash of the subject; another use of the same numbers only makes them wait.
 // Transactions are READ COMMITTED whatever the default is: each statement then
 // sees what was committed before it began, hence all that was written before the
-// lock was taken. All other writes are one statement, which heeds the revision.
+// lock was taken. So do writes of a document, with 0x43757267 and a hash of its key.
+// All other writes are one statement, which heeds the revision.
 // Admit writes only if what it read and replaces has not changed, and otherwise
-// runs again. The advisory lock is never waited for with a commit on its way, so
+// runs again. The lock of a subject is never waited for with a commit on its way, so
 // that a call whose context ended while it waited for it has changed nothing.
 //
 // A process that vanishes from the network within a step keeps the lock until the

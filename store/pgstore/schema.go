@@ -26,6 +26,8 @@ var additions = []string{"curfew_counts", "curfew_fences"}
 const (
 	// The first number of all advisory locks of this package: "Curf".
 	lockClass = 0x43757266
+	// That of the locks of documents.
+	documentLockClass = lockClass + 1
 	// The lock of who changes the schema is of another kind, one number.
 	schemaLock = lockClass<<32 | 0x6577
 )

@@ -147,3 +147,35 @@ func TestNamesOfTheFile(t *testing.T) {
 		require.NoError(t, os.Mkdir("f", 0o700))
 	}
 }
+
+// A log that a new connection made anew, where one of before is still open with the
+// log that was removed, is another log: what the old one writes nobody finds.
+func TestALogMadeAnewBesideTheOldOne(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s.db")
+	db := openDB(t, path, params)
+	db.SetMaxOpenConns(1)
+	s := newStore(t, db)
+	require.NoError(t, s.Create(t.Context(), session("a", "alice"), 10))
+	time.Sleep(sqlitefile.LookEvery)
+	require.NoError(t, usable(t, s))
+
+	old, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	_, err = old.ExecContext(t.Context(), `PRAGMA wal_checkpoint(TRUNCATE)`) // so that the other one finds the tables
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path+"-wal"))
+	require.NoError(t, os.Remove(path+"-shm"))
+	db.SetMaxOpenConns(2)
+	db.SetMaxIdleConns(2)
+	var n int
+	_ = db.QueryRow(`SELECT count(*) FROM sqlite_schema`).Scan(&n) // by another connection, which makes them
+	_, err = os.Stat(path + "-wal")
+	require.NoError(t, err)
+	time.Sleep(sqlitefile.LookEvery)
+	_ = usable(t, s) // it looks by the new one
+	require.NoError(t, old.Close())
+	require.Eventually(t, func() bool { return usable(t, s) != nil }, 5*time.Second, 10*time.Millisecond)
+	time.Sleep(2 * sqlitefile.LookEvery)
+	require.Error(t, usable(t, s))
+}
