@@ -75,7 +75,7 @@ func (c *core) inSession(ctx context.Context, req *request, tr op.TokenRequest, 
 	if client == "" {
 		return store.Session{}, ruling{}, "", c.h.misconfiguredAnswer(ctx, errRawClient)
 	}
-	s, err := c.h.get(ctx, sid)
+	s, err := c.h.getWithParent(ctx, sid)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return store.Session{}, ruling{}, "", errUnknownSession
