@@ -10,6 +10,7 @@ package pgprimary
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,10 +105,17 @@ func cannot(err error) bool {
 }
 
 // Ends reports whether a server said that it ends the connection, with whatever had
-// been sent to it: admin_shutdown, crash_shutdown and the others of their kind.
+// been sent to it: admin_shutdown, crash_shutdown and the others of their kind, and
+// whatever else it does not survive. A panic comes of a log of writes that cannot be
+// flushed, too, in which a commit may be found afterwards. No commit is under way in a
+// connection that ends for its transaction (class 25), as one that idles in it does.
 func Ends(err error) bool {
 	var answer *pgconn.PgError
-	return errors.As(err, &answer) && len(answer.Code) == 5 && answer.Code[:3] == "57P"
+	if !errors.As(err, &answer) {
+		return false
+	}
+	fatal := answer.SeverityUnlocalized == "FATAL" || answer.SeverityUnlocalized == "PANIC"
+	return strings.HasPrefix(answer.Code, "57P") || fatal && !strings.HasPrefix(answer.Code, "25")
 }
 
 // renew closes all connections, those in use when they are given back. It does so

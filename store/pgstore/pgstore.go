@@ -60,8 +60,8 @@
 // Serialization failures (40001), deadlocks (40P01), a lock_timeout (55P03) and
 // lost races are tried again until the context ends. So is what only read, or was
 // not committed, when its connection broke, as it does when the server was
-// restarted. A write whose answer did not arrive is not: it may have been
-// committed, and then its repetition would report a conflict with itself. The
+// restarted. A write whose answer did not arrive, or is that the server panics, is
+// not: it may have been committed, and then its repetition would report a conflict with itself. The
 // error says so, and the next read tells. Too many clients, and a connection that
 // cannot be made, are errors at once: the caller knows better how long its user
 // waits.

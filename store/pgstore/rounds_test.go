@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -244,4 +245,64 @@ func (c *losingConn) Read(b []byte) (int, error) {
 		return 0, errors.Join(io.ErrUnexpectedEOF, c.Close())
 	}
 	return n, err
+}
+
+// panicking makes the server panic after the first time that a connection sends a
+// text, as it does when the log of writes cannot be flushed: what was written may be
+// there all the same after its recovery.
+func panicking(text string) func(*pgxpool.Config) {
+	var once sync.Once
+	return func(c *pgxpool.Config) {
+		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+		c.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return &panickingConn{losingConn: losingConn{Conn: c, text: []byte(text), once: &once}}, err
+		}
+	}
+}
+
+type panickingConn struct {
+	losingConn
+	said bool
+}
+
+func (c *panickingConn) Read(b []byte) (int, error) {
+	if !c.said {
+		n, err := c.Conn.Read(b)
+		if !c.lose.Load() || n == 0 {
+			return n, err
+		}
+		c.said = true
+		answer, err := (&pgproto3.ErrorResponse{
+			Severity: "PANIC", SeverityUnlocalized: "PANIC", Code: "58030", Message: "could not fsync file",
+		}).Encode(nil)
+		return copy(b, answer), err
+	}
+	return 0, errors.Join(io.EOF, c.Close())
+}
+
+// A commit in which the server panicked is not tried again.
+func TestAServerThatPanicsInACommit(t *testing.T) {
+	url := enginetest.PostgresURL(t)
+	s := newStore(t, openPool(t, url))
+	ctx := t.Context()
+	one := session("a", "alice")
+	require.NoError(t, s.Create(ctx, one, 10))
+	one.Revision = 1
+	lossy := newStore(t, openPool(t, url, panicking("UPDATE curfew_sessions SET revision")))
+	_, err := lossy.Update(ctx, one)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, store.ErrConflict, "with itself")
+
+	lossy = newStore(t, openPool(t, url, panicking("COMMIT\x00")))
+	n := 0
+	err = lossy.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) {
+		n++
+		return []store.Session{session(fmt.Sprintf("new-%d", n), "alice")}, nil
+	})
+	require.Error(t, err)
+	require.Equal(t, 1, n)
+	stats, err := s.Stats(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, stats.Unended)
 }
