@@ -62,13 +62,14 @@ func (w *responseWriter) settle(status int) {
 }
 
 // refuses reports whether a response brings no tokens: an error, or a redirect
-// with one (RFC 6749 section 4.1.2.1).
+// with one (RFC 6749 section 4.1.2.1). The address of an application may have an
+// "error" of its own: beside tokens it is none.
 func refuses(status int, location string) bool {
 	if !isRedirect(status) {
 		return status >= http.StatusBadRequest
 	}
 	a, ok := readParams(location)
-	return !ok || a.params.Has("error")
+	return (!ok || a.params.Has("error")) && !a.params.Has("access_token") && !a.params.Has("id_token")
 }
 
 // bringsCode reports whether a redirect brings an application a code.

@@ -179,3 +179,22 @@ func TestManyCodesMakeNoSpentOneGood(t *testing.T) {
 	}
 	require.Equal(t, "invalid_grant", s.Code(optest.Web, old).Error())
 }
+
+// An application's own address may have parameters that look like those of a response.
+func TestAnAddressWithParametersOfItsOwnGetsGoodTokens(t *testing.T) {
+	for _, address := range []string{"http://127.0.0.1:9999/cb?error=none", "http://127.0.0.1:9999/cb?a=1;b=2"} {
+		t.Run(address, func(t *testing.T) {
+			s, _ := atGates(t, nil)
+			c := *s.Storage.Client(optest.Implicit).(*optest.Client)
+			c.Redirects = []string{address}
+			s.Storage.SetClient(&c)
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{
+				"response_type": {"id_token token"}, "response_mode": {"query"}, "redirect_uri": {address},
+			})
+			token := v.Params.Get("access_token")
+			require.NotEmpty(t, token, "%v", v)
+			require.Equal(t, http.StatusOK, s.Userinfo(token).Status)
+			require.Len(t, s.started(t, "alice"), 1)
+		})
+	}
+}
