@@ -35,10 +35,11 @@ func WithoutSession(ctx context.Context) context.Context {
 	return context.WithValue(ctx, statedKey{}, "")
 }
 
-// InSession states that what is made in the context belongs to the session with the
-// given ID, the "sid": the tokens live no longer than it, and end with it. The
-// request must be about the session's user. Outside of HTTP it goes with
-// [Hook.JobContext].
+// InSession states that what is made in the context, for a token request of a type of
+// the provider's own, belongs to the session with the given ID, the "sid": the tokens
+// live no longer than it, and end with it. The request must be about the session's
+// user. The requests that op makes find their session by themselves, whatever is
+// stated. Outside of HTTP it goes with [Hook.JobContext].
 func InSession(ctx context.Context, sid string) context.Context {
 	return context.WithValue(ctx, statedKey{}, sid)
 }
