@@ -367,7 +367,7 @@ func (rp *RelyingParty) obeyMarks(ctx context.Context, h *held) error {
 	if ended.IsZero() {
 		return nil
 	}
-	return rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere])
+	return rp.end(ctx, h, ReasonLoggedOutElsewhere, sentence(ReasonLoggedOutElsewhere))
 }
 
 func (rp *RelyingParty) marked(ctx context.Context, name string) (time.Time, error) {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // Sign-ins that were begun by a former version are finished, and their cookies do not
@@ -72,8 +74,11 @@ func TestSizesOfCookies(t *testing.T) {
 			total += wideSignInSize - signInSize
 		}
 		longest := 0
-		for _, text := range known {
+		for _, text := range ownSentences {
 			longest = max(longest, len(text))
+		}
+		for _, info := range policy.Reasons() {
+			longest = max(longest, len(info.SentenceOf(720*time.Hour-time.Minute)))
 		}
 		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: newSecret()}, time.Now().UTC()} {
 			plain, err := plainJSON(small)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // A signer stands in for the provider's key: the application gets its public half
@@ -526,7 +527,7 @@ func TestRefreshedIDToken(t *testing.T) {
 				require.Len(t, ended, 1)
 				want := middleware.ReasonIdentity
 				if name == "session_expiry" {
-					want = middleware.ReasonActiveLimit
+					want = policy.ReasonActiveLimit
 				}
 				require.Equal(t, want, ended[0].Reason)
 			})

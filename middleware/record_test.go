@@ -7,6 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 func TestSeconds(t *testing.T) {
@@ -84,12 +86,12 @@ func TestReasonOf(t *testing.T) {
 		text   string
 	}{
 		"": {ReasonEnded, "You were signed out."},
-		"inactivity: the login session ended after 2 hours without activity; sign in again": {ReasonInactivity, "You were signed out after 2 hours without activity."},
-		"inactivity: the login session ended after 1 day 3 hours without activity; x":       {ReasonInactivity, "You were signed out after 1 day 3 hours without activity."},
-		"inactivity: call +49 after <b> without activity":                                   {ReasonInactivity, "You were signed out because of inactivity."},
-		"active_limit: the login session reached its limit of 24 hours; sign in again":      {ReasonActiveLimit, "You were signed out because a sign-in lasts at most 24 hours."},
-		"active_limit: x": {ReasonActiveLimit, "You were signed out because a sign-in lasts only so long."},
-		"ended_by_admin: the login session is over: an administrator ended it; sign in again": {ReasonEndedByAdmin, "An administrator ended your sign-in."},
+		"inactivity: the login session ended after 2 hours without activity; sign in again": {policy.ReasonInactivity, "You were signed out after 2 hours without activity."},
+		"inactivity: the login session ended after 1 day 3 hours without activity; x":       {policy.ReasonInactivity, "You were signed out after 1 day 3 hours without activity."},
+		"inactivity: call +49 after <b> without activity":                                   {policy.ReasonInactivity, "You were signed out because of inactivity."},
+		"active_limit: the login session reached its limit of 24 hours; sign in again":      {policy.ReasonActiveLimit, "You were signed out because a sign-in lasts at most 24 hours."},
+		"active_limit: x": {policy.ReasonActiveLimit, "You were signed out because a sign-in lasts only so long."},
+		"ended_by_admin: the login session is over: an administrator ended it; sign in again": {policy.ReasonEndedByAdmin, "An administrator ended your sign-in."},
 		"not_signed_in: x": {ReasonEnded, "You were signed out."},
 		"please: call me":  {ReasonEnded, "You were signed out."},
 		"expired token":    {ReasonEnded, "You were signed out."},
@@ -101,7 +103,7 @@ func TestReasonOf(t *testing.T) {
 	const elsewhere = "You were signed out, here or in another application."
 	for description, want := range map[string]string{
 		"": elsewhere, "logout: the login session is over: the user signed out; sign in again": elsewhere, "call me": elsewhere,
-		"replay: x": known[ReasonReplay],
+		"replay: x": sentence(policy.ReasonReplay),
 	} {
 		_, text := toldReason(description)
 		require.Equal(t, want, text, description)
@@ -126,7 +128,7 @@ func TestLapsed(t *testing.T) {
 		{record{AuthTime: begin, SignedIn: joined, AuthorizationEnds: end.Add(900 * time.Millisecond)}, "at most 8 hours."},
 	} {
 		reason, text := test.rec.lapsed(end.Add(time.Second))
-		require.Equal(t, ReasonActiveLimit, reason)
+		require.Equal(t, policy.ReasonActiveLimit, reason)
 		require.Contains(t, text, test.want)
 	}
 	// A provider that has set 2 hours says 7199 seconds, or fewer where the code was on
@@ -136,7 +138,7 @@ func TestLapsed(t *testing.T) {
 		899 * time.Second: "15 minutes", 119 * time.Minute: "1 hour 59 minutes", 3 * time.Second: "3 seconds",
 	} {
 		reason, text := (&record{IdleEnds: end, IdleWindow: window}).lapsed(end)
-		require.Equal(t, ReasonInactivity, reason)
+		require.Equal(t, policy.ReasonInactivity, reason)
 		require.Equal(t, "You were signed out after "+want+" without activity.", text)
 	}
 }

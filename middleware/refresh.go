@@ -157,7 +157,7 @@ func (rp *RelyingParty) askTokens(ctx context.Context, rec record) (record, erro
 	if err != nil {
 		rp.event(ctx, Event{Type: EventSignInFailed, Subject: rec.Subject, SID: rec.SID, Reason: ReasonIdentity,
 			Err: fmt.Errorf("the ID token of a refresh: %w", err)})
-		return rec, &SignedOutError{Reason: ReasonIdentity, Text: known[ReasonIdentity]}
+		return rec, &SignedOutError{Reason: ReasonIdentity, Text: sentence(ReasonIdentity)}
 	}
 	rec.take(token, asked, rp.cfg.RefreshAfter)
 	if t != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/middleware/sqlsessions"
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // The test binary is also an application, for tests that need several processes.
@@ -261,7 +262,7 @@ func TestOnlyTheProviderSignsOut(t *testing.T) {
 
 		answer(http.StatusBadRequest, "application/json;charset=UTF-8")
 		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
-		require.Equal(t, middleware.ReasonInactivity, w.seen(middleware.EventEnded)[0].Reason)
+		require.Equal(t, policy.ReasonInactivity, w.seen(middleware.EventEnded)[0].Reason)
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // A Session is one user who is signed in here.
@@ -231,12 +233,12 @@ func (rec *record) lapsed(now time.Time) (Reason, string) {
 		if !rec.AuthTime.IsZero() && !end.Equal(rec.LocalEnds) {
 			begin = rec.AuthTime
 		}
-		return ReasonActiveLimit, limitWords(words(end.Sub(begin)))
+		return policy.ReasonActiveLimit, policy.ReasonActiveLimit.Info().SentenceOf(end.Sub(begin))
 	}
 	if passed(rec.IdleEnds, now) {
-		return ReasonInactivity, inactivityWords(words(rec.IdleWindow))
+		return policy.ReasonInactivity, policy.ReasonInactivity.Info().SentenceOf(rec.IdleWindow)
 	}
-	return ReasonEnded, known[ReasonEnded]
+	return ReasonEnded, sentence(ReasonEnded)
 }
 
 // end makes the record one of a session that is over.

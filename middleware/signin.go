@@ -13,6 +13,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 const (
@@ -303,7 +305,7 @@ func (rp *RelyingParty) finish(w http.ResponseWriter, r *http.Request) (s signIn
 func providerRefusal(code, description string) *refusal {
 	text := "The provider did not sign you in. Please try again."
 	switch {
-	case code == "access_denied" && strings.HasPrefix(description, string(ReasonConcurrency)+":"):
+	case code == "access_denied" && strings.HasPrefix(description, string(policy.ReasonConcurrency)+":"):
 		text = "You are signed in as often as your organization allows. Sign out somewhere else, and then try again."
 	case code == "access_denied":
 		text = "The sign-in was cancelled or refused."
@@ -382,7 +384,7 @@ func checkAge(t *idToken, s signIn, now time.Time) error {
 	case t.authTime.IsZero():
 		return refuse("The provider did not say when you signed in there, which this application has to know.", "auth_time is missing")
 	case t.IssuedAt.Sub(t.authTime) > allowed:
-		return refuse(known[ReasonTooOld], "auth_time: %s is too long ago for max_age", t.authTime)
+		return refuse(sentence(ReasonTooOld), "auth_time: %s is too long ago for max_age", t.authTime)
 	}
 	return nil
 }
@@ -397,7 +399,7 @@ func (rp *RelyingParty) begin(w http.ResponseWriter, r *http.Request, rec record
 		s.Notice = "What was typed before was not sent: somebody else had typed it."
 	}
 	if old, err := rp.find(r); err == nil {
-		_ = rp.end(ctx, old, ReasonLogout, "") // it is replaced; nothing leads to it any more
+		_ = rp.end(ctx, old, policy.ReasonLogout, "") // it is replaced; nothing leads to it any more
 		if !rp.cfg.InCookies {
 			_ = rp.store.Delete(ctx, old.id)
 		}
@@ -421,10 +423,10 @@ func (rp *RelyingParty) begin(w http.ResponseWriter, r *http.Request, rec record
 		return rp.storeFailed(ctx, err)
 	}
 	if !at.IsZero() && !at.Before(rec.Issued) {
-		if err := rp.end(ctx, h, ReasonLoggedOutElsewhere, known[ReasonLoggedOutElsewhere]); err != nil {
+		if err := rp.end(ctx, h, ReasonLoggedOutElsewhere, sentence(ReasonLoggedOutElsewhere)); err != nil {
 			return err
 		}
-		return refuse(known[ReasonLoggedOutElsewhere], "the provider has ended the login meanwhile")
+		return refuse(sentence(ReasonLoggedOutElsewhere), "the provider has ended the login meanwhile")
 	}
 	if rp.cfg.InCookies {
 		if err := rp.setSession(w, r, h); err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // signOutPage ends the session here and at the provider (OpenID Connect
@@ -32,7 +34,7 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 	}
 	hint, refresh := h.rec.IDToken, h.rec.Refresh
 	if h.id != "" {
-		if err := rp.end(r.Context(), h, ReasonLogout, known[ReasonLogout]); err != nil {
+		if err := rp.end(r.Context(), h, policy.ReasonLogout, sentence(policy.ReasonLogout)); err != nil {
 			rp.unavailable(w, r, unavailable(err))
 			return
 		}
@@ -56,11 +58,11 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 	}
 	if e.endSession == "" {
 		if rp.cfg.PostLogoutURL != "" {
-			_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: known[ReasonLogout]}, noticeTime) // only a sentence
+			_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: sentence(policy.ReasonLogout)}, noticeTime) // only a sentence
 			redirect(w, rp.cfg.PostLogoutURL)
 			return
 		}
-		rp.render(w, r, http.StatusOK, PageData{Kind: PageSignedOut, Title: known[ReasonLogout], SignIn: rp.signInURL("/")})
+		rp.render(w, r, http.StatusOK, PageData{Kind: PageSignedOut, Title: sentence(policy.ReasonLogout), SignIn: rp.signInURL("/")})
 		return
 	}
 	q := url.Values{"client_id": {rp.cfg.ClientID}}
@@ -71,7 +73,7 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 		state := newSecret()
 		q.Set("post_logout_redirect_uri", rp.cfg.PostLogoutURL)
 		q.Set("state", state)
-		_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: known[ReasonLogout], State: state}, noticeTime)
+		_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: sentence(policy.ReasonLogout), State: state}, noticeTime)
 	}
 	separator := "?"
 	if strings.Contains(e.endSession, "?") {

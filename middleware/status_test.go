@@ -265,7 +265,7 @@ func TestEventStream(t *testing.T) {
 		end(resp)
 		var out *middleware.SignedOutError
 		require.ErrorAs(t, cause, &out)
-		require.Equal(t, middleware.ReasonLogout, out.Reason)
+		require.Equal(t, policy.ReasonLogout, out.Reason)
 		require.Equal(t, http.StatusUnauthorized, b.once(events()).status, "and it is not opened again")
 
 		time.Sleep(2 * time.Second) // what was issued in the second of the sign-out is over too

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 const (
@@ -55,7 +57,7 @@ func (rp *RelyingParty) untilOver(id string, done <-chan struct{}) error {
 			last = h
 		case errors.Is(err, ErrNotFound) && rp.cfg.InCookies && last != nil: // out of the cache
 		case errors.Is(err, ErrNotFound):
-			return &SignedOutError{Reason: ReasonLogout, Text: known[ReasonLogout]}
+			return &SignedOutError{Reason: policy.ReasonLogout, Text: sentence(policy.ReasonLogout)}
 		}
 		wait := streamLook
 		if last != nil {

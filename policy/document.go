@@ -192,7 +192,7 @@ func (l Limits) unwritable(path string) (problems FieldErrors) {
 	if n, limits := l.Concurrent.Value(); limits && n < 1 {
 		report("concurrent", capBelowOne)
 	}
-	if int(l.AtLimit) >= len(atLimitNames) {
+	if int(l.AtLimit) >= len(actions) {
 		report("at_limit", new(AtLimit).UnmarshalText(nil).Error())
 	}
 	if !l.Activity.defined() {
@@ -504,7 +504,7 @@ func (d *decoder) limit(path string, m jsonMember, known []string, l *Limits) {
 		decodeBound(d, path, m.value, &l.Concurrent)
 	case "at_limit":
 		if m.value.kind != stringNode {
-			d.wrongType(path, m.value, "one of "+strings.Join(atLimitNames[Refuse:], ", "))
+			d.wrongType(path, m.value, "one of "+names(actions[Refuse:]))
 		} else if err := l.AtLimit.UnmarshalText([]byte(m.value.text)); err != nil {
 			d.report(path, m.value.line, err.Error())
 		}
@@ -521,14 +521,14 @@ func (d *decoder) classes(path string, n node, s *Classes) {
 		return
 	}
 	if n.kind != arrayNode {
-		d.wrongType(path, n, "a list of "+strings.Join(classNames, ", "))
+		d.wrongType(path, n, "a list of "+names(classes))
 		return
 	}
 	set := ClassesOf()
 	for i, item := range n.items {
 		at := path + "[" + strconv.Itoa(i) + "]"
 		if item.kind != stringNode {
-			d.wrongType(at, item, "one of "+strings.Join(classNames, ", "))
+			d.wrongType(at, item, "one of "+names(classes))
 			continue
 		}
 		c, err := ParseClass(item.text)

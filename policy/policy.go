@@ -47,31 +47,6 @@ func (b Bound[T]) Inherits() bool { return b.state == inherit }
 // IsUnlimited reports whether b expressly does not limit.
 func (b Bound[T]) IsUnlimited() bool { return b.state == unlimited }
 
-// AtLimit is what happens to a login that would exceed a cap on concurrent
-// sessions. The zero AtLimit inherits; where no scope sets it, it is [Refuse].
-type AtLimit uint8
-
-const (
-	InheritAtLimit AtLimit = iota
-	Refuse                 // "refuse": refuse the new login
-	EndOldest              // "end_oldest": end the session with the earliest login
-	EndIdlest              // "end_idlest": end the session that was unused for longest
-	Ask                    // "ask": the user picks which session to end; who cannot be asked is refused
-)
-
-// A Class is a kind of activity. Which classes slide the inactivity clock is a
-// setting.
-type Class uint8
-
-const (
-	Interactive   Class = iota // the user signed in or consented
-	Refresh                    // a refresh token was exchanged
-	Silent                     // an authorization request with prompt=none was answered
-	Userinfo                   // an access token was presented at userinfo
-	Introspection              // an access token was introspected; of a refresh token it never counts
-	Heartbeat                  // an application said that its user is there
-)
-
 // Classes is a set of activity classes, or left to inherit. The zero Classes
 // inherits; an empty set that was set slides for nothing.
 type Classes uint8
@@ -116,15 +91,6 @@ type Limits struct {
 	// Activity are the classes that slide the inactivity clock.
 	Activity Classes `json:"activity,omitzero"`
 }
-
-// A Kind is what a session is held by.
-type Kind string
-
-const (
-	Browser    Kind = "browser"
-	CLI        Kind = "cli"
-	Automation Kind = "automation"
-)
 
 // An Account is the settings of one tenant: for everyone in it, and for the
 // narrower scopes. A nil map sets nothing.
@@ -187,32 +153,6 @@ type Session struct {
 	// redeemed yet: it holds its slot until then. Zero on a session.
 	ReservedUntil time.Time
 }
-
-// A Reason says why a session ended, or why a login or a use was refused. It
-// is stable, machine-readable, and safe to show.
-type Reason string
-
-const (
-	ReasonInactivity       Reason = "inactivity"        // unused for longer than Limits.Inactivity
-	ReasonActiveLimit      Reason = "active_limit"      // older than Limits.Active
-	ReasonConcurrency      Reason = "concurrency"       // ended by, or refused because of, the cap
-	ReasonLogout           Reason = "logout"            // the user signed out
-	ReasonEndedByUser      Reason = "ended_by_user"     // the user ended it from elsewhere
-	ReasonEndedByAdmin     Reason = "ended_by_admin"    // an administrator ended it
-	ReasonPolicyChange     Reason = "policy_change"     // surplus after a cap was lowered
-	ReasonReplay           Reason = "replay"            // a refresh token was used that was spent
-	ReasonRevoked          Reason = "revoked"           // its tokens were revoked (RFC 7009)
-	ReasonAccountDisabled  Reason = "account_disabled"  // the user's account was disabled
-	ReasonCredentialChange Reason = "credential_change" // the user's password or factor changed
-
-	// ReasonUnknownSession refuses a token whose session the store does not
-	// know. No session ends with it.
-	ReasonUnknownSession Reason = "unknown_session"
-
-	// ReasonAbandoned closes a reservation whose code was never redeemed. It
-	// is never the end of a session.
-	ReasonAbandoned Reason = "abandoned"
-)
 
 // An Ending is a session that a decision ends, and why.
 type Ending struct {

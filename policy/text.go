@@ -16,11 +16,6 @@ const (
 	inheritText   = "inherit"
 )
 
-var (
-	atLimitNames = []string{InheritAtLimit: inheritText, Refuse: "refuse", EndOldest: "end_oldest", EndIdlest: "end_idlest", Ask: "ask"}
-	classNames   = []string{Interactive: "interactive", Refresh: "refresh", Silent: "silent", Userinfo: "userinfo", Introspection: "introspection", Heartbeat: "heartbeat"}
-)
-
 // String returns the bound as it is written in settings: "24h", "3",
 // "unlimited" or "inherit".
 func (b Bound[T]) String() string {
@@ -82,15 +77,15 @@ func parseDuration(text string) (time.Duration, error) {
 
 // String returns the name that settings use.
 func (a AtLimit) String() string {
-	if int(a) < len(atLimitNames) {
-		return atLimitNames[a]
+	if int(a) < len(actions) {
+		return actions[a].name
 	}
 	return fmt.Sprintf("AtLimit(%d)", uint8(a))
 }
 
 // MarshalText encodes a by name.
 func (a AtLimit) MarshalText() ([]byte, error) {
-	if int(a) >= len(atLimitNames) {
+	if int(a) >= len(actions) {
 		return nil, fmt.Errorf("%v is not defined", a)
 	}
 	return []byte(a.String()), nil
@@ -98,9 +93,9 @@ func (a AtLimit) MarshalText() ([]byte, error) {
 
 // UnmarshalText decodes a name.
 func (a *AtLimit) UnmarshalText(text []byte) error {
-	i := slices.Index(atLimitNames, string(text))
+	i := slices.IndexFunc(actions, func(w words) bool { return w.name == string(text) })
 	if i < 0 {
-		return fmt.Errorf("must be one of %s", strings.Join(atLimitNames[Refuse:], ", "))
+		return fmt.Errorf("must be one of %s", names(actions[Refuse:]))
 	}
 	*a = AtLimit(i)
 	return nil
@@ -108,17 +103,17 @@ func (a *AtLimit) UnmarshalText(text []byte) error {
 
 // String returns the name that settings use.
 func (c Class) String() string {
-	if int(c) < len(classNames) {
-		return classNames[c]
+	if int(c) < len(classes) {
+		return classes[c].name
 	}
 	return fmt.Sprintf("Class(%d)", uint8(c))
 }
 
 // ParseClass returns the class with the given name.
 func ParseClass(name string) (Class, error) {
-	i := slices.Index(classNames, name)
+	i := slices.IndexFunc(classes, func(w words) bool { return w.name == name })
 	if i < 0 {
-		return 0, fmt.Errorf("must be one of %s", strings.Join(classNames, ", "))
+		return 0, fmt.Errorf("must be one of %s", names(classes))
 	}
 	return Class(i), nil
 }
@@ -130,7 +125,7 @@ func (s Classes) List() []Class {
 		return nil
 	}
 	list := []Class{}
-	for c := range classNames {
+	for c := range classes {
 		if s.Has(Class(c)) {
 			list = append(list, Class(c))
 		}
@@ -174,7 +169,7 @@ func (s *Classes) UnmarshalJSON(data []byte) error {
 // defined reports whether s is a value that ClassesOf can return for classes
 // that exist, or inherits.
 func (s Classes) defined() bool {
-	all := Classes(1)<<len(classNames) - 1
+	all := Classes(1)<<len(classes) - 1
 	return s == 0 || s&classesSet != 0 && s&^(classesSet|all) == 0
 }
 

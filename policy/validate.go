@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -40,7 +39,7 @@ func (a Account) validate(path string, r Range) (problems FieldErrors) {
 		report := func(name, format string, args ...any) {
 			problems = append(problems, &FieldError{Path: field(scope.path, name), Reason: fmt.Sprintf(format, args...)})
 		}
-		if scope.kind && scope.name != "" && !slices.Contains(kinds, Kind(scope.name)) {
+		if scope.kind && scope.name != "" && !Kind(scope.name).Known() {
 			problems = append(problems, &FieldError{Path: scope.path, Reason: fmt.Sprintf("is not a kind of session; there are %s, %s and %s", Browser, CLI, Automation)})
 		}
 		checkRange("active", l.Active, r.ActiveMin, r.ActiveMax, report)
@@ -52,8 +51,6 @@ func (a Account) validate(path string, r Range) (problems FieldErrors) {
 	}
 	return problems
 }
-
-var kinds = []Kind{Browser, CLI, Automation}
 
 func checkRange(name string, b Bound[time.Duration], least, most time.Duration, report func(name, format string, args ...any)) {
 	v, limits := b.Value()

@@ -830,7 +830,7 @@ var errApart = errors.New("the session is not limited as the login would be")
 // lateCode is the answer to a login whose code was not redeemed in its time.
 func lateCode() error {
 	return &refusedError{
-		reason: policy.ReasonAbandoned, text: refusalText(policy.Decision{Reason: policy.ReasonAbandoned}), over: true,
+		reason: policy.ReasonAbandoned, text: policy.ReasonAbandoned.Info().Description(), over: true,
 	}
 }
 

@@ -90,7 +90,7 @@ func (h *Hook) ofTheseCredentials(ctx context.Context, st *refreshState) error {
 	return err
 }
 
-var errOldCredentials = &refusedError{reason: policy.ReasonCredentialChange, text: endText(policy.ReasonCredentialChange), over: true}
+var errOldCredentials = &refusedError{reason: policy.ReasonCredentialChange, text: policy.ReasonCredentialChange.Info().Description(), over: true}
 
 // asAdopted looks at the session of an adopted token that is in the store, for no
 // more than that perhaps: an earlier try may have failed before it could tell

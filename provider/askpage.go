@@ -106,15 +106,7 @@ func (s AskSession) Title() string {
 
 // KindName is the kind in words.
 func (s AskSession) KindName() string {
-	switch s.Kind {
-	case policy.Browser, "":
-		return "Browser"
-	case policy.CLI:
-		return "Command line or device"
-	case policy.Automation:
-		return "Automation"
-	}
-	return string(s.Kind)
+	return s.Kind.Label()
 }
 
 // AskTime is a point in time, in words beside it: "3 hours ago".
@@ -317,7 +309,7 @@ func sampleAskPages(now time.Time) []AskPage {
 		Client: "Sample", UserCode: "ABCD-EFGH", Used: 2, Max: 2, Need: 1, More: 1, Error: "Sample error.", Action: "?id=sample&" + answerParam + "=1",
 		Hidden: []AskField{{tokenField, "sample-token"}}, Nonce: "c2FtcGxl",
 	}
-	for i, kind := range []policy.Kind{policy.Browser, policy.CLI, policy.Automation, "other"} {
+	for i, kind := range append(policy.Kinds(), "other") {
 		s := AskSession{ID: fmt.Sprintf("sample-session-%d", i), Kind: kind, Counts: i != 2, Since: AskTime{now, "just now"}, LastUsed: AskTime{now, "just now"}}
 		if i == 0 {
 			s.Clients, s.UserAgent, s.Network, s.This = []string{"Sample", "Other"}, "Firefox on Linux", "192.0.2.x", true

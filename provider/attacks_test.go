@@ -472,7 +472,7 @@ func TestARevokedDeviceGrantDoesNotComeBack(t *testing.T) {
 	require.Len(t, s.live(t, "alice"), 1)
 	again := s.DevicePoll(optest.Native, started)
 	require.Equal(t, "access_denied", again.Error(), "%s", again.Body)
-	require.Equal(t, policy.ReasonRevoked, provider.ReasonOf(again.Description()))
+	require.Equal(t, policy.ReasonRevoked, policy.ReasonOf(again.Description()))
 }
 
 // Rule 5, where the provider answers with a client that the hook never wrapped.
@@ -575,7 +575,7 @@ func TestEndAllLeavesNothingThatCameBeforeIt(t *testing.T) {
 			require.Empty(t, s.live(t, "alice"))
 			for _, r := range replies {
 				if r.Status != http.StatusOK {
-					require.Equal(t, policy.ReasonCredentialChange, provider.ReasonOf(r.Description()), "%s", r.Body)
+					require.Equal(t, policy.ReasonCredentialChange, policy.ReasonOf(r.Description()), "%s", r.Body)
 					continue
 				}
 				refusedFor(t, s.Refresh(optest.Web, r.RefreshToken()), policy.ReasonCredentialChange)

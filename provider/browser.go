@@ -699,7 +699,7 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 	case errors.Is(err, store.ErrExists):
 		return nil // there is a session by the name already
 	case errors.Is(err, store.ErrFenced): // by a clock that is ahead of ours
-		return &refusedError{reason: s.Fence.Reason, text: endText(s.Fence.Reason), over: true}
+		return &refusedError{reason: s.Fence.Reason, text: s.Fence.Reason.Info().Description(), over: true}
 	}
 	return err
 }

@@ -449,7 +449,7 @@ func TestASignOnDoesNotOutliveTheSession(t *testing.T) {
 				time.Sleep(time.Minute)
 				v := b.Authorize(optest.Web, url.Values{"prompt": {"none"}})
 				require.Equal(t, "login_required", v.Error())
-				require.NotEmpty(t, provider.ReasonOf(v.Description()), v.Description())
+				require.NotEmpty(t, policy.ReasonOf(v.Description()), v.Description())
 				got, err := s.of(t, b)
 				require.ErrorIs(t, err, store.ErrNotFound)
 				require.Equal(t, sid, got.ID)
@@ -551,7 +551,7 @@ func TestASilentLoginOverTheCapNeedsTheUser(t *testing.T) {
 	s.loginIn(t, b, optest.Web, "alice", nil)
 	v := b.Authorize(optest.Native, url.Values{"prompt": {"none"}}) // whose logins do not join
 	require.Equal(t, "interaction_required", v.Error(), v.Description())
-	require.Equal(t, policy.ReasonConcurrency, provider.ReasonOf(v.Description()))
+	require.Equal(t, policy.ReasonConcurrency, policy.ReasonOf(v.Description()))
 	signOn := s.cookie(t, b, "optest_sso")
 	clearCookies(b)
 	s.plant(b, signOn) // the provider's own, and nothing of the hook's

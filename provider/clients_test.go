@@ -17,7 +17,6 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
-	"github.com/curfew-oidc/curfew/provider"
 )
 
 // The whole life of a login as applications see it that use coreos/go-oidc with
@@ -75,7 +74,7 @@ func TestWithGoOIDCAndOAuth2(t *testing.T) {
 	var refused *oauth2.RetrieveError
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, "invalid_grant", refused.ErrorCode)
-	require.Equal(t, policy.ReasonEndedByAdmin, provider.ReasonOf(refused.ErrorDescription))
+	require.Equal(t, policy.ReasonEndedByAdmin, policy.ReasonOf(refused.ErrorDescription))
 	_, err = op.UserInfo(ctx, oauth2.StaticTokenSource(again))
 	require.ErrorContains(t, err, "401")
 	params, _ = signIn()

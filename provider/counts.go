@@ -116,15 +116,6 @@ const (
 	countSamples = "samples"
 )
 
-var (
-	countedKinds   = []policy.Kind{policy.Browser, policy.CLI, policy.Automation}
-	countedReasons = []policy.Reason{
-		policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
-		policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
-		policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange, policy.ReasonAbandoned,
-	}
-)
-
 const (
 	// maxCounters bounds what waits to be written, for as long as the store does
 	// not answer: beyond it counters that are new are left out.
@@ -150,11 +141,11 @@ func (h *Hook) count(e Event, s *store.Session) {
 	name, at := "", h.now()
 	switch e.Type {
 	case EventStarted:
-		name = countStarted + "." + string(known(countedKinds, e.Kind, OtherKind))
+		name = countStarted + "." + string(knownKind(e.Kind))
 	case EventRefused:
-		name = countRefused + "." + string(known(countedReasons, e.Reason, OtherReason))
+		name = countRefused + "." + string(knownReason(e.Reason))
 	case EventEnded:
-		name, at = countEnded+"."+string(known(countedReasons, e.Reason, OtherReason)), s.End.At
+		name, at = countEnded+"."+string(knownReason(e.Reason)), s.End.At
 	default:
 		return
 	}
@@ -165,11 +156,18 @@ func (h *Hook) count(e Event, s *store.Session) {
 	}
 }
 
-func known[T comparable](list []T, value, other T) T {
-	if slices.Contains(list, value) {
-		return value
+func knownKind(kind policy.Kind) policy.Kind {
+	if kind.Known() {
+		return kind
 	}
-	return other
+	return OtherKind
+}
+
+func knownReason(reason policy.Reason) policy.Reason {
+	if reason.Known() {
+		return reason
+	}
+	return OtherReason
 }
 
 func (h *Hook) addCount(c store.Count, n int64) {

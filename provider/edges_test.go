@@ -72,7 +72,7 @@ func TestAnExchangeForAnIDTokenIsBoundByTheClientThatAsks(t *testing.T) {
 		for _, want := range []string{optest.AccessTokenType, optest.IDTokenType} {
 			x := s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {want}})
 			require.Equal(t, "invalid_request", x.Error(), "%s: %s", want, x.Body)
-			require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(x.Description()), "%s: %s", want, x.Body)
+			require.Equal(t, policy.ReasonActiveLimit, policy.ReasonOf(x.Description()), "%s: %s", want, x.Body)
 		}
 	})
 }
@@ -94,7 +94,7 @@ func TestAnIDTokenAloneRestsOnItsOwnAuthentication(t *testing.T) {
 				v := b.Get(callback)
 				if asked > 4*time.Hour {
 					require.Equal(t, "login_required", v.Error(), "%v", v.Params)
-					require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(v.Description()))
+					require.Equal(t, policy.ReasonActiveLimit, policy.ReasonOf(v.Description()))
 					return
 				}
 				require.NotEmpty(t, v.Params.Get("id_token"), v.Description())

@@ -166,12 +166,6 @@ func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []s
 	}
 }
 
-// ofLimit reports whether a reason is that of a limit that was reached: it is
-// for the policy to find, and ends no session that is live.
-func ofLimit(reason policy.Reason) bool {
-	return reason == policy.ReasonInactivity || reason == policy.ReasonActiveLimit || reason == policy.ReasonAbandoned
-}
-
 // end ends a session once, and reports whether it was this call that did. For
 // the reason of a limit it ends a session only if that is over.
 func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
@@ -192,7 +186,7 @@ func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 			// It was over before anybody ended it.
 			h.finish(s, r, d.At, d.Reason, "")
-		} else if ofLimit(reason) {
+		} else if reason.Info().Class == policy.Lapse {
 			return errNoChange // a use came in time
 		} else {
 			h.finish(s, r, now, reason, by)
@@ -271,7 +265,7 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 	excepted := func(s *store.Session) bool { return slices.Contains(except, s.ID) }
 	var ended []store.Session
 	var err error
-	if ofLimit(reason) {
+	if reason.Info().Class == policy.Lapse {
 		ended, err = h.endThose(ctx, subject, reason, by, func(s *store.Session) bool { return !excepted(s) })
 	} else {
 		ended, err = h.endAll(ctx, subject, reason, by, except)
@@ -334,7 +328,7 @@ func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason polic
 			}
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				h.finish(&s, r, d.At, d.Reason, "")
-			} else if ofLimit(reason) {
+			} else if reason.Info().Class == policy.Lapse {
 				return nil, errLive(reason)
 			} else {
 				h.finish(&s, r, now, reason, by)

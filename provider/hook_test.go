@@ -136,7 +136,7 @@ func refusedFor(t testing.TB, r optest.Reply, reason policy.Reason) {
 	t.Helper()
 	require.Equal(t, http.StatusBadRequest, r.Status, "%s", r.Body)
 	require.Equal(t, "invalid_grant", r.Error())
-	require.Equal(t, reason, provider.ReasonOf(r.Description()), "%s", r.Body)
+	require.Equal(t, reason, policy.ReasonOf(r.Description()), "%s", r.Body)
 	require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
 }
 
@@ -964,7 +964,7 @@ func TestSingleSignOnCannotRestartALoginThatIsOver(t *testing.T) {
 				time.Sleep(2 * time.Hour)
 				v := b.Login(optest.Web, "alice", nil)
 				require.Equal(t, "login_required", v.Error(), v.Description())
-				require.Equal(t, policy.ReasonInactivity, provider.ReasonOf(v.Description()))
+				require.Equal(t, policy.ReasonInactivity, policy.ReasonOf(v.Description()))
 				v = b.Login(optest.Web, "alice", url.Values{"prompt": {"login"}})
 				ok(t, s.Code(optest.Web, v))
 			})
@@ -1225,7 +1225,7 @@ func TestADeviceCodeMakesOneSession(t *testing.T) {
 	require.NoError(t, s.hook.End(t.Context(), session.ID, policy.ReasonEndedByUser, "alice"))
 	r := s.DevicePoll(optest.Native, started)
 	require.Equal(t, "access_denied", r.Error(), "an ended login does not come back")
-	require.Equal(t, policy.ReasonEndedByUser, provider.ReasonOf(r.Description()))
+	require.Equal(t, policy.ReasonEndedByUser, policy.ReasonOf(r.Description()))
 }
 
 func TestTokenExchangeStaysInItsSession(t *testing.T) {

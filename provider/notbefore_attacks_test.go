@@ -120,7 +120,7 @@ func TestADeviceOfASparedSessionMayAskAgain(t *testing.T) {
 					s.do(t)
 					r := s.DevicePoll(optest.Native, device)
 					require.Equal(t, "access_denied", r.Error(), "%s", r.Body)
-					require.Equal(t, policy.ReasonCredentialChange, provider.ReasonOf(r.Description()))
+					require.Equal(t, policy.ReasonCredentialChange, policy.ReasonOf(r.Description()))
 					return
 				}
 				s.do(t, sid)
@@ -189,7 +189,7 @@ func TestTheResetWhileATokenIsAdopted(t *testing.T) {
 					for range 2 {
 						r := present(s, token)
 						require.Equal(t, http.StatusBadRequest, r.Status, "%s", r.Body)
-						require.Equal(t, policy.ReasonCredentialChange, provider.ReasonOf(r.Description()))
+						require.Equal(t, policy.ReasonCredentialChange, policy.ReasonOf(r.Description()))
 					}
 					require.Empty(t, s.live(t, "alice"))
 				})
@@ -303,7 +303,7 @@ func TestAnIDTokenAloneIsASession(t *testing.T) {
 			})
 			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
 			require.Equal(t, "login_required", v.Error(), "%v", v.Params)
-			require.Equal(t, policy.ReasonAccountDisabled, provider.ReasonOf(v.Description()))
+			require.Equal(t, policy.ReasonAccountDisabled, policy.ReasonOf(v.Description()))
 			require.Empty(t, s.live(t, "alice"))
 			require.Empty(t, s.seen(provider.EventStarted))
 		})

@@ -91,7 +91,7 @@ func TestAKeptLoginDoesNotOutliveTheReset(t *testing.T) {
 				for range 2 { // once more is no better
 					v := b.Get(kept)
 					require.Equal(t, "login_required", v.Error(), "%+v", v)
-					require.Equal(t, policy.ReasonCredentialChange, provider.ReasonOf(v.Description()))
+					require.Equal(t, policy.ReasonCredentialChange, policy.ReasonOf(v.Description()))
 				}
 				require.Empty(t, s.live(t, "alice"))
 				require.Empty(t, b.Get(bobs).Error())
@@ -113,7 +113,7 @@ func TestAnApprovedDeviceDoesNotOutliveTheReset(t *testing.T) {
 		r := s.DevicePoll(optest.Native, device)
 		require.Equal(t, http.StatusBadRequest, r.Status, "%s", r.Body)
 		require.Equal(t, "access_denied", r.Error(), "RFC 8628 section 3.5")
-		require.Equal(t, policy.ReasonCredentialChange, provider.ReasonOf(r.Description()))
+		require.Equal(t, policy.ReasonCredentialChange, policy.ReasonOf(r.Description()))
 		require.Empty(t, s.live(t, "alice"))
 		time.Sleep(time.Second)
 		ok(t, s.DeviceLogin(optest.Native, "alice"))

@@ -186,7 +186,7 @@ func refusedWith(t *testing.T, err error, code string, reason policy.Reason) str
 	t.Helper()
 	is, description := errorOf(t, err)
 	require.Equal(t, code, is, description)
-	require.Equal(t, reason, provider.ReasonOf(description), description)
+	require.Equal(t, reason, policy.ReasonOf(description), description)
 	return description
 }
 

@@ -106,7 +106,7 @@ func TestACodeBringsItsTokensOnce(t *testing.T) {
 					spent := redeem()
 					require.Equal(t, http.StatusBadRequest, spent.Status, "%s", spent.Body)
 					require.Equal(t, "invalid_grant", spent.Error())
-					require.Equal(t, policy.Reason(""), provider.ReasonOf(spent.Description()), "%s", spent.Body)
+					require.Equal(t, policy.Reason(""), policy.ReasonOf(spent.Description()), "%s", spent.Body)
 				}
 				require.Len(t, s.live(t, "alice"), 1)
 				require.Equal(t, used, s.live(t, "alice")[0].LastActivity, "what brings nothing slides nothing")

@@ -177,10 +177,10 @@ func (r *refusedRequest) SetCurrentScopes([]string) {}
 
 var (
 	errUnknownSession = &refusedError{
-		reason: policy.ReasonUnknownSession, text: refusalText(policy.Decision{Reason: policy.ReasonUnknownSession}), over: true,
+		reason: policy.ReasonUnknownSession, text: policy.ReasonUnknownSession.Info().Description(), over: true,
 	}
-	errGrantRevoked = &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
-	errReplay       = &refusedError{reason: policy.ReasonReplay, text: endText(policy.ReasonReplay), over: true}
+	errGrantRevoked = &refusedError{reason: policy.ReasonRevoked, text: policy.ReasonRevoked.Info().Description(), over: true}
+	errReplay       = &refusedError{reason: policy.ReasonReplay, text: policy.ReasonReplay.Info().Description(), over: true}
 )
 
 // errOvertaken is returned for a token that was good when the request first

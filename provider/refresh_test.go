@@ -213,7 +213,7 @@ func TestAnOvertakenRequestIsNoReplay(t *testing.T) {
 			t2 := ok(t, two.Refresh(optest.Web, t1)).RefreshToken()
 			close(r)
 			late := <-slow
-			require.NotEqual(t, policy.ReasonReplay, provider.ReasonOf(late.Description()), "%s", late.Body)
+			require.NotEqual(t, policy.ReasonReplay, policy.ReasonOf(late.Description()), "%s", late.Body)
 			ok(t, two.Refresh(optest.Web, t2))
 			require.Len(t, one.live(t, "alice"), 1)
 		})

@@ -62,7 +62,7 @@ func TestTheRemainderOfASession(t *testing.T) {
 				time.Sleep(time.Millisecond)
 				v := b.Authorize(optest.Web2, silent)
 				require.Equal(t, "login_required", v.Error(), v.Description())
-				require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(v.Description()))
+				require.Equal(t, policy.ReasonActiveLimit, policy.ReasonOf(v.Description()))
 				require.Contains(t, v.Description(), "about to reach its limit of ")
 				refused := s.seen(provider.EventRefused)
 				require.Len(t, refused, 1)
@@ -129,7 +129,7 @@ func TestTheRemainderOfASignOn(t *testing.T) {
 				v := b.Authorize(c.client, nil)
 				if v.Error() != "" {
 					require.Equal(t, "login_required", v.Error())
-					require.Equal(t, policy.ReasonActiveLimit, provider.ReasonOf(v.Description()))
+					require.Equal(t, policy.ReasonActiveLimit, policy.ReasonOf(v.Description()))
 				} else {
 					require.Contains(t, v.Body, "password", "the page to sign in at")
 				}

@@ -255,7 +255,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		if followed {
 			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
 				return store.Session{}, ruling{}, &refusedError{
-					reason: policy.ReasonUnknownSession, text: refusalText(policy.Decision{Reason: policy.ReasonUnknownSession}), over: true,
+					reason: policy.ReasonUnknownSession, text: policy.ReasonUnknownSession.Info().Description(), over: true,
 				}
 			} else if err != nil {
 				return store.Session{}, ruling{}, err
@@ -634,7 +634,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		case old == nil:
 			putGrant(s, g, h.cfg.MaxGrants)
 		case !old.Revoked.IsZero():
-			return &refusedError{reason: policy.ReasonRevoked, text: endText(policy.ReasonRevoked), over: true}
+			return &refusedError{reason: policy.ReasonRevoked, text: policy.ReasonRevoked.Info().Description(), over: true}
 		case i.refresh: // of a provider that names no code: a new generation voids the one before
 			g.Generation = max(g.Generation, old.Generation+1)
 			putGrant(s, g, h.cfg.MaxGrants)

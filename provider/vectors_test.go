@@ -80,7 +80,7 @@ func vectorOverHTTP(t *testing.T, v vectors.Vector) {
 			visit = b.Submit(visit, url.Values{"action": {"cancel"}})
 		}
 		require.Equal(t, "access_denied", visit.Error(), visit.Description())
-		require.Equal(t, login.Reason, provider.ReasonOf(visit.Description()))
+		require.Equal(t, login.Reason, policy.ReasonOf(visit.Description()))
 		require.Contains(t, visit.Description(), fmt.Sprintf("used=%d max=%d;", login.Used, login.Max))
 		for _, sid := range sids {
 			held, err := s.store.Get(t.Context(), sid)

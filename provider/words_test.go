@@ -11,36 +11,6 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-var allReasons = []policy.Reason{
-	policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout, policy.ReasonEndedByUser,
-	policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay, policy.ReasonRevoked, policy.ReasonAccountDisabled,
-	policy.ReasonCredentialChange, policy.ReasonAbandoned,
-}
-
-func TestDurationsInWords(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		-time.Second:                 "a moment",
-		0:                            "a moment",
-		time.Millisecond:             "a moment",
-		time.Second:                  "1 second",
-		15 * time.Minute:             "15 minutes",
-		90 * time.Minute:             "1 hour 30 minutes",
-		2 * time.Hour:                "2 hours",
-		2*time.Hour - time.Second:    "2 hours", // told in whole seconds, rounded down
-		2*time.Hour - 40*time.Second: "2 hours", // told some time after it began
-		2*time.Hour + time.Second:    "2 hours", // a time was rounded
-		119 * time.Minute:            "1 hour 59 minutes",
-		5*time.Minute - time.Second:  "5 minutes",
-		90 * time.Second:             "1 minute 30 seconds",
-		45 * time.Second:             "45 seconds",
-		24 * time.Hour:               "1 day",
-		720 * time.Hour:              "30 days",
-		25*time.Hour + 3*time.Second: "1 day 1 hour",
-	} {
-		require.Equal(t, want, words(d), "%s", d)
-	}
-}
-
 // RFC 6749 section 5.2: the characters that error_description may have.
 var allowed = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
@@ -48,20 +18,21 @@ func TestEveryReasonHasWords(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	generic := Describe(store.Session{End: &store.End{Reason: "something else"}})
 	seen := map[string]bool{generic: true}
-	for _, reason := range allReasons {
+	for _, info := range policy.Reasons() {
+		reason := info.Reason
 		s := store.Session{Authenticated: at, LastActivity: at, End: &store.End{At: at.Add(2 * time.Hour), Reason: reason}}
 		text := Describe(s)
 		require.False(t, seen[text], "%s: %q", reason, text)
 		seen[text] = true
-		for _, forApplications := range []string{endedText(&s), endText(reason), refusalText(policy.Decision{Reason: reason, Limit: time.Hour, Used: 3, Max: 3})} {
+		for _, forApplications := range []string{endedText(&s), reason.Info().Description(), refusalText(policy.Decision{Reason: reason, Limit: time.Hour, Used: 3, Max: 3})} {
 			require.Regexp(t, allowed, forApplications)
-			require.Equal(t, reason, ReasonOf(forApplications))
+			require.Equal(t, reason, policy.ReasonOf(forApplications))
 		}
 	}
 	require.Empty(t, Describe(store.Session{}))
 	require.Regexp(t, allowed, unavailableText)
-	require.Equal(t, policy.Reason(""), ReasonOf("invalid code"))
-	require.Equal(t, policy.Reason(""), ReasonOf(unavailableText))
+	require.Equal(t, policy.Reason(""), policy.ReasonOf("invalid code"))
+	require.Equal(t, policy.Reason(""), policy.ReasonOf(unavailableText))
 }
 
 // The sentence says the setting, whenever in its life the session ended.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
+	"github.com/curfew-oidc/curfew/policy"
 )
 
 // An unavailableError is a provider or an API that does not answer.
@@ -67,66 +69,29 @@ func briefly(err error) string {
 	return text
 }
 
-// why are the reasons with which Curfew's descriptions begin.
-var why = map[string]string{
-	"inactivity":        "You were signed out because the sign-in was not used for too long.",
-	"active_limit":      "You were signed out because a sign-in lasts only so long, however much it is used.",
-	"concurrency":       "You were signed out because you signed in elsewhere, and only so many sign-ins are allowed at once.",
-	"logout":            "You were signed out: this sign-in was ended by signing out.",
-	"ended_by_user":     "You were signed out: you ended this sign-in from another one.",
-	"ended_by_admin":    "You were signed out: an administrator ended this sign-in.",
-	"policy_change":     "You were signed out because your organization now allows fewer sign-ins at once.",
-	"replay":            "You were signed out for safety: an old token of this sign-in was used, so somebody may have copied it.",
-	"revoked":           "You were signed out: the tokens of this sign-in were revoked.",
-	"account_disabled":  "You were signed out because your account was disabled.",
-	"credential_change": "You were signed out because your password or another way to sign in was changed.",
-	"abandoned":         "The sign-in was not completed in time.",
-	"unknown_session":   "The provider does not know this sign-in any more.",
-}
-
 // next is what to do about a reason where signing in again is not all of it.
-var next = map[string]string{
-	"account_disabled": "Ask your administrator.",
-	"replay":           "If you did not restore a backup of this folder, tell your administrator. To sign in again, run \"cli login\".",
-}
-
-// What Curfew says of a limit that was reached, and how the user is told: in the sentence
-// that its own pages have.
-var (
-	unusedFor = regexp.MustCompile(`^the login session ended (after [a-z0-9 ]{1,40} without activity)$`)
-	lastsFor  = regexp.MustCompile(`^the login session reached its limit of ([a-z0-9 ]{1,40})$`)
-)
-
-// ofLimit says which limit was reached; "" if the provider does not.
-func ofLimit(reason, detail string) string {
-	if m := unusedFor.FindStringSubmatch(detail); m != nil && reason == "inactivity" {
-		return "You were signed out " + m[1] + "."
-	}
-	if m := lastsFor.FindStringSubmatch(detail); m != nil && reason == "active_limit" {
-		return "You were signed out because a sign-in lasts at most " + m[1] + "."
-	}
-	return ""
+var next = map[policy.Reason]string{
+	policy.ReasonAccountDisabled: "Ask your administrator.",
+	policy.ReasonReplay:          "If you did not restore a backup of this folder, tell your administrator. To sign in again, run \"cli login\".",
 }
 
 // whyOver says why a login is over, and what to do.
 func whyOver(description string) string {
-	reason, detail, _ := strings.Cut(description, ": ")
-	text, known := why[reason]
-	if !known {
+	reason := policy.ReasonOf(description)
+	text, detail := policy.SentenceFrom(description), strings.TrimPrefix(description, string(reason)+": ")
+	switch {
+	case reason == "":
 		text, detail = "Your sign-in is over.", description
+	case text != reason.Info().Sentence:
+		detail = "" // the sentence says it all
 	}
-	detail = strings.TrimSuffix(detail, "; sign in again")
-	if limit := ofLimit(reason, detail); limit != "" {
-		text = limit
-	} else if detail != "" {
-		text += "\nThe provider says: " + detail + "."
+	if detail != "" {
+		text += "\nThe provider says: " + strings.TrimSuffix(detail, "; sign in again") + "."
 	}
-	do := next[reason]
-	if do == "" {
-		do = `To sign in again, run "cli login".`
-	}
-	return text + "\n" + do
+	return text + "\n" + cmp.Or(next[reason], signInAgain)
 }
+
+const signInAgain = `To sign in again, run "cli login".`
 
 var (
 	usedOfMax = regexp.MustCompile(`\bused=(\d+) max=(\d+)\b`)

@@ -31,25 +31,22 @@ func timeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc
 // Every reason that a session can end for has words, and something to do.
 func TestEveryReasonHasWords(t *testing.T) {
 	seen := map[string]bool{}
-	for _, reason := range []policy.Reason{
-		policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout, policy.ReasonEndedByUser,
-		policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay, policy.ReasonRevoked, policy.ReasonAccountDisabled,
-		policy.ReasonCredentialChange, policy.ReasonAbandoned, policy.ReasonUnknownSession,
-	} {
-		text, code := explain(&clitoken.OverError{Description: string(reason) + ": the details; sign in again"}, "")
+	for _, info := range policy.Reasons() {
+		text, code := explain(&clitoken.OverError{Description: info.Description()}, "")
 		require.Equal(t, exitSignIn, code)
-		require.NotContains(t, text, "Your sign-in is over.", reason)
-		require.Contains(t, text, "\nThe provider says: the details.\n")
 		lines := strings.Split(text, "\n")
 		require.Len(t, lines, 3)
+		require.Equal(t, info.Sentence, lines[0])
+		require.Regexp(t, `^The provider says: .*[^;]\.$`, lines[1])
 		require.NotEmpty(t, lines[2])
-		require.False(t, seen[lines[0]], reason)
+		require.False(t, seen[lines[0]], info.Reason)
 		seen[lines[0]] = true
 	}
-	require.Len(t, seen, len(why))
+	text, _ := explain(&clitoken.OverError{Description: policy.ReasonInactivity.Info().DescriptionOf(2 * time.Hour)}, "")
+	require.Equal(t, "You were signed out after 2 hours without activity.\nTo sign in again, run \"cli login\".", text)
 
 	// Another provider says what it likes.
-	text, _ := explain(&clitoken.OverError{Description: "Session not active: gone"}, "")
+	text, _ = explain(&clitoken.OverError{Description: "Session not active: gone"}, "")
 	require.Equal(t, "Your sign-in is over.\nThe provider says: Session not active: gone.\nTo sign in again, run \"cli login\".", text)
 	text, _ = explain(&clitoken.OverError{}, "")
 	require.Equal(t, "Your sign-in is over.\nTo sign in again, run \"cli login\".", text)

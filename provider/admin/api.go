@@ -515,7 +515,7 @@ func (c *call) kind(otherwise policy.Kind) (policy.Kind, error) {
 		return otherwise, nil
 	}
 	kind := policy.Kind(text)
-	if !slices.Contains([]policy.Kind{policy.Browser, policy.CLI, policy.Automation}, kind) {
+	if !kind.Known() {
 		return "", policy.FieldErrors{{Path: "kind", Reason: "is not browser, cli or automation"}}
 	}
 	return kind, nil

@@ -253,6 +253,12 @@ func liveChart(id string, periods []provider.Period, step time.Duration) chart {
 	return c
 }
 
+// reasonStyle returns the class of a reason in console.css.
+func reasonStyle(reason policy.Reason) string {
+	place := 1 + slices.IndexFunc(policy.Reasons(), func(info policy.ReasonInfo) bool { return info.Reason == reason })
+	return fmt.Sprintf("reason-%d", place)
+}
+
 // stackedChart is how often something happened, by reason, as bars.
 func stackedChart(id, title string, periods []provider.Period, step time.Duration, of func(provider.Period) map[policy.Reason]int64) chart {
 	totals, most, sum := map[policy.Reason]int64{}, int64(0), int64(0)
@@ -265,10 +271,14 @@ func stackedChart(id, title string, periods []provider.Period, step time.Duratio
 		most, sum = max(most, n), sum+n
 	}
 	c, top := newChart(id, title, periods, step, float64(most))
-	order := slices.Concat(reasons, []policy.Reason{provider.OtherReason})
+	var order []policy.Reason
+	for _, info := range policy.Reasons() {
+		order = append(order, info.Reason)
+	}
+	order = append(order, provider.OtherReason)
 	order = slices.DeleteFunc(order, func(r policy.Reason) bool { return totals[r] == 0 })
 	for _, reason := range order {
-		c.Series = append(c.Series, series{"r-" + string(reason), reasonInWords(reason), grouped(int(totals[reason])), totals[reason]})
+		c.Series = append(c.Series, series{reasonStyle(reason), reason.Info().Label, grouped(int(totals[reason])), totals[reason]})
 	}
 	if sum == 0 {
 		c.Empty = "None."
@@ -287,8 +297,8 @@ func stackedChart(id, title string, periods []provider.Period, step time.Duratio
 			y := height(float64(below+n), top)
 			c.Bars = append(c.Bars, bar{
 				X: round(plotLeft + width*float64(i) + gap/2), Y: y, Width: round(width - gap),
-				Height: round(height(float64(below), top) - y), Class: "r-" + string(reason),
-				Title: fmt.Sprintf("%s: %s, %s", periodName(p.Start, step), reasonInWords(reason), grouped(int(n))),
+				Height: round(height(float64(below), top) - y), Class: reasonStyle(reason),
+				Title: fmt.Sprintf("%s: %s, %s", periodName(p.Start, step), reason.Info().Label, grouped(int(n))),
 			})
 			below += n
 		}

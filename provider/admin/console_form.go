@@ -98,7 +98,7 @@ func targetOf(form url.Values) (target, string) {
 		return target{}, "is not one of those to choose from"
 	case t.name == "":
 		return t, "is missing"
-	case t.section == "kinds" && !slices.Contains([]policy.Kind{policy.Browser, policy.CLI, policy.Automation}, policy.Kind(t.name)):
+	case t.section == "kinds" && !policy.Kind(t.name).Known():
 		return t, "is not a kind of session"
 	}
 	if reason := textProblem(t.name, maxName); reason != "" {

@@ -157,8 +157,10 @@ func options(chosen string, pairs ...string) []option {
 }
 
 func kindOptions(chosen, all string) []option {
-	list := options(chosen, string(policy.Browser), kindsInWords(policy.Browser), string(policy.CLI), kindsInWords(policy.CLI),
-		string(policy.Automation), kindsInWords(policy.Automation))
+	var list []option
+	for _, kind := range policy.Kinds() {
+		list = append(list, option{string(kind), kindsInWords(kind), string(kind) == chosen})
+	}
 	if all != "" {
 		list = append(options(chosen, "", all), list...)
 	}

@@ -38,7 +38,7 @@ func (v *visit) row(s Session) sessionRow {
 		Actor: clean(s.Actor), Parent: s.Parent,
 	}
 	if class, err := policy.ParseClass(s.Activity); err == nil {
-		row.Activity = classInWords(class)
+		row.Activity = class.Label()
 	}
 	for _, client := range append([]string{s.Client}, s.Clients...) {
 		if name := clean(client); name != "" && !slices.Contains(row.Clients, name) {
@@ -53,7 +53,7 @@ func (v *visit) row(s Session) sessionRow {
 		return row
 	}
 	at := v.past(s.Ended.At)
-	row.Ended, row.Reason, row.Text, row.By = &at, reasonInWords(s.Ended.Reason), s.Ended.Text, clean(s.Ended.By)
+	row.Ended, row.Reason, row.Text, row.By = &at, s.Ended.Reason.Info().Label, s.Ended.Text, clean(s.Ended.By)
 	for _, d := range s.Ended.Deliveries {
 		row.Deliveries = append(row.Deliveries, v.delivery(s.ID, d))
 	}
@@ -93,7 +93,7 @@ func (v *visit) search(wrong mistakes) search {
 			wrong.report(field, "It "+reason+".")
 		}
 	}
-	if s.kind != "" && !slices.Contains([]policy.Kind{policy.Browser, policy.CLI, policy.Automation}, policy.Kind(s.kind)) {
+	if s.kind != "" && !policy.Kind(s.kind).Known() {
 		wrong.report("kind", "Choose one of these.")
 	}
 	if _, known := states[s.state]; !known {
@@ -378,7 +378,7 @@ func (c *console) showDeliveries(v *visit) error {
 	}
 	for _, d := range list {
 		row := v.delivery(d.Session, d.Delivery)
-		row.User, row.Reason, row.EndedAt = clean(d.User), reasonInWords(d.Reason), v.past(d.EndedAt)
+		row.User, row.Reason, row.EndedAt = clean(d.User), d.Reason.Info().Label, v.past(d.EndedAt)
 		page.Rows = append(page.Rows, row)
 	}
 	if next != "" {

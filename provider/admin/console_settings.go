@@ -123,7 +123,7 @@ func newTile(field, account string, a policy.Account) tile {
 	if len(from) > 0 {
 		t.From = "Set for everyone in this account."
 	}
-	for _, kind := range []policy.Kind{policy.Browser, policy.CLI, policy.Automation} {
+	for _, kind := range policy.Kinds() {
 		text, from := value(rules.Explain(kind, ""))
 		if len(from) > 0 && from[0].Kind != "" {
 			t.Others = append(t.Others, pair{kindsInWords(kind), text})
@@ -150,7 +150,7 @@ func newTile(field, account string, a policy.Account) tile {
 		t.About = "How many sessions one user may have at once, browsers and command lines together."
 		for _, c := range everyone.Caps {
 			if c.AtLimit != nil {
-				t.More = append(t.More, pair{"At the limit", atLimitInWords(c.AtLimit.Value)})
+				t.More = append(t.More, pair{"At the limit", c.AtLimit.Value.Label()})
 			}
 		}
 	}
@@ -377,21 +377,25 @@ func (c *console) control(v *visit, e editing, field string, a policy.Account) c
 		}
 	case "at_limit":
 		f.Type, f.Help = "choice", "What happens to a sign-in that would be one too many."
-		f.Options = options(f.Mode,
-			"inherit", cmp.Or(map[bool]string{true: "Not set: refuse the new sign-in"}[wide], f.Inherit),
-			"refuse", atLimitInWords(policy.Refuse), "end_oldest", atLimitInWords(policy.EndOldest),
-			"end_idlest", atLimitInWords(policy.EndIdlest), "ask", atLimitInWords(policy.Ask))
+		unset := f.Inherit
+		if wide {
+			unset = "Not set: refuse the new sign-in"
+		}
+		f.Options = options(f.Mode, policy.InheritAtLimit.String(), unset)
+		for _, action := range policy.AtLimits() {
+			f.Options = append(f.Options, option{action.String(), action.Label(), action.String() == f.Mode})
+		}
 	case "activity":
 		f.Type, f.Help = "classes", "What makes a session count as used."
 		if wide {
 			f.Inherit = "The usual: everything but silent sign-in"
 		}
-		for _, class := range []policy.Class{policy.Interactive, policy.Refresh, policy.Silent, policy.Userinfo, policy.Introspection, policy.Heartbeat} {
+		for _, class := range policy.AllClasses() {
 			chosen := policy.DefaultClasses.Has(class)
 			if f.Mode == modeLimit {
 				chosen = slices.Contains(e.form["class"], class.String())
 			}
-			f.Options = append(f.Options, option{class.String(), classInWords(class), chosen})
+			f.Options = append(f.Options, option{class.String(), class.Label(), chosen})
 		}
 	}
 	if f.Type == "time" {
@@ -412,7 +416,7 @@ func formWords(field string, l policy.Limits) string {
 	case "concurrent":
 		return capInWords(l.Concurrent)
 	case "at_limit":
-		return atLimitInWords(l.AtLimit)
+		return l.AtLimit.Label()
 	}
 	return classesInWords(l.Activity)
 }
@@ -595,7 +599,7 @@ func (c *console) review(v *visit, s Settings) error {
 	page.Consequence = consequence(page.Preview)
 	for _, end := range page.Preview.Sessions[:min(len(page.Preview.Sessions), reviewSessions)] {
 		row := v.row(end.Session)
-		row.Reason = reasonInWords(end.Reason)
+		row.Reason = end.Reason.Info().Label
 		page.Sessions = append(page.Sessions, row)
 		page.Yours = page.Yours || end.Current
 	}
@@ -792,7 +796,7 @@ func (c *console) overrides(v *visit, s Settings, wrong string) error {
 		{Title: "Users", About: "By subject (sub). They win over everything else."},
 	}
 	at := map[string]int{"kinds": 0, "clients": 1, "groups": 2, "users": 3}
-	for _, kind := range []policy.Kind{policy.Browser, policy.CLI, policy.Automation} {
+	for _, kind := range policy.Kinds() {
 		sections[0].Rows = append(sections[0].Rows, newOverrideRow(target{"kinds", string(kind)}, s.Settings.Kinds[kind], kindsInWords(kind)))
 	}
 	for _, o := range overridesOf(s.Settings) {
@@ -857,7 +861,7 @@ func (c *console) showExplain(v *visit) error {
 		page.Errors.report("user", "Enter the user.")
 	}
 	kind := policy.Kind(cmp.Or(v.get("kind"), string(policy.Browser)))
-	if !slices.Contains([]policy.Kind{policy.Browser, policy.CLI, policy.Automation}, kind) {
+	if !kind.Known() {
 		page.Errors.report("kind", "Choose one of these.")
 	}
 	if page.Asked && len(page.Errors) == 0 {
@@ -911,7 +915,7 @@ func explainRows(e policy.Explanation) []explainRow {
 		}
 		rows = append(rows, row)
 		if c.AtLimit != nil {
-			rows = append(rows, explainedRow("at_limit", *c.AtLimit, atLimitInWords))
+			rows = append(rows, explainedRow("at_limit", *c.AtLimit, policy.AtLimit.Label))
 		}
 	}
 	return rows

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -764,11 +765,11 @@ func TestConsoleActivity(t *testing.T) {
 	require.NotContains(t, empty.Body, "<desc")
 
 	hour := time.Now().UTC().Truncate(time.Hour)
-	all := []policy.Reason{
-		policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
-		policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
-		policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange, policy.ReasonAbandoned, provider.OtherReason,
+	var all []policy.Reason
+	for _, info := range policy.Reasons() {
+		all = append(all, info.Reason)
 	}
+	all = append(all, provider.OtherReason)
 	counts := []store.Count{
 		{Account: "acme", Hour: hour, Name: "live", N: 24690}, {Account: "acme", Hour: hour, Name: "samples", N: 2},
 		{Account: "acme", Hour: hour.Add(-2 * time.Hour), Name: "samples", N: 6}, // nobody was there; in between nobody counted
@@ -776,9 +777,12 @@ func TestConsoleActivity(t *testing.T) {
 		{Account: "elsewhere", Hour: hour, Name: "refused.concurrency", N: 4242},
 	}
 	style := serve(consoleOf(t, w), "GET", "/console.css")
+	class := func(reason policy.Reason) string {
+		return fmt.Sprintf("reason-%d", 1+slices.IndexFunc(policy.Reasons(), func(info policy.ReasonInfo) bool { return info.Reason == reason }))
+	}
 	for i, reason := range all {
 		counts = append(counts, store.Count{Account: "acme", Hour: hour, Name: "ended." + string(reason), N: int64(i + 1)})
-		require.Contains(t, style, ".r-"+string(reason)+" {", "each reason has a colour")
+		require.Contains(t, style, "."+class(reason)+" {", "each reason has a colour")
 	}
 	require.NoError(t, w.store.AddCounts(t.Context(), counts))
 
@@ -786,13 +790,13 @@ func TestConsoleActivity(t *testing.T) {
 	require.Equal(t, 200, page.Status)
 	require.NotContains(t, page.Body, "4242", "of another account")
 	require.Contains(t, page.text(), "Between 0 and 12,345 sessions were live")
-	require.Contains(t, page.text(), "91 in all; the most frequent reason: another reason, 13.")
+	require.Contains(t, page.text(), fmt.Sprintf("%d in all; the most frequent reason: another reason, %d.", len(all)*(len(all)+1)/2, len(all)))
 	require.Contains(t, page.text(), "77 in all; the most frequent reason: too many sessions, 77.", "of the 90 days, not of the day")
 	require.Contains(t, page.text(), hour.Format("2 January, 15:04")+" 12,345")
 	require.Contains(t, page.text(), hour.Add(-time.Hour).Format("2 January, 15:04")+" not counted")
 	require.Contains(t, page.text(), hour.Add(-2*time.Hour).Format("2 January, 15:04")+" 0")
 	for _, reason := range all {
-		require.Contains(t, page.Body, `<rect class="r-`+string(reason)+`" x="`)
+		require.Contains(t, page.Body, `<rect class="`+class(reason)+`" x="`)
 	}
 	// Every picture has a name, a description and a table; a bar does not leave
 	// the plot.
@@ -801,7 +805,7 @@ func TestConsoleActivity(t *testing.T) {
 	for _, tag := range []string{"<desc ", "<table class=\"numbers\">", "The numbers are in the table"} {
 		require.Equal(t, pictures, strings.Count(page.Body, tag), tag)
 	}
-	for _, m := range regexp.MustCompile(`<rect class="r-\w+" x="([0-9.]+)" y="([0-9.]+)" width="([0-9.]+)" height="([0-9.]+)">`).FindAllStringSubmatch(page.Body, -1) {
+	for _, m := range regexp.MustCompile(`<rect class="reason-\d+" x="([0-9.]+)" y="([0-9.]+)" width="([0-9.]+)" height="([0-9.]+)">`).FindAllStringSubmatch(page.Body, -1) {
 		var v [4]float64
 		for i := range v {
 			_, err := fmt.Sscan(m[i+1], &v[i])
@@ -813,7 +817,7 @@ func TestConsoleActivity(t *testing.T) {
 		require.InDelta(t, 162, max(162, v[1]+v[3]), .02)
 	}
 	overview := w.page("GET", "acme/", root, nil)
-	require.Contains(t, overview.text(), "Live about 12,345 Ended 91 Refused 0")
+	require.Contains(t, overview.text(), fmt.Sprintf("Live about 12,345 Ended %d Refused 0", len(all)*(len(all)+1)/2))
 }
 
 func consoleOf(t *testing.T, w *world) http.Handler {

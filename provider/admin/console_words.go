@@ -75,46 +75,13 @@ func capInWords(b policy.Bound[int]) string {
 	return "Not set"
 }
 
-// atLimitInWords says what happens to a login too many.
-func atLimitInWords(a policy.AtLimit) string {
-	switch a {
-	case policy.Refuse:
-		return "Refuse the new sign-in"
-	case policy.EndOldest:
-		return "End the oldest session"
-	case policy.EndIdlest:
-		return "End the session unused for longest"
-	case policy.Ask:
-		return "Ask which session to end"
-	}
-	return "Not set"
-}
-
-func classInWords(c policy.Class) string {
-	switch c {
-	case policy.Interactive:
-		return "Signing in and consent"
-	case policy.Refresh:
-		return "Refreshing tokens"
-	case policy.Silent:
-		return "Silent sign-in (prompt=none)"
-	case policy.Userinfo:
-		return "Asking for user information"
-	case policy.Introspection:
-		return "Checking an access token"
-	case policy.Heartbeat:
-		return "An application's heartbeat"
-	}
-	return c.String()
-}
-
 func classesInWords(s policy.Classes) string {
 	if s.Inherits() {
 		return "Not set"
 	}
 	var names []string
 	for _, c := range s.List() {
-		names = append(names, lowerFirst(classInWords(c)))
+		names = append(names, lowerFirst(c.Label()))
 	}
 	if len(names) == 0 {
 		return "Nothing"
@@ -123,56 +90,7 @@ func classesInWords(s policy.Classes) string {
 }
 
 // kindsInWords is a kind in the plural.
-func kindsInWords(kind policy.Kind) string {
-	switch kind {
-	case policy.Browser:
-		return "Browsers"
-	case policy.CLI:
-		return "Command lines and devices"
-	case policy.Automation:
-		return "Automation"
-	}
-	return clean(string(kind))
-}
-
-// reasons are all reasons for an end, in the order of charts and lists.
-var reasons = []policy.Reason{
-	policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonPolicyChange,
-	policy.ReasonLogout, policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonRevoked,
-	policy.ReasonReplay, policy.ReasonCredentialChange, policy.ReasonAccountDisabled, policy.ReasonAbandoned,
-}
-
-func reasonInWords(r policy.Reason) string {
-	switch r {
-	case policy.ReasonInactivity:
-		return "Inactivity"
-	case policy.ReasonActiveLimit:
-		return "Active limit reached"
-	case policy.ReasonConcurrency:
-		return "Too many sessions"
-	case policy.ReasonPolicyChange:
-		return "Policy change"
-	case policy.ReasonLogout:
-		return "Signed out"
-	case policy.ReasonEndedByUser:
-		return "Ended by the user elsewhere"
-	case policy.ReasonEndedByAdmin:
-		return "Ended by an administrator"
-	case policy.ReasonRevoked:
-		return "Tokens revoked"
-	case policy.ReasonReplay:
-		return "Stolen or replayed token"
-	case policy.ReasonCredentialChange:
-		return "Password or factor changed"
-	case policy.ReasonAccountDisabled:
-		return "User disabled"
-	case policy.ReasonAbandoned:
-		return "Sign-in not completed"
-	case policy.ReasonUnknownSession:
-		return "Unknown session"
-	}
-	return "Another reason"
-}
+func kindsInWords(kind policy.Kind) string { return clean(kind.Plural()) }
 
 // scopeInWords names a scope: "everyone", "group staff".
 func scopeInWords(s policy.Scope) string {
@@ -211,7 +129,7 @@ func valueInWords(field, value string) string {
 	case field == "at_limit":
 		var a policy.AtLimit
 		if a.UnmarshalText([]byte(value)) == nil {
-			return atLimitInWords(a)
+			return a.Label()
 		}
 	case field == "activity":
 		var classes []policy.Class

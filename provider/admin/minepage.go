@@ -390,15 +390,7 @@ func (s MineSession) Icon() string {
 }
 
 func kindInWords(kind policy.Kind) string {
-	switch kind {
-	case policy.Browser, "":
-		return "Browser"
-	case policy.CLI:
-		return "Command line or device"
-	case policy.Automation:
-		return "Automation"
-	}
-	return cmp.Or(clean(string(kind)), "Another sign-in")
+	return cmp.Or(clean(kind.Label()), "Another sign-in")
 }
 
 // Words says what the cap is on, after "sign-ins": "in browsers".

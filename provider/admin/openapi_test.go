@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
 )
 
@@ -267,6 +268,27 @@ func TestTheDescriptionIsTheRouteTable(t *testing.T) {
 		used[string(m[1])] = true
 	}
 	require.ElementsMatch(t, slices.Collect(maps.Keys(described.Components.Schemas)), slices.Collect(maps.Keys(used)))
+}
+
+// TestTheDescriptionHasTheWordsOfPolicy holds that a word that policy has, it has.
+func TestTheDescriptionHasTheWordsOfPolicy(t *testing.T) {
+	t.Parallel()
+	words := map[string][]string{"AtLimit": {policy.InheritAtLimit.String()}}
+	for _, info := range policy.Reasons() {
+		words["Reason"] = append(words["Reason"], string(info.Reason))
+	}
+	for _, kind := range policy.Kinds() {
+		words["Kind"] = append(words["Kind"], string(kind))
+	}
+	for _, class := range policy.AllClasses() {
+		words["Class"] = append(words["Class"], class.String())
+	}
+	for _, action := range policy.AtLimits() {
+		words["AtLimit"] = append(words["AtLimit"], action.String())
+	}
+	for name, list := range words {
+		require.ElementsMatch(t, list, described.Components.Schemas[name].Enum, name)
+	}
 }
 
 // A description of what is not so is found: the check itself can fail.

@@ -52,10 +52,8 @@
 //   - state: unended and ended. Unended are the live sessions, the logins whose
 //     code was not redeemed yet, and what is over but was not swept yet. Ended are
 //     those whose reason is still remembered.
-//   - kind: browser, cli, automation, other.
-//   - reason: inactivity, active_limit, concurrency, logout, ended_by_user,
-//     ended_by_admin, policy_change, replay, revoked, account_disabled,
-//     credential_change, unknown_session, abandoned, other.
+//   - kind: those of [policy.Kinds], other.
+//   - reason: those of [policy.Reasons], other.
 //   - result: delivered, failed (it is tried again), given_up, other.
 //   - operation: get, create, update, admit, list, due, delete, stats, put_fence,
 //     move_fence, due_fences, document, put_document, history, drop_document,
@@ -214,18 +212,18 @@ const other = "other"
 const delivered, failed, givenUp = "delivered", "failed", "given_up"
 
 var (
-	kinds = []string{string(policy.Browser), string(policy.CLI), string(policy.Automation)}
+	kinds = func() (list []string) {
+		for _, kind := range policy.Kinds() {
+			list = append(list, string(kind))
+		}
+		return list
+	}()
 
 	deliveryResults = []string{delivered, failed, givenUp}
 
 	reasons = func() (list []string) {
-		for _, reason := range []policy.Reason{
-			policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout,
-			policy.ReasonEndedByUser, policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay,
-			policy.ReasonRevoked, policy.ReasonAccountDisabled, policy.ReasonCredentialChange,
-			policy.ReasonUnknownSession, policy.ReasonAbandoned,
-		} {
-			list = append(list, string(reason))
+		for _, info := range policy.Reasons() {
+			list = append(list, string(info.Reason))
 		}
 		return list
 	}()

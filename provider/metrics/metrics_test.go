@@ -156,14 +156,15 @@ func TestLabelsAreBounded(t *testing.T) {
 			})
 		}
 	}
-	for _, reason := range constants(t, "../../policy/policy.go", "Reason") {
+	for _, info := range policy.Reasons() {
+		reason := string(info.Reason)
 		all(reason)
 		require.EqualValues(t, 1, samples(t, r)[`curfew_ends_total{reason="`+reason+`"}`])
 	}
 	require.Zero(t, samples(t, r)[`curfew_ends_total{reason="other"}`])
-	for _, kind := range constants(t, "../../policy/policy.go", "Kind") {
-		all(kind)
-		require.EqualValues(t, 1, samples(t, r)[`curfew_admissions_total{kind="`+kind+`"}`])
+	for _, kind := range policy.Kinds() {
+		all(string(kind))
+		require.EqualValues(t, 1, samples(t, r)[`curfew_admissions_total{kind="`+string(kind)+`"}`])
 	}
 	for _, value := range []string{"made up", "", "other", "\xff"} {
 		all(value)
@@ -221,7 +222,12 @@ func TestTheTableNamesEveryMetric(t *testing.T) {
 		}
 	}
 	require.Equal(t, found, documented)
+	require.Contains(t, pkg.Doc, "reason: those of [policy.Reasons], other.")
+	require.Contains(t, pkg.Doc, "kind: those of [policy.Kinds], other.")
 	for value := range values {
+		if policy.Reason(value).Known() || policy.Kind(value).Known() {
+			continue
+		}
 		require.Regexp(t, `\b`+value+`\b`, pkg.Doc[strings.Index(pkg.Doc, "Labels:"):])
 	}
 }

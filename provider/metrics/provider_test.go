@@ -51,7 +51,7 @@ func TestWhatHappensIsWhatIsCounted(t *testing.T) {
 	}
 	refused := func(r optest.Reply, reason policy.Reason) {
 		t.Helper()
-		require.Equal(t, reason, provider.ReasonOf(r.Description()), r.Body)
+		require.Equal(t, reason, policy.ReasonOf(r.Description()), r.Body)
 	}
 
 	// Two are let in, the third is not; a code that was never redeemed is no

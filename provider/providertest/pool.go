@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -234,13 +233,6 @@ func (s *session) isOver() bool {
 	default:
 		// Of a code that was sent several times the storage may have voided this
 		// token, and the session lives.
-		return s.k.pool.alone(s.now.login) || slices.Contains(ends, reason)
+		return s.k.pool.alone(s.now.login) || reason.Known() && reason.Info().Class != policy.Refusal
 	}
-}
-
-// ends are the reasons that say that a session is over.
-var ends = []policy.Reason{
-	policy.ReasonInactivity, policy.ReasonActiveLimit, policy.ReasonConcurrency, policy.ReasonLogout, policy.ReasonEndedByUser,
-	policy.ReasonEndedByAdmin, policy.ReasonPolicyChange, policy.ReasonReplay, policy.ReasonAccountDisabled,
-	policy.ReasonCredentialChange,
 }
