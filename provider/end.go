@@ -14,7 +14,7 @@ import (
 // detach gives a write its own time: a client that hangs up must not leave
 // half of a login behind.
 func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	return withTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
+	return context.WithTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
 }
 
 // get reads a session.
@@ -385,7 +385,7 @@ func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, err
 
 // bounded gives a step that waits for the store its time.
 func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return withTimeout(ctx, h.cfg.StoreTimeout)
+	return context.WithTimeout(ctx, h.cfg.StoreTimeout)
 }
 
 // List returns one page of sessions as they are now, and the cursor of the

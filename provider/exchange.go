@@ -11,6 +11,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -182,7 +183,7 @@ type presentedToken struct {
 // unsealed returns the claims of a JWT access token with the storage's own ID in
 // "jti".
 func (t presentedToken) unsealed(claims map[string]any) map[string]any {
-	if jti, ok := claims["jti"].(string); !ok || !strings.HasPrefix(jti, accessPrefix) {
+	if jti, ok := claims["jti"].(string); !ok || !strings.HasPrefix(jti, seal.AccessPrefix) {
 		return claims
 	}
 	claims = maps.Clone(claims)
@@ -253,7 +254,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 // exchangedAccessToken looks an access token up by its ID. A text that the storage
 // vouches for, and that is none of ours, is of no session.
 func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
-	if !strings.HasPrefix(id, accessPrefix) {
+	if !strings.HasPrefix(id, seal.AccessPrefix) {
 		if e.vouched {
 			return presentedToken{token: e.token}, nil
 		}
@@ -385,7 +386,7 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 // exchangedForeign is a refresh token that is not one of ours, for cause, and that the
 // storage's verifier vouches for.
 func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
-	if _, err := c.h.ring.openRefresh(e.token, c.h.now()); !errors.Is(err, errForeign) {
+	if _, err := c.h.ring.OpenRefresh(e.token, c.h.now()); !errors.Is(err, seal.ErrForeign) {
 		return presentedToken{}, deadOr(cause)
 	}
 	_, kind, _, err := c.kindOfExchanged(ctx, req, e)
@@ -471,7 +472,7 @@ func (c *core) seen(ctx context.Context, s store.Session, grant string, generati
 
 // deadOr makes a refusal of what the token is to blame for, and leaves outages.
 func deadOr(err error) error {
-	if errors.Is(err, errInactive) || errors.Is(err, errBroken) || errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, errInactive) || errors.Is(err, seal.ErrBroken) || errors.Is(err, store.ErrNotFound) {
 		return errDeadToken
 	}
 	return err

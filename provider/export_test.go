@@ -30,4 +30,4 @@ func (h *Hook) ResolveLogout(r *net.Resolver) {
 var AllowedAddress = allowedAddress
 
 // Sealed seals a text under a prefix, as what the hook seals for its own use.
-func (h *Hook) Sealed(prefix string) string { return h.ring.seal(prefix, []byte("sealed")) }
+func (h *Hook) Sealed(prefix string) string { return h.ring.Seal(prefix, []byte("sealed")) }

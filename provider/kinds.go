@@ -11,6 +11,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -45,7 +46,7 @@ func (c *core) kindOf(ctx context.Context, typ string, claims map[string]any) (j
 	switch {
 	case event, typ != "" && typ != "jwt" && typ != "at+jwt":
 		return otherKind, nil
-	case strings.HasPrefix(text("jti"), accessPrefix):
+	case strings.HasPrefix(text("jti"), seal.AccessPrefix):
 		return accessKind, nil
 	case typ != "at+jwt" && text("sid") != "":
 		return idKind, nil

@@ -678,7 +678,7 @@ var (
 		"middleware.verify":                   {"Resource, JWT"}, // and, by a verifier of go-oidc, ID tokens and logout tokens
 		"middleware.identify":                 nil,               // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
 	}
-	tokenReaders = []string{"Verify", "openAccess", "openRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
+	tokenReaders = []string{"Verify", "OpenAccess", "OpenRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
 )
 
 func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
@@ -770,13 +770,16 @@ func paramsOf(values url.Values) map[string]any {
 // wantRefresh asks an exchange for a refresh token.
 var wantRefresh = url.Values{"requested_token_type": {optest.RefreshTokenType}, "scope": {"openid offline_access"}}
 
-// parsedFiles calls visit for each file of a package of the module but its tests.
+// parsedFiles calls visit for each file of a package of the module, and of what is
+// internal to it, but the tests.
 func parsedFiles(t *testing.T, pkg string, visit func(*ast.File)) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join("..", pkg, "*.go"))
 	require.NoError(t, err)
 	require.NotEmpty(t, names)
-	for _, name := range names {
+	below, err := filepath.Glob(filepath.Join("..", pkg, "internal", "*", "*.go"))
+	require.NoError(t, err)
+	for _, name := range append(names, below...) {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}

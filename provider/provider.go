@@ -27,6 +27,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -291,7 +292,7 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 // Hook is the policy in place. It is made by [New].
 type Hook struct {
 	cfg      Config
-	ring     *keyring
+	ring     *seal.Ring
 	settings *settingsCache
 	watch    *storeWatch
 	counter  counter
@@ -398,7 +399,7 @@ func New(cfg Config) (*Hook, error) {
 			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
 		}
 	}
-	ring, err := newKeyring(cfg.Keys, cfg.KeyRollover)
+	ring, err := seal.New(cfg.Keys, cfg.KeyRollover)
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}

@@ -1,4 +1,4 @@
-package provider
+package seal
 
 import (
 	"strings"
@@ -10,14 +10,14 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-func testRing(t testing.TB, keys ...Key) *keyring {
+func testRing(t testing.TB, keys ...Key) *Ring {
 	t.Helper()
-	r, err := newKeyring(keys, time.Hour)
+	r, err := New(keys, time.Hour)
 	require.NoError(t, err)
 	return r
 }
 
-var someRefreshToken = refreshToken{
+var someRefreshToken = RefreshToken{
 	Token: "storage-token", SID: "ab.sid", Grant: "grant", Client: "web", Subject: store.Subject{Issuer: "https://op", ID: "alice:1"},
 	Scopes: []string{"openid", "offline_access"}, Authenticated: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Generation: 7,
 	Nonce: [16]byte{1, 2, 3},
@@ -26,48 +26,48 @@ var someRefreshToken = refreshToken{
 func TestSealedRecordsComeBackAsTheyWere(t *testing.T) {
 	now := time.Now()
 	r := testRing(t, NewKey(now))
-	for _, want := range []refreshToken{{}, someRefreshToken, {Scopes: []string{""}, Generation: 1 << 63, Token: strings.Repeat("x", 10_000)}} {
-		text := r.sealRefresh(want)
-		got, err := r.openRefresh(text, now)
+	for _, want := range []RefreshToken{{}, someRefreshToken, {Scopes: []string{""}, Generation: 1 << 63, Token: strings.Repeat("x", 10_000)}} {
+		text := r.SealRefresh(want)
+		got, err := r.OpenRefresh(text, now)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 		require.Equal(t, 1, strings.Count(text, "."), "not a JWE, not a JWT")
 		require.NotContains(t, text, ":")
-		require.NotEqual(t, text, r.sealRefresh(want), "each has a nonce of its own")
+		require.NotEqual(t, text, r.SealRefresh(want), "each has a nonce of its own")
 	}
-	access := accessToken{ID: "id", SID: "ab.sid", Grant: "g", Generation: 2, Expires: now.UTC().Truncate(time.Microsecond)}
-	got, err := r.openAccess(r.sealAccess(access), now)
+	access := AccessToken{ID: "id", SID: "ab.sid", Grant: "g", Generation: 2, Expires: now.UTC().Truncate(time.Microsecond)}
+	got, err := r.OpenAccess(r.SealAccess(access), now)
 	require.NoError(t, err)
 	require.Equal(t, access, got)
 
-	a := answer{Refresh: "r", Token: "t", Access: "a", Expires: access.Expires, Scopes: []string{"openid"}}
-	box := sealRepeat(someRefreshToken.Nonce, a)
-	back, err := openRepeat(someRefreshToken.Nonce, box)
+	a := Answer{Refresh: "r", Token: "t", Access: "a", Expires: access.Expires, Scopes: []string{"openid"}}
+	box := a.Seal(someRefreshToken.Nonce)
+	back, err := OpenAnswer(someRefreshToken.Nonce, box)
 	require.NoError(t, err)
 	require.Equal(t, a, back)
-	_, err = openRepeat([16]byte{9}, box)
-	require.ErrorIs(t, err, errBroken)
-	_, err = openRepeat(someRefreshToken.Nonce, nil)
-	require.ErrorIs(t, err, errBroken)
+	_, err = OpenAnswer([16]byte{9}, box)
+	require.ErrorIs(t, err, ErrBroken)
+	_, err = OpenAnswer(someRefreshToken.Nonce, nil)
+	require.ErrorIs(t, err, ErrBroken)
 }
 
 func TestNoBitOfASealedTokenCanChange(t *testing.T) {
 	now := time.Now()
 	r := testRing(t, NewKey(now))
-	text := r.sealRefresh(someRefreshToken)
+	text := r.SealRefresh(someRefreshToken)
 	for i := range text {
 		for bit := range 8 {
 			changed := []byte(text)
 			changed[i] ^= 1 << bit
-			_, err := r.openRefresh(string(changed), now)
+			_, err := r.OpenRefresh(string(changed), now)
 			require.Error(t, err, "byte %d bit %d", i, bit)
 		}
 	}
 	for i := range text {
-		_, err := r.openRefresh(text[:i], now)
+		_, err := r.OpenRefresh(text[:i], now)
 		require.Error(t, err)
 		for _, more := range []string{"\n", "\r", " ", "=", "A", "."} {
-			_, err := r.openRefresh(text[:i]+more+text[i:], now)
+			_, err := r.OpenRefresh(text[:i]+more+text[i:], now)
 			require.Error(t, err, "%q at %d", more, i)
 		}
 	}
@@ -77,13 +77,13 @@ func TestNoBitOfASealedTokenCanChange(t *testing.T) {
 func TestOneKindOfTokenIsNotAnother(t *testing.T) {
 	now := time.Now()
 	r := testRing(t, NewKey(now))
-	refresh, access := r.sealRefresh(someRefreshToken), r.sealAccess(accessToken{ID: "x"})
-	_, err := r.openAccess(refresh, now)
-	require.ErrorIs(t, err, errForeign)
-	_, err = r.openAccess(strings.Replace(refresh, refreshPrefix, accessPrefix, 1), now)
-	require.ErrorIs(t, err, errBroken)
-	_, err = r.openRefresh(strings.Replace(access, accessPrefix, refreshPrefix, 1), now)
-	require.ErrorIs(t, err, errBroken)
+	refresh, access := r.SealRefresh(someRefreshToken), r.SealAccess(AccessToken{ID: "x"})
+	_, err := r.OpenAccess(refresh, now)
+	require.ErrorIs(t, err, ErrForeign)
+	_, err = r.OpenAccess(strings.Replace(refresh, RefreshPrefix, AccessPrefix, 1), now)
+	require.ErrorIs(t, err, ErrBroken)
+	_, err = r.OpenRefresh(strings.Replace(access, AccessPrefix, RefreshPrefix, 1), now)
+	require.ErrorIs(t, err, ErrBroken)
 }
 
 func TestAnUnknownKeyIsAheadOnlyIfItIsYoung(t *testing.T) {
@@ -92,14 +92,14 @@ func TestAnUnknownKeyIsAheadOnlyIfItIsYoung(t *testing.T) {
 		created time.Duration
 		want    error
 	}{
-		{-time.Hour - 2*time.Second, errBroken},
-		{-59 * time.Minute, errKeyAhead},
-		{0, errKeyAhead},
-		{59 * time.Minute, errKeyAhead}, // a clock that is ahead
-		{2 * time.Hour, errBroken},
+		{-time.Hour - 2*time.Second, ErrBroken},
+		{-59 * time.Minute, ErrAhead},
+		{0, ErrAhead},
+		{59 * time.Minute, ErrAhead}, // a clock that is ahead
+		{2 * time.Hour, ErrBroken},
 	} {
-		text := testRing(t, NewKey(now.Add(c.created))).sealRefresh(someRefreshToken)
-		_, err := testRing(t, NewKey(now.Add(-time.Minute))).openRefresh(text, now)
+		text := testRing(t, NewKey(now.Add(c.created))).SealRefresh(someRefreshToken)
+		_, err := testRing(t, NewKey(now.Add(-time.Minute))).OpenRefresh(text, now)
 		require.ErrorIs(t, err, c.want, "%s", c.created)
 	}
 }
@@ -131,17 +131,17 @@ func TestKeysAsText(t *testing.T) {
 func FuzzOpen(f *testing.F) {
 	now := time.Now()
 	r := testRing(f, NewKey(now))
-	f.Add(r.sealRefresh(someRefreshToken), []byte{1})
-	f.Add(r.sealAccess(accessToken{ID: "x"}), []byte{1, 200, 255})
+	f.Add(r.SealRefresh(someRefreshToken), []byte{1})
+	f.Add(r.SealAccess(AccessToken{ID: "x"}), []byte{1, 200, 255})
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, text string, record []byte) {
-		if got, err := r.openRefresh(text, now); err == nil {
+		if got, err := r.OpenRefresh(text, now); err == nil {
 			require.Equal(t, someRefreshToken, got, "nobody else has the key")
 		}
-		r.openAccess(text, now)
-		openRepeat([16]byte{}, record)
+		r.OpenAccess(text, now)
+		OpenAnswer([16]byte{}, record)
 		// A record that the key's owner garbled must not panic either.
-		r.openRefresh(r.seal(refreshPrefix, record), now)
-		r.openAccess(r.seal(accessPrefix, record), now)
+		r.OpenRefresh(r.Seal(RefreshPrefix, record), now)
+		r.OpenAccess(r.Seal(AccessPrefix, record), now)
 	})
 }
