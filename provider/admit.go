@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -385,7 +386,7 @@ func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest s
 		end := *s.End
 		end.Latest, end.Renewals = latest, uint64(n)
 		s.End = &end
-		if !end.Owed && nextDelivery(s).IsZero() {
+		if !end.Owed && notify.Next(s).IsZero() {
 			s.Due = h.now().Add(h.cfg.Remember)
 		}
 		return nil
@@ -429,7 +430,7 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 		if s.End.Latest == "" || s.Due.Before(forget) {
 			s.Due = forget
 		}
-		next := nextDelivery(s)
+		next := notify.Next(s)
 		if s.End.Owed {
 			if announce := h.now().Add(h.announceIn(s.End)); next.IsZero() || announce.Before(next) {
 				next = announce

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -557,7 +558,7 @@ const longestWait = 2 * time.Hour
 func (h *Hook) mend(ctx context.Context, s store.Session) error {
 	now := h.now()
 	far := func(t time.Time) bool { return t.Sub(now) > longestWait }
-	waits := s.End != nil && (s.End.Owed || !nextDelivery(&s).IsZero()) && (far(s.Due) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return far(d.Next) }))
+	waits := s.End != nil && (s.End.Owed || !notify.Next(&s).IsZero()) && (far(s.Due) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return far(d.Next) }))
 	if !waits && !(s.End == nil && far(s.ReservedUntil)) {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -113,7 +114,7 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-cha
 	if s.End == nil || !s.End.Owed {
 		return h.send(nil)
 	}
-	notes, none := h.notifications(ctx, &s, owedTo(&s))
+	notes, none := h.notifications(ctx, &s, notify.Owed(&s))
 	h.announce(ctx, r, s, none)
 	return h.send(notes)
 }
@@ -152,7 +153,7 @@ func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []s
 		if s.End == nil || len(none) == 0 && (!s.End.Owed || owed && s.End.Reported) {
 			return errNoChange
 		}
-		strike(s, none)
+		notify.Strike(s, none)
 		if s.End.Owed {
 			end := *s.End
 			end.Owed, end.Reported = owed, owed

@@ -17,6 +17,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -266,12 +267,12 @@ func (h *Hook) frames(ctx context.Context, s *store.Session) []string {
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	var frames []string
-	for _, client := range clientsOf(s) {
+	for _, client := range notify.Clients(s) {
 		uris, err := h.cfg.Logout.URIs(ctx, client)
 		if err != nil || uris.FrontChannel == "" {
 			continue
 		}
-		u, err := checkLogoutURI(uris.FrontChannel, h.cfg.Logout.Loopback)
+		u, err := notify.CheckURI(uris.FrontChannel, h.cfg.Logout.Loopback)
 		if err != nil || origin(u) == "" {
 			h.event(ctx, Event{Type: EventDeliveryFailed, Subject: s.Subject, SID: s.ID, Client: client, Kind: s.Kind, Reason: s.End.Reason, Err: errFrontChannel})
 			continue

@@ -27,6 +27,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -301,14 +302,15 @@ type Hook struct {
 	locks    keyedLock     // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
-	decorates    atomic.Int32 // how many storages
-	handles      atomic.Bool  // Handler was called
-	signers      signers
-	mistakes     mistakes
-	keyUnknown   seldom // EventKeyUnknown
-	outbox       outbox
-	logoutClient *logoutClient
-	announces    []announcement // in discovery
+	decorates   atomic.Int32 // how many storages
+	handles     atomic.Bool  // Handler was called
+	signers     signers
+	mistakes    mistakes
+	keyUnknown  seldom // EventKeyUnknown
+	ledger      *notify.Ledger
+	outbox      notify.Outbox
+	backChannel *notify.BackChannel
+	announces   []announcement // in discovery
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -415,12 +417,12 @@ func New(cfg Config) (*Hook, error) {
 	}
 	h := &Hook{
 		cfg: cfg, ring: ring, watch: watch,
-		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
-		patience:     patienceOf(cfg),
-		wake:         make(chan struct{}, 1),
-		logoutClient: newLogoutClient(cfg.Logout),
-		announces:    announcements(cfg),
+		settings:  newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
+		patience:  patienceOf(cfg),
+		wake:      make(chan struct{}, 1),
+		announces: announcements(cfg),
 	}
+	h.ledger, h.backChannel = h.newLedger(), h.newBackChannel()
 	watch.now = h.now
 	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }
 	return h, nil

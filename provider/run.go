@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -46,7 +47,7 @@ func (h *Hook) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			<-h.outbox.drop()
+			<-h.outbox.Drop()
 			return ctx.Err()
 		case <-tick.C:
 		case <-h.wake:
@@ -218,7 +219,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	if s.End != nil && nextDelivery(&s).IsZero() && !now.Before(h.forgetAt(&s)) {
+	if s.End != nil && notify.Next(&s).IsZero() && !now.Before(h.forgetAt(&s)) {
 		return h.forget(ctx, s)
 	}
 	if s.End == nil {
@@ -237,7 +238,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 				return nil
 			}
 		}
-		claimed = h.claim(s, now)
+		claimed = h.ledger.Claim(s, now)
 		h.schedule(s, r) // of an end that is owed: when to try again
 		return nil
 	})
