@@ -122,6 +122,9 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
 	}
+	if state.ruling, err = x.h.withParents(ctx, state.session, state.ruling); err != nil {
+		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
+	}
 	req.exchange = state
 	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
 	req.belong(x.h, state.session, state.ruling, use)
@@ -364,6 +367,9 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 	if req.refused != nil {
 		st = req.refused.state
 	}
+	if st == nil || st.presented != e.token {
+		return presentedToken{}, c.noHandler(ctx) // the response went out before it was looked up
+	}
 	if owner := st.token.Client; owner != e.client && !c.mayExchange(ctx, req, e.client, owner) {
 		return presentedToken{}, errDeadToken // as a refresh tells another client nothing
 	}
@@ -517,7 +523,7 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 		return err
 	}
 	if ex := req.exchange; ex != nil && ex.session.ID != "" && !ex.session.ReservedUntil.IsZero() {
-		s, err := x.h.confirm(ctx, ex.session, ex.ruling)
+		s, err := x.h.confirmFor(ctx, req, ex.session, ex.ruling)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
