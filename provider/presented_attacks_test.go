@@ -16,6 +16,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/provider"
 )
 
 // A presentation is a way to send a form that op reads: token is the value of its
@@ -234,4 +235,19 @@ func TestAnAccessTokenIsWhatItIsHoweverItIsSent(t *testing.T) {
 			}
 		}
 	}
+}
+
+// op takes the parameters of an authorization request in any case too: an error that it
+// sends by itself names its issuer all the same, and comes by the mode that was asked for.
+func TestAnErrorToAParameterInOtherLettersNamesItsIssuer(t *testing.T) {
+	s := start(t, limits(0, 0, 0, 0), nil)
+	for _, mode := range []string{"query", "form_post"} {
+		v := s.Browser().Get(s.Issuer + "/authorize?" + url.Values{
+			"Client_ID": {optest.Web}, "Redirect_URI": {optest.RedirectURI}, "Response_Mode": {mode}, "response_type": {"code"}, "State": {"state-1"},
+		}.Encode()) // it has no scope
+		params := arrived(t, v, url.Values{"response_mode": {mode}, "response_type": {"code"}})
+		require.NotEmpty(t, params.Get("error"))
+		require.Equal(t, []string{s.Issuer}, params["iss"])
+	}
+	require.Empty(t, s.seen(provider.EventMisconfigured))
 }
