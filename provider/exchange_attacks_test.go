@@ -78,22 +78,22 @@ func TestAnIDTokenThatIsNotSignedLeavesNoSession(t *testing.T) {
 // actor.
 func TestAResponseThatEndsWithinAnExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls, validated := 0, 0
-		counting := false
+		var calls, validated atomic.Int32
+		var counting atomic.Bool
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
 			o.InMemory = true
 			o.Wrap = func(st *optest.Storage) op.Storage {
 				return &optest.Intercepted{Storage: st, Before: func(_ context.Context, method string) error {
-					if !counting {
+					if !counting.Load() {
 						return nil
 					}
 					switch method {
 					case "TokenRequestByRefreshToken":
-						if calls++; calls == 3 {
+						if calls.Add(1) == 3 {
 							time.Sleep(2 * time.Second)
 						}
 					case "ValidateTokenExchangeRequest":
-						validated++
+						validated.Add(1)
 					}
 					return nil
 				}}
@@ -103,14 +103,14 @@ func TestAResponseThatEndsWithinAnExchange(t *testing.T) {
 			}
 		})
 		one, two := s.Login(optest.Exchange, "admin"), s.Login(optest.Exchange, "admin2")
-		counting = true
+		counting.Store(true)
 		r := s.TokenExchange(optest.Exchange, one.RefreshToken(), optest.RefreshTokenType, url.Values{
 			"requested_token_type": {optest.AccessTokenType}, "actor_token": {two.RefreshToken()}, "actor_token_type": {optest.RefreshTokenType},
 		})
 		require.Equal(t, http.StatusServiceUnavailable, r.Status, r.Body)
 		time.Sleep(time.Minute)
-		require.Equal(t, 3, calls)
-		require.Zero(t, validated, "the storage judges an actor that nobody looked up")
+		require.EqualValues(t, 3, calls.Load())
+		require.Zero(t, validated.Load(), "the storage judges an actor that nobody looked up")
 	})
 }
 
