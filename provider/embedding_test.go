@@ -180,11 +180,11 @@ func TestWhatFailsLeavesNoSlot(t *testing.T) {
 		},
 		"assertion": func(s *setup) optest.Reply { return s.JWTProfile(optest.SubjectOf("alice")) },
 		"id_token": func(s *setup) optest.Reply {
-			v := s.Browser().Login(optest.Web, "alice", url.Values{"response_type": {"id_token"}})
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
 			return optest.Reply{Status: map[bool]int{true: 500, false: 200}[v.Error() != ""]}
 		},
 		"implicit": func(s *setup) optest.Reply {
-			v := s.Browser().Login(optest.Web, "alice", url.Values{"response_type": {"id_token token"}})
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
 			return optest.Reply{Status: map[bool]int{true: 500, false: 200}[v.Error() != ""]}
 		},
 	}

@@ -259,6 +259,9 @@ func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.
 	if st.session, st.ruling, err = h.inUse(ctx, st.session); err != nil {
 		return c.refused(req, st, err), nil
 	}
+	if st.ruling, err = h.withParents(ctx, st.session, st.ruling); err != nil {
+		return c.refused(req, st, err), nil
+	}
 	if err := c.judge(st); err != nil {
 		return c.refused(req, st, err), nil
 	}

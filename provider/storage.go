@@ -306,6 +306,7 @@ func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 		req.session, req.live = &req.own.session, &req.own.usage
 	}
 	*req.session, req.ruling = s, r
+	use.Within = r.within
 	*req.live = usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
 }
 
@@ -770,9 +771,11 @@ func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
 		}
 	}
 	if req.aloneAndReserved() {
-		if err := c.h.confirmAlone(ctx, req); err != nil {
+		s, err := c.h.confirmFor(ctx, req, *req.session, req.ruling)
+		if err != nil {
 			return c.callbackError(ctx, req, err)
 		}
+		*req.session = s
 	}
 	return c.Storage.DeleteAuthRequest(ctx, id)
 }
