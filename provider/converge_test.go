@@ -537,6 +537,37 @@ func TestWhatFailsAloneHoldsNobodyUp(t *testing.T) {
 	})
 }
 
+// A user whose rules cannot be had is put off, and the settings of an account are
+// applied to all others meanwhile.
+func TestAUserWithoutRulesDoesNotHoldUpSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := errors.New("no such account")
+		slow := &watchedStore{Store: memstore.New(), admit: func() { time.Sleep(5 * time.Millisecond) }}
+		x := tenants(t, slow, limits(0, 0, 1, policy.EndOldest), func(cfg *provider.Config) {
+			of := cfg.Settings
+			cfg.Settings = settingsOf(func(ctx context.Context, account string) (policy.Account, error) {
+				if account == "bad" {
+					return policy.Account{}, bad
+				}
+				return of.Account(ctx, account)
+			})
+		})
+		began := time.Now()
+		const users = 4000 // 5 s, four at once
+		for i := range users {
+			for n := range 2 {
+				x.session(t, fmt.Sprintf("big.user%d", i), n, began.Add(time.Duration(n)*time.Second), time.Time{})
+			}
+		}
+		for n := range 4 {
+			x.session(t, fmt.Sprintf("bad.user%d", n), 0, began, began.Add(time.Duration(n)*time.Second))
+		}
+		err := x.hook.Sweep(t.Context())
+		require.ErrorIs(t, err, bad)
+		require.Equal(t, users, x.unended(t, "big"))
+	})
+}
+
 // A clock that was a day ahead and is set right holds nothing up for a day: the pass
 // that counts, what a sweep took to itself, a notification that is tried again, a
 // login whose code was not redeemed.
