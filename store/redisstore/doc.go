@@ -65,8 +65,8 @@
 // lost does not count. Revocations since then are undone in the same way.
 //
 // maxmemory-policy must not be one of allkeys-*, which would evict sessions; New
-// refuses that. When memory is full, what adds sessions then fails, a write takes
-// effect as a whole or not at all, and reads and Delete go on.
+// refuses that. When memory is full, what adds or changes sessions then fails, a write
+// takes effect as a whole or not at all, and reads, ends, PutFence and Delete go on.
 //
 // # Fail-over
 //

@@ -111,6 +111,9 @@ if sub(old, 9, 16) ~= sub(expected, 9, 16) or sub(old, 26) ~= sub(expected, 26) 
 	old = redis.call('GET', KEYS[1])
 	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
+if was ~= is then
+	redis.call('PERSIST', KEYS[1]) -- full memory stops no script that has written: an end is possible
+end
 local id, claim, before, after = sub(KEYS[1], 15), sub(old, 1, 8), sub(old, 18, 25), sub(record, 18, 25)
 if claim ~= none then
 	redis.call('ZREM', KEYS[3], claim .. before .. id)
@@ -183,6 +186,9 @@ for i = 1, n do
 	local id, record = ARGV[3 * i + 4], ARGV[3 * i + 6]
 	local before, after = none, none
 	if old[i] and record ~= '=' then
+		if string.byte(record, 17) == 49 then
+			redis.call('PERSIST', KEYS[6 + i]) -- full memory stops no script that has written: an end is possible
+		end
 		local claim = string.sub(old[i], 1, 8)
 		before = string.sub(old[i], 18, 25)
 		if claim ~= none then
@@ -342,14 +348,14 @@ return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 `)
 
 	// putFence puts a fence in the place of another, or removes it, and returns
-	// nothing; or the one that is there, if that is another.
-	putFence = newScript(true, `
+	// nothing; or the one that is there, if that is another. Full memory does not stop
+	// it, since it has written: an end of all is a few bytes, one time for each subject.
+	putFence = newScript(true, proves+`
 -- KEYS: fences, due
 -- ARGV: the term of the subject, the fence before or '', the fence or ''
 local none = '\0\0\0\0\0\0\0\0'
 local old = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if old ~= ARGV[2] then
-	redis.call('PERSIST', KEYS[1])
 	return {old}
 end
 local before, after = string.sub(old, 17, 24), string.sub(ARGV[3], 17, 24)
