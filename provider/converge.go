@@ -73,15 +73,14 @@ func (h *Hook) note(ctx context.Context, key string, version int64, v any) (int6
 	return h.cfg.Store.PutDocument(ctx, store.Document{Key: key, Version: version, Body: body, At: h.now(), NoHistory: true})
 }
 
-// dueBetween looks at what is due if that was long ago.
-func (h *Hook) dueBetween(ctx context.Context, last *time.Time) error {
+// dueBetween looks at what is due if that was long ago. It reports false if the store
+// seems to be down; what fails alone is put off, and holds nobody up.
+func (h *Hook) dueBetween(ctx context.Context, last *time.Time, errs *failures) bool {
 	if time.Since(*last) < dueEvery {
-		return nil
+		return true
 	}
-	var errs failures
-	h.sweepDue(ctx, &errs)
-	*last = time.Now()
-	return errs.join()
+	defer func() { *last = time.Now() }()
+	return h.sweepDue(ctx, errs)
 }
 
 // convergeKnown applies the settings of accounts that this process has met, where
@@ -264,8 +263,7 @@ func (h *Hook) pass(ctx context.Context, account string, version int64, c conver
 			errs.add(ctx.Err())
 			return err == nil && ctx.Err() == nil && !late, errs.join()
 		}
-		if err := h.dueBetween(ctx, &lastDue); err != nil {
-			errs.add(err)
+		if !h.dueBetween(ctx, &lastDue, &errs) {
 			return false, errs.join()
 		}
 	}
@@ -510,8 +508,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 		if w.Cursor = next; next == "" {
 			break
 		}
-		if err := h.dueBetween(ctx, &lastDue); err != nil {
-			errs.add(err)
+		if !h.dueBetween(ctx, &lastDue, &errs) {
 			return errs.join()
 		}
 	}

@@ -62,8 +62,12 @@ func (h *Hook) sweepFailed(ctx context.Context, err error) {
 }
 
 // Sweep does once what [Hook.Run] does all the time. What is due comes first. When
-// the store fails it stops, and says so.
+// the store fails it stops, and says so. A store that is another one than it was it
+// leaves alone: its users may be nobody that this process knows.
 func (h *Hook) Sweep(ctx context.Context) error {
+	if err := h.notLost(ctx); err != nil {
+		return err
+	}
 	var errs failures
 	if !h.sweepDue(ctx, &errs) {
 		return errs.join()

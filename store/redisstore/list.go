@@ -72,19 +72,17 @@ func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, 
 	if cursor != "" {
 		after = "(" + cursor
 	}
-	keys := []string{fencesKey(bucket)}
+	var indexes []string
 	for _, ended := range partsOf(f.State) {
-		keys = append(keys, indexKey(bucket, ended, subjectTerm(f.Subject)))
+		indexes = append(indexes, indexKey(bucket, ended, subjectTerm(f.Subject)))
 	}
-	results, err := s.run(ctx, call{page, keys, []any{after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:", subjectTerm(f.Subject)}})
+	list, err := s.records(ctx, call{page, append([]string{fencesKey(bucket)}, indexes...), []any{
+		after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:", subjectTerm(f.Subject), len(indexes),
+	}}, indexes, 1)
 	if err != nil {
 		return nil, "", err
 	}
 	var sessions []store.Session
-	list := texts(results[0])
-	if len(list) == 0 {
-		return nil, "", fmt.Errorf("the script returned %v", results[0])
-	}
 	for _, record := range list[1:] {
 		one, err := parseFenced(record, list[0])
 		if err != nil {
@@ -99,6 +97,30 @@ func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, 
 		next = sessions[limit-1].ID
 	}
 	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
+}
+
+// records makes a call of a script that returns, after some other texts, the records of
+// the sessions in indexes, whose keys are not declared. One that is not there may be on
+// another server, if a cluster moves them: then the call is made once more, with those
+// keys, and has to wait until they are in one place.
+func (s *Store) records(ctx context.Context, c call, indexes []string, others int) ([]string, error) {
+	results, err := s.run(ctx, c)
+	for again := true; err == nil; again = false {
+		list := texts(results[0])
+		if len(list) < others {
+			return nil, fmt.Errorf("the script returned %v", results[0])
+		}
+		if !again || !slices.Contains(list[others:], "") {
+			return list, nil
+		}
+		if results, err = s.run(ctx, call{candidates, indexes, []any{len(indexes), "-", -1}}); err == nil {
+			for _, id := range texts(results[0]) {
+				c.keys = append(c.keys, sessionKey(id))
+			}
+			results, err = s.run(ctx, c)
+		}
+	}
+	return nil, err
 }
 
 // partsOf returns the parts of an index that hold what is in the state.

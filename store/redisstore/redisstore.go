@@ -450,13 +450,10 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) ([]store.Session, store.Fence, step, error) {
 	var fence store.Fence
 	term := subjectTerm(subject)
-	results, err := s.run(ctx, call{held, []string{indexKey(bucket, false, term), generationKey(bucket), fencesKey(bucket)}, []any{bucketPrefix(bucket) + "s:", term}})
+	index := indexKey(bucket, false, term)
+	list, err := s.records(ctx, call{held, []string{index, generationKey(bucket), fencesKey(bucket)}, []any{bucketPrefix(bucket) + "s:", term}}, []string{index}, 2)
 	if err != nil {
 		return nil, fence, step{}, err
-	}
-	list := texts(results[0])
-	if len(list) < 2 {
-		return nil, fence, step{}, fmt.Errorf("the script returned %v", results[0])
 	}
 	if list[1] != "" {
 		if fence, err = parseFence(list[1]); err != nil {
