@@ -162,6 +162,8 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 	due, err := h.cfg.Store.DueFences(dctx, h.now(), fenceBatch)
 	if err != nil {
 		errs.add(fmt.Errorf("fences: %w", err))
+	}
+	if err != nil && !alone(err) {
 		return false
 	}
 	for _, f := range due {
@@ -175,20 +177,28 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 }
 
 func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
-	if _, err := h.endStopped(ctx, f, (*store.Session).Fenced); err != nil {
-		return fmt.Errorf("end what a fence stops: %w", err)
+	_, err := h.endStopped(ctx, f, (*store.Session).Fenced)
+	if err == nil {
+		return h.carriedOut(ctx, f)
 	}
-	return h.carriedOut(ctx, f)
+	if alone(err) {
+		err = errors.Join(err, h.moveFence(ctx, f, h.now().Add(sweepAgain)))
+	}
+	return fmt.Errorf("end what a fence stops: %w", err)
 }
 
 // carriedOut notes that all that a fence stops has ended in its own document.
 func (h *Hook) carriedOut(ctx context.Context, f store.Fence) error {
-	ctx, cancel := h.detach(ctx)
-	defer cancel()
 	due := h.fenceLife(f)
 	if !h.now().Before(due) {
 		due = time.Time{}
 	}
+	return h.moveFence(ctx, f, due)
+}
+
+func (h *Hook) moveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
 	err := h.cfg.Store.MoveFence(ctx, f, due)
 	if errors.Is(err, store.ErrConflict) {
 		return nil // another one was put, and is due

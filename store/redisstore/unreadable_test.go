@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -18,6 +19,36 @@ func TestUnreadable(t *testing.T) {
 
 func TestUnreadableCluster(t *testing.T) {
 	storetest.RunUnreadable(t, func(t *testing.T) (store.Store, storetest.Damage) { return damaged(t, cluster(t)) })
+}
+
+// What docs/operations.md has an operator do leaves nothing behind.
+func TestRemovalByHand(t *testing.T) {
+	ctx := t.Context()
+	client := single(t)
+	s, damage := damaged(t, client)
+	one, two := session("a", "alice"), session("b", "alice")
+	one.Due = one.Started
+	require.NoError(t, s.Create(ctx, one, 2))
+	require.NoError(t, s.Create(ctx, two, 2))
+	damage.Session(one.ID, "x")
+	bucket := "curfew:{" + one.ID[:2] + "}:"
+	for keys := client.Scan(ctx, 0, bucket+"i:*", 0).Iterator(); keys.Next(ctx); {
+		require.NoError(t, client.ZRem(ctx, keys.Val(), one.ID).Err())
+	}
+	require.NoError(t, client.Del(ctx, bucket+"s:"+one.ID).Err())
+	due, err := s.Due(ctx, one.Due, time.Minute, 10)
+	require.NoError(t, err)
+	require.Empty(t, due)
+	page, _, err := s.List(ctx, store.Filter{Subject: one.Subject}, "", 10)
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+		require.Len(t, held, 1)
+		return []store.Session{session("c", "alice")}, nil
+	}))
+	stats, err := s.Stats(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, stats.Unended)
 }
 
 func damaged(t *testing.T, client redis.UniversalClient) (*redisstore.Store, storetest.Damage) {
