@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -314,6 +315,52 @@ func TestTokensOfTheProvidersOwn(t *testing.T) {
 	_, err = token(provider.InSession(job(), sid), "alice")
 	require.Error(t, err)
 	require.Len(t, s.live(t, "alice"), 0)
+}
+
+// What is stated is for requests of the provider's own types. The tokens of op's own
+// requests are of the sessions that these are about, whatever the context says.
+func TestWhatIsStatedIsNotForRequestsOfOp(t *testing.T) {
+	for name, embedding := range optest.Embeddings {
+		t.Run(name, func(t *testing.T) {
+			var stated atomic.Pointer[string]
+			s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
+				inMemory(p, o)
+				o.Embedding = embedding
+				o.Middleware = func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if sid := stated.Load(); sid != nil {
+							r = r.WithContext(provider.InSession(r.Context(), *sid))
+						}
+						next.ServeHTTP(w, r)
+					})
+				}
+			})
+			alices := s.sid(t, optest.Web, s.Login(optest.Web, "alice"))
+			before, err := s.hook.Session(t.Context(), alices)
+			require.NoError(t, err)
+			stated.Store(&alices)
+
+			web := s.Login(optest.Web, "bob")
+			bobs := s.sid(t, optest.Web, web)
+			require.NotEqual(t, alices, bobs)
+			require.Equal(t, bobs, s.sid(t, optest.Web, ok(t, s.Refresh(optest.Web, web.RefreshToken()))))
+			exchanged := s.Login(optest.Exchange, "admin")
+			own := s.sid(t, optest.Exchange, exchanged)
+			exchanged = ok(t, s.TokenExchange(optest.Exchange, exchanged.AccessToken(), optest.AccessTokenType, nil))
+			require.Equal(t, own, s.Introspect(optest.Exchange, exchanged.AccessToken()).String("sid"))
+			require.NotEqual(t, alices, s.sid(t, optest.Native, s.DeviceLogin(optest.Native, "alice")))
+			for _, sessionless := range []optest.Reply{s.ClientCredentials(), s.JWTProfile("")} {
+				require.NotContains(t, s.Introspect(optest.Exchange, ok(t, sessionless).AccessToken()).JSON, "sid")
+			}
+			implicit := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+			_, claims := readJWT(t, implicit.Params.Get("id_token"))
+			require.NotEqual(t, alices, claims["sid"])
+
+			after, err := s.hook.Session(t.Context(), alices)
+			require.NoError(t, err)
+			require.Equal(t, before.Grants, after.Grants, "nobody came into it")
+		})
+	}
 }
 
 func active(r optest.Reply) bool {

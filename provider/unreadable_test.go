@@ -19,68 +19,91 @@ import (
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
 
-// damageable opens a store in a file, and returns how to damage a session in it.
-func damageable(t *testing.T) (store.Store, func(id string)) {
+// damageable opens a store in a file, and returns how to damage a session in it, and how
+// to mend all again.
+func damageable(t *testing.T) (s store.Store, damage func(id string), mend func()) {
 	t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(1000)&_txlock=immediate")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	s, err := sqlitestore.New(t.Context(), db)
+	s, err = sqlitestore.New(t.Context(), db)
 	require.NoError(t, err)
-	return s, func(id string) {
+	exec := func(query string, args ...any) {
 		t.Helper()
-		result, err := db.Exec(`UPDATE curfew_sessions SET document = x'00ff' WHERE id = ?`, id)
+		result, err := db.Exec(query, args...)
 		require.NoError(t, err)
 		n, err := result.RowsAffected()
 		require.NoError(t, err)
-		require.EqualValues(t, 1, n)
+		require.Positive(t, n)
 	}
+	return s,
+		func(id string) {
+			exec(`UPDATE curfew_sessions SET document = CAST('!' || document AS BLOB) WHERE id = ?`, id)
+		},
+		func() {
+			exec(`UPDATE curfew_sessions SET document = CAST(substr(document, 2) AS BLOB) WHERE substr(document, 1, 1) = CAST('!' AS BLOB)`)
+		}
 }
 
-// Sessions that cannot be read are told of by each sweep whose lease they come up in, and
-// hold up nothing: what else is due ends, whichever it comes after, and changed settings
-// are applied to everybody else.
+// Sessions that cannot be read are told of, and hold up nothing: what else is due ends,
+// whichever it comes after, and changed settings are applied to everybody else, and to
+// them when they are mended.
 func TestASweepGoesOnPastWhatCannotBeRead(t *testing.T) {
-	s, damage := damageable(t)
+	s, damage, mend := damageable(t)
 	var ahead atomic.Int64
+	sleep := func(d time.Duration) { ahead.Add(int64(d)) }
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	settings := limits(time.Hour, 0, 0, 0)
+	settings := limits(24*time.Hour, 0, 0, 0)
 	x := tenants(t, s, policy.Account{}, func(cfg *provider.Config) { cfg.Now, cfg.Settings = now, accountOfAll{&settings} })
-	began := time.Now().Add(-30 * time.Minute)
+	began := now().Add(-23 * time.Hour)
 	var over, damaged []store.Session
 	for i := range 120 { // more than a batch
-		one := x.session(t, "acme.broken", i, began, began.Add(time.Hour))
-		damage(one.ID)
-		damaged = append(damaged, one)
+		damaged = append(damaged, x.session(t, fmt.Sprint("acme.broken", i/2), i, began.Add(time.Duration(i)*time.Second), began.Add(24*time.Hour)))
 	}
 	for i := range 3 {
-		over = append(over, x.session(t, fmt.Sprint("acme.user", i), 0, began, began.Add(time.Hour+time.Second)))
+		over = append(over, x.session(t, fmt.Sprint("acme.user", i), 0, began, began.Add(24*time.Hour+time.Second)))
 	}
-	live := x.session(t, "acme.other", 0, time.Now(), time.Now().Add(time.Hour))
-	extra := x.session(t, "acme.other", 1, time.Now().Add(-time.Minute), time.Now().Add(time.Hour))
-	ahead.Store(int64(31 * time.Minute))
+	x.session(t, "acme.other", 0, now(), now().Add(24*time.Hour))
+	extra := x.session(t, "acme.other", 1, now().Add(-time.Minute), now().Add(24*time.Hour))
+	require.NoError(t, x.hook.Sweep(t.Context()))
+	sleep(time.Minute)
+	require.NoError(t, x.hook.Sweep(t.Context())) // the settings are applied
 
+	for _, s := range damaged {
+		damage(s.ID)
+	}
+	sleep(time.Hour)
 	err := x.hook.Sweep(t.Context())
 	require.ErrorIs(t, err, store.ErrUnreadable)
 	require.ErrorContains(t, err, damaged[0].ID)
 	require.Less(t, len(strings.Split(err.Error(), "\n")), 120, "however many there are")
-	for _, one := range over {
-		require.Equal(t, policy.ReasonActiveLimit, x.ended(t, one.ID).Reason)
+	for _, s := range over {
+		require.Equal(t, policy.ReasonActiveLimit, x.ended(t, s.ID).Reason)
 	}
-	require.Nil(t, x.ended(t, live.ID))
 
-	settings = limits(time.Hour, 0, 1, policy.EndOldest)
+	settings = limits(48*time.Hour, 0, 1, policy.EndOldest)
 	x.hook.Changed("acme")
 	require.ErrorIs(t, x.hook.Sweep(t.Context()), store.ErrUnreadable, "to them the settings are not applied")
-	require.Nil(t, x.ended(t, live.ID))
 	require.Equal(t, policy.ReasonPolicyChange, x.ended(t, extra.ID).Reason)
+	sleep(time.Minute)
+	require.ErrorIs(t, x.hook.Sweep(t.Context()), store.ErrUnreadable)
+	mend()
+	sleep(2 * time.Hour)
+	require.NoError(t, x.hook.Sweep(t.Context()))
+	for i, s := range damaged {
+		if end := x.ended(t, s.ID); i%2 == 0 {
+			require.Equal(t, policy.ReasonPolicyChange, end.Reason)
+		} else {
+			require.Nil(t, end)
+		}
+	}
 }
 
 // Of a user with a session that cannot be read: the others go on, nobody is admitted
 // while the cap cannot be counted, and an end of all ends what there is, now and when it
 // is mended.
 func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
-	sessions, damage := damageable(t)
+	sessions, damage, mend := damageable(t)
 	s := start(t, limits(0, time.Hour, 5, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 		p.Store = sessions
 		o.InMemory = true
@@ -119,4 +142,7 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, policy.ReasonAccountDisabled, ended.End.Reason)
 	ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+	mend()
+	refusedFor(t, s.Refresh(optest.Web, broken.RefreshToken()), policy.ReasonAccountDisabled)
+	require.NoError(t, s.hook.Sweep(t.Context()))
 }
