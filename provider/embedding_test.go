@@ -696,6 +696,67 @@ func TestATimeOutInsideOfTheHook(t *testing.T) {
 	})
 }
 
+// notingExchanges is a storage that notes the tokens of the exchanges that it is asked about.
+type notingExchanges struct {
+	*optest.Intercepted
+	note func(subject, actor string)
+}
+
+func (s notingExchanges) ValidateTokenExchangeRequest(ctx context.Context, r op.TokenExchangeRequest) error {
+	s.note(r.GetExchangeSubjectTokenIDOrToken(), r.GetExchangeActorTokenIDOrToken())
+	return s.Intercepted.ValidateTokenExchangeRequest(ctx, r)
+}
+
+// The same while the tokens of an exchange are looked up: the look-ups that one under way
+// still makes are of these tokens, though the response is over.
+func TestATimeOutAmidAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls, slow atomic.Int64
+		var noted atomic.Pointer[[2]string]
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			o.Wrap = func(st *optest.Storage) op.Storage {
+				return notingExchanges{
+					Intercepted: &optest.Intercepted{Storage: st, Before: func(_ context.Context, method string) error {
+						if method == "TokenRequestByRefreshToken" && calls.Add(1) == slow.Load() {
+							time.Sleep(2 * time.Second)
+						}
+						return nil
+					}},
+					note: func(subject, actor string) { noted.Store(&[2]string{subject, actor}) },
+				}
+			}
+			o.Inside = func(_ *op.Provider, next http.Handler) http.Handler {
+				return http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					next.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context()))) // what was begun is finished
+				}), time.Second, "slow")
+			}
+		})
+		subject, actor := s.Login(optest.Exchange, "admin").RefreshToken(), s.Login(optest.Exchange, "admin").RefreshToken()
+		exchange := func() optest.Reply {
+			return s.TokenExchange(optest.Exchange, subject, string(oidc.RefreshTokenType), url.Values{
+				"actor_token": {actor}, "actor_token_type": {string(oidc.RefreshTokenType)},
+			})
+		}
+		calls.Store(0)
+		ok(t, exchange())
+		n, want := calls.Load(), *noted.Load()
+		require.Equal(t, int64(4), n, "op looks at both, and the hook")
+		require.NotEqual(t, want[0], want[1])
+		for i := range n {
+			calls.Store(0)
+			slow.Store(i + 1)
+			require.Equal(t, http.StatusServiceUnavailable, exchange().Status)
+			time.Sleep(2 * time.Second)
+			require.Equal(t, want, *noted.Load(), "look-up %d", i+1)
+		}
+		slow.Store(0)
+		ok(t, exchange())
+		ok(t, s.Refresh(optest.Exchange, subject))
+		ok(t, s.Refresh(optest.Exchange, actor))
+	})
+}
+
 // Of providers that share a hook, and of hooks that share a store, each signs its own
 // logout tokens. What a process has no key for waits for one that has.
 func TestLogoutTokensAreSignedByTheirIssuer(t *testing.T) {

@@ -679,6 +679,7 @@ var (
 		"provider.RevokeToken":                {"revocation"},
 		"provider.GetRefreshTokenInfo":        {"revocation"},
 		"provider.TokenRequestByRefreshToken": {"refresh", asRefresh, actRefr},
+		"provider.lookUp":                     {"refresh", asRefresh, actRefr},
 		"provider.exchangedForeign":           {asRefresh, actRefr},
 		"provider.kindOfExchanged":            {asAccess, asID, asJWT, actAccess, actID, actJWT},
 		"provider.isIDToken":                  {"authorize hint", "end_session hint"},
