@@ -104,8 +104,10 @@ func TestASweepGoesOnPastWhatCannotBeRead(t *testing.T) {
 // is mended.
 func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 	sessions, damage, mend := damageable(t)
+	var ahead atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	s := start(t, limits(0, time.Hour, 5, policy.Refuse), func(p *provider.Config, o *optest.Config) {
-		p.Store = sessions
+		p.Store, p.Now = sessions, now
 		o.InMemory = true
 	})
 	broken, other := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
@@ -133,6 +135,8 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 	page, _, err := s.hook.List(t.Context(), store.Filter{State: store.Unended}, "", 10)
 	require.ErrorIs(t, err, store.ErrUnreadable)
 	require.Len(t, page, 3)
+	require.ErrorIs(t, s.hook.Preview(t.Context(), "default", limits(0, time.Hour, 1, policy.EndOldest), func(store.Session, policy.Reason) {}),
+		store.ErrUnreadable, "nobody knows whether it would end")
 
 	n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
 	require.NoError(t, err)
@@ -142,7 +146,32 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, policy.ReasonAccountDisabled, ended.End.Reason)
 	ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
+
+	// The fence is put off, as what is due is: it stands in no other's way.
+	ahead.Store(int64(2 * time.Minute))
+	require.ErrorIs(t, s.hook.Sweep(t.Context()), store.ErrUnreadable)
+	fences, err := sessions.DueFences(t.Context(), now(), 10)
+	require.NoError(t, err)
+	require.Empty(t, fences)
 	mend()
 	refusedFor(t, s.Refresh(optest.Web, broken.RefreshToken()), policy.ReasonAccountDisabled)
+	ahead.Store(int64(13 * time.Minute))
 	require.NoError(t, s.hook.Sweep(t.Context()))
+	mended, err := sessions.Get(t.Context(), brokenSID)
+	require.NoError(t, err)
+	require.Equal(t, policy.ReasonAccountDisabled, mended.End.Reason, "in its document too")
+}
+
+// A walk comes to the accounts of those that can be read.
+func TestAWalkGoesOnPastWhatCannotBeRead(t *testing.T) {
+	s, damage, _ := damageable(t)
+	x := tenants(t, s, limits(0, 0, 1, policy.EndOldest), nil)
+	for _, user := range []string{"acme.alice", "beta.bob", "gamma.carol"} {
+		damage(x.session(t, user, 0, time.Now(), time.Time{}).ID)
+	}
+	for n := range 2 {
+		x.session(t, "delta.dan", n, time.Now(), time.Time{})
+	}
+	require.ErrorIs(t, x.hook.Sweep(t.Context()), store.ErrUnreadable)
+	require.Equal(t, 1, x.unended(t, "delta"))
 }
