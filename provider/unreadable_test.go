@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -110,7 +111,7 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 		p.Store, p.Now = sessions, now
 		o.InMemory = true
 	})
-	broken, other := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
+	broken, other, leaving := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
 	bobs := s.Login(optest.Web, "bob")
 	brokenSID, otherSID := s.sid(t, optest.Web, broken), s.sid(t, optest.Web, other)
 	damage(brokenSID)
@@ -131,6 +132,11 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 	require.Empty(t, login.Code(), "the cap cannot be counted")
 	require.Greater(t, len(s.seen(provider.EventUnavailable)), before)
 	s.Login(optest.Web, "bob")
+
+	// Who signs out does so. What is left of the user is not taken for nothing.
+	require.Less(t, s.Browser().EndSession(url.Values{"id_token_hint": {leaving.String("id_token")}}).Status, 500)
+	refusedFor(t, s.Refresh(optest.Web, leaving.RefreshToken()), policy.ReasonLogout)
+	other = ok(t, s.Refresh(optest.Web, other.RefreshToken()))
 
 	page, _, err := s.hook.List(t.Context(), store.Filter{State: store.Unended}, "", 10)
 	require.ErrorIs(t, err, store.ErrUnreadable)
