@@ -236,14 +236,15 @@ func (h *Hook) pass(ctx context.Context, account string, version int64, c conver
 		lctx, cancel := h.bounded(ctx)
 		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, c.Pass.Cursor, applyPage)
 		cancel()
-		if err != nil {
-			errs.add(err)
+		errs.add(err)
+		if err != nil && !alone(err) {
 			if c.Pass.Cursor != "" && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 				c.Pass.Cursor, c.Pass.Until = "", time.Time{} // it may be the cursor that is no good
 				_, _ = h.note(ctx, key, version, c)
 			}
 			return false, errs.join()
 		}
+		c.Pass.Broken = c.Pass.Broken || err != nil
 		failed, late, err := h.applyPage(ctx, page, &errs)
 		if err != nil {
 			errs.add(err)
@@ -311,12 +312,11 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			return
 		}
 		this := h.applySubject(ctx, subject)
-		var rules *rulesError
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case this == nil:
-		case errors.As(this, &rules), errors.Is(this, store.ErrConflict): // the others fare better
+		case alone(this), errors.Is(this, store.ErrConflict):
 			errs.add(this)
 			failed = true
 		case err == nil:
@@ -459,13 +459,14 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 		lctx, cancel := h.bounded(ctx)
 		page, next, err := h.cfg.Store.List(lctx, f, w.Cursor, walkPage)
 		cancel()
-		if err != nil {
+		if err != nil && !alone(err) {
 			if w.Cursor != "" && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 				w.Cursor, w.Until = "", time.Time{} // it may be the cursor that is no good
 				_, _ = h.note(ctx, walkKey, version, w)
 			}
 			return err
 		}
+		errs.add(err)
 		for i := range page {
 			if ctx.Err() != nil {
 				break

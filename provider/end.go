@@ -393,13 +393,18 @@ func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc
 // next; see [store.Sessions]. Logins whose code was not redeemed are not among
 // them, and with [store.Unended] neither are sessions that are over: a page may
 // be short, only an empty cursor says that it is the last. A session whose rules
-// cannot be had, such as that of a user who was deleted, is returned as stored.
+// cannot be had, such as that of a user who was deleted, is returned as stored. If
+// some cannot be read, the page of the others comes with an error that wraps
+// [store.ErrUnreadable].
 func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	lctx, cancel := h.bounded(ctx)
 	defer cancel()
-	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
-	if err != nil {
-		return nil, "", fmt.Errorf("list sessions: %w", err)
+	found, next, unread := h.cfg.Store.List(lctx, f, cursor, limit)
+	if unread != nil {
+		unread = fmt.Errorf("list sessions: %w", unread)
+	}
+	if unread != nil && !alone(unread) {
+		return nil, "", unread
 	}
 	page := make([]store.Session, 0, len(found))
 	for _, s := range found {
@@ -416,7 +421,7 @@ func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit in
 		}
 		page = append(page, s)
 	}
-	return page, next, nil
+	return page, next, unread
 }
 
 // Pending returns one page of the logins that wait for their applications, and the
@@ -429,13 +434,13 @@ func (h *Hook) Pending(ctx context.Context, f store.Filter, cursor string, limit
 	f.State = store.Unended
 	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
 	if err != nil {
-		return nil, "", fmt.Errorf("list logins: %w", err)
+		err = fmt.Errorf("list logins: %w", err)
 	}
 	now := h.now()
 	found = slices.DeleteFunc(found, func(s store.Session) bool {
 		return !now.Before(s.ReservedUntil) || s.Joined != "" || s.Fenced()
 	})
-	return found, next, nil
+	return found, next, err
 }
 
 // Deadline returns when a session ends if nothing more happens, and of what.

@@ -352,11 +352,12 @@ var errSpent = &refusedError{text: "the refresh token was refreshed already, and
 // exchangedRefreshToken looks a refresh token up that is exchanged for others. It
 // stands here as at a refresh, and what is refused has the same consequences. op had
 // it looked up already, by TokenRequestByRefreshToken; for the actor of an exchange
-// as well, before the subject is asked for, and so one of two is looked up again.
+// as well, before the subject is asked for, and so one of two is looked up again: as part
+// of this call, which goes on when the response is over.
 func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
-			if _, err := c.TokenRequestByRefreshToken(ctx, e.token); err != nil {
+			if _, err := c.lookUp(ctx, req, e.token); err != nil {
 				if e.vouched {
 					return c.exchangedForeign(ctx, req, e, err)
 				}

@@ -162,6 +162,8 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 	due, err := h.cfg.Store.DueFences(dctx, h.now(), fenceBatch)
 	if err != nil {
 		errs.add(fmt.Errorf("fences: %w", err))
+	}
+	if err != nil && !alone(err) {
 		return false
 	}
 	began := time.Now()
@@ -184,7 +186,8 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 }
 
 func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
-	if _, err := h.endStopped(ctx, f, (*store.Session).Fenced); err != nil {
+	_, err := h.endStopped(ctx, f, (*store.Session).Fenced)
+	if err != nil {
 		return fmt.Errorf("end what a fence stops: %w", err)
 	}
 	return h.carriedOut(ctx, f)

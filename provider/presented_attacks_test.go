@@ -140,7 +140,7 @@ func TestATokenIsWhatItIsHoweverItIsSent(t *testing.T) {
 	}
 	for name, wrap := range wraps {
 		t.Run(name, func(t *testing.T) {
-			w := newKindsWorld(t, wrap)
+			w := newKindsWorld(t, optest.AsProvider, wrap)
 			tokens := map[string]string{}
 			for _, kind := range tokenKinds {
 				if isJWT(kind) {
@@ -212,7 +212,7 @@ func (stateless) SetIntrospectionFromToken(_ context.Context, resp *oidc.Introsp
 // The same at the doors of access tokens.
 func TestAnAccessTokenIsWhatItIsHoweverItIsSent(t *testing.T) {
 	quiet(t)
-	w := newKindsWorld(t, func(s *optest.Storage) op.Storage { return stateless{profiled{s}} })
+	w := newKindsWorld(t, optest.AsProvider, func(s *optest.Storage) op.Storage { return stateless{profiled{s}} })
 	for _, kind := range tokenKinds {
 		if kind.typ == "" && kind.member == "" {
 			continue

@@ -196,14 +196,21 @@ var errOvertaken = errors.New("the refresh token was exchanged by other requests
 // of requests that race for a token the storage sees one. A storage that takes
 // a token presented twice for stolen is spared it, as far as one process goes.
 func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string) (op.RefreshTokenRequest, error) {
-	st := &refreshState{presented: presented}
-	var err error
-	st.token, err = c.h.ring.OpenRefresh(presented, c.h.now())
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil { // the second call says why
+		st := &refreshState{presented: presented}
+		st.token, _ = c.h.ring.OpenRefresh(presented, c.h.now())
 		return &refusedRequest{state: st}, nil
 	}
+	return c.lookUp(ctx, req, presented)
+}
+
+// lookUp looks a refresh token up: see [core.TokenRequestByRefreshToken].
+func (c *core) lookUp(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
+	st := &refreshState{presented: presented}
+	var err error
+	st.token, err = c.h.ring.OpenRefresh(presented, c.h.now())
 	req.refresh, req.refused = nil, nil
 	if err := c.issued(ctx); err != nil {
 		return c.refused(req, st, err), nil

@@ -463,6 +463,9 @@ func (c *core) logout(ctx context.Context, userID, clientID string, sids ...stri
 	}
 	for cursor := ""; ; {
 		page, next, err := h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
+		if errors.Is(err, store.ErrUnreadable) {
+			return false, ended, nil // there may be one that is live
+		}
 		if err != nil {
 			return false, ended, err
 		}

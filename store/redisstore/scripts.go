@@ -42,11 +42,11 @@ const subjectOf = `
 local function subjectOf(record)
 	local n, unit, i = 0, 1, 30
 	local b = string.byte(record, i)
-	while b >= 128 do
+	while b and b >= 128 do
 		n, unit, i = n + (b - 128) * unit, unit * 128, i + 1
 		b = string.byte(record, i)
 	end
-	n = n + b * unit
+	n = n + (b or 0) * unit -- of a damaged record there may be no more
 	return string.sub(record, i + 1, i + n)
 end
 `
@@ -224,14 +224,14 @@ return ''
 `)
 
 	// held returns the generation of the bucket, the subject's fence or "", and the
-	// records of its unended sessions, in order of ID. Their keys cannot be
+	// IDs and records of its unended sessions, in order of ID. Their keys cannot be
 	// declared; it only reads.
 	held = newScript(false, proves+`
 -- KEYS: the subject's unended, generation, fences
 -- ARGV: what the keys of sessions begin with, the term of the subject
 local found = {redis.call('GET', KEYS[2]) or '0', redis.call('HGET', KEYS[3], ARGV[2]) or ''}
 for i, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-	found[i + 2] = redis.call('GET', ARGV[1] .. id) or ''
+	found[2 * i + 1], found[2 * i + 2] = id, redis.call('GET', ARGV[1] .. id) or ''
 end
 return found
 `)
@@ -261,7 +261,7 @@ end
 return found
 `)
 
-	// page returns the subject's fence or "", and the records of its sessions after
+	// page returns the subject's fence or "", and the IDs and records of its sessions after
 	// an ID, all read at one moment: a session that takes the place of another is on
 	// it, or the other is.
 	page = newScript(false, proves+`
@@ -270,6 +270,7 @@ return found
 local found = {redis.call('HGET', KEYS[1], ARGV[4]) or ''}
 for i = 2, 1 + ARGV[5] do
 	for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[i], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
+		found[#found + 1] = id
 		found[#found + 1] = redis.call('GET', ARGV[3] .. id) or ''
 	end
 end
@@ -380,13 +381,15 @@ return {}
 return redis.call('HGET', KEYS[1], ARGV[1])
 `)
 
-	// dueFences returns the fences that are due, the most overdue first.
+	// dueFences returns the terms of subjects and the fences that are due, the most
+	// overdue first.
 	dueFences = newScript(false, proves+`
 -- KEYS: fences, due
 -- ARGV: what is after now, how many
 local found = {}
 for i, item in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[2])) do
-	found[i] = redis.call('HGET', KEYS[1], string.sub(item, 9)) or ''
+	local term = string.sub(item, 9)
+	found[2 * i - 1], found[2 * i] = term, redis.call('HGET', KEYS[1], term) or ''
 end
 return found
 `)
