@@ -402,7 +402,7 @@ func New(cfg Config) (*Hook, error) {
 			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
 		}
 	}
-	ring, err := seal.New(cfg.Keys, cfg.KeyRollover)
+	ring, err := seal.New(cfg.Keys.sealing(), cfg.KeyRollover)
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
