@@ -15,15 +15,6 @@ import (
 // authentication begins one. The documents follow, one by one, so that everybody is
 // told; what is missing a sweep does.
 
-// load reads a session as it is: one that its subject's fence stops has ended.
-func (h *Hook) load(ctx context.Context, id string) (store.Session, error) {
-	s, err := h.cfg.Store.Get(ctx, id)
-	if err == nil {
-		h.obey(ctx, &s)
-	}
-	return s, err
-}
-
 // obey makes an ended session of one that its subject's fence stops. It is not
 // written.
 func (h *Hook) obey(ctx context.Context, s *store.Session) {

@@ -156,12 +156,6 @@ func (h *Hook) owe(s *store.Session) {
 	}
 }
 
-// forgetAt is when an ended session to which nothing is owed is forgotten: what was
-// given up is remembered like the end itself.
-func (h *Hook) forgetAt(s *store.Session) time.Time {
-	return h.ledger.RememberedUntil(s, s.End.At.Add(h.remember(s)))
-}
-
 // notifications asks where to send what is owed to the given clients, and returns
 // those that have no place to send it to apart.
 func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []string) (list []notify.Notification, none []string) {
