@@ -34,7 +34,7 @@ func (h *Hook) begin(ctx context.Context, req *request, b *begun) {
 		return
 	}
 	if b.reserved.ID != "" {
-		_ = h.started(ctx, &b.session)
+		h.started(ctx, &b.session)
 	}
 }
 
@@ -57,7 +57,7 @@ func (w *responseWriter) settle(status int) {
 		// session is over when its reservation is.
 		_ = w.hook.confirmAlone(ctx, w.req)
 	case b.reserved.ID != "":
-		_ = w.hook.started(ctx, &b.session)
+		w.hook.started(ctx, &b.session)
 	}
 }
 
@@ -138,7 +138,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		return nil
 	})
 	if err == nil && b.reserved.ID != "" && s.End == nil {
-		_ = h.started(ctx, &s) // for others, after all
+		h.started(ctx, &s) // for others, after all
 	}
 }
 
@@ -157,4 +157,13 @@ func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
 	}
 	*req.session = s
 	return nil
+}
+
+// confirmFor is the same for a request whose response may fail yet.
+func (h *Hook) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
+	s, began, err := h.makeSession(ctx, reserved, r)
+	if err == nil && began {
+		h.begin(ctx, req, &begun{session: s, ruling: r, reserved: reserved})
+	}
+	return s, err
 }

@@ -33,7 +33,9 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 	if s, r, redeemed, err = c.redeemedDevice(ctx, sid, deviceHash(name)); redeemed || err != nil {
 		return s, r, redeemed, err
 	}
-	s, r, err = c.h.admit(ctx, req, admission{login: login, amr: t.GetAMR(), reserve: true, sid: sid})
+	a := c.h.asks(ctx, req, login)
+	a.amr, a.reserve, a.sid = t.GetAMR(), true, sid
+	s, r, err = c.h.admit(ctx, a)
 	return s, r, false, c.h.withSessionsURL(err)
 }
 

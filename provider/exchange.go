@@ -113,10 +113,10 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		if state.session, state.ruling, err = x.h.admit(ctx, req, a); err != nil {
+		if state.session, state.ruling, err = x.h.admit(ctx, a); err != nil {
 			return x.answer(ctx, req, deadOr(err), oidc.ErrInvalidRequest())
 		}
-		state.authenticated, state.acr = restsOn(a.login.AuthTime, &state.session), a.acr
+		state.authenticated, state.acr = restsOn(a.authTime, &state.session), a.acr
 		// What ended the session that it is made from may have come before this
 		// one was there to be ended.
 		if state.session, err = x.h.endedWithParent(ctx, state.session); err != nil {
@@ -152,8 +152,8 @@ func (x exchanger) exchangeAdmission(ctx context.Context, req *request, f *excha
 	if err != nil {
 		return admission{}, err
 	}
-	a := admission{reserve: true, acr: f.subject.acr}
-	a.login = Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated}
+	a := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
+	a.reserve, a.acr = true, f.subject.acr
 	name := []string{"exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID()}
 	parent := &f.subject.session
 	if parent.ID == "" {

@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -181,58 +180,6 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	return a.Access, a.Refresh, a.Expires, nil
 }
 
-// usable refuses a session that has ended or is over.
-func usable(s *store.Session, r ruling, now time.Time, use policy.Use) error {
-	if s.End != nil {
-		return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
-	}
-	if d := r.rules.Check(now, s.Policy(), use); !d.Allow {
-		return &refusedError{reason: d.Reason, text: refusalText(d), over: true}
-	}
-	return nil
-}
-
-// restsOn returns the authentication that the tokens of a login rest on: its own,
-// if that is older than the session's.
-func restsOn(authTime time.Time, s *store.Session) time.Time {
-	authTime = authTime.UTC().Truncate(time.Microsecond)
-	if authTime.IsZero() || authTime.After(s.Authenticated) {
-		return s.Authenticated
-	}
-	return authTime
-}
-
-// putGrant enters a grant. With too many, one is dropped: a revoked one, or the
-// longest unused of the same client, or else of all. A token of a dropped grant
-// is refused as revoked.
-func putGrant(s *store.Session, g store.Grant, max int) {
-	if old := s.Grant(g.ID); old != nil {
-		g.Unknown = old.Unknown
-		*old = g
-		return
-	}
-	rank := func(g2 store.Grant) int {
-		switch {
-		case !g2.Revoked.IsZero():
-			return 0
-		case g2.Client == g.Client:
-			return 1
-		}
-		return 2
-	}
-	for len(s.Grants) >= max {
-		drop := slices.MinFunc(s.Grants, func(a, b store.Grant) int {
-			return cmp.Or(cmp.Compare(rank(a), rank(b)), a.Rotated.Compare(b.Rotated))
-		})
-		dropGrant(s, drop.ID)
-	}
-	s.Grants = append(s.Grants, g)
-}
-
-func dropGrant(s *store.Session, id string) {
-	s.Grants = slices.DeleteFunc(s.Grants, func(g store.Grant) bool { return g.ID == id })
-}
-
 // skew is the clock skew that op adds to what the client is told.
 func (c *core) skew(req *request) time.Duration {
 	if req.client == nil {
@@ -319,11 +266,10 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		// An assertion about a user: each is an authentication, and all of
 		// one service about one user are one session.
 		i.client, i.name = t.Issuer, []string{"jwt"}
-		login := Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()}
-		s, r, err = c.h.admit(ctx, req, admission{
-			login: login, client: t.Issuer, renews: true, reserve: true,
-			sid: func(n int) string { return derivedSID(login.Subject, n, "jwt", t.Issuer) },
-		})
+		a := c.h.asks(ctx, req, Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()})
+		a.client, a.clientName, a.renews, a.reserve = t.Issuer, c.h.clientName(ctx, t.Issuer), true, true
+		a.sid = func(n int) string { return derivedSID(a.subject, n, "jwt", t.Issuer) }
+		s, r, err = c.h.admit(ctx, a)
 	default:
 		if !stated {
 			return "", "", time.Time{}, c.h.misconfiguredAnswer(ctx, unknownRequest(tr))

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -26,7 +27,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
-	a := c.loginAdmission(ctx, ar, client)
+	a := c.loginAdmission(ctx, req, ar, client)
 	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
 	a.reserve = true
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
@@ -35,7 +36,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	if a.prompted {
 		a.ask = func(s store.Session, d policy.Decision) bool { return c.h.askInstead(req, ar, s, d) }
 	}
-	s, r, err := c.h.admit(ctx, req, a)
+	s, r, err := c.h.admit(ctx, a)
 	if err == nil {
 		err = c.h.alias(ctx, &a, &s, a.alias)
 	}
@@ -47,17 +48,31 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		return err
 	}
 	c.h.signers.learn(s.Subject.Issuer, c)
-	if a.browser != nil {
-		c.h.keep(ctx, req, &s, a.browser)
+	if join, ok := a.browser.(*browserJoin); ok {
+		c.h.keep(ctx, req, &s, join)
 	}
 	req.finished, req.admitted = ar, true
-	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: restsOn(a.login.AuthTime, &s)})
+	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: restsOn(a.authTime, &s)})
 	return c.roomForToken(req, client.ClockSkew())
 }
 
-func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.Client) admission {
+// asks returns what a login asks for: the plain values of it.
+func (h *Hook) asks(ctx context.Context, req *request, l Login) admission {
+	a := admission{
+		subject: l.Subject, authTime: l.AuthTime, kind: h.cfg.Kind(ctx, l),
+		address: coarse(req.address), userAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""),
+	}
+	if l.Client != nil {
+		a.client = l.Client.GetID()
+	}
+	a.clientName = h.clientName(ctx, a.client)
+	return a
+}
+
+func (c *core) loginAdmission(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) admission {
 	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
-	a := admission{login: login, amr: ar.GetAMR(), acr: keptACR(ar.GetACR())}
+	a := c.h.asks(ctx, req, login)
+	a.amr, a.acr = ar.GetAMR(), keptACR(ar.GetACR())
 	if ar.GetResponseType() == oidc.ResponseTypeCode {
 		a.code = codeHash(ar)
 	}
@@ -79,7 +94,7 @@ func (c *core) loginAdmission(ctx context.Context, ar op.AuthRequest, client op.
 // standsApart reports whether the session that another tab has named by this login,
 // or left word of, is not the one that the login is in, but stands apart from.
 func (c *core) standsApart(ctx context.Context, a *admission, s *store.Session) (bool, error) {
-	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.clientID() && c.h.cfg.Kind(ctx, a.login) == s.Kind {
+	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.client && a.kind == s.Kind {
 		return false, nil
 	}
 	_, err := c.h.get(ctx, a.apart(0))
@@ -96,7 +111,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	if err != nil {
 		return store.Session{}, ruling{}, err
 	}
-	a := c.loginAdmission(ctx, ar, client)
+	a := c.loginAdmission(ctx, req, ar, client)
 	renews := a.renews
 	a.renews = renews || !c.h.cfg.NoBrowserSession // another tab's login may have had the name before
 	abandoned := false
@@ -148,7 +163,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		return store.Session{}, ruling{}, lateCode()
 	}
 	a.renews, a.reserve = renews, true // until the token is there
-	return c.h.admit(ctx, req, a)
+	return c.h.admit(ctx, a)
 }
 
 func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
@@ -163,7 +178,7 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 func (c *core) callbackError(ctx context.Context, req *request, err error) error {
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.over {
-		return refused.oidc(oidc.ErrLoginRequired())
+		return asOAuth(refused, oidc.ErrLoginRequired())
 	}
 	if refused != nil && refused.silent { // with the user something could be done about it
 		return c.answer(ctx, req, err, oidc.ErrInteractionRequired())
@@ -188,9 +203,9 @@ func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store
 	if client.ApplicationType() == op.ApplicationTypeNative {
 		return true
 	}
-	a := admission{login: Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated}}
+	a := admission{subject: s.Subject, client: ar.ClientID, kind: c.h.cfg.Kind(ctx, Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated})}
 	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.mayJoin(ctx, &a, r, s)
+	return err == nil && !c.h.mayJoin(&a, r, s)
 }
 
 // cameToNothing reports whether a session was only ever reserved, and none by its

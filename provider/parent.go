@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
-
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -72,6 +70,9 @@ func (h *Hook) endOfParent(ctx context.Context, s store.Session) (*store.End, er
 func (h *Hook) outlives(ctx context.Context, parent, child store.Session) bool {
 	return h.cfg.Outlives != nil && h.cfg.Outlives(ctx, parent.Clone(), child.Clone())
 }
+
+// errTooManyAncestors refuses one more exchange for another user.
+var errTooManyAncestors = &refusedError{text: fmt.Sprintf("the token was made by more than %d exchanges for other users in a row", maxAncestors)}
 
 // withParents returns the rules of a session with the earliest end of those that it was
 // made from, and ends with: no token outlives it.
@@ -207,5 +208,5 @@ func (h *Hook) mayHaveChild(ctx context.Context, s store.Session) error {
 			return err
 		}
 	}
-	return oidc.ErrInvalidRequest().WithDescription("the token was made by more than %d exchanges for other users in a row", maxAncestors)
+	return errTooManyAncestors
 }

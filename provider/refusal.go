@@ -3,8 +3,6 @@ package provider
 import (
 	"fmt"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
-
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -19,12 +17,6 @@ type refusedError struct {
 }
 
 func (e *refusedError) Error() string { return "refused by policy: " + e.text }
-
-// oidc returns the refusal as the given OAuth error.
-func (e *refusedError) oidc(base *oidc.Error) *oidc.Error {
-	base.Description = e.text
-	return base.WithParent(e)
-}
 
 const unavailableText = "the login session cannot be checked at the moment; try again, the token stays good"
 

@@ -26,13 +26,19 @@ func (c *core) answer(ctx context.Context, req *request, err error, refusal *oid
 	req.private = true
 	var refused *refusedError
 	if errors.As(err, &refused) {
-		return refused.oidc(refusal)
+		return asOAuth(refused, refusal)
 	}
 	var own *oidc.Error
 	if errors.As(err, &own) {
 		return own
 	}
 	return c.outage(ctx, req, err)
+}
+
+// asOAuth returns a refusal as the given OAuth error.
+func asOAuth(e *refusedError, base *oidc.Error) *oidc.Error {
+	base.Description = e.text
+	return base.WithParent(e)
 }
 
 // outage is the answer when the store or the settings cannot be asked. It is
