@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/oauth2"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	"github.com/curfew-oidc/curfew/middleware/internal/tokenanswer"
 )
 
@@ -26,31 +26,6 @@ type endpoints struct {
 	endSession string // empty: no RP-initiated logout
 	revocation string
 	sendsIss   bool // RFC 9207
-}
-
-// A bounded transport reads no more of an answer than it may have. Libraries read
-// discovery documents and keys to their end.
-type bounded struct{ next http.RoundTripper }
-
-func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := b.next.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, resourceMaxBody+1), resp.Body}
-	return resp, nil
-}
-
-// boundedClient returns a client like c with bounded answers.
-func boundedClient(c http.Client) *http.Client {
-	if c.Transport == nil {
-		c.Transport = http.DefaultTransport
-	}
-	c.Transport = bounded{c.Transport}
-	return &c
 }
 
 // providerTimeout bounds one call to the provider.
@@ -104,7 +79,7 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 		return nil, err
 	}
 	e := &endpoints{
-		verifier: oidc.NewVerifier(rp.cfg.Issuer, rp.keySet(meta.Keys),
+		verifier: oidc.NewVerifier(rp.cfg.Issuer, issuer.KeySetAt(meta.Keys, issuer.Config{Client: rp.client, Timeout: providerTimeout, Now: rp.now}),
 			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: rp.algorithms(meta.Algorithms)}),
 		endSession: meta.EndSession, revocation: meta.Revocation, sendsIss: meta.SendsIss,
 	}
@@ -156,7 +131,7 @@ func (rp *RelyingParty) algorithms(announced []string) []string {
 		return list
 	}
 	for _, alg := range announced {
-		if slices.Contains(resourceAlgorithms, jose.SignatureAlgorithm(alg)) {
+		if slices.Contains(issuer.Algorithms, jose.SignatureAlgorithm(alg)) {
 			list = append(list, alg)
 		}
 	}
@@ -166,60 +141,12 @@ func (rp *RelyingParty) algorithms(announced []string) []string {
 	return list
 }
 
-// A keySet verifies signatures with the keys of the provider. It tells keys that cannot
-// be had at the moment from a signature that is wrong, which the verifier does not.
-type keySet struct{ keys *resourceKeys }
-
-func (rp *RelyingParty) keySet(address string) keySet {
-	cfg := &ResourceConfig{HTTPClient: rp.client, Timeout: providerTimeout, Now: rp.now}
-	return keySet{&resourceKeys{
-		cfg: cfg, spare: resourceKeyBurst,
-		provider: &resourceProvider{cfg: cfg, found: &resourceEndpoints{JWKS: address}},
-	}}
-}
-
-// VerifySignature asks for newer keys where none of those at hand has signed, but not
-// as often as somebody sends forged tokens: see resourceKeys. It does so where the name
-// of the key is known, too: some providers have a new key under the old name.
-func (k keySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
-	parsed, err := jose.ParseSignedCompact(token, resourceAlgorithms) // those that are allowed the verifier knows
-	if err != nil || len(parsed.Signatures) != 1 {
-		return nil, errors.New("it is no JWT")
-	}
-	var payload []byte
-	header := parsed.Signatures[0].Header
-	try := func(key jose.JSONWebKey) (err error) {
-		payload, err = parsed.Verify(key)
-		return err
-	}
-	keys, at, err := k.keys.current(ctx)
-	if err == nil {
-		if _, ok := k.keys.tryAll(keys, header, try); ok {
-			return payload, nil
-		}
-		keys, err = k.keys.newer(ctx, at)
-	}
-	if err != nil {
-		if missing, ok := ctx.Value(keysMissing{}).(*error); ok {
-			*missing = err
-		}
-		return nil, err
-	}
-	if _, ok := k.keys.tryAll(keys, header, try); ok {
-		return payload, nil
-	}
-	return nil, errors.New("no key of the provider has signed it")
-}
-
-type keysMissing struct{}
-
 // verify runs one of the verifier's methods. An UnavailableError means that the
 // keys could not be had.
 func verify[T any](ctx context.Context, raw string, method func(context.Context, string) (T, error)) (T, error) {
-	var missing error
-	v, err := method(context.WithValue(ctx, keysMissing{}, &missing), raw)
-	if err != nil && missing != nil {
-		return v, unavailable(missing)
+	v, err := issuer.Verify(ctx, raw, method)
+	if errors.Is(err, issuer.ErrUnavailable) {
+		return v, unavailable(err)
 	}
 	return v, err
 }

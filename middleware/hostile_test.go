@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 )
 
 // A path that begins with two slashes reads as another host where it stands alone: a
@@ -170,7 +171,7 @@ func TestAnswersWithoutEnd(t *testing.T) {
 		require.Equal(t, http.StatusServiceUnavailable, w.browser().visit("/page").status)
 		require.Less(t, body.read.Load(), int64(4<<20))
 
-		api, err := middleware.NewResource(middleware.ResourceConfig{Issuer: w.cfg.Issuer, Audience: "api", HTTPClient: w.client})
+		api, err := resource.New(resource.Config{Issuer: w.cfg.Issuer, Audience: "api", HTTPClient: w.client})
 		require.NoError(t, err)
 		body.read.Store(0)
 		req := request(t, http.MethodGet, "/", nil, http.Header{"Authorization": {"Bearer " + token}})

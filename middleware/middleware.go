@@ -17,7 +17,7 @@
 // will do. Of one with Curfew the middleware obeys the limits to the second, and
 // tells users why they were signed out.
 //
-// A [Resource] protects an API, whose callers bring an access token.
+// Package resource protects an API, whose callers bring an access token.
 //
 // # What a user sees when the login is over
 //
@@ -42,6 +42,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 )
 
@@ -232,7 +233,7 @@ func New(cfg Config) (*RelyingParty, error) {
 	if rp.client == nil {
 		rp.client = &http.Client{Timeout: 10 * time.Second}
 	}
-	rp.client = boundedClient(*rp.client)
+	rp.client = issuer.BoundedClient(*rp.client)
 	if rp.page == nil {
 		rp.page = defaultPage
 	}
@@ -258,7 +259,7 @@ func New(cfg Config) (*RelyingParty, error) {
 		}
 	}
 	for _, alg := range cfg.Algorithms {
-		if !slices.Contains(resourceAlgorithms, alg) {
+		if !slices.Contains(issuer.Algorithms, alg) {
 			return nil, fmt.Errorf("middleware: Algorithms: %q is not an asymmetric signature algorithm", alg)
 		}
 	}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
@@ -86,8 +87,8 @@ type kindsWorld struct {
 	p       *op.Provider
 	api     http.Handler // the admin API
 	rp      *middleware.RelyingParty
-	byJWT   *middleware.Resource
-	byAsk   *middleware.Resource
+	byJWT   *resource.Server
+	byAsk   *resource.Server
 	subject string // a good subject token
 }
 
@@ -157,11 +158,11 @@ func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWo
 		Keys: [][]byte{make([]byte, 32)}, HTTPClient: w.HTTP,
 	})
 	require.NoError(t, err)
-	w.byJWT, err = middleware.NewResource(middleware.ResourceConfig{Issuer: w.Issuer, Audience: optest.JWT, AcceptPlainJWT: true, HTTPClient: w.HTTP})
+	w.byJWT, err = resource.New(resource.Config{Issuer: w.Issuer, Audience: optest.JWT, AcceptPlainJWT: true, HTTPClient: w.HTTP})
 	require.NoError(t, err)
-	w.byAsk, err = middleware.NewResource(middleware.ResourceConfig{
+	w.byAsk, err = resource.New(resource.Config{
 		Issuer: w.Issuer, HTTPClient: w.HTTP, CacheFor: -1,
-		Introspection: &middleware.ResourceIntrospection{ClientID: optest.Exchange, ClientSecret: optest.Exchange + "-secret"},
+		Introspection: &resource.Introspection{ClientID: optest.Exchange, ClientSecret: optest.Exchange + "-secret"},
 	})
 	require.NoError(t, err)
 	w.subject = w.Login(optest.Exchange, kindUser).AccessToken()
@@ -558,7 +559,7 @@ func (w *kindsWorld) active(text string) bool {
 	return w.Introspect(optest.Exchange, text).JSON["active"] == true || w.Introspect(optest.JWT, text).JSON["active"] == true
 }
 
-func callsAPI(t *testing.T, api *middleware.Resource, text string) bool {
+func callsAPI(t *testing.T, api *resource.Server, text string) bool {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Authorization", "Bearer "+text)
 	rec := httptest.NewRecorder()

@@ -103,6 +103,14 @@ var rules = []struct {
 		why:  "it goes into every application: two libraries for the protocol and what they need, and the words for an end",
 	},
 	{
+		pkg: "middleware/resource", std: true,
+		just: []string{
+			module + "/middleware/resource", module + "/middleware/internal/issuer", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4",
+			"golang.org/x/oauth2",
+		},
+		why: "it goes into every API, which has no session and no end to tell of",
+	},
+	{
 		pkg: "policy", not: testOnly,
 		why: "a test helper in a production binary is somebody else's incident",
 	},
@@ -112,6 +120,7 @@ var rules = []struct {
 	{pkg: "provider", only: true, not: testOnly, why: "the same; providertest is a package of its own"},
 	{pkg: "middleware", only: true, not: testOnly, why: "the same"},
 	{pkg: "middleware/clitoken", not: testOnly, why: "the same"},
+	{pkg: "middleware/resource", not: testOnly, why: "the same"},
 }
 
 // A pkg is what go list says of a package of the module.

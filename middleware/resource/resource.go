@@ -1,4 +1,17 @@
-package middleware
+// Package resource is for APIs that are called with access tokens of an OpenID
+// provider: the resource server's side of OAuth. A [Server] checks the token of each
+// request, by introspection or, where it is a JWT, here.
+//
+//	api, err := resource.New(resource.Config{
+//		Issuer:        "https://login.example.com",
+//		Introspection: &resource.Introspection{ClientID: "orders", ClientSecret: secret},
+//	})
+//	mux.Handle("GET /orders", api.Handler(list, resource.Scopes("orders")))
+//	mux.Handle("POST /refunds", api.Handler(refund, resource.MaxAge(5*time.Minute)))
+//
+// Any standard provider will do. It keeps no session and signs nobody in: that is
+// package middleware.
+package resource
 
 import (
 	"context"
@@ -12,13 +25,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/oauth2"
 )
 
-// ResourceConfig configures [NewResource]. Issuer is required, and either
+// Config configures [New]. Issuer is required, and either
 // Introspection or Audience.
-type ResourceConfig struct {
+type Config struct {
 	// Issuer is the provider whose access tokens are taken, exactly as its
 	// discovery document says it. It has to be https, or http on loopback.
 	Issuer string
@@ -33,7 +47,7 @@ type ResourceConfig struct {
 	// that ended is then noticed within CacheFor. Nil: tokens are JWTs
 	// (RFC 9068) and verified here, and one that was issued is good until it
 	// expires, whatever happened to its session.
-	Introspection *ResourceIntrospection
+	Introspection *Introspection
 
 	// CacheFor is for how long the answer that a token is active may be used
 	// again, and so how long a token may outlive its session; never beyond
@@ -73,15 +87,15 @@ type ResourceConfig struct {
 
 	// Refused writes the response for a request that is refused; its header has
 	// the challenge already. Nil: a small JSON object.
-	Refused func(http.ResponseWriter, *http.Request, *ResourceError)
+	Refused func(http.ResponseWriter, *http.Request, *Error)
 
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 }
 
-// ResourceIntrospection is how an API authenticates at the introspection
+// Introspection is how an API authenticates at the introspection
 // endpoint, whose address is taken from discovery.
-type ResourceIntrospection struct {
+type Introspection struct {
 	ClientID     string
 	ClientSecret string
 
@@ -90,102 +104,88 @@ type ResourceIntrospection struct {
 	AuthStyle oauth2.AuthStyle
 }
 
-// The defaults of [ResourceConfig].
+// The defaults of [Config].
 const (
-	resourceCacheFor  = 30 * time.Second
-	resourceCacheSize = 10_000
-	resourceLeeway    = 30 * time.Second
-	resourceTimeout   = 5 * time.Second
+	defaultCacheFor  = 30 * time.Second
+	defaultCacheSize = 10_000
+	defaultLeeway    = 30 * time.Second
+	defaultTimeout   = 5 * time.Second
 )
 
-// resourceMaxToken bounds an access token. JWTs of directories with many groups
+// maxToken bounds an access token. JWTs of directories with many groups
 // come to some kilobytes; what is longer than that is no token.
-const resourceMaxToken = 16 << 10
+const maxToken = 16 << 10
 
-// resourceAlgorithms are asymmetric: with a symmetric one, the public key that
-// everybody can get would sign (RFC 8725 section 2.1).
-var resourceAlgorithms = []jose.SignatureAlgorithm{
-	jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512,
-	jose.ES256, jose.ES384, jose.ES512, jose.EdDSA,
-}
-
-// A Resource is the resource server's side of OAuth: it checks the access tokens
+// A Server is the resource server's side of OAuth: it checks the access tokens
 // that an API is called with. It may be used by any number of goroutines.
-//
-//	api, err := middleware.NewResource(middleware.ResourceConfig{
-//		Issuer:        "https://login.example.com",
-//		Introspection: &middleware.ResourceIntrospection{ClientID: "orders", ClientSecret: secret},
-//	})
-//	mux.Handle("GET /orders", api.Handler(list, middleware.ResourceScopes("orders")))
-//	mux.Handle("POST /refunds", api.Handler(refund, middleware.ResourceMaxAge(5*time.Minute)))
 //
 // Answers are those of RFC 6750 section 3 and RFC 9470 section 3. While the
 // provider cannot be asked, the answer is 503 with Retry-After: no verdict on the
 // token, which works again afterwards.
-type Resource struct {
-	cfg      ResourceConfig
-	provider *resourceProvider
-	verify   func(ctx context.Context, token string) (ResourceToken, error)
+type Server struct {
+	cfg      Config
+	provider *issuer.Provider
+	verify   func(ctx context.Context, token string) (Token, error)
 }
 
-// NewResource checks the configuration. It does not ask the provider: that is
+// New checks the configuration. It does not ask the provider: that is
 // done at the first request, and again until it answers. What its discovery document
 // says is then kept; what its keys are is not.
-func NewResource(cfg ResourceConfig) (*Resource, error) {
+func New(cfg Config) (*Server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	r := &Resource{cfg: cfg, provider: newResourceProvider(&cfg)}
+	r := &Server{cfg: cfg, provider: issuer.New(issuer.Config{Issuer: cfg.Issuer, Client: cfg.HTTPClient, Timeout: cfg.Timeout, Now: cfg.Now})}
 	if cfg.Introspection != nil {
-		r.verify = newResourceIntrospector(&r.cfg, r.provider).verify
+		r.verify = newIntrospector(&r.cfg, r.provider).verify
 	} else {
-		r.verify = newResourceVerifier(&r.cfg, r.provider).verify
+		r.verify = newVerifier(&r.cfg, r.provider).verify
 	}
 	return r, nil
 }
 
 // complete checks the fields and sets their defaults.
-func (cfg *ResourceConfig) complete() error {
-	if err := checkResourceIssuer(cfg.Issuer); err != nil {
-		return fmt.Errorf("middleware: ResourceConfig.Issuer: %w", err)
+func (cfg *Config) complete() error {
+	if err := checkIssuer(cfg.Issuer); err != nil {
+		return fmt.Errorf("resource: Config.Issuer: %w", err)
 	}
 	if in := cfg.Introspection; in != nil {
 		switch {
 		case in.ClientID == "" || in.ClientSecret == "":
-			return errors.New("middleware: ResourceConfig.Introspection: ClientID and ClientSecret are needed, as RFC 7662 section 2.1 wants the caller authenticated")
+			return errors.New("resource: Config.Introspection: ClientID and ClientSecret are needed, as RFC 7662 section 2.1 wants the caller authenticated")
 		case in.AuthStyle > oauth2.AuthStyleInHeader || in.AuthStyle < 0:
-			return errors.New("middleware: ResourceConfig.Introspection.AuthStyle: unknown")
+			return errors.New("resource: Config.Introspection.AuthStyle: unknown")
 		}
 		copied := *in
 		cfg.Introspection = &copied
 	} else if cfg.Audience == "" {
-		return errors.New("middleware: ResourceConfig.Audience: it is needed without Introspection, or a token for any other API would do")
+		return errors.New("resource: Config.Audience: it is needed without Introspection, or a token for any other API would do")
 	}
 	for _, alg := range cfg.Algorithms {
-		if !slices.Contains(resourceAlgorithms, alg) {
-			return fmt.Errorf("middleware: ResourceConfig.Algorithms: %q is not an asymmetric signature algorithm", alg)
+		if !slices.Contains(issuer.Algorithms, alg) {
+			return fmt.Errorf("resource: Config.Algorithms: %q is not an asymmetric signature algorithm", alg)
 		}
 	}
 	if cfg.Algorithms = slices.Clone(cfg.Algorithms); len(cfg.Algorithms) == 0 {
-		cfg.Algorithms = resourceAlgorithms
+		cfg.Algorithms = issuer.Algorithms
 	}
 	for _, d := range []struct {
 		field     *time.Duration
 		byDefault time.Duration
-	}{{&cfg.CacheFor, resourceCacheFor}, {&cfg.Leeway, resourceLeeway}} {
+	}{{&cfg.CacheFor, defaultCacheFor}, {&cfg.Leeway, defaultLeeway}} {
 		if *d.field == 0 {
 			*d.field = d.byDefault
 		}
 		*d.field = max(0, *d.field)
 	}
 	if cfg.CacheSize < 0 || cfg.Timeout < 0 {
-		return errors.New("middleware: ResourceConfig.CacheSize, Timeout: neither may be negative")
+		return errors.New("resource: Config.CacheSize, Timeout: neither may be negative")
 	}
 	if cfg.CacheSize == 0 {
-		cfg.CacheSize = resourceCacheSize
+		cfg.CacheSize = defaultCacheSize
 	}
 	if cfg.Timeout == 0 {
-		cfg.Timeout = resourceTimeout
+		cfg.Timeout = defaultTimeout
 	}
 	if cfg.Realm == "" {
 		cfg.Realm = "api"
@@ -194,7 +194,7 @@ func (cfg *ResourceConfig) complete() error {
 		cfg.Now = time.Now
 	}
 	if cfg.Refused == nil {
-		cfg.Refused = writeResourceError
+		cfg.Refused = writeError
 	}
 	client := http.Client{}
 	if cfg.HTTPClient != nil {
@@ -202,31 +202,31 @@ func (cfg *ResourceConfig) complete() error {
 	}
 	// A redirect would carry tokens and our secret to wherever it points.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	cfg.HTTPClient = boundedClient(client)
+	cfg.HTTPClient = issuer.BoundedClient(client)
 	return nil
 }
 
-// checkResourceIssuer allows what can be an issuer (OpenID Connect Discovery 1.0
+// checkIssuer allows what can be an issuer (OpenID Connect Discovery 1.0
 // section 3): without TLS whoever is on the way says which tokens are good.
-func checkResourceIssuer(issuer string) error {
+func checkIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
 	switch {
 	case err != nil || u.Hostname() == "" || u.Opaque != "" || u.User != nil || strings.ContainsAny(issuer, "?#"):
 		return fmt.Errorf("%q is not a URL such as https://login.example.com", issuer)
-	case u.Scheme != "https" && (u.Scheme != "http" || !resourceLoopback(u.Hostname())):
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
 		return fmt.Errorf("%q is not https, nor http on loopback", issuer)
 	}
 	return nil
 }
 
-// resourceLoopback reports whether nothing but this machine answers to the host.
-func resourceLoopback(host string) bool {
+// isLoopback reports whether nothing but this machine answers to the host.
+func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// A ResourceToken is what an access token says, once it has been checked.
-type ResourceToken struct {
+// A Token is what an access token says, once it has been checked.
+type Token struct {
 	Issuer  string
 	Subject string // with Issuer: who; for a client without a user often its ID. May be empty after introspection
 
@@ -250,106 +250,105 @@ type ResourceToken struct {
 }
 
 // HasScope reports whether the token has a scope.
-func (t ResourceToken) HasScope(scope string) bool { return slices.Contains(t.Scopes, scope) }
+func (t Token) HasScope(scope string) bool { return slices.Contains(t.Scopes, scope) }
 
 // Claims decodes all claims of the JWT, or members of the answer to the
 // introspection, into v.
-func (t ResourceToken) Claims(v any) error { return json.Unmarshal(t.raw, v) }
+func (t Token) Claims(v any) error { return json.Unmarshal(t.raw, v) }
 
-type resourceKey struct{}
+type tokenKey struct{}
 
-// ResourceFrom returns the token that [Resource.Handler] let through, and false
+// From returns the token that [Server.Handler] let through, and false
 // where it did not run.
-func ResourceFrom(ctx context.Context) (ResourceToken, bool) {
-	t, ok := ctx.Value(resourceKey{}).(ResourceToken)
+func From(ctx context.Context) (Token, bool) {
+	t, ok := ctx.Value(tokenKey{}).(Token)
 	return t, ok
 }
 
-// ResourceSubject returns the subject of the token, empty if there is none.
-func ResourceSubject(ctx context.Context) string {
-	t, _ := ResourceFrom(ctx)
+// Subject returns the subject of the token, empty if there is none.
+func Subject(ctx context.Context) string {
+	t, _ := From(ctx)
 	return t.Subject
 }
 
-// ResourceSID returns the login session of the token, empty if it is not known.
-func ResourceSID(ctx context.Context) string {
-	t, _ := ResourceFrom(ctx)
+// SID returns the login session of the token, empty if it is not known.
+func SID(ctx context.Context) string {
+	t, _ := From(ctx)
 	return t.SID
 }
 
 // Handler passes requests with a good access token that satisfies the rules to
-// next, which finds the token with [ResourceFrom], and answers the others.
-func (r *Resource) Handler(next http.Handler, rules ...ResourceRule) http.Handler {
+// next, which finds the token with [From], and answers the others.
+func (s *Server) Handler(next http.Handler, rules ...Rule) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		t, err := r.Check(req, rules...)
+		t, err := s.Check(req, rules...)
 		if err != nil {
-			var refused *ResourceError
+			var refused *Error
 			if !errors.As(err, &refused) {
-				refused = &ResourceError{Status: http.StatusServiceUnavailable, Err: err}
+				refused = &Error{Status: http.StatusServiceUnavailable, Err: err}
 			}
 			refused.header(w.Header())
-			r.cfg.Refused(w, req, refused)
+			s.cfg.Refused(w, req, refused)
 			return
 		}
-		next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), resourceKey{}, t)))
+		next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), tokenKey{}, t)))
 	})
 }
 
 // Check decides about one request and writes nothing. An error is always a
-// [*ResourceError], and never contains the token.
-func (r *Resource) Check(req *http.Request, rules ...ResourceRule) (ResourceToken, error) {
-	var needs resourceNeeds
+// [*Error], and never contains the token.
+func (s *Server) Check(req *http.Request, rules ...Rule) (Token, error) {
+	var needs needs
 	for _, rule := range rules {
 		rule(&needs)
 	}
-	token, err := resourceBearer(req)
+	token, err := bearer(req)
 	if err == nil {
-		var t ResourceToken
-		if t, err = r.verify(req.Context(), token); err == nil {
-			if err = needs.check(t, r.cfg.Now(), r.cfg.Leeway); err == nil {
+		var t Token
+		if t, err = s.verify(req.Context(), token); err == nil {
+			if err = needs.check(t, s.cfg.Now(), s.cfg.Leeway); err == nil {
 				return t, nil
 			}
 		}
 	}
-	return ResourceToken{}, r.refusal(err, needs)
+	return Token{}, s.refusal(err, needs)
 }
 
 // Why a request is refused, for the challenge.
 var (
-	errResourceNone        = errors.New("there is no access token in the Authorization header")
-	errResourceRequest     = errors.New("the Authorization header is malformed")
-	errResourceInvalid     = errors.New("the access token is not good")
-	errResourceUnavailable = errors.New("the provider could not be asked")
+	errNone    = errors.New("there is no access token in the Authorization header")
+	errRequest = errors.New("the Authorization header is malformed")
+	errInvalid = errors.New("the access token is not good")
 )
 
-// resourceBearer returns the access token of a request. The query and the body
+// bearer returns the access token of a request. The query and the body
 // are not looked at: RFC 9700 section 4.3.2 forbids the first, and the second
 // would be read under the handler's feet.
-func resourceBearer(req *http.Request) (string, error) {
+func bearer(req *http.Request) (string, error) {
 	values := req.Header.Values("Authorization")
 	switch len(values) {
 	case 0:
-		return "", errResourceNone
+		return "", errNone
 	case 1:
 	default:
-		return "", fmt.Errorf("%w: it is there %d times", errResourceRequest, len(values))
+		return "", fmt.Errorf("%w: it is there %d times", errRequest, len(values))
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", fmt.Errorf("%w: it has another scheme", errResourceNone)
+		return "", fmt.Errorf("%w: it has another scheme", errNone)
 	}
 	token = strings.TrimLeft(token, " ")
 	switch {
-	case len(token) > resourceMaxToken:
-		return "", fmt.Errorf("%w: it is longer than %d bytes", errResourceInvalid, resourceMaxToken)
-	case !isResourceToken68(token):
-		return "", fmt.Errorf("%w: no b64token follows", errResourceRequest)
+	case len(token) > maxToken:
+		return "", fmt.Errorf("%w: it is longer than %d bytes", errInvalid, maxToken)
+	case !isToken68(token):
+		return "", fmt.Errorf("%w: no b64token follows", errRequest)
 	}
 	return token, nil
 }
 
-// isResourceToken68 reports whether a text is a b64token of RFC 6750 section 2.1.
-func isResourceToken68(s string) bool {
+// isToken68 reports whether a text is a b64token of RFC 6750 section 2.1.
+func isToken68(s string) bool {
 	s = strings.TrimRight(s, "=")
 	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
 		return (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-._~+/", c)

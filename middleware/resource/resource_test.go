@@ -1,4 +1,4 @@
-package middleware_test
+package resource_test
 
 import (
 	"context"
@@ -28,7 +28,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
-	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 )
@@ -44,19 +44,19 @@ const (
 
 // An ended session's token is dead at once where nothing is cached, and else when
 // the answer is older than CacheFor: to the second.
-func TestResourceIntrospection(t *testing.T) {
+func TestIntrospection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
-		for name, change := range map[string]func(*middleware.ResourceConfig){
-			"default":       func(*middleware.ResourceConfig) {},
-			"ten seconds":   func(cfg *middleware.ResourceConfig) { cfg.CacheFor = 10 * time.Second },
-			"without cache": func(cfg *middleware.ResourceConfig) { cfg.CacheFor = -1 },
+		w := newWorld(t)
+		for name, change := range map[string]func(*resource.Config){
+			"default":       func(*resource.Config) {},
+			"ten seconds":   func(cfg *resource.Config) { cfg.CacheFor = 10 * time.Second },
+			"without cache": func(cfg *resource.Config) { cfg.CacheFor = -1 },
 		} {
 			outlives := map[string]time.Duration{"default": 30 * time.Second, "ten seconds": 10 * time.Second}[name]
 			api := w.introspecting(t, change)
 			tokens := w.Login(optest.Web, "alice")
 			sid := w.Claim(optest.Web, tokens, "sid")
-			r := callResource(t, api, bearer(tokens.AccessToken()))
+			r := callAPI(t, api, bearer(tokens.AccessToken()))
 			require.Equal(t, http.StatusOK, r.status)
 			require.Equal(t, optest.SubjectOf("alice"), r.body["sub"])
 			require.Equal(t, sid, r.body["sid"])
@@ -66,39 +66,39 @@ func TestResourceIntrospection(t *testing.T) {
 			require.NoError(t, w.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "test"))
 			if outlives > 0 {
 				time.Sleep(outlives - time.Nanosecond)
-				require.Equal(t, http.StatusOK, callResource(t, api, bearer(tokens.AccessToken())).status, name)
+				require.Equal(t, http.StatusOK, callAPI(t, api, bearer(tokens.AccessToken())).status, name)
 				time.Sleep(time.Nanosecond)
 			}
-			r = callResource(t, api, bearer(tokens.AccessToken()))
+			r = callAPI(t, api, bearer(tokens.AccessToken()))
 			require.Equal(t, http.StatusUnauthorized, r.status, name)
 			require.Equal(t, badToken, r.challenge)
 			require.Equal(t, "invalid_token", r.body["error"])
-			require.Equal(t, http.StatusOK, callResource(t, api, bearer(other.AccessToken())).status, "the other session lives")
+			require.Equal(t, http.StatusOK, callAPI(t, api, bearer(other.AccessToken())).status, "the other session lives")
 		}
 	})
 }
 
 // The cache never lets a token outlive its exp.
-func TestResourceCacheEndsWithTheToken(t *testing.T) {
+func TestCacheEndsWithTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
-		api := w.introspecting(t, func(cfg *middleware.ResourceConfig) { cfg.CacheFor = 100 * time.Hour })
+		w := newWorld(t)
+		api := w.introspecting(t, func(cfg *resource.Config) { cfg.CacheFor = 100 * time.Hour })
 		tokens := w.Login(optest.Web, "alice")
 		lives, ok := tokens.Number("expires_in")
 		require.True(t, ok)
 		time.Sleep(time.Duration(lives-2) * time.Second)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(tokens.AccessToken())).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(tokens.AccessToken())).status)
 		w.down.Store(true) // so that nothing but the cache can answer
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(tokens.AccessToken())).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(tokens.AccessToken())).status)
 		time.Sleep(2 * time.Second)
-		require.NotEqual(t, http.StatusOK, callResource(t, api, bearer(tokens.AccessToken())).status)
+		require.NotEqual(t, http.StatusOK, callAPI(t, api, bearer(tokens.AccessToken())).status)
 	})
 }
 
-func TestResourceAsksOnce(t *testing.T) {
+func TestAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
-		api := w.introspecting(t, func(cfg *middleware.ResourceConfig) { cfg.CacheSize = 3 })
+		w := newWorld(t)
+		api := w.introspecting(t, func(cfg *resource.Config) { cfg.CacheSize = 3 })
 		good := w.Login(optest.Web, "alice").AccessToken()
 		var wg sync.WaitGroup
 		for range 50 {
@@ -116,40 +116,40 @@ func TestResourceAsksOnce(t *testing.T) {
 		require.Equal(t, 1, w.count(discoveryPath))
 
 		// A token that is not good is remembered too, for a shorter time.
-		require.Equal(t, http.StatusUnauthorized, callResource(t, api, bearer("nonsense-0")).status)
-		require.Equal(t, http.StatusUnauthorized, callResource(t, api, bearer("nonsense-0")).status)
+		require.Equal(t, http.StatusUnauthorized, callAPI(t, api, bearer("nonsense-0")).status)
+		require.Equal(t, http.StatusUnauthorized, callAPI(t, api, bearer("nonsense-0")).status)
 		require.Equal(t, 2, w.count(introspectionPath))
 		time.Sleep(5 * time.Second)
-		require.Equal(t, http.StatusUnauthorized, callResource(t, api, bearer("nonsense-0")).status)
+		require.Equal(t, http.StatusUnauthorized, callAPI(t, api, bearer("nonsense-0")).status)
 		require.Equal(t, 3, w.count(introspectionPath))
 
 		// A flood of them pushes out no good one, and not more are kept than CacheSize.
 		for i := range 20 {
-			callResource(t, api, bearer(fmt.Sprint("nonsense-", i)))
+			callAPI(t, api, bearer(fmt.Sprint("nonsense-", i)))
 		}
 		before := w.count(introspectionPath)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(good)).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(good)).status)
 		require.Equal(t, before, w.count(introspectionPath))
-		callResource(t, api, bearer("nonsense-19"))
+		callAPI(t, api, bearer("nonsense-19"))
 		require.Equal(t, before, w.count(introspectionPath), "kept")
-		callResource(t, api, bearer("nonsense-10"))
+		callAPI(t, api, bearer("nonsense-10"))
 		require.Equal(t, before+1, w.count(introspectionPath), "pushed out")
 
 		// The one that was used longest ago goes first.
 		for range 3 {
-			callResource(t, api, bearer(good))
-			require.Equal(t, http.StatusOK, callResource(t, api, bearer(w.Login(optest.Web, "alice").AccessToken())).status)
+			callAPI(t, api, bearer(good))
+			require.Equal(t, http.StatusOK, callAPI(t, api, bearer(w.Login(optest.Web, "alice").AccessToken())).status)
 		}
 		before = w.count(introspectionPath)
-		callResource(t, api, bearer(good))
+		callAPI(t, api, bearer(good))
 		require.Equal(t, before, w.count(introspectionPath))
 	})
 }
 
 // Whoever goes away while the provider is asked does not spoil it for others.
-func TestResourceCallerGoesAway(t *testing.T) {
+func TestCallerGoesAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		api := w.introspecting(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -157,16 +157,16 @@ func TestResourceCallerGoesAway(t *testing.T) {
 		token := w.Login(optest.Web, "alice").AccessToken()
 		req.Header.Set("Authorization", "Bearer "+token)
 		_, err := api.Check(req)
-		var refused *middleware.ResourceError
+		var refused *resource.Error
 		require.ErrorAs(t, err, &refused)
 		require.Equal(t, http.StatusServiceUnavailable, refused.Status, "nothing is known against the token")
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(token)).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(token)).status)
 		require.Equal(t, 1, w.count(introspectionPath))
 	})
 }
 
-func TestResourceAuthorizationHeader(t *testing.T) {
-	w := newResourceWorld(t)
+func TestAuthorizationHeader(t *testing.T) {
+	w := newWorld(t)
 	good := w.Login(optest.Web, "alice").AccessToken()
 	jwt := w.Login(optest.JWT, "alice").AccessToken()
 	for name, tt := range map[string]struct {
@@ -194,9 +194,9 @@ func TestResourceAuthorizationHeader(t *testing.T) {
 		"too long":        {[]string{"Bearer " + strings.Repeat("a", 16<<10+1)}, 401, badToken},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, api := range []*middleware.Resource{w.introspecting(t), w.verifying(t, acceptPlainJWT)} {
+			for _, api := range []*resource.Server{w.introspecting(t), w.verifying(t, acceptPlainJWT)} {
 				before := w.count(introspectionPath) + w.count(keysPath)
-				r := callResource(t, api, tt.headers)
+				r := callAPI(t, api, tt.headers)
 				require.Equal(t, tt.status, r.status)
 				require.Equal(t, tt.challenge, r.challenge)
 				require.Equal(t, before, w.count(introspectionPath)+w.count(keysPath), "nobody was asked")
@@ -204,8 +204,8 @@ func TestResourceAuthorizationHeader(t *testing.T) {
 		})
 	}
 	for _, scheme := range []string{"bearer ", "BEARER ", "Bearer   "} {
-		require.Equal(t, http.StatusOK, callResource(t, w.introspecting(t), []string{scheme + good}).status)
-		require.Equal(t, http.StatusOK, callResource(t, w.verifying(t, acceptPlainJWT), []string{scheme + jwt}).status)
+		require.Equal(t, http.StatusOK, callAPI(t, w.introspecting(t), []string{scheme + good}).status)
+		require.Equal(t, http.StatusOK, callAPI(t, w.verifying(t, acceptPlainJWT), []string{scheme + jwt}).status)
 	}
 
 	// Nowhere else is a token looked for.
@@ -213,23 +213,23 @@ func TestResourceAuthorizationHeader(t *testing.T) {
 	req := httptest.NewRequest(http.MethodPost, "/?"+form.Encode(), strings.NewReader(form.Encode()))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.AddCookie(&http.Cookie{Name: "access_token", Value: good})
-	require.Equal(t, `Bearer realm="api"`, callResourceWith(t, w.introspecting(t), req).challenge)
+	require.Equal(t, `Bearer realm="api"`, callAPIWith(t, w.introspecting(t), req).challenge)
 
-	realm := w.introspecting(t, func(cfg *middleware.ResourceConfig) { cfg.Realm = "a \"b\" \\ c\r\nX: y" })
-	require.Equal(t, `Bearer realm="a \"b\" \\ cX: y"`, callResource(t, realm, nil).challenge)
+	realm := w.introspecting(t, func(cfg *resource.Config) { cfg.Realm = "a \"b\" \\ c\r\nX: y" })
+	require.Equal(t, `Bearer realm="a \"b\" \\ cX: y"`, callAPI(t, realm, nil).challenge)
 }
 
 // Only access tokens open an API, whatever else the provider hands out.
-func TestResourceOtherTokensOfTheProvider(t *testing.T) {
-	w := newResourceWorld(t)
+func TestOtherTokensOfTheProvider(t *testing.T) {
+	w := newWorld(t)
 	web, jwt := w.Login(optest.Web, "alice"), w.Login(optest.JWT, "alice")
 	webAgain, jwtAgain := w.Refresh(optest.Web, web.RefreshToken()), w.Refresh(optest.JWT, jwt.RefreshToken())
 	introspecting, plain := w.introspecting(t), w.verifying(t, acceptPlainJWT)
-	ofWeb := w.introspecting(t, func(cfg *middleware.ResourceConfig) {
+	ofWeb := w.introspecting(t, func(cfg *resource.Config) {
 		cfg.Introspection, cfg.Audience, cfg.AcceptPlainJWT = nil, optest.Web, true
 	})
 	for name, tt := range map[string]struct {
-		api    *middleware.Resource
+		api    *resource.Server
 		token  string
 		status int
 	}{
@@ -248,7 +248,7 @@ func TestResourceOtherTokensOfTheProvider(t *testing.T) {
 		"another audience, verified": {ofWeb, jwtAgain.AccessToken(), 401},
 		"plain, not accepted":        {w.verifying(t), jwtAgain.AccessToken(), 401},
 	} {
-		r := callResource(t, tt.api, bearer(tt.token))
+		r := callAPI(t, tt.api, bearer(tt.token))
 		require.Equal(t, tt.status, r.status, name)
 		if tt.status == 401 {
 			require.Equal(t, badToken, r.challenge, name)
@@ -256,9 +256,9 @@ func TestResourceOtherTokensOfTheProvider(t *testing.T) {
 	}
 }
 
-func TestResourceJWT(t *testing.T) {
+func TestJWT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		api, plain := w.verifying(t), w.verifying(t, acceptPlainJWT)
 		now := time.Now().Unix()
 		typed := func(typ any) map[jose.HeaderKey]any { return map[jose.HeaderKey]any{"typ": typ} }
@@ -275,7 +275,7 @@ func TestResourceJWT(t *testing.T) {
 			}
 			return c
 		}
-		sign := func(change map[string]any) string { return w.signResource(t, claims(change), typed("at+jwt")) }
+		sign := func(change map[string]any) string { return w.sign(t, claims(change), typed("at+jwt")) }
 		k, err := w.keys.SigningKey(t.Context())
 		require.NoError(t, err)
 		rsaKey := k.Key().(*rsa.PrivateKey)
@@ -285,7 +285,7 @@ func TestResourceJWT(t *testing.T) {
 		own, err := rsa.GenerateKey(rand.Reader, 2048)
 		require.NoError(t, err)
 		with := func(alg jose.SignatureAlgorithm, key any, id string, header map[jose.HeaderKey]any) string {
-			return signResourceWith(t, jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: id}}, claims(nil), header)
+			return signWith(t, jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: id}}, claims(nil), header)
 		}
 		good := sign(nil)
 		parts := strings.Split(good, ".")
@@ -295,7 +295,7 @@ func TestResourceJWT(t *testing.T) {
 			ok    bool
 		}{
 			"good":                    {good, true},
-			"application/at+jwt":      {w.signResource(t, claims(nil), typed("application/AT+JWT")), true},
+			"application/at+jwt":      {w.sign(t, claims(nil), typed("application/AT+JWT")), true},
 			"aud as a text":           {sign(map[string]any{"aud": optest.JWT}), true},
 			"a second before its end": {sign(map[string]any{"exp": now + 1}), true},
 			"a clock ahead":           {sign(map[string]any{"iat": now + 30, "nbf": now + 30}), true},
@@ -314,10 +314,10 @@ func TestResourceJWT(t *testing.T) {
 			"nonce":                     {sign(map[string]any{"nonce": "n"}), false},
 			"at_hash":                   {sign(map[string]any{"at_hash": "h"}), false},
 			"events":                    {sign(map[string]any{"events": map[string]any{}}), false},
-			"no type":                   {w.signResource(t, claims(nil), nil), false},
-			"type JWT":                  {w.signResource(t, claims(nil), typed("JWT")), false},
-			"type logout+jwt":           {w.signResource(t, claims(nil), typed("logout+jwt")), false},
-			"type a number":             {w.signResource(t, claims(nil), typed(1)), false},
+			"no type":                   {w.sign(t, claims(nil), nil), false},
+			"type JWT":                  {w.sign(t, claims(nil), typed("JWT")), false},
+			"type logout+jwt":           {w.sign(t, claims(nil), typed("logout+jwt")), false},
+			"type a number":             {w.sign(t, claims(nil), typed(1)), false},
 			"somebody's key":            {with(jose.RS256, own, k.ID(), typed("at+jwt")), false},
 			"somebody's key, no kid":    {with(jose.RS256, own, "", typed("at+jwt")), false},
 			"brings its key along":      {with(jose.RS256, own, k.ID(), map[jose.HeaderKey]any{"typ": "at+jwt", "jwk": jose.JSONWebKey{Key: own.Public()}}), false},
@@ -337,7 +337,7 @@ func TestResourceJWT(t *testing.T) {
 			}{sign(map[string]any{name: "-"}), false}
 		}
 		for name, tt := range cases {
-			r := callResource(t, api, bearer(tt.token))
+			r := callAPI(t, api, bearer(tt.token))
 			if tt.ok {
 				require.Equal(t, http.StatusOK, r.status, name)
 				require.Equal(t, "id-alice", r.body["sub"])
@@ -347,7 +347,7 @@ func TestResourceJWT(t *testing.T) {
 			}
 			require.Equal(t, badToken, r.challenge, name)
 			if name != "no type" && name != "type JWT" {
-				require.Equal(t, badToken, callResource(t, plain, bearer(tt.token)).challenge, "%s, with plain JWTs accepted", name)
+				require.Equal(t, badToken, callAPI(t, plain, bearer(tt.token)).challenge, "%s, with plain JWTs accepted", name)
 			}
 		}
 		// Signed twice the same claim is ambiguous, and go-jose's encoder cannot
@@ -360,52 +360,52 @@ func TestResourceJWT(t *testing.T) {
 		require.NoError(t, err)
 		twice, err := jws.CompactSerialize()
 		require.NoError(t, err)
-		require.Equal(t, badToken, callResource(t, api, bearer(twice)).challenge)
-		only := w.verifying(t, func(cfg *middleware.ResourceConfig) { cfg.Algorithms = []jose.SignatureAlgorithm{jose.ES256} })
-		require.Equal(t, badToken, callResource(t, only, bearer(good)).challenge, "an algorithm that was not allowed")
+		require.Equal(t, badToken, callAPI(t, api, bearer(twice)).challenge)
+		only := w.verifying(t, func(cfg *resource.Config) { cfg.Algorithms = []jose.SignatureAlgorithm{jose.ES256} })
+		require.Equal(t, badToken, callAPI(t, only, bearer(good)).challenge, "an algorithm that was not allowed")
 
 		// Time moves on: no leeway makes it live longer.
 		time.Sleep(59 * time.Second)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(good)).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(good)).status)
 		time.Sleep(time.Second)
-		require.Equal(t, badToken, callResource(t, api, bearer(good)).challenge)
+		require.Equal(t, badToken, callAPI(t, api, bearer(good)).challenge)
 	})
 }
 
 // A new key is noticed at the first token that it signed, and a withdrawn one
 // within five minutes.
-func TestResourceKeyRotation(t *testing.T) {
+func TestKeyRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		api := w.verifying(t, acceptPlainJWT)
 		first := w.Login(optest.JWT, "alice").AccessToken()
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(first)).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(first)).status)
 		for i := range 3 {
 			w.keys.rotate(t, fmt.Sprint("key-", i), newECDSA(t), true)
 			next := w.Login(optest.JWT, "alice").AccessToken()
-			require.Equal(t, http.StatusOK, callResource(t, api, bearer(next)).status)
-			require.Equal(t, http.StatusOK, callResource(t, api, bearer(first)).status, "the old key is published still")
+			require.Equal(t, http.StatusOK, callAPI(t, api, bearer(next)).status)
+			require.Equal(t, http.StatusOK, callAPI(t, api, bearer(first)).status, "the old key is published still")
 		}
 		w.keys.rotate(t, "key-last", newECDSA(t), false)
 		time.Sleep(5 * time.Minute)
-		callResource(t, api, bearer(first)) // old keys serve while new ones are fetched
+		callAPI(t, api, bearer(first)) // old keys serve while new ones are fetched
 		synctest.Wait()
-		require.Equal(t, badToken, callResource(t, api, bearer(first)).challenge, "the old key was withdrawn")
+		require.Equal(t, badToken, callAPI(t, api, bearer(first)).challenge, "the old key was withdrawn")
 	})
 }
 
 // Keys that somebody made up are looked for a bounded number of times. What cannot
 // be looked for is an outage, as it may be good; and it is, when it is looked for.
-func TestResourceUnknownKeys(t *testing.T) {
+func TestUnknownKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		api := w.verifying(t, acceptPlainJWT)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(w.Login(optest.JWT, "alice").AccessToken())).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(w.Login(optest.JWT, "alice").AccessToken())).status)
 		before := w.count(keysPath)
 		mallory := newECDSA(t)
 		flood := func(n int) {
 			for i := range n {
-				token := signResourceWith(t, jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: mallory, KeyID: fmt.Sprint("made-up-", i)}},
+				token := signWith(t, jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: mallory, KeyID: fmt.Sprint("made-up-", i)}},
 					map[string]any{"iss": w.Issuer}, nil)
 				req := httptest.NewRequest(http.MethodGet, "/", nil)
 				req.Header.Set("Authorization", "Bearer "+token)
@@ -417,12 +417,12 @@ func TestResourceUnknownKeys(t *testing.T) {
 		require.Equal(t, 5, w.count(keysPath)-before)
 		w.keys.rotate(t, "new", newECDSA(t), true)
 		honest := w.Login(optest.JWT, "alice").AccessToken()
-		r := callResource(t, api, bearer(honest))
+		r := callAPI(t, api, bearer(honest))
 		require.Equal(t, http.StatusServiceUnavailable, r.status, "not 401: it is good")
 		require.NotEmpty(t, r.header.Get("Retry-After"))
 		require.Empty(t, r.challenge)
 		time.Sleep(10 * time.Second)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(honest)).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(honest)).status)
 		flood(100)
 		require.Equal(t, 6, w.count(keysPath)-before)
 	})
@@ -436,16 +436,16 @@ func newECDSA(t *testing.T) *ecdsa.PrivateKey {
 }
 
 // A provider that is down is neither asked in a flood nor a verdict on a token.
-func TestResourceProviderDown(t *testing.T) {
+func TestProviderDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		web, now := w.Login(optest.Web, "alice"), time.Now().Unix()
-		long := w.signResource(t, map[string]any{
+		long := w.sign(t, map[string]any{
 			"iss": w.Issuer, "sub": "a", "aud": optest.JWT, "exp": now + 7200, "iat": now, "jti": "1", "client_id": "c",
 		}, map[jose.HeaderKey]any{"typ": "at+jwt"})
 		for _, tt := range []struct {
 			name  string
-			api   *middleware.Resource
+			api   *resource.Server
 			token string
 		}{
 			{"introspection", w.introspecting(t), web.AccessToken()},
@@ -454,7 +454,7 @@ func TestResourceProviderDown(t *testing.T) {
 			name := tt.name
 			unavailable := func() {
 				t.Helper()
-				r := callResource(t, tt.api, bearer(tt.token))
+				r := callAPI(t, tt.api, bearer(tt.token))
 				require.Equal(t, http.StatusServiceUnavailable, r.status, name)
 				require.Equal(t, "2", r.header.Get("Retry-After"))
 				require.Empty(t, r.challenge)
@@ -468,41 +468,41 @@ func TestResourceProviderDown(t *testing.T) {
 			require.Equal(t, before+1, w.count(discoveryPath))
 			w.down.Store(false)
 			time.Sleep(time.Second)
-			require.Equal(t, http.StatusOK, callResource(t, tt.api, bearer(tt.token)).status, "discovery is tried again")
+			require.Equal(t, http.StatusOK, callAPI(t, tt.api, bearer(tt.token)).status, "discovery is tried again")
 
 			w.down.Store(true)
-			require.Equal(t, http.StatusOK, callResource(t, tt.api, bearer(tt.token)).status, "known, and fresh enough")
+			require.Equal(t, http.StatusOK, callAPI(t, tt.api, bearer(tt.token)).status, "known, and fresh enough")
 			if name == "introspection" {
 				time.Sleep(30 * time.Second)
 				unavailable()
 			} else {
 				time.Sleep(30 * time.Minute) // keys outlast an outage
-				require.Equal(t, http.StatusOK, callResource(t, tt.api, bearer(tt.token)).status)
+				require.Equal(t, http.StatusOK, callAPI(t, tt.api, bearer(tt.token)).status)
 				synctest.Wait()
-				require.Equal(t, http.StatusOK, callResource(t, tt.api, bearer(tt.token)).status)
+				require.Equal(t, http.StatusOK, callAPI(t, tt.api, bearer(tt.token)).status)
 			}
 			w.down.Store(false)
 			time.Sleep(time.Second)
-			require.Equal(t, http.StatusOK, callResource(t, tt.api, bearer(tt.token)).status)
+			require.Equal(t, http.StatusOK, callAPI(t, tt.api, bearer(tt.token)).status)
 		}
 
 		// The provider is up and its store is down: 503 there, so 503 here.
 		api := w.introspecting(t)
 		web = w.Login(optest.Web, "alice")
 		w.sessions.Script(faultstore.Always(faultstore.Before))
-		require.Equal(t, http.StatusServiceUnavailable, callResource(t, api, bearer(web.AccessToken())).status)
+		require.Equal(t, http.StatusServiceUnavailable, callAPI(t, api, bearer(web.AccessToken())).status)
 		w.sessions.Script(nil)
-		require.Equal(t, http.StatusOK, callResource(t, api, bearer(web.AccessToken())).status)
+		require.Equal(t, http.StatusOK, callAPI(t, api, bearer(web.AccessToken())).status)
 
 		// So is a provider that does not know this API: the operator's mistake, not the caller's.
-		api = w.introspecting(t, func(cfg *middleware.ResourceConfig) { cfg.Introspection.ClientSecret = "wrong" })
-		require.Equal(t, http.StatusServiceUnavailable, callResource(t, api, bearer(web.AccessToken())).status)
+		api = w.introspecting(t, func(cfg *resource.Config) { cfg.Introspection.ClientSecret = "wrong" })
+		require.Equal(t, http.StatusServiceUnavailable, callAPI(t, api, bearer(web.AccessToken())).status)
 	})
 }
 
 // Answers of a provider that cannot be relied on are an outage, and what they say
 // against a token counts.
-func TestResourceIntrospectionAnswers(t *testing.T) {
+func TestIntrospectionAnswers(t *testing.T) {
 	var answer, contentType string
 	status, secret := 200, "s+c r%t/é"
 	now := time.Now().Unix()
@@ -530,13 +530,13 @@ func TestResourceIntrospectionAnswers(t *testing.T) {
 		fmt.Fprint(w, answer)
 	})
 	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"active":true}`) })
-	call := func(style oauth2.AuthStyle) resourceReply {
-		api, err := middleware.NewResource(middleware.ResourceConfig{
+	call := func(style oauth2.AuthStyle) reply {
+		api, err := resource.New(resource.Config{
 			Issuer: server.URL, Audience: "orders",
-			Introspection: &middleware.ResourceIntrospection{ClientID: "a:b", ClientSecret: secret, AuthStyle: style},
+			Introspection: &resource.Introspection{ClientID: "a:b", ClientSecret: secret, AuthStyle: style},
 		})
 		require.NoError(t, err)
-		return callResource(t, api, bearer("tok"))
+		return callAPI(t, api, bearer("tok"))
 	}
 	for name, tt := range map[string]struct {
 		status int
@@ -571,88 +571,88 @@ func TestResourceIntrospectionAnswers(t *testing.T) {
 	}
 }
 
-func TestResourceStepUp(t *testing.T) {
+func TestStepUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newResourceWorld(t)
+		w := newWorld(t)
 		api := w.introspecting(t)
 		token := w.Login(optest.Web, "alice").AccessToken()
-		call := func(rules ...middleware.ResourceRule) resourceReply {
+		call := func(rules ...resource.Rule) reply {
 			t.Helper()
-			return callResource(t, api, bearer(token), rules...)
+			return callAPI(t, api, bearer(token), rules...)
 		}
-		require.Equal(t, http.StatusOK, call(middleware.ResourceMaxAge(0)).status, "this very second")
+		require.Equal(t, http.StatusOK, call(resource.MaxAge(0)).status, "this very second")
 		time.Sleep(time.Second)
-		r := call(middleware.ResourceMaxAge(0))
+		r := call(resource.MaxAge(0))
 		require.Equal(t, http.StatusUnauthorized, r.status, "0 is not ignored")
 		require.Equal(t, `Bearer realm="api", error="insufficient_user_authentication", max_age="0"`, r.challenge)
-		require.Equal(t, http.StatusUnauthorized, call(middleware.ResourceMaxAge(-time.Hour)).status)
-		require.Equal(t, http.StatusOK, call(middleware.ResourceMaxAge(2*time.Minute)).status)
+		require.Equal(t, http.StatusUnauthorized, call(resource.MaxAge(-time.Hour)).status)
+		require.Equal(t, http.StatusOK, call(resource.MaxAge(2*time.Minute)).status)
 
 		time.Sleep(2*time.Minute - time.Millisecond)
-		require.Equal(t, http.StatusOK, call(middleware.ResourceMaxAge(2*time.Minute)).status)
+		require.Equal(t, http.StatusOK, call(resource.MaxAge(2*time.Minute)).status)
 		time.Sleep(time.Millisecond)
-		r = call(middleware.ResourceMaxAge(2 * time.Minute))
+		r = call(resource.MaxAge(2 * time.Minute))
 		require.Equal(t, http.StatusUnauthorized, r.status)
 		require.Equal(t, `Bearer realm="api", error="insufficient_user_authentication", max_age="120"`, r.challenge)
 		require.Equal(t, http.StatusOK, call().status, "other routes go on")
 		require.Equal(t, `Bearer realm="api", error="insufficient_user_authentication", max_age="60"`,
-			call(middleware.ResourceMaxAge(time.Hour), middleware.ResourceMaxAge(time.Minute), middleware.ResourceMaxAge(2*time.Hour)).challenge)
+			call(resource.MaxAge(time.Hour), resource.MaxAge(time.Minute), resource.MaxAge(2*time.Hour)).challenge)
 
-		r = call(middleware.ResourceACR("urn:phr", "urn:mfa"), middleware.ResourceMaxAge(time.Hour))
+		r = call(resource.ACR("urn:phr", "urn:mfa"), resource.MaxAge(time.Hour))
 		require.Equal(t, `Bearer realm="api", error="insufficient_user_authentication", acr_values="urn:phr urn:mfa", max_age="3600"`, r.challenge)
 
 		// A refresh is no new login; signing in is.
 		tokens := w.Login(optest.Web, "alice")
 		time.Sleep(10 * time.Minute)
 		token = w.Refresh(optest.Web, tokens.RefreshToken()).AccessToken()
-		require.Equal(t, http.StatusUnauthorized, call(middleware.ResourceMaxAge(2*time.Minute)).status)
+		require.Equal(t, http.StatusUnauthorized, call(resource.MaxAge(2*time.Minute)).status)
 		token = w.Login(optest.Web, "alice").AccessToken()
-		require.Equal(t, http.StatusOK, call(middleware.ResourceMaxAge(2*time.Minute)).status)
+		require.Equal(t, http.StatusOK, call(resource.MaxAge(2*time.Minute)).status)
 
 		// In JWTs, with what RFC 9068 section 2.2.1 has for it.
 		jwts := w.verifying(t)
 		now := time.Now().Unix()
 		for name, tt := range map[string]struct {
 			claims map[string]any
-			rule   middleware.ResourceRule
+			rule   resource.Rule
 			status int
 		}{
-			"fresh":            {map[string]any{"auth_time": now}, middleware.ResourceMaxAge(time.Minute), 200},
-			"old":              {map[string]any{"auth_time": now - 61}, middleware.ResourceMaxAge(time.Minute), 401},
-			"no auth_time":     {map[string]any{}, middleware.ResourceMaxAge(time.Hour), 401},
-			"from the future":  {map[string]any{"auth_time": now + 31}, middleware.ResourceMaxAge(time.Hour), 401},
-			"acr":              {map[string]any{"acr": "urn:mfa"}, middleware.ResourceACR("urn:phr", "urn:mfa"), 200},
-			"another acr":      {map[string]any{"acr": "urn:pwd"}, middleware.ResourceACR("urn:phr", "urn:mfa"), 401},
-			"no acr":           {map[string]any{}, middleware.ResourceACR("urn:phr"), 401},
-			"acr in a list":    {map[string]any{"acr": "urn:phr urn:mfa"}, middleware.ResourceACR("urn:phr"), 401},
-			"scope":            {map[string]any{"scope": "x orders"}, middleware.ResourceScopes("orders"), 200},
-			"scope's prefix":   {map[string]any{"scope": "x orders:read"}, middleware.ResourceScopes("orders"), 403},
-			"one of two":       {map[string]any{"scope": "orders"}, middleware.ResourceScopes("orders", "refunds"), 403},
-			"no scope at all ": {map[string]any{}, middleware.ResourceScopes("orders"), 403},
+			"fresh":            {map[string]any{"auth_time": now}, resource.MaxAge(time.Minute), 200},
+			"old":              {map[string]any{"auth_time": now - 61}, resource.MaxAge(time.Minute), 401},
+			"no auth_time":     {map[string]any{}, resource.MaxAge(time.Hour), 401},
+			"from the future":  {map[string]any{"auth_time": now + 31}, resource.MaxAge(time.Hour), 401},
+			"acr":              {map[string]any{"acr": "urn:mfa"}, resource.ACR("urn:phr", "urn:mfa"), 200},
+			"another acr":      {map[string]any{"acr": "urn:pwd"}, resource.ACR("urn:phr", "urn:mfa"), 401},
+			"no acr":           {map[string]any{}, resource.ACR("urn:phr"), 401},
+			"acr in a list":    {map[string]any{"acr": "urn:phr urn:mfa"}, resource.ACR("urn:phr"), 401},
+			"scope":            {map[string]any{"scope": "x orders"}, resource.Scopes("orders"), 200},
+			"scope's prefix":   {map[string]any{"scope": "x orders:read"}, resource.Scopes("orders"), 403},
+			"one of two":       {map[string]any{"scope": "orders"}, resource.Scopes("orders", "refunds"), 403},
+			"no scope at all ": {map[string]any{}, resource.Scopes("orders"), 403},
 		} {
 			claims := map[string]any{"iss": w.Issuer, "sub": "a", "aud": optest.JWT, "exp": now + 60, "iat": now, "jti": "1", "client_id": "c"}
 			maps.Copy(claims, tt.claims)
-			r := callResource(t, jwts, bearer(w.signResource(t, claims, map[jose.HeaderKey]any{"typ": "at+jwt"})), tt.rule)
+			r := callAPI(t, jwts, bearer(w.sign(t, claims, map[jose.HeaderKey]any{"typ": "at+jwt"})), tt.rule)
 			require.Equal(t, tt.status, r.status, name)
 		}
 	})
 }
 
-func TestResourceScopes(t *testing.T) {
-	w := newResourceWorld(t)
+func TestScopes(t *testing.T) {
+	w := newWorld(t)
 	api := w.introspecting(t)
 	token := w.Login(optest.Web, "alice").AccessToken()
-	require.Equal(t, http.StatusOK, callResource(t, api, bearer(token), middleware.ResourceScopes("openid", "email")).status)
-	r := callResource(t, api, bearer(token), middleware.ResourceScopes("openid", "refunds"), middleware.ResourceMaxAge(0))
+	require.Equal(t, http.StatusOK, callAPI(t, api, bearer(token), resource.Scopes("openid", "email")).status)
+	r := callAPI(t, api, bearer(token), resource.Scopes("openid", "refunds"), resource.MaxAge(0))
 	require.Equal(t, http.StatusForbidden, r.status)
 	require.Equal(t, `Bearer realm="api", error="insufficient_scope", scope="openid refunds"`, r.challenge)
 	require.Equal(t, "insufficient_scope", r.body["error"])
-	require.Equal(t, `Bearer realm="api"`, callResource(t, api, nil, middleware.ResourceScopes("refunds")).challenge)
+	require.Equal(t, `Bearer realm="api"`, callAPI(t, api, nil, resource.Scopes("refunds")).challenge)
 }
 
 // What the handler got is its own to change.
-func TestResourceTokenIsTheCallersToKeep(t *testing.T) {
-	w := newResourceWorld(t)
+func TestTokenIsTheCallersToKeep(t *testing.T) {
+	w := newWorld(t)
 	api := w.introspecting(t)
 	req := httptest.NewRequest(http.MethodGet, "/", nil)
 	req.Header.Set("Authorization", "Bearer "+w.Login(optest.Web, "alice").AccessToken())
@@ -671,45 +671,45 @@ func TestResourceTokenIsTheCallersToKeep(t *testing.T) {
 	require.False(t, second.HasScope("admin"))
 
 	// Outside of Handler there is nothing.
-	_, ok := middleware.ResourceFrom(t.Context())
+	_, ok := resource.From(t.Context())
 	require.False(t, ok)
-	require.Empty(t, middleware.ResourceSubject(t.Context()))
-	require.Empty(t, middleware.ResourceSID(t.Context()))
+	require.Empty(t, resource.Subject(t.Context()))
+	require.Empty(t, resource.SID(t.Context()))
 }
 
-func TestResourceConfig(t *testing.T) {
-	good := func() middleware.ResourceConfig {
-		return middleware.ResourceConfig{
-			Issuer: "https://login.example.com", Introspection: &middleware.ResourceIntrospection{ClientID: "a", ClientSecret: "hunter2"},
+func TestConfig(t *testing.T) {
+	good := func() resource.Config {
+		return resource.Config{
+			Issuer: "https://login.example.com", Introspection: &resource.Introspection{ClientID: "a", ClientSecret: "hunter2"},
 		}
 	}
-	_, err := middleware.NewResource(good())
+	_, err := resource.New(good())
 	require.NoError(t, err, "nobody is asked yet")
-	for field, change := range map[string]func(*middleware.ResourceConfig){
-		"Issuer: ":                func(c *middleware.ResourceConfig) { c.Issuer = "" },
-		"Issuer: \"http:":         func(c *middleware.ResourceConfig) { c.Issuer = "http://login.example.com" },
-		"Issuer: \"https://x/?":   func(c *middleware.ResourceConfig) { c.Issuer = "https://x/?y" },
-		"Issuer: \"//x":           func(c *middleware.ResourceConfig) { c.Issuer = "//x" },
-		"Audience: ":              func(c *middleware.ResourceConfig) { c.Introspection = nil },
-		"Introspection: ":         func(c *middleware.ResourceConfig) { c.Introspection.ClientID = "" },
-		"Introspection: ClientID": func(c *middleware.ResourceConfig) { c.Introspection.ClientSecret = "" },
-		"Introspection.AuthStyle": func(c *middleware.ResourceConfig) { c.Introspection.AuthStyle = 7 },
-		"Algorithms: \"HS256\"":   func(c *middleware.ResourceConfig) { c.Algorithms = []jose.SignatureAlgorithm{"RS256", "HS256"} },
-		"Algorithms: \"none\"":    func(c *middleware.ResourceConfig) { c.Algorithms = []jose.SignatureAlgorithm{"none"} },
-		"CacheSize":               func(c *middleware.ResourceConfig) { c.CacheSize = -1 },
-		"Timeout":                 func(c *middleware.ResourceConfig) { c.Timeout = -1 },
+	for field, change := range map[string]func(*resource.Config){
+		"Issuer: ":                func(c *resource.Config) { c.Issuer = "" },
+		"Issuer: \"http:":         func(c *resource.Config) { c.Issuer = "http://login.example.com" },
+		"Issuer: \"https://x/?":   func(c *resource.Config) { c.Issuer = "https://x/?y" },
+		"Issuer: \"//x":           func(c *resource.Config) { c.Issuer = "//x" },
+		"Audience: ":              func(c *resource.Config) { c.Introspection = nil },
+		"Introspection: ":         func(c *resource.Config) { c.Introspection.ClientID = "" },
+		"Introspection: ClientID": func(c *resource.Config) { c.Introspection.ClientSecret = "" },
+		"Introspection.AuthStyle": func(c *resource.Config) { c.Introspection.AuthStyle = 7 },
+		"Algorithms: \"HS256\"":   func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"RS256", "HS256"} },
+		"Algorithms: \"none\"":    func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"none"} },
+		"CacheSize":               func(c *resource.Config) { c.CacheSize = -1 },
+		"Timeout":                 func(c *resource.Config) { c.Timeout = -1 },
 	} {
 		cfg := good()
 		change(&cfg)
-		_, err := middleware.NewResource(cfg)
-		require.ErrorContains(t, err, "middleware: ResourceConfig.")
+		_, err := resource.New(cfg)
+		require.ErrorContains(t, err, "resource: Config.")
 		require.ErrorContains(t, err, field)
 		require.NotContains(t, err.Error(), "hunter2")
 	}
 }
 
 // An endpoint that is reached less safely than the issuer is not used.
-func TestResourceEndpointsAreSafe(t *testing.T) {
+func TestEndpointsAreSafe(t *testing.T) {
 	var discovery string
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, discovery) }))
 	t.Cleanup(server.Close)
@@ -718,9 +718,9 @@ func TestResourceEndpointsAreSafe(t *testing.T) {
 	t.Cleanup(func() { _ = listener.Close() })
 	for _, endpoint := range []string{"http://" + listener.Addr().String() + "/x", "ftp://x/", "/x"} {
 		discovery = fmt.Sprintf(`{"issuer":%q,"jwks_uri":"https://x/keys","introspection_endpoint":%q}`, server.URL, endpoint)
-		api, err := middleware.NewResource(middleware.ResourceConfig{
+		api, err := resource.New(resource.Config{
 			Issuer: server.URL, HTTPClient: server.Client(),
-			Introspection: &middleware.ResourceIntrospection{ClientID: "a", ClientSecret: "b"},
+			Introspection: &resource.Introspection{ClientID: "a", ClientSecret: "b"},
 		})
 		require.NoError(t, err)
 		req := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -732,7 +732,7 @@ func TestResourceEndpointsAreSafe(t *testing.T) {
 
 // The provider need not be ours: the example server of zitadel/oidc, without the
 // hook, knows no sid and ends tokens by revocation.
-func TestResourceWithABareProvider(t *testing.T) {
+func TestWithABareProvider(t *testing.T) {
 	const redirect = "http://127.0.0.1:9999/cb"
 	var handler http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
@@ -760,15 +760,15 @@ func TestResourceWithABareProvider(t *testing.T) {
 	token, err := config.Exchange(t.Context(), code)
 	require.NoError(t, err)
 
-	api, err := middleware.NewResource(middleware.ResourceConfig{
-		Issuer: issuer, CacheFor: -1, Introspection: &middleware.ResourceIntrospection{ClientID: "web", ClientSecret: "secret"},
+	api, err := resource.New(resource.Config{
+		Issuer: issuer, CacheFor: -1, Introspection: &resource.Introspection{ClientID: "web", ClientSecret: "secret"},
 	})
 	require.NoError(t, err)
-	r := callResource(t, api, bearer(token.AccessToken), middleware.ResourceScopes("profile"))
+	r := callAPI(t, api, bearer(token.AccessToken), resource.Scopes("profile"))
 	require.Equal(t, http.StatusOK, r.status)
 	require.Equal(t, "id2", r.body["sub"])
 	require.Empty(t, r.body["sid"])
-	require.Equal(t, badToken, callResource(t, api, bearer(token.Extra("id_token").(string))).challenge)
+	require.Equal(t, badToken, callAPI(t, api, bearer(token.Extra("id_token").(string))).challenge)
 
 	req, err := http.NewRequest(http.MethodPost, issuer+"revoke", strings.NewReader(url.Values{"token": {token.AccessToken}}.Encode()))
 	require.NoError(t, err)
@@ -777,5 +777,5 @@ func TestResourceWithABareProvider(t *testing.T) {
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, badToken, callResource(t, api, bearer(token.AccessToken)).challenge)
+	require.Equal(t, badToken, callAPI(t, api, bearer(token.AccessToken)).challenge)
 }
