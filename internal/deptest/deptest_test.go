@@ -22,6 +22,8 @@ const (
 
 	prometheus = "github.com/prometheus"
 	otel       = "go.opentelemetry.io/otel"
+
+	singleflight = "golang.org/x/sync/singleflight" // of the Go project, 200 lines, imports the standard library alone
 )
 
 // drivers are modules that talk to a database.
@@ -99,14 +101,14 @@ var rules = []struct {
 	},
 	{
 		pkg: "middleware", only: true, std: true,
-		just: []string{module + "/middleware", module + "/policy", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2"},
-		why:  "it goes into every application: two libraries for the protocol and what they need, and the words for an end",
+		just: []string{module + "/middleware", module + "/policy", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2", singleflight},
+		why:  "it goes into every application: two libraries for the protocol and what they need, the words for an end, and one package for questions that are asked once",
 	},
 	{
 		pkg: "middleware/resource", std: true,
 		just: []string{
 			module + "/middleware/resource", module + "/middleware/internal/issuer", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4",
-			"golang.org/x/oauth2",
+			"golang.org/x/oauth2", singleflight,
 		},
 		why: "it goes into every API, which has no session and no end to tell of",
 	},

@@ -33,6 +33,7 @@ type world struct {
 
 	sessions *faultstore.Store
 	down     atomic.Bool // the provider answers nothing but 502
+	slow     atomic.Bool // it takes a second
 
 	mu     sync.Mutex
 	counts map[string]int // requests by path
@@ -61,6 +62,9 @@ func newWorld(t *testing.T) *world {
 				w.mu.Lock()
 				w.counts[r.URL.Path]++
 				w.mu.Unlock()
+				if w.slow.Load() {
+					time.Sleep(time.Second)
+				}
 				if w.down.Load() {
 					http.Error(rw, "down", http.StatusBadGateway)
 					return

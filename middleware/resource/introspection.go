@@ -55,11 +55,7 @@ const negative = 6
 
 func (in *introspector) verify(ctx context.Context, token string) (Token, error) {
 	key := sha256.Sum256([]byte(token))
-	now := in.cfg.Now()
-	a, ok := in.active.get(key, now)
-	if !ok {
-		a, ok = in.inactive.get(key, now)
-	}
+	a, ok := in.known(key)
 	if !ok {
 		var err error
 		a, err = in.flight.Do(ctx, string(key[:]), in.cfg.Timeout, func(ctx context.Context) (answer, error) {
@@ -78,6 +74,15 @@ func (in *introspector) verify(ctx context.Context, token string) (Token, error)
 	return a.token.clone(), nil
 }
 
+// known returns the answer about a token, if it is remembered.
+func (in *introspector) known(key [sha256.Size]byte) (answer, bool) {
+	now := in.cfg.Now()
+	if a, ok := in.active.get(key, now); ok {
+		return a, true
+	}
+	return in.inactive.get(key, now)
+}
+
 // ask asks the provider, and remembers the answer.
 func (in *introspector) ask(ctx context.Context, token string, key [sha256.Size]byte) (answer, error) {
 	select {
@@ -85,6 +90,9 @@ func (in *introspector) ask(ctx context.Context, token string, key [sha256.Size]
 		defer func() { <-in.slots }()
 	case <-ctx.Done():
 		return answer{}, fmt.Errorf("%w: too many requests to it are under way: %w", issuer.ErrUnavailable, ctx.Err())
+	}
+	if a, ok := in.known(key); ok { // the flight before ended between the caller's look and its own flight
+		return a, nil
 	}
 	asked := in.cfg.Now() // what is told holds from here, not from when it arrives
 	body, err := in.request(ctx, token)

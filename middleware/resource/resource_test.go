@@ -156,6 +156,7 @@ func TestCallerGoesAway(t *testing.T) {
 		req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
 		token := w.Login(optest.Web, "alice").AccessToken()
 		req.Header.Set("Authorization", "Bearer "+token)
+		w.slow.Store(true)
 		_, err := api.Check(req)
 		var refused *resource.Error
 		require.ErrorAs(t, err, &refused)

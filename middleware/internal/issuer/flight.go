@@ -3,54 +3,30 @@ package issuer
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
-// A Flight lets those who ask for the same at the same time share one
-// answer. The work goes on when the one who began it goes away.
-type Flight[T any] struct {
-	mu    sync.Mutex
-	calls map[string]*call[T]
-}
+// A Flight lets callers that ask for the same at the same time share one answer. The
+// work goes on when the caller that began it goes away. The zero value is ready.
+type Flight[T any] struct{ group singleflight.Group }
 
-type call[T any] struct {
-	done  chan struct{}
-	value T
-	err   error
-}
-
-// Begin starts work under a key, or finds it begun.
-func (f *Flight[T]) Begin(ctx context.Context, key string, timeout time.Duration, work func(context.Context) (T, error)) *call[T] {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if c := f.calls[key]; c != nil {
-		return c
-	}
-	if f.calls == nil {
-		f.calls = map[string]*call[T]{}
-	}
-	c := &call[T]{done: make(chan struct{})}
-	f.calls[key] = c
-	go func() {
+// Begin starts the work under a key, unless it is under way.
+func (f *Flight[T]) Begin(ctx context.Context, key string, timeout time.Duration, work func(context.Context) (T, error)) <-chan singleflight.Result {
+	return f.group.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()
-		c.value, c.err = work(ctx)
-		f.mu.Lock()
-		delete(f.calls, key)
-		f.mu.Unlock()
-		close(c.done)
-	}()
-	return c
+		return work(ctx)
+	})
 }
 
-// Do shares the answer of the work under a key. If the context ends first the error
+// Do returns the answer of the work under a key. If the context ends first the error
 // wraps [ErrUnavailable].
 func (f *Flight[T]) Do(ctx context.Context, key string, timeout time.Duration, work func(context.Context) (T, error)) (T, error) {
-	c := f.Begin(ctx, key, timeout, work)
 	select {
-	case <-c.done:
-		return c.value, c.err
+	case r := <-f.Begin(ctx, key, timeout, work):
+		return r.Val.(T), r.Err
 	case <-ctx.Done():
 		var none T
 		return none, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
