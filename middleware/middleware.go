@@ -42,6 +42,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 )
@@ -203,7 +204,7 @@ type RelyingParty struct {
 	origins  *http.CrossOriginProtection
 	client   *http.Client
 	page     *template.Template
-	locks    locks
+	locks    keylock.Locks // by session: one refresh at a time in this process
 
 	strangers strangers
 

@@ -39,12 +39,15 @@ func (rp *RelyingParty) refresh(ctx context.Context, h *held, force bool) error 
 		return nil
 	}
 	waits := func() bool { return force || h.rec.stands(rp.now()) == must }
-	unlock := rp.locks.lock(ctx, h.id, waits())
+	unlock := rp.locks.TryLock(h.id)
+	if unlock == nil && !waits() {
+		return nil // somebody is at it
+	}
 	if unlock == nil {
-		if err := ctx.Err(); err != nil {
+		var err error
+		if unlock, err = rp.locks.Lock(ctx, h.id); err != nil {
 			return unavailable(err)
 		}
-		return nil // somebody is at it
 	}
 	defer unlock()
 
