@@ -33,7 +33,6 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -43,6 +42,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/internal/keylock"
+	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 )
@@ -320,14 +320,8 @@ func checkWebURL(s string) error {
 		return fmt.Errorf("%q has a username or a fragment", s)
 	case u.Scheme == "https":
 		return nil
-	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "http" && loopback.Host(u.Hostname()):
 		return nil
 	}
 	return fmt.Errorf("%q is not https; http is allowed on loopback only", s)
-}
-
-// isLoopback reports whether nothing but this machine answers to the host.
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/curfew-oidc/curfew/internal/loopback"
 )
 
 var (
@@ -120,7 +122,7 @@ func allowedAddress(a netip.Addr, allow []netip.Prefix, loopback bool) bool {
 }
 
 // checkLogoutURI returns why notifications are not sent to a URI.
-func checkLogoutURI(uri string, loopback bool) (*url.URL, error) {
+func checkLogoutURI(uri string, allowLoopback bool) (*url.URL, error) {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil:
@@ -133,10 +135,11 @@ func checkLogoutURI(uri string, loopback bool) (*url.URL, error) {
 		return nil, errors.New("the URI has a fragment")
 	case u.Scheme == "https":
 		return u, nil
-	case u.Scheme != "http" || !loopback:
+	case u.Scheme != "http" || !allowLoopback:
 		return nil, errors.New("the URI is not https")
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
+	// A better word than the dialer's, which judges the address that a name has.
+	if !loopback.Host(u.Hostname()) {
 		return nil, errors.New("the URI is http: that is allowed on loopback only")
 	}
 	return u, nil

@@ -101,13 +101,13 @@ var rules = []struct {
 	},
 	{
 		pkg: "middleware", only: true, std: true,
-		just: []string{module + "/middleware", module + "/policy", module + "/internal/keylock", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2", singleflight},
+		just: []string{module + "/middleware", module + "/policy", module + "/internal/keylock", module + "/internal/loopback", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2", singleflight},
 		why:  "it goes into every application: two libraries for the protocol and what they need, the words for an end, and one package for questions that are asked once",
 	},
 	{
 		pkg: "middleware/resource", std: true,
 		just: []string{
-			module + "/middleware/resource", module + "/middleware/internal/issuer", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4",
+			module + "/middleware/resource", module + "/middleware/internal/issuer", module + "/internal/loopback", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4",
 			"golang.org/x/oauth2", singleflight,
 		},
 		why: "it goes into every API, which has no session and no end to tell of",

@@ -18,13 +18,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/oauth2"
@@ -213,16 +213,10 @@ func checkIssuer(issuer string) error {
 	switch {
 	case err != nil || u.Hostname() == "" || u.Opaque != "" || u.User != nil || strings.ContainsAny(issuer, "?#"):
 		return fmt.Errorf("%q is not a URL such as https://login.example.com", issuer)
-	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
+	case u.Scheme != "https" && (u.Scheme != "http" || !loopback.Host(u.Hostname())):
 		return fmt.Errorf("%q is not https, nor http on loopback", issuer)
 	}
 	return nil
-}
-
-// isLoopback reports whether nothing but this machine answers to the host.
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // A Token is what an access token says, once it has been checked.

@@ -684,8 +684,12 @@ func TestConfig(t *testing.T) {
 			Issuer: "https://login.example.com", Introspection: &resource.Introspection{ClientID: "a", ClientSecret: "hunter2"},
 		}
 	}
-	_, err := resource.New(good())
-	require.NoError(t, err, "nobody is asked yet")
+	for _, issuer := range []string{"https://login.example.com", "http://login.localhost:9998", "http://[::1]:9998"} {
+		cfg := good()
+		cfg.Issuer = issuer
+		_, err := resource.New(cfg)
+		require.NoError(t, err, "nobody is asked yet")
+	}
 	for field, change := range map[string]func(*resource.Config){
 		"Issuer: ":                func(c *resource.Config) { c.Issuer = "" },
 		"Issuer: \"http:":         func(c *resource.Config) { c.Issuer = "http://login.example.com" },
