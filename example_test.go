@@ -260,9 +260,9 @@ func _(mux *http.ServeMux, secret string, list, refund http.Handler) error {
 }
 
 func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier *oidc.IDTokenVerifier, signIn func(context.Context) error, call func(context.Context, string) error) error {
-	file := clitoken.In(dir, issuer, "cli")
+	file := clitoken.Open(dir, issuer, "cli")
 	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	switch {
 	case errors.Is(err, clitoken.ErrNoLogin):
 		return signIn(ctx)

@@ -138,7 +138,7 @@ func (rp *RelyingParty) checkType(raw string) error {
 	if err != nil {
 		return fmt.Errorf("the header of the logout token: %w", err)
 	}
-	if typ == "logout+jwt" || rp.cfg.AllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
+	if typ == "logout+jwt" || rp.cfg.InsecureAllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
 		return nil
 	}
 	return fmt.Errorf("typ: %.50q is not logout+jwt", typ)

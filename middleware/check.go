@@ -42,7 +42,7 @@ func (rp *RelyingParty) check(r *http.Request) (*held, error) {
 
 // background reports whether a request is no sign of the user.
 func (rp *RelyingParty) background(r *http.Request) bool {
-	return isStream(r) || rp.cfg.Background != nil && rp.cfg.Background(r)
+	return isStream(r) || rp.cfg.IsBackground != nil && rp.cfg.IsBackground(r)
 }
 
 // errUnasked is why a background request is not answered once the access token has

@@ -111,7 +111,7 @@ func (rp *RelyingParty) readForm(w http.ResponseWriter, r *http.Request) posted 
 		return posted{problem: "What you sent could not be read completely. Your browser may still have it: go back one page, and copy it before you sign in."}
 	}
 	p.fields = slices.DeleteFunc(p.fields, func(f Field) bool {
-		secret := secretField.MatchString(f.Name) || rp.cfg.KeepOut != nil && rp.cfg.KeepOut(f.Name)
+		secret := secretField.MatchString(f.Name) || rp.cfg.RedactField != nil && rp.cfg.RedactField(f.Name)
 		if secret {
 			p.dropped = append(p.dropped, f.Name)
 		}

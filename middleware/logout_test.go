@@ -372,7 +372,7 @@ func TestUntypedLogoutTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
-			c.AllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
+			c.InsecureAllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
 		}))
 		s := newSigner(t, w)
 		for typ, want := range map[string]int{"": 200, "JWT": 200, "logout+jwt": 200, "application/logout+jwt": 200, "at+jwt": 400} {

@@ -22,7 +22,7 @@
 // # What a user sees when the login is over
 //
 // A page leads to sign-in and back to itself. A form that was posted is kept: see
-// [Config.KeepOut]. A script's request gets a 401 with a challenge and JSON, never
+// [Config.RedactField]. A script's request gets a 401 with a challenge and JSON, never
 // a redirect. An event stream or a WebSocket is closed. A provider or a store that
 // does not answer is no logout: the request goes on while the tokens at hand are
 // good, and gets a 503 afterwards.
@@ -116,16 +116,16 @@ type Config struct {
 	// in any case.
 	RefreshAfter time.Duration
 
-	// Background reports requests that are no sign of the user, such as a page's
+	// IsBackground reports requests that are no sign of the user, such as a page's
 	// polling. They refresh nothing, as long as the provider has said how long a
 	// session may go unused; so they are answered until the access token expires, and
 	// with 503 from then until another request has brought a new one. Nil: event
 	// streams and WebSockets, which count as background in any case.
-	Background func(*http.Request) bool
+	IsBackground func(*http.Request) bool
 
-	// KeepOut reports names of form fields that must not be kept in a page while
+	// RedactField reports names of form fields that must not be kept in a page while
 	// the user signs in again, beside those that sound secret. Nil: no others.
-	KeepOut func(name string) bool
+	RedactField func(name string) bool
 
 	// FormToken returns the name and the value of the application's own token
 	// against cross-site request forgery, for a form that is about to be sent
@@ -152,12 +152,12 @@ type Config struct {
 	// announces. Symmetric ones and "none" cannot be allowed.
 	Algorithms []jose.SignatureAlgorithm
 
-	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
+	// InsecureAllowUntypedLogoutTokens accepts logout tokens of providers that do not
 	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
 	// recommends. It needs Algorithms: what then tells a logout token from whatever
 	// else the provider signs are its claims and its algorithm alone (RFC 8725
 	// sections 3.1 and 3.11).
-	AllowUntypedLogoutTokens bool
+	InsecureAllowUntypedLogoutTokens bool
 
 	// Page is the template of the middleware's own pages, executed with a
 	// [PageData]. Nil: a plain page.
@@ -220,9 +220,12 @@ type RelyingParty struct {
 	}
 }
 
+// ErrConfig is wrapped by the errors of [New], which go on with the field.
+var ErrConfig = errors.New("curfew: middleware.Config")
+
 // New checks the configuration. It does not talk to the provider: that happens
 // when the first user signs in, so that an application starts while its provider
-// is down. The error names the field.
+// is down. Its errors wrap [ErrConfig].
 func New(cfg Config) (*RelyingParty, error) {
 	rp := &RelyingParty{cfg: cfg, now: cfg.Now, store: cfg.Store, client: cfg.HTTPClient, page: cfg.Page}
 	if rp.now == nil {
@@ -238,45 +241,14 @@ func New(cfg Config) (*RelyingParty, error) {
 	if rp.page == nil {
 		rp.page = defaultPage
 	}
-	if err := checkWebURL(cfg.Issuer); err != nil {
-		return nil, fmt.Errorf("middleware: Issuer: %w", err)
-	}
-	if cfg.ClientID == "" {
-		return nil, errors.New("middleware: ClientID: it is missing")
-	}
-	if err := checkWebURL(cfg.RedirectURL); err != nil {
-		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
 	redirect, err := url.Parse(cfg.RedirectURL)
 	if err != nil {
-		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
-	}
-	if redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
-		return nil, errors.New("middleware: RedirectURL: it needs a path of its own, and no query")
-	}
-	if cfg.PostLogoutURL != "" {
-		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
-			return nil, fmt.Errorf("middleware: PostLogoutURL: %w", err)
-		}
-	}
-	for _, alg := range cfg.Algorithms {
-		if !slices.Contains(issuer.Algorithms, alg) {
-			return nil, fmt.Errorf("middleware: Algorithms: %q is not an asymmetric signature algorithm", alg)
-		}
+		return nil, fmt.Errorf("%w.RedirectURL: %w", ErrConfig, err)
 	}
 	rp.cfg.Algorithms = slices.Clone(cfg.Algorithms)
-	if cfg.AllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
-		return nil, errors.New("middleware: AllowUntypedLogoutTokens: it needs Algorithms, those that the client is registered for")
-	}
-	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
-		return nil, errors.New("middleware: MaxAge: it is negative")
-	}
-	if cfg.Lifetime < 0 {
-		return nil, errors.New("middleware: Lifetime: it is negative")
-	}
-	if cfg.RefreshAfter < 0 {
-		return nil, errors.New("middleware: RefreshAfter: it is negative")
-	}
 	rp.origin = redirect.Scheme + "://" + redirect.Host
 	rp.callback = redirect.Path
 	if rp.base = cfg.Base; rp.base == "" {
@@ -285,7 +257,7 @@ func New(cfg Config) (*RelyingParty, error) {
 		}
 	}
 	if !strings.HasPrefix(rp.base, "/") || !strings.HasSuffix(rp.base, "/") || path.Clean(rp.base)+"/" != rp.base && rp.base != "/" {
-		return nil, fmt.Errorf("middleware: Base: %q does not begin and end with a slash", rp.base)
+		return nil, fmt.Errorf("%w.Base: %q does not begin and end with a slash", ErrConfig, rp.base)
 	}
 
 	// The cookies of two applications on one host, which differ in any of these,
@@ -294,7 +266,7 @@ func New(cfg Config) (*RelyingParty, error) {
 	rp.secure = redirect.Scheme == "https"
 	rp.cookie = cookieName(rp.app, rp.secure)
 	if rp.seal, err = newSealer(rp.app, cfg.Keys); err != nil {
-		return nil, fmt.Errorf("middleware: Keys: %w", err)
+		return nil, fmt.Errorf("%w.Keys: %w", ErrConfig, err)
 	}
 	rp.sessions = rp.store
 	if cfg.InCookies {
@@ -304,10 +276,59 @@ func New(cfg Config) (*RelyingParty, error) {
 	rp.origins = http.NewCrossOriginProtection()
 	for _, origin := range append([]string{rp.origin}, cfg.TrustedOrigins...) {
 		if err := rp.origins.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("middleware: TrustedOrigins: %w", err)
+			return nil, fmt.Errorf("%w.TrustedOrigins: %w", ErrConfig, err)
 		}
 	}
 	return rp, nil
+}
+
+// check returns what is wrong with the configuration.
+func (cfg *Config) check() error {
+	for _, required := range []struct {
+		field string
+		empty bool
+	}{
+		{"Issuer", cfg.Issuer == ""}, {"ClientID", cfg.ClientID == ""}, {"RedirectURL", cfg.RedirectURL == ""}, {"Keys", len(cfg.Keys) == 0},
+	} {
+		if required.empty {
+			return fmt.Errorf("%w.%s is required", ErrConfig, required.field)
+		}
+	}
+	for _, address := range []struct{ field, value string }{
+		{"Issuer", cfg.Issuer}, {"RedirectURL", cfg.RedirectURL}, {"PostLogoutURL", cfg.PostLogoutURL},
+	} {
+		if address.value == "" {
+			continue
+		}
+		if err := checkWebURL(address.value); err != nil {
+			return fmt.Errorf("%w.%s: %w", ErrConfig, address.field, err)
+		}
+	}
+	redirect, err := url.Parse(cfg.RedirectURL)
+	if err != nil || redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
+		return fmt.Errorf("%w.RedirectURL: %q needs a path of its own, and no query", ErrConfig, cfg.RedirectURL)
+	}
+	for _, alg := range cfg.Algorithms {
+		if !slices.Contains(issuer.Algorithms, alg) {
+			return fmt.Errorf("%w.Algorithms: %q is not an asymmetric signature algorithm", ErrConfig, alg)
+		}
+	}
+	if cfg.InsecureAllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
+		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: those that the client is registered for", ErrConfig)
+	}
+	maxAge := time.Duration(0)
+	if cfg.MaxAge != nil {
+		maxAge = *cfg.MaxAge
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"MaxAge", maxAge}, {"Lifetime", cfg.Lifetime}, {"RefreshAfter", cfg.RefreshAfter}} {
+		if d.value < 0 {
+			return fmt.Errorf("%w.%s is negative", ErrConfig, d.field)
+		}
+	}
+	return nil
 }
 
 // checkWebURL allows https, and http on loopback.

@@ -70,7 +70,7 @@ func TestKeyRotation(t *testing.T) {
 
 func TestBadKeys(t *testing.T) {
 	for name, keys := range map[string][][]byte{
-		"none": nil, "empty": {{}}, "short": {key(1)[:31]}, "one short": {key(1), key(2)[:16]}, "twice": {key(1), key(1)},
+		"empty": {{}}, "short": {key(1)[:31]}, "one short": {key(1), key(2)[:16]}, "twice": {key(1), key(1)},
 	} {
 		_, err := newSealer("a", keys)
 		require.Error(t, err, name)

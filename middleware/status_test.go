@@ -91,7 +91,7 @@ func TestBackground(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
-			c.Background = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
+			c.IsBackground = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
 		}))
 		b := w.browser()
 		b.login("/page")
@@ -140,7 +140,7 @@ func TestNoHeaderKeepsAnEndedSession(t *testing.T) {
 			eachMode(t, func(t *testing.T, mode setting) {
 				w := newWorld(t, mode, with(func(c *middleware.Config) {
 					c.RefreshAfter = time.Minute
-					c.Background = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
+					c.IsBackground = func(r *http.Request) bool { return r.Header.Get("X-Poll") != "" }
 				}))
 				b := w.browser()
 				b.login("/page")
@@ -342,7 +342,7 @@ func TestFormsThatAreKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
-			c.KeepOut = func(name string) bool { return name == "diagnosis" }
+			c.RedactField = func(name string) bool { return name == "diagnosis" }
 			c.FormToken = func(http.ResponseWriter, *http.Request) (string, string) { return "csrf", "fresh" }
 		}))
 		defer time.Sleep(time.Second) // the server lingers after a request that was too large
@@ -508,25 +508,34 @@ func TestBadConfig(t *testing.T) {
 	_, err := middleware.New(good)
 	require.NoError(t, err)
 	negative := -time.Second
-	for field, change := range map[string]func(*middleware.Config){
-		"Issuer":         func(c *middleware.Config) { c.Issuer = "login.example.com" },
-		"ClientID":       func(c *middleware.Config) { c.ClientID = "" },
-		"RedirectURL":    func(c *middleware.Config) { c.RedirectURL = "http://shop.example.com/cb" },
-		"Keys":           func(c *middleware.Config) { c.Keys = nil },
-		"PostLogoutURL":  func(c *middleware.Config) { c.PostLogoutURL = "javascript:alert(1)" },
-		"MaxAge":         func(c *middleware.Config) { c.MaxAge = &negative },
-		"Lifetime":       func(c *middleware.Config) { c.Lifetime = -1 },
-		"RefreshAfter":   func(c *middleware.Config) { c.RefreshAfter = -1 },
-		"Base":           func(c *middleware.Config) { c.Base = "auth" },
-		"TrustedOrigins": func(c *middleware.Config) { c.TrustedOrigins = []string{"shop.example.com/x"} },
-		"Algorithms":     func(c *middleware.Config) { c.Algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.HS256} },
-
-		"AllowUntypedLogoutTokens": func(c *middleware.Config) { c.AllowUntypedLogoutTokens = true },
+	for want, change := range map[string]func(*middleware.Config){
+		"Issuer is required":       func(c *middleware.Config) { c.Issuer = "" },
+		"Issuer: ":                 func(c *middleware.Config) { c.Issuer = "login.example.com" },
+		"ClientID is required":     func(c *middleware.Config) { c.ClientID = "" },
+		"RedirectURL is required":  func(c *middleware.Config) { c.RedirectURL = "" },
+		"RedirectURL: ":            func(c *middleware.Config) { c.RedirectURL = "http://shop.example.com/cb" },
+		"Keys is required":         func(c *middleware.Config) { c.Keys = nil },
+		"Keys: key 1 has 3 bytes":  func(c *middleware.Config) { c.Keys = [][]byte{[]byte("key")} },
+		"PostLogoutURL: ":          func(c *middleware.Config) { c.PostLogoutURL = "javascript:alert(1)" },
+		"MaxAge is negative":       func(c *middleware.Config) { c.MaxAge = &negative },
+		"Lifetime is negative":     func(c *middleware.Config) { c.Lifetime = -1 },
+		"RefreshAfter is negative": func(c *middleware.Config) { c.RefreshAfter = -1 },
+		"Base: ":                   func(c *middleware.Config) { c.Base = "auth" },
+		"TrustedOrigins: ":         func(c *middleware.Config) { c.TrustedOrigins = []string{"shop.example.com/x"} },
+		"Algorithms: ":             func(c *middleware.Config) { c.Algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.HS256} },
+		"Algorithms is required with InsecureAllowUntypedLogoutTokens": func(c *middleware.Config) { c.InsecureAllowUntypedLogoutTokens = true },
 	} {
 		bad := good
 		change(&bad)
 		_, err := middleware.New(bad)
-		require.ErrorContains(t, err, "middleware: "+field+": ")
+		require.ErrorIs(t, err, middleware.ErrConfig)
+		require.ErrorContains(t, err, "curfew: middleware.Config."+want)
+	}
+	for _, issuer := range []string{"http://127.0.0.1:9998", "http://login.localhost:9998"} {
+		also := good
+		also.Issuer = issuer
+		_, err := middleware.New(also)
+		require.NoError(t, err, issuer)
 	}
 	for _, redirect := range []string{"https://a.example/", "https://a.example", "https://a.example/cb?x=1", "https://a.example/cb#x", "https://u@a.example/cb", "http://127.0.0.1.a.example/cb"} {
 		bad := good

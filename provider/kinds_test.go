@@ -158,7 +158,7 @@ func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWo
 		Keys: [][]byte{make([]byte, 32)}, HTTPClient: w.HTTP,
 	})
 	require.NoError(t, err)
-	w.byJWT, err = resource.New(resource.Config{Issuer: w.Issuer, Audience: optest.JWT, AcceptPlainJWT: true, HTTPClient: w.HTTP})
+	w.byJWT, err = resource.New(resource.Config{Issuer: w.Issuer, Audience: optest.JWT, InsecureAcceptPlainJWT: true, HTTPClient: w.HTTP})
 	require.NoError(t, err)
 	w.byAsk, err = resource.New(resource.Config{
 		Issuer: w.Issuer, HTTPClient: w.HTTP, CacheFor: -1,

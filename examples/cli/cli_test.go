@@ -338,7 +338,7 @@ func TestAPI(t *testing.T) {
 		"redirect_uris": ["http://127.0.0.1/cb"],
 		"grant_types": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]}]`), 0o600))
 	w := newWorld(t, day, "-clients", clients)
-	api, err := resource.New(resource.Config{Issuer: w.issuer, Audience: "cli", AcceptPlainJWT: true})
+	api, err := resource.New(resource.Config{Issuer: w.issuer, Audience: "cli", InsecureAcceptPlainJWT: true})
 	require.NoError(t, err)
 	who := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(rw, "hello %s", resource.Subject(r.Context()))

@@ -21,7 +21,7 @@ func TestResourceServer(t *testing.T) {
 		Introspection: &resource.Introspection{ClientID: "web", ClientSecret: webSecret},
 	})
 	require.NoError(t, err)
-	spa, err := resource.New(resource.Config{Issuer: s.issuer, Audience: "spa", AcceptPlainJWT: true})
+	spa, err := resource.New(resource.Config{Issuer: s.issuer, Audience: "spa", InsecureAcceptPlainJWT: true})
 	require.NoError(t, err)
 	call := func(api *resource.Server, token string) (status int, sid string) {
 		req := httptest.NewRequest(http.MethodGet, "/", nil)

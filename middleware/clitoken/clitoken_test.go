@@ -28,7 +28,7 @@ import (
 // old returns a file with a login whose access token has expired.
 func old(t *testing.T) *clitoken.File {
 	t.Helper()
-	f := clitoken.In(filepath.Join(t.TempDir(), "a", "b"), "https://login.example.com", "cli")
+	f := clitoken.Open(filepath.Join(t.TempDir(), "a", "b"), "https://login.example.com", "cli")
 	require.NoError(t, f.Save(t.Context(), clitoken.Login{
 		Issuer: "https://login.example.com", ClientID: "cli", Subject: "alice",
 		AccessToken: "access-0", Expiry: time.Now().Add(-time.Second), RefreshToken: "refresh-0",
@@ -56,7 +56,7 @@ func TestOneRefreshForAll(t *testing.T) {
 	for range 30 {
 		wg.Go(func() {
 			// A File of its own, as in another process.
-			own := clitoken.In(filepath.Dir(f.Path()), "https://login.example.com", "cli")
+			own := clitoken.Open(filepath.Dir(f.Path()), "https://login.example.com", "cli")
 			l, err := own.Token(t.Context(), "", func(ctx context.Context, l clitoken.Login) (clitoken.Login, error) {
 				refreshes.Add(1)
 				return renewed(ctx, l)
@@ -119,11 +119,11 @@ func TestALoginThatIsOver(t *testing.T) {
 	asked := 0
 	end := func(context.Context, clitoken.Login) (clitoken.Login, error) {
 		asked++
-		return clitoken.Login{}, &clitoken.OverError{Description: "inactivity: because", At: time.Now().UTC()}
+		return clitoken.Login{}, &clitoken.EndedError{Description: "inactivity: because", At: time.Now().UTC()}
 	}
 	for range 3 {
 		_, err := f.Token(t.Context(), "", end)
-		var over *clitoken.OverError
+		var over *clitoken.EndedError
 		require.ErrorAs(t, err, &over)
 		require.Equal(t, "inactivity: because", over.Description)
 	}
@@ -132,14 +132,14 @@ func TestALoginThatIsOver(t *testing.T) {
 	l, err := f.Load()
 	require.NoError(t, err)
 	require.Equal(t, "alice", l.Subject)
-	require.NotNil(t, l.Over)
+	require.NotNil(t, l.Ended)
 
 	f = old(t)
 	l, err = f.Load()
 	require.NoError(t, err)
 	l.RefreshToken = ""
 	require.NoError(t, f.Save(t.Context(), l))
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	_, err = f.Token(t.Context(), "", end)
 	require.ErrorAs(t, err, &over)
 	require.Contains(t, over.Description, "no refresh token")
@@ -211,7 +211,7 @@ func TestOnlyTheProviderEndsALogin(t *testing.T) {
 				TokenURL: "https://login.example.com/token", AuthStyle: oauth2.AuthStyleInParams,
 			}}
 			_, err := f.Token(ctx, "", clitoken.Refresher(config, nil))
-			var over *clitoken.OverError
+			var over *clitoken.EndedError
 			require.Equal(t, tt.over, errors.As(err, &over), err)
 			require.Equal(t, tt.over, before != content(t, f))
 		})
@@ -288,10 +288,10 @@ func TestTheFile(t *testing.T) {
 	}
 	require.NoError(t, f.Save(t.Context(), l), "signing in again mends it")
 
-	one := clitoken.In(dir, "https://a", "b").Path()
-	require.NotEqual(t, one, clitoken.In(dir, "https://a", "c").Path())
-	require.NotEqual(t, one, clitoken.In(dir, "https://ab", "").Path())
-	require.Equal(t, one, clitoken.In(dir, "https://a", "b").Path())
+	one := clitoken.Open(dir, "https://a", "b").Path()
+	require.NotEqual(t, one, clitoken.Open(dir, "https://a", "c").Path())
+	require.NotEqual(t, one, clitoken.Open(dir, "https://ab", "").Path())
+	require.Equal(t, one, clitoken.Open(dir, "https://a", "b").Path())
 }
 
 // With a real provider, over hours: what its responses say is kept, and its reason
@@ -329,7 +329,7 @@ func TestWithTheProvider(t *testing.T) {
 		require.WithinDuration(t, signedIn.Add(8*time.Hour), l.Ends, 2*time.Second)
 		require.WithinDuration(t, time.Now().Add(2*time.Hour), l.EndsUnused, 2*time.Second)
 
-		f := clitoken.In(filepath.Join(t.TempDir(), "own"), s.Issuer, optest.Native)
+		f := clitoken.Open(filepath.Join(t.TempDir(), "own"), s.Issuer, optest.Native)
 		require.NoError(t, f.Save(ctx, l))
 		refresh := clitoken.Refresher(config, verifier)
 		for range 4 {
@@ -343,7 +343,7 @@ func TestWithTheProvider(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		_, err = f.Token(ctx, "", refresh)
-		var over *clitoken.OverError
+		var over *clitoken.EndedError
 		require.ErrorAs(t, err, &over)
 		require.Contains(t, over.Description, "active_limit: ")
 

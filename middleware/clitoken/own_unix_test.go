@@ -152,7 +152,7 @@ func TestPlanted(t *testing.T) {
 	}
 	t.Run("a folder of everybody", func(t *testing.T) {
 		dir := t.TempDir()
-		f := In(dir, "https://op.example", "cli")
+		f := Open(dir, "https://op.example", "cli")
 		require.NoError(t, f.Save(ctx, login))
 		for _, mode := range []os.FileMode{0o777, 0o775} {
 			chmod(t, dir, mode)
@@ -184,7 +184,7 @@ func TestPlanted(t *testing.T) {
 			t.Run("like /tmp, "+what+" as the file"+suffix, func(t *testing.T) {
 				dir := t.TempDir()
 				chmod(t, dir, 0o777|os.ModeSticky)
-				f := In(dir, "https://op.example", "cli")
+				f := Open(dir, "https://op.example", "cli")
 				require.NoError(t, f.Save(ctx, login))
 				require.NoError(t, os.Remove(f.Path()+suffix))
 				target := filepath.Join(dir, "target")

@@ -37,7 +37,7 @@ func Refresher(config *oauth2.Config, verifier *oidc.IDTokenVerifier) func(conte
 		token, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: l.RefreshToken}).Token()
 		var refused *oauth2.RetrieveError
 		if errors.As(err, &refused) && tokenanswer.EndsLogin(refused) {
-			return Login{}, &OverError{Description: refused.ErrorDescription, At: time.Now().UTC()}
+			return Login{}, &EndedError{Description: refused.ErrorDescription, At: time.Now().UTC()}
 		}
 		if err != nil {
 			return Login{}, err

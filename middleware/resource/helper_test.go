@@ -108,7 +108,7 @@ func (w *world) api(t *testing.T, cfg resource.Config, change []func(*resource.C
 	return api
 }
 
-func acceptPlainJWT(cfg *resource.Config) { cfg.AcceptPlainJWT = true }
+func acceptPlainJWT(cfg *resource.Config) { cfg.InsecureAcceptPlainJWT = true }
 
 // A reply is what an API answered.
 type reply struct {

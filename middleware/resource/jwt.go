@@ -73,7 +73,7 @@ func (v *verifier) isType(h jose.Header) bool {
 	given, has := h.ExtraHeaders[jose.HeaderType]
 	typ, isText := given.(string)
 	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
-	return typ == "at+jwt" || v.cfg.AcceptPlainJWT && (!has || isText && typ == "jwt")
+	return typ == "at+jwt" || v.cfg.InsecureAcceptPlainJWT && (!has || isText && typ == "jwt")
 }
 
 // jwtClaims are the claims of an access token, and those that it must not have.

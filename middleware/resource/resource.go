@@ -58,12 +58,12 @@ type Config struct {
 	// CacheSize is how many answers are kept. Zero: 10000.
 	CacheSize int
 
-	// AcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
+	// InsecureAcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
 	// type at all, instead of "at+jwt". The access tokens of zitadel/oidc's op
 	// (v3.52.0) are such. What then tells them from ID tokens and logout tokens
 	// of the same provider is only that they have jti and client_id and none of
 	// the claims of those: prefer Introspection there.
-	AcceptPlainJWT bool
+	InsecureAcceptPlainJWT bool
 
 	// Algorithms are the signature algorithms of JWTs that are taken. Nil: all
 	// asymmetric ones of RFC 7518, and EdDSA. Symmetric ones and "none" cannot
@@ -128,7 +128,10 @@ type Server struct {
 	verify   func(ctx context.Context, token string) (Token, error)
 }
 
-// New checks the configuration. It does not ask the provider: that is
+// ErrConfig is wrapped by the errors of [New], which go on with the field.
+var ErrConfig = errors.New("curfew: resource.Config")
+
+// New checks the configuration. Its errors wrap [ErrConfig]. It does not ask the provider: that is
 // done at the first request, and again until it answers. What its discovery document
 // says is then kept; what its keys are is not.
 func New(cfg Config) (*Server, error) {
@@ -146,24 +149,29 @@ func New(cfg Config) (*Server, error) {
 
 // complete checks the fields and sets their defaults.
 func (cfg *Config) complete() error {
+	if cfg.Issuer == "" {
+		return fmt.Errorf("%w.Issuer is required", ErrConfig)
+	}
 	if err := checkIssuer(cfg.Issuer); err != nil {
-		return fmt.Errorf("resource: Config.Issuer: %w", err)
+		return fmt.Errorf("%w.Issuer: %w", ErrConfig, err)
 	}
 	if in := cfg.Introspection; in != nil {
 		switch {
-		case in.ClientID == "" || in.ClientSecret == "":
-			return errors.New("resource: Config.Introspection: ClientID and ClientSecret are needed, as RFC 7662 section 2.1 wants the caller authenticated")
+		case in.ClientID == "":
+			return fmt.Errorf("%w.Introspection.ClientID is required", ErrConfig)
+		case in.ClientSecret == "": // RFC 7662 section 2.1
+			return fmt.Errorf("%w.Introspection.ClientSecret is required: the provider wants to know its caller", ErrConfig)
 		case in.AuthStyle > oauth2.AuthStyleInHeader || in.AuthStyle < 0:
-			return errors.New("resource: Config.Introspection.AuthStyle: unknown")
+			return fmt.Errorf("%w.Introspection.AuthStyle: %d is not known", ErrConfig, in.AuthStyle)
 		}
 		copied := *in
 		cfg.Introspection = &copied
 	} else if cfg.Audience == "" {
-		return errors.New("resource: Config.Audience: it is needed without Introspection, or a token for any other API would do")
+		return fmt.Errorf("%w.Audience is required without Introspection, or a token for any other API would do", ErrConfig)
 	}
 	for _, alg := range cfg.Algorithms {
 		if !slices.Contains(issuer.Algorithms, alg) {
-			return fmt.Errorf("resource: Config.Algorithms: %q is not an asymmetric signature algorithm", alg)
+			return fmt.Errorf("%w.Algorithms: %q is not an asymmetric signature algorithm", ErrConfig, alg)
 		}
 	}
 	if cfg.Algorithms = slices.Clone(cfg.Algorithms); len(cfg.Algorithms) == 0 {
@@ -178,8 +186,11 @@ func (cfg *Config) complete() error {
 		}
 		*d.field = max(0, *d.field)
 	}
-	if cfg.CacheSize < 0 || cfg.Timeout < 0 {
-		return errors.New("resource: Config.CacheSize, Timeout: neither may be negative")
+	if cfg.CacheSize < 0 {
+		return fmt.Errorf("%w.CacheSize is negative", ErrConfig)
+	}
+	if cfg.Timeout < 0 {
+		return fmt.Errorf("%w.Timeout is negative", ErrConfig)
 	}
 	if cfg.CacheSize == 0 {
 		cfg.CacheSize = defaultCacheSize

@@ -227,7 +227,7 @@ func TestOtherTokensOfTheProvider(t *testing.T) {
 	webAgain, jwtAgain := w.Refresh(optest.Web, web.RefreshToken()), w.Refresh(optest.JWT, jwt.RefreshToken())
 	introspecting, plain := w.introspecting(t), w.verifying(t, acceptPlainJWT)
 	ofWeb := w.introspecting(t, func(cfg *resource.Config) {
-		cfg.Introspection, cfg.Audience, cfg.AcceptPlainJWT = nil, optest.Web, true
+		cfg.Introspection, cfg.Audience, cfg.InsecureAcceptPlainJWT = nil, optest.Web, true
 	})
 	for name, tt := range map[string]struct {
 		api    *resource.Server
@@ -690,25 +690,25 @@ func TestConfig(t *testing.T) {
 		_, err := resource.New(cfg)
 		require.NoError(t, err, "nobody is asked yet")
 	}
-	for field, change := range map[string]func(*resource.Config){
-		"Issuer: ":                func(c *resource.Config) { c.Issuer = "" },
-		"Issuer: \"http:":         func(c *resource.Config) { c.Issuer = "http://login.example.com" },
-		"Issuer: \"https://x/?":   func(c *resource.Config) { c.Issuer = "https://x/?y" },
-		"Issuer: \"//x":           func(c *resource.Config) { c.Issuer = "//x" },
-		"Audience: ":              func(c *resource.Config) { c.Introspection = nil },
-		"Introspection: ":         func(c *resource.Config) { c.Introspection.ClientID = "" },
-		"Introspection: ClientID": func(c *resource.Config) { c.Introspection.ClientSecret = "" },
-		"Introspection.AuthStyle": func(c *resource.Config) { c.Introspection.AuthStyle = 7 },
-		"Algorithms: \"HS256\"":   func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"RS256", "HS256"} },
-		"Algorithms: \"none\"":    func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"none"} },
-		"CacheSize":               func(c *resource.Config) { c.CacheSize = -1 },
-		"Timeout":                 func(c *resource.Config) { c.Timeout = -1 },
+	for want, change := range map[string]func(*resource.Config){
+		"Issuer is required": func(c *resource.Config) { c.Issuer = "" },
+		"Issuer: \"http://login.example.com\" is not https": func(c *resource.Config) { c.Issuer = "http://login.example.com" },
+		"Issuer: \"https://x/?y\" is not a URL":             func(c *resource.Config) { c.Issuer = "https://x/?y" },
+		"Issuer: \"//x\" is not https":                      func(c *resource.Config) { c.Issuer = "//x" },
+		"Audience is required":                              func(c *resource.Config) { c.Introspection = nil },
+		"Introspection.ClientID is required":                func(c *resource.Config) { c.Introspection.ClientID = "" },
+		"Introspection.ClientSecret is required":            func(c *resource.Config) { c.Introspection.ClientSecret = "" },
+		"Introspection.AuthStyle: 7 is not":                 func(c *resource.Config) { c.Introspection.AuthStyle = 7 },
+		"Algorithms: \"HS256\" is not":                      func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"RS256", "HS256"} },
+		"Algorithms: \"none\" is not":                       func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"none"} },
+		"CacheSize is negative":                             func(c *resource.Config) { c.CacheSize = -1 },
+		"Timeout is negative":                               func(c *resource.Config) { c.Timeout = -1 },
 	} {
 		cfg := good()
 		change(&cfg)
 		_, err := resource.New(cfg)
-		require.ErrorContains(t, err, "resource: Config.")
-		require.ErrorContains(t, err, field)
+		require.ErrorIs(t, err, resource.ErrConfig)
+		require.ErrorContains(t, err, "curfew: resource.Config."+want)
 		require.NotContains(t, err.Error(), "hunter2")
 	}
 }

@@ -70,6 +70,9 @@ var _ middleware.SessionStore = (*Store)(nil)
 // New returns a store in the database, and makes its tables if they are not there.
 // The database stays the caller's: it is not closed.
 func New(ctx context.Context, db *sql.DB) (*Store, error) {
+	if db == nil {
+		return nil, errors.New("curfew: sqlsessions.New: db is required")
+	}
 	var err error
 	for range 3 { // processes that start together may make the tables together
 		var n int
