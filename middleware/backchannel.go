@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 const (
@@ -68,7 +69,7 @@ func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) erro
 	}
 	// The jti counts as used when the logout is done. A token that comes twice at
 	// the same time does the same twice.
-	used := digest("jti", rp.app, t.TokenID)
+	used := seal.Digest("jti", rp.app, t.TokenID)
 	at, err := rp.marked(ctx, used)
 	if err != nil {
 		return rp.storeFailed(ctx, err)
@@ -185,7 +186,7 @@ func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Tim
 	for _, id := range ids {
 		h, err := rp.load(ctx, id)
 		switch {
-		case errors.Is(err, ErrNotFound), errors.Is(err, errSealed):
+		case errors.Is(err, ErrNotFound), errors.Is(err, seal.ErrNotOurs):
 			continue
 		case err != nil:
 			return rp.storeFailed(ctx, err)

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 // A held is a session as this request found it.
@@ -115,7 +117,7 @@ func (rp *RelyingParty) find(r *http.Request) (*held, error) {
 	}
 	h, err := rp.load(ctx, id)
 	switch {
-	case errors.Is(err, ErrNotFound), errors.Is(err, errSealed):
+	case errors.Is(err, ErrNotFound), errors.Is(err, seal.ErrNotOurs):
 		return nil, none
 	case err != nil:
 		return nil, rp.storeFailed(ctx, err)
@@ -131,7 +133,7 @@ func sessionID(cookie string) string {
 	if cookie == "" {
 		return ""
 	}
-	return digest("session", cookie)
+	return seal.Digest("session", cookie)
 }
 
 func (rp *RelyingParty) load(ctx context.Context, id string) (*held, error) {
@@ -140,12 +142,12 @@ func (rp *RelyingParty) load(ctx context.Context, id string) (*held, error) {
 		return nil, err
 	}
 	h := &held{id: id, version: s.Version}
-	plain, err := rp.seal.open("session "+id, s.Data)
+	plain, err := rp.sealer.Open("session "+id, s.Data)
 	if err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(plain, &h.rec); err != nil || h.rec.Format != recordFormat {
-		return nil, fmt.Errorf("format %d: %w", h.rec.Format, errSealed)
+		return nil, fmt.Errorf("format %d: %w", h.rec.Format, seal.ErrNotOurs)
 	}
 	return h, nil
 }
@@ -156,7 +158,7 @@ func (rp *RelyingParty) stored(h *held) (StoredSession, error) {
 	if err != nil {
 		return StoredSession{}, err
 	}
-	data, err := rp.seal.seal("session "+h.id, plain)
+	data, err := rp.sealer.Seal("session "+h.id, plain)
 	if err != nil {
 		return StoredSession{}, err
 	}
@@ -182,8 +184,8 @@ func (rp *RelyingParty) expires(rec *record) time.Time {
 
 // subjectEntry and sidEntry are what a session is found by, and what marks that
 // are about them are called.
-func (rp *RelyingParty) subjectEntry(sub string) string { return digest("sub", rp.app, sub) }
-func (rp *RelyingParty) sidEntry(sid string) string     { return digest("sid", rp.app, sid) }
+func (rp *RelyingParty) subjectEntry(sub string) string { return seal.Digest("sub", rp.app, sub) }
+func (rp *RelyingParty) sidEntry(sid string) string     { return seal.Digest("sid", rp.app, sid) }
 
 // replace writes the session.
 func (rp *RelyingParty) replace(ctx context.Context, h *held) error {

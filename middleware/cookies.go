@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 // Cookies of the middleware, each with the application's name in front:
@@ -87,7 +89,7 @@ func (rp *RelyingParty) setSealed(w http.ResponseWriter, name string, value any,
 	if err != nil {
 		return err
 	}
-	text, err := rp.seal.seal("cookie "+name, plain)
+	text, err := rp.sealer.Seal("cookie "+name, plain)
 	if err != nil {
 		return err
 	}
@@ -114,7 +116,7 @@ func (rp *RelyingParty) sealed(r *http.Request, name string, value any) bool {
 	if err != nil {
 		return false
 	}
-	plain, err := rp.seal.open("cookie "+name, c.Value)
+	plain, err := rp.sealer.Open("cookie "+name, c.Value)
 	return err == nil && json.Unmarshal(plain, value) == nil
 }
 
@@ -149,14 +151,14 @@ func (rp *RelyingParty) places() []string {
 // formerCookie is the name that the cookie of a sign-in had in former versions, one for
 // each. Those in use at an upgrade are read until they expire.
 func (rp *RelyingParty) formerCookie(state string) string {
-	return rp.cookie + "-in-" + digest("state", state)[:16]
+	return rp.cookie + "-in-" + seal.Digest("state", state)[:16]
 }
 
 // remember sets the cookie of a sign-in: in any place that is free, so that tabs which
 // begin at once do not all take the same one, or in that of the oldest.
 func (rp *RelyingParty) remember(w http.ResponseWriter, r *http.Request, state string, s signIn) error {
 	rp.forgetFormer(w, r)
-	s.State = digest("state", state)
+	s.State = seal.Digest("state", state)
 	places := rp.places()
 	if !s.fits(signInSize) && !rp.cfg.InCookies && s.fits(wideSignInSize) {
 		return rp.setSealed(w, places[0], s, signInTime)
@@ -181,7 +183,7 @@ func (rp *RelyingParty) remember(w http.ResponseWriter, r *http.Request, state s
 // fits reports whether the cookie of a sign-in has at most so many bytes.
 func (s signIn) fits(size int) bool {
 	plain, err := plainJSON(s)
-	return err == nil && sealedSize(len(plain)) <= size
+	return err == nil && seal.Size(len(plain)) <= size
 }
 
 // shorten makes a sign-in fit: it comes back to the page without its query, or to the
@@ -204,7 +206,7 @@ func (rp *RelyingParty) recall(r *http.Request, state string) (s signIn, name st
 	if state == "" {
 		return s, "", false
 	}
-	hash := digest("state", state)
+	hash := seal.Digest("state", state)
 	for _, name := range rp.places() {
 		var s signIn
 		if rp.sealed(r, name, &s) && s.State == hash {
@@ -287,7 +289,7 @@ func (rp *RelyingParty) cookieSession(r *http.Request) (c cookieSession, ok bool
 		}
 		text += part.Value
 	}
-	plain, err := rp.seal.open("session cookie", text)
+	plain, err := rp.sealer.Open("session cookie", text)
 	return c, err == nil && json.Unmarshal(plain, &c) == nil && c.Record.Format == recordFormat && c.ID != ""
 }
 
@@ -300,7 +302,7 @@ func (rp *RelyingParty) setSession(w http.ResponseWriter, r *http.Request, h *he
 	if err != nil {
 		return err
 	}
-	text, err := rp.seal.seal("session cookie", plain)
+	text, err := rp.sealer.Seal("session cookie", plain)
 	if err != nil {
 		return err
 	}
@@ -350,7 +352,7 @@ func (rp *RelyingParty) sync(w http.ResponseWriter, r *http.Request) {
 
 // Marks in the shared store about sessions that are in cookies.
 
-func (rp *RelyingParty) overMark(id string) string { return digest("over", rp.app, id) }
+func (rp *RelyingParty) overMark(id string) string { return seal.Digest("over", rp.app, id) }
 
 // obeyMarks ends a session in cookies if it has been ended elsewhere.
 func (rp *RelyingParty) obeyMarks(ctx context.Context, h *held) error {

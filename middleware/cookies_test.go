@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	"github.com/curfew-oidc/curfew/policy"
 )
 
@@ -80,28 +81,16 @@ func TestSizesOfCookies(t *testing.T) {
 		for _, info := range policy.Reasons() {
 			longest = max(longest, len(info.SentenceOf(720*time.Hour-time.Minute)))
 		}
-		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: newSecret()}, time.Now().UTC()} {
+		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: seal.NewSecret()}, time.Now().UTC()} {
 			plain, err := plainJSON(small)
 			require.NoError(t, err)
-			total += len(rp.cookie+"-notice") + attributes + sealedSize(len(plain))
+			total += len(rp.cookie+"-notice") + attributes + seal.Size(len(plain))
 		}
-		session := len(newSecret())
+		session := len(seal.NewSecret())
 		if inCookies {
 			session = cookiePart // one part; see docs/applications.md for more
 		}
 		total += len(rp.cookie) + attributes + session
 		require.Less(t, total, 7500, name)
-	}
-}
-
-// A sealed text is as long as it is said to be.
-func TestSealedSize(t *testing.T) {
-	t.Parallel()
-	s, err := newSealer("app", [][]byte{bytes.Repeat([]byte{7}, 32)})
-	require.NoError(t, err)
-	for n := range 50 {
-		text, err := s.seal("x", make([]byte, n))
-		require.NoError(t, err)
-		require.Equal(t, sealedSize(n), len(text))
 	}
 }

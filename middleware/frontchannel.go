@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 // frontChannelPage is loaded by the provider's page in a frame (OpenID Connect
@@ -82,7 +84,7 @@ func (rp *RelyingParty) knows(ctx context.Context, sid string) (bool, error) {
 	return len(ids) > 0, nil
 }
 
-func (rp *RelyingParty) knownMark(sid string) string { return digest("known", rp.app, sid) }
+func (rp *RelyingParty) knownMark(sid string) string { return seal.Digest("known", rp.app, sid) }
 
 // maxStrangers is how many sids that are not known are remembered in signInTime.
 const maxStrangers = 1000

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 const (
@@ -73,7 +75,7 @@ func (rp *RelyingParty) keepForm(w http.ResponseWriter, r *http.Request, h *held
 			rp.broken(w, r, err)
 			return
 		}
-		text, err := rp.seal.seal("form", plain)
+		text, err := rp.sealer.Seal("form", plain)
 		if err != nil {
 			rp.broken(w, r, err)
 			return
@@ -199,7 +201,7 @@ func (rp *RelyingParty) resumePage(w http.ResponseWriter, r *http.Request) {
 }
 
 func (rp *RelyingParty) openForm(text string) (k kept, ok bool) {
-	plain, err := rp.seal.open("form", text)
+	plain, err := rp.sealer.Open("form", text)
 	if err != nil || json.Unmarshal(plain, &k) != nil {
 		return k, false
 	}
@@ -260,7 +262,7 @@ func (rp *RelyingParty) deposit(r *http.Request, k kept, text string) (id string
 	ctx, now := r.Context(), rp.now()
 	s := StoredSession{Data: text, Expires: now.Add(2 * signInTime).UTC().Truncate(time.Microsecond)}
 	for i := range parcels {
-		s.ID = digest("parcel", rp.app, k.Session, strconv.Itoa(i))
+		s.ID = seal.Digest("parcel", rp.app, k.Session, strconv.Itoa(i))
 		err = rp.store.Create(ctx, now, s)
 		if !errors.Is(err, ErrConflict) {
 			return s.ID, err

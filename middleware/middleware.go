@@ -44,6 +44,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	jose "github.com/go-jose/go-jose/v4"
 )
 
@@ -197,7 +198,7 @@ type RelyingParty struct {
 	base     string
 	secure   bool
 	cookie   string // the name that all cookies begin with
-	seal     *sealer
+	sealer   *seal.Sealer
 	store    SessionStore // what is shared
 	sessions SessionStore // where sessions are: store, or cache
 	cache    *memoryStore // of sessions in cookies; nil if they are not
@@ -262,10 +263,10 @@ func New(cfg Config) (*RelyingParty, error) {
 
 	// The cookies of two applications on one host, which differ in any of these,
 	// have different names.
-	rp.app = digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
+	rp.app = seal.Digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
 	rp.secure = redirect.Scheme == "https"
 	rp.cookie = cookieName(rp.app, rp.secure)
-	if rp.seal, err = newSealer(rp.app, cfg.Keys); err != nil {
+	if rp.sealer, err = seal.New(rp.app, cfg.Keys); err != nil {
 		return nil, fmt.Errorf("%w.Keys: %w", ErrConfig, err)
 	}
 	rp.sessions = rp.store

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	"golang.org/x/oauth2"
 )
 
@@ -51,11 +52,11 @@ func (rp *RelyingParty) refresh(ctx context.Context, h *held, force bool) error 
 	}
 	defer unlock()
 
-	me := newSecret()[:16]
+	me := seal.NewSecret()[:16]
 	for {
 		again, err := rp.load(ctx, h.id)
 		switch {
-		case errors.Is(err, ErrNotFound), errors.Is(err, errSealed):
+		case errors.Is(err, ErrNotFound), errors.Is(err, seal.ErrNotOurs):
 			return &SignedOutError{Reason: ReasonNone} // deleted meanwhile
 		case err != nil:
 			return rp.storeFailed(ctx, err)

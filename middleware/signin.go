@@ -14,6 +14,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	"github.com/curfew-oidc/curfew/policy"
 )
 
@@ -72,7 +73,7 @@ func (rp *RelyingParty) start(w http.ResponseWriter, r *http.Request, s signIn) 
 		rp.unavailable(w, r, unavailable(err))
 		return
 	}
-	s.Nonce, s.Verifier, s.Begun = newSecret(), oauth2.GenerateVerifier(), rp.now().UTC()
+	s.Nonce, s.Verifier, s.Begun = seal.NewSecret(), oauth2.GenerateVerifier(), rp.now().UTC()
 	state, err := rp.stateOf(s)
 	if err != nil {
 		rp.broken(w, r, err)
@@ -113,13 +114,13 @@ func (rp *RelyingParty) stateOf(s signIn) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return rp.seal.seal("state", plain)
+	return rp.sealer.Seal("state", plain)
 }
 
 // fromState returns what a state parameter says; ok is false if it is none of ours, or
 // too old.
 func (rp *RelyingParty) fromState(state string) (s signIn, ok bool) {
-	plain, err := rp.seal.open("state", state)
+	plain, err := rp.sealer.Open("state", state)
 	if err != nil || json.Unmarshal(plain, &s) != nil {
 		return signIn{Return: "/"}, false
 	}
@@ -134,7 +135,7 @@ func (rp *RelyingParty) signInPage(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	if q.Has("again") {
 		var s signIn
-		if plain, err := rp.seal.open("again", q.Get("again")); err != nil || json.Unmarshal(plain, &s) != nil {
+		if plain, err := rp.sealer.Open("again", q.Get("again")); err != nil || json.Unmarshal(plain, &s) != nil {
 			rp.formLost(w, r)
 			return
 		}
@@ -154,7 +155,7 @@ func (rp *RelyingParty) againURL(s signIn) string {
 	if err != nil {
 		return rp.signInURL("/")
 	}
-	text, err := rp.seal.seal("again", plain)
+	text, err := rp.sealer.Seal("again", plain)
 	if err != nil {
 		return rp.signInURL("/")
 	}
@@ -404,7 +405,7 @@ func (rp *RelyingParty) begin(w http.ResponseWriter, r *http.Request, rec record
 			_ = rp.store.Delete(ctx, old.id)
 		}
 	}
-	secret := newSecret()
+	secret := seal.NewSecret()
 	h := &held{id: sessionID(secret), version: 1, rec: rec}
 	stored, err := rp.stored(h)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	"github.com/curfew-oidc/curfew/policy"
 )
 
@@ -70,7 +71,7 @@ func (rp *RelyingParty) signOutPage(w http.ResponseWriter, r *http.Request) {
 		q.Set("id_token_hint", hint)
 	}
 	if rp.cfg.PostLogoutURL != "" {
-		state := newSecret()
+		state := seal.NewSecret()
 		q.Set("post_logout_redirect_uri", rp.cfg.PostLogoutURL)
 		q.Set("state", state)
 		_ = rp.setSealed(w, rp.cookie+"-notice", notice{Text: sentence(policy.ReasonLogout), State: state}, noticeTime)
