@@ -35,13 +35,10 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	"github.com/curfew-oidc/curfew/middleware/internal/seal"
@@ -189,36 +186,30 @@ const (
 )
 
 // A RelyingParty signs users in. Make one with [New].
+//
+// Its parts know of each other in one direction: what is told, kept and asked (teller,
+// sessions, upstream) does not know of browsers; what a browser has (jar, sessionCookies,
+// signIns) does not know of answers; a refresher and logouts change sessions; pages answer.
+// The methods of RelyingParty are what happens at each address.
 type RelyingParty struct {
-	cfg      Config
-	now      func() time.Time
-	app      string // what tells this application from others
-	origin   string // of the application
-	callback string // path
-	base     string
-	secure   bool
-	cookie   string // the name that all cookies begin with
-	sealer   *seal.Sealer
-	store    SessionStore // what is shared
-	sessions SessionStore // where sessions are: store, or cache
-	cache    *memoryStore // of sessions in cookies; nil if they are not
-	origins  *http.CrossOriginProtection
-	client   *http.Client
-	page     *template.Template
-	locks    keylock.Locks // by session: one refresh at a time in this process
+	cfg     Config
+	now     func() time.Time
+	events  *teller
+	origins *http.CrossOriginProtection
+	own     map[string]route // the middleware's own pages
 
-	strangers strangers
+	sessions  *sessions
+	upstream  *upstream
+	refresher *refresher
+	logouts   *logouts
+	forms     *forms
 
-	discovery struct {
-		sync.Mutex
-		found  *endpoints
-		err    error
-		failed time.Time
-	}
-	outage struct {
-		sync.Mutex
-		until time.Time
-	}
+	jar     *jar
+	cookies *sessionCookies
+	signIns *signIns
+
+	site  *site
+	pages *pages
 }
 
 // ErrConfig is wrapped by the errors of [New], which go on with the field.
@@ -228,59 +219,72 @@ var ErrConfig = errors.New("curfew: middleware.Config")
 // when the first user signs in, so that an application starts while its provider
 // is down. Its errors wrap [ErrConfig].
 func New(cfg Config) (*RelyingParty, error) {
-	rp := &RelyingParty{cfg: cfg, now: cfg.Now, store: cfg.Store, client: cfg.HTTPClient, page: cfg.Page}
-	if rp.now == nil {
-		rp.now = time.Now
-	}
-	if rp.store == nil {
-		rp.store = NewMemoryStore()
-	}
-	if rp.client == nil {
-		rp.client = &http.Client{Timeout: 10 * time.Second}
-	}
-	rp.client = issuer.BoundedClient(*rp.client)
-	if rp.page == nil {
-		rp.page = defaultPage
-	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	redirect, err := url.Parse(cfg.RedirectURL)
+	cfg.complete()
+	site, err := newSite(&cfg)
 	if err != nil {
-		return nil, fmt.Errorf("%w.RedirectURL: %w", ErrConfig, err)
+		return nil, err
 	}
-	rp.cfg.Algorithms = slices.Clone(cfg.Algorithms)
-	rp.origin = redirect.Scheme + "://" + redirect.Host
-	rp.callback = redirect.Path
-	if rp.base = cfg.Base; rp.base == "" {
-		if rp.base = path.Dir(redirect.Path) + "/"; rp.base == "//" {
-			rp.base = "/auth/"
-		}
-	}
-	if !strings.HasPrefix(rp.base, "/") || !strings.HasSuffix(rp.base, "/") || path.Clean(rp.base)+"/" != rp.base && rp.base != "/" {
-		return nil, fmt.Errorf("%w.Base: %q does not begin and end with a slash", ErrConfig, rp.base)
-	}
-
-	// The cookies of two applications on one host, which differ in any of these,
-	// have different names.
-	rp.app = seal.Digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
-	rp.secure = redirect.Scheme == "https"
-	rp.cookie = cookieName(rp.app, rp.secure)
-	if rp.sealer, err = seal.New(rp.app, cfg.Keys); err != nil {
-		return nil, fmt.Errorf("%w.Keys: %w", ErrConfig, err)
-	}
-	rp.sessions = rp.store
-	if cfg.InCookies {
-		rp.cache = newMemoryStore()
-		rp.sessions = rp.cache
-	}
-	rp.origins = http.NewCrossOriginProtection()
-	for _, origin := range append([]string{rp.origin}, cfg.TrustedOrigins...) {
-		if err := rp.origins.AddTrustedOrigin(origin); err != nil {
+	origins := http.NewCrossOriginProtection()
+	for _, origin := range append([]string{site.origin}, cfg.TrustedOrigins...) {
+		if err := origins.AddTrustedOrigin(origin); err != nil {
 			return nil, fmt.Errorf("%w.TrustedOrigins: %w", ErrConfig, err)
 		}
 	}
+	// The cookies of two applications on one host, which differ in any of these,
+	// have different names.
+	app := seal.Digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
+	sealer, err := seal.New(app, cfg.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("%w.Keys: %w", ErrConfig, err)
+	}
+
+	rp := &RelyingParty{cfg: cfg, now: cfg.Now, origins: origins, site: site}
+	now := cfg.Now
+	rp.events = &teller{issuer: cfg.Issuer, now: now, tell: cfg.Events}
+	rp.sessions = &sessions{app: app, sealer: sealer, now: now, events: rp.events, kept: cfg.Store, shared: cfg.Store}
+	if cfg.InCookies {
+		rp.sessions.cache = newMemoryStore()
+		rp.sessions.kept, rp.sessions.knowsSIDs = rp.sessions.cache, cfg.FrontChannel
+	}
+	rp.upstream = &upstream{cfg: &rp.cfg, client: issuer.BoundedClient(*cfg.HTTPClient), events: rp.events, now: now}
+	rp.refresher = &refresher{sessions: rp.sessions, upstream: rp.upstream, events: rp.events, now: now}
+	rp.logouts = &logouts{
+		issuer: cfg.Issuer, sessions: rp.sessions, upstream: rp.upstream, events: rp.events, now: now,
+		allowsUntyped: cfg.InsecureAllowUntypedLogoutTokens,
+	}
+	rp.forms = &forms{app: app, sealer: sealer, now: now, store: cfg.Store, redact: cfg.RedactField}
+
+	secure := strings.HasPrefix(site.origin, "https://")
+	rp.jar = &jar{name: cookieName(app, secure), secure: secure, sealer: sealer}
+	rp.cookies = &sessionCookies{jar: rp.jar, sealer: sealer, sessions: rp.sessions, now: now, events: rp.events}
+	rp.signIns = &signIns{jar: rp.jar, sealer: sealer, now: now, beside: cfg.InCookies}
+
+	rp.pages = &pages{template: cfg.Page, policy: pagePolicy(cfg.Issuer), site: site, events: rp.events}
+	rp.own = rp.routes()
+	for path := range rp.own {
+		site.pages[path] = true
+	}
 	return rp, nil
+}
+
+// complete sets the defaults.
+func (cfg *Config) complete() {
+	cfg.Algorithms = slices.Clone(cfg.Algorithms)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Store == nil {
+		cfg.Store = NewMemoryStore()
+	}
+	if cfg.HTTPClient == nil {
+		cfg.HTTPClient = &http.Client{Timeout: providerTimeout}
+	}
+	if cfg.Page == nil {
+		cfg.Page = defaultPage
+	}
 }
 
 // check returns what is wrong with the configuration.

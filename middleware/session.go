@@ -314,3 +314,33 @@ func seconds(v any) (d time.Duration, ok bool) {
 	}
 	return time.Duration(f * float64(time.Second)), true
 }
+
+// errUnasked is why a background request is not answered once the access token has
+// ended: whether the login goes on only the provider can say, and to ask it would be
+// activity.
+var errUnasked = errors.New("the access token has expired, and a request in the background asks for no other")
+
+// unasked judges a session for a request that does not ask the provider: only for as
+// long as the access token is good, since a login may have ended at the provider
+// without a word to us.
+func (rec *record) unasked(now time.Time) error {
+	if err := rec.asItIs(now); err != nil {
+		return err
+	}
+	if passed(rec.asksBy(), now) {
+		return unavailable(errUnasked)
+	}
+	return nil
+}
+
+// asItIs judges a session by what is known of it.
+func (rec *record) asItIs(now time.Time) error {
+	if !rec.EndedAt.IsZero() {
+		return &SignedOutError{Reason: rec.Reason, Text: rec.Text}
+	}
+	if passed(earliest(rec.ends(), rec.IdleEnds), now) {
+		reason, text := rec.lapsed(now)
+		return &SignedOutError{Reason: reason, Text: text}
+	}
+	return nil
+}

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -28,42 +30,57 @@ type endpoints struct {
 	sendsIss   bool // RFC 9207
 }
 
+// An upstream is the provider, as this application's registration there lets it be asked.
+type upstream struct {
+	cfg    *Config
+	client *http.Client
+	events *teller
+	now    func() time.Time
+
+	discovery struct {
+		sync.Mutex
+		found  *endpoints
+		err    error
+		failed time.Time
+	}
+}
+
 // providerTimeout bounds one call to the provider.
 const providerTimeout = 10 * time.Second
 
 // context returns one for calls to the provider: it does not end when the browser
 // goes away, since a token that was spent cannot be spent again.
-func (rp *RelyingParty) context(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx = oidc.ClientContext(context.WithoutCancel(ctx), rp.client)
+func (u *upstream) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx = oidc.ClientContext(context.WithoutCancel(ctx), u.client)
 	return context.WithTimeout(ctx, providerTimeout)
 }
 
 // discover asks the provider once. If that fails, those who come within the next
 // second get the same error without asking.
-func (rp *RelyingParty) discover(ctx context.Context) (*endpoints, error) {
-	d := &rp.discovery
+func (u *upstream) discover(ctx context.Context) (*endpoints, error) {
+	d := &u.discovery
 	d.Lock()
 	defer d.Unlock()
 	if d.found != nil {
 		return d.found, nil
 	}
-	if now := rp.now(); d.err != nil && now.Before(d.failed.Add(time.Second)) && !now.Before(d.failed) {
+	if now := u.now(); d.err != nil && now.Before(d.failed.Add(time.Second)) && !now.Before(d.failed) {
 		return nil, d.err
 	}
-	found, err := rp.ask(ctx)
+	found, err := u.ask(ctx)
 	if err != nil {
-		d.err, d.failed = unavailable(fmt.Errorf("discovery: %w", err)), rp.now()
-		rp.event(ctx, Event{Type: EventUnavailable, Err: d.err})
+		d.err, d.failed = unavailable(fmt.Errorf("discovery: %w", err)), u.now()
+		u.events.event(ctx, Event{Type: EventUnavailable, Err: d.err})
 		return nil, d.err
 	}
 	d.found, d.err = found, nil
 	return found, nil
 }
 
-func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
-	ctx, cancel := rp.context(ctx)
+func (u *upstream) ask(ctx context.Context) (*endpoints, error) {
+	ctx, cancel := u.context(ctx)
 	defer cancel()
-	p, err := oidc.NewProvider(ctx, rp.cfg.Issuer)
+	p, err := oidc.NewProvider(ctx, u.cfg.Issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -79,18 +96,18 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 		return nil, err
 	}
 	e := &endpoints{
-		verifier: oidc.NewVerifier(rp.cfg.Issuer, issuer.KeySetAt(meta.Keys, issuer.Config{Client: rp.client, Timeout: providerTimeout, Now: rp.now}),
-			&oidc.Config{ClientID: rp.cfg.ClientID, Now: rp.now, SupportedSigningAlgs: rp.algorithms(meta.Algorithms)}),
+		verifier: oidc.NewVerifier(u.cfg.Issuer, issuer.KeySetAt(meta.Keys, issuer.Config{Client: u.client, Timeout: providerTimeout, Now: u.now}),
+			&oidc.Config{ClientID: u.cfg.ClientID, Now: u.now, SupportedSigningAlgs: u.algorithms(meta.Algorithms)}),
 		endSession: meta.EndSession, revocation: meta.Revocation, sendsIss: meta.SendsIss,
 	}
 	e.oauth = oauth2.Config{
-		ClientID: rp.cfg.ClientID, ClientSecret: rp.cfg.ClientSecret,
-		RedirectURL: rp.cfg.RedirectURL, Scopes: rp.scopes(), Endpoint: p.Endpoint(),
+		ClientID: u.cfg.ClientID, ClientSecret: u.cfg.ClientSecret,
+		RedirectURL: u.cfg.RedirectURL, Scopes: u.scopes(), Endpoint: p.Endpoint(),
 	}
 	// Said, not tried out: a try would spend the code or the refresh token.
 	// Basic is what there is if the document does not say (Discovery section 3).
 	e.oauth.Endpoint.AuthStyle = oauth2.AuthStyleInParams
-	if rp.cfg.ClientSecret != "" && (len(meta.AuthMethods) == 0 || slices.Contains(meta.AuthMethods, "client_secret_basic")) {
+	if u.cfg.ClientSecret != "" && (len(meta.AuthMethods) == 0 || slices.Contains(meta.AuthMethods, "client_secret_basic")) {
 		e.oauth.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
 	}
 	// Each gets a secret or a token, or says whom to believe.
@@ -108,8 +125,8 @@ func (rp *RelyingParty) ask(ctx context.Context) (*endpoints, error) {
 	return e, nil
 }
 
-func (rp *RelyingParty) scopes() []string {
-	scopes := rp.cfg.Scopes
+func (u *upstream) scopes() []string {
+	scopes := u.cfg.Scopes
 	if scopes == nil {
 		scopes = []string{"profile", oidc.ScopeOfflineAccess}
 	}
@@ -122,9 +139,9 @@ func (rp *RelyingParty) scopes() []string {
 // algorithms returns what tokens may be signed with: what is configured, or what the
 // provider announces, as far as it is a signature by a key that only the provider has;
 // RS256, which all providers have, if there is none.
-func (rp *RelyingParty) algorithms(announced []string) []string {
+func (u *upstream) algorithms(announced []string) []string {
 	var list []string
-	for _, alg := range rp.cfg.Algorithms {
+	for _, alg := range u.cfg.Algorithms {
 		list = append(list, string(alg))
 	}
 	if len(list) > 0 {
@@ -261,4 +278,150 @@ func (rec *record) sameLogin(t *idToken, asked time.Time) error {
 		return errors.New("iat is not the time of the refresh")
 	}
 	return nil
+}
+
+// redeem exchanges the code and checks what comes for it.
+func (u *upstream) redeem(ctx context.Context, e *endpoints, code string, s signIn) (record, error) {
+	ctx, cancel := u.context(ctx)
+	defer cancel()
+	asked := u.now().UTC()
+	token, err := e.oauth.Exchange(ctx, code, oauth2.VerifierOption(s.Verifier))
+	if err != nil {
+		err = tokenError(err)
+		var out *SignedOutError
+		if errors.As(err, &out) {
+			no := refuse("The provider took its answer back, perhaps because it came too late. Please try again.", "the code: %w", err)
+			no.over = errSpent
+			return record{}, no
+		}
+		return record{}, u.events.unavailable(ctx, err)
+	}
+	t, err := e.identify(ctx, token)
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		return record{}, u.events.unavailable(ctx, err)
+	case err != nil:
+		return record{}, refuse(invalidText, "%w", err)
+	case t == nil:
+		return record{}, refuse(invalidText, "there is no ID token")
+	case t.Nonce != s.Nonce:
+		return record{}, refuse(invalidText, "nonce: the ID token is of another sign-in")
+	case t.IssuedAt.After(asked.Add(clockSkew)), t.IssuedAt.Before(s.Begun.Add(-clockSkew)):
+		return record{}, refuse(invalidText, "iat: the ID token is of %s", t.IssuedAt)
+	}
+	if err := checkAge(t, s, asked); err != nil {
+		return record{}, err
+	}
+	rec := record{
+		Format: recordFormat, Subject: t.Subject, SID: t.sid, IDToken: t.raw, Nonce: t.Nonce,
+		AuthTime: t.authTime, Issued: t.IssuedAt.UTC(), SignedIn: asked, SessionExpiry: t.sessionExpiry,
+	}
+	rec.take(token, asked, u.cfg.RefreshAfter)
+	switch {
+	case u.cfg.Lifetime > 0:
+		rec.LocalEnds = asked.Add(u.cfg.Lifetime)
+	case rec.ends().IsZero() && rec.Refresh == "":
+		rec.LocalEnds = asked.Add(unboundedLife)
+	}
+	if u.cfg.InCookies { // not longer than it would be remembered that it is over
+		rec.LocalEnds = earliest(rec.LocalEnds, asked.Add(longestLife))
+	}
+	// RFC 9700 section 4.14: a session that is over before it began would only
+	// lead to sign-in and back, for ever.
+	if passed(rec.ends(), u.now()) {
+		return record{}, refuse("The sign-in that the provider told of is over already. Sign out there, and then try again.", "the session ended at %s", rec.ends())
+	}
+	return rec, nil
+}
+
+// checkAge compares auth_time with the max_age that was asked for (OpenID Connect
+// Core 1.0 section 3.1.3.7), 0 included. Both the time of the authentication and
+// iat are the provider's, so that its clock does not matter: between them there
+// must be no more than max_age and what passed since the sign-in began.
+func checkAge(t *idToken, s signIn, now time.Time) error {
+	if s.MaxAge == nil {
+		return nil
+	}
+	allowed := time.Duration(*s.MaxAge*float64(time.Second)) + now.Sub(s.Begun) + time.Second // both are whole seconds
+	switch {
+	case t.authTime.IsZero():
+		return refuse("The provider did not say when you signed in there, which this application has to know.", "auth_time is missing")
+	case t.IssuedAt.Sub(t.authTime) > allowed:
+		return refuse(sentence(ReasonTooOld), "auth_time: %s is too long ago for max_age", t.authTime)
+	}
+	return nil
+}
+
+// revoke gives the refresh token back (RFC 7009), where nothing else tells the
+// provider that the user has signed out.
+func (u *upstream) revoke(ctx context.Context, e *endpoints, token string) error {
+	if token == "" || e.revocation == "" {
+		return nil
+	}
+	ctx, cancel := u.context(ctx)
+	defer cancel()
+	form := url.Values{"token": {token}, "token_type_hint": {"refresh_token"}}
+	basic := e.oauth.Endpoint.AuthStyle == oauth2.AuthStyleInHeader
+	if !basic {
+		form.Set("client_id", u.cfg.ClientID)
+		if u.cfg.ClientSecret != "" {
+			form.Set("client_secret", u.cfg.ClientSecret)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.revocation, strings.NewReader(form.Encode()))
+	if err != nil {
+		return fmt.Errorf("revocation: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if basic {
+		req.SetBasicAuth(url.QueryEscape(u.cfg.ClientID), url.QueryEscape(u.cfg.ClientSecret))
+	}
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("revocation: %w", err)
+	}
+	defer resp.Body.Close()
+	// Section 2.2: a token that is not known is a success too. Section 2.2.1:
+	// after anything else the token is to be taken for good.
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the revocation endpoint answered %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// refresh returns the record with new tokens in it. A SignedOutError is the end
+// of the login; any other error is not.
+func (u *upstream) refresh(ctx context.Context, rec record) (record, error) {
+	e, err := u.discover(ctx)
+	if err != nil {
+		return rec, err
+	}
+	asking, cancel := u.context(ctx)
+	defer cancel()
+	asked := u.now().UTC()
+	token, err := e.oauth.TokenSource(asking, &oauth2.Token{RefreshToken: rec.Refresh}).Token()
+	if err != nil {
+		return rec, tokenError(err)
+	}
+	t, err := e.identify(asking, token)
+	if err == nil && t != nil {
+		err = rec.sameLogin(t, asked)
+	}
+	if errors.Is(err, ErrUnavailable) {
+		return rec, err
+	}
+	if err != nil {
+		u.events.event(ctx, Event{Type: EventSignInFailed, Subject: rec.Subject, SID: rec.SID, Reason: ReasonIdentity,
+			Err: fmt.Errorf("the ID token of a refresh: %w", err)})
+		return rec, &SignedOutError{Reason: ReasonIdentity, Text: sentence(ReasonIdentity)}
+	}
+	rec.take(token, asked, u.cfg.RefreshAfter)
+	if t != nil {
+		rec.IDToken, rec.SessionExpiry = t.raw, t.sessionExpiry
+		if t.sid != "" {
+			rec.SID = t.sid
+		}
+	}
+	rec.LeaseBy, rec.LeaseUntil = "", time.Time{}
+	return rec, nil
 }
