@@ -71,7 +71,7 @@ func (l *logouts) backChannel(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("the form: %w", err)
 	}
 	if len(r.PostForm["logout_token"]) != 1 {
-		return errors.New("there is not one logout_token")
+		return errors.New("the form must have one logout_token")
 	}
 	ctx, cancel := l.upstream.context(r.Context())
 	defer cancel()
@@ -186,7 +186,7 @@ func (l *logouts) logOut(ctx context.Context, sub, sid string, at time.Time, why
 	now := l.now()
 	until := now.Add(signInTime)
 	if l.sessions.inCookies() {
-		until = now.Add(longestLife) // who shows such a cookie may come at any time
+		until = now.Add(longestLife) // a copy of such a cookie may be shown at any time
 	}
 	if _, err := l.sessions.shared.Mark(ctx, entry, at.UTC(), until, now); err != nil {
 		return l.events.storeFailed(ctx, err)

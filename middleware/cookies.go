@@ -86,7 +86,7 @@ func (j *jar) setSealed(w http.ResponseWriter, name string, value any, life time
 	return nil
 }
 
-// sealed reads a cookie of [RelyingParty.setSealed].
+// sealed reads a cookie of jar.setSealed.
 func (j *jar) sealed(r *http.Request, name string, value any) bool {
 	c, err := r.Cookie(name)
 	if err != nil {

@@ -124,7 +124,7 @@ func (rp *RelyingParty) sameOrigin(w http.ResponseWriter, r *http.Request) bool 
 }
 
 // isNavigation reports whether a person will look at the answer. Browsers say so
-// (Fetch Metadata); of those that do not, it is who takes HTML.
+// (Fetch Metadata); without that, a request that takes HTML counts as one.
 func isNavigation(r *http.Request) bool {
 	if strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") || r.Header.Get("Upgrade") != "" {
 		return false

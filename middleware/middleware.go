@@ -127,8 +127,8 @@ type Config struct {
 
 	// FormToken returns the name and the value of the application's own token
 	// against cross-site request forgery, for a form that is about to be sent
-	// again in a new session. Nil: it has none, as [http.CrossOriginProtection]
-	// needs none; the middleware applies that to every request.
+	// again in a new session. Nil: the application has no such token, as [http.CrossOriginProtection]
+	// needs no token; the middleware applies that to every request.
 	FormToken func(w http.ResponseWriter, r *http.Request) (name, value string)
 
 	// TrustedOrigins are other origins whose pages may send forms here.

@@ -69,8 +69,7 @@ type pages struct {
 
 // pagePolicy keeps everything out of our pages but their own style, and what an
 // application's template brings from its own site. Their forms lead to the
-// provider, and from there who knows where: browsers hold redirects against
-// form-action too.
+// provider, and from there anywhere: browsers hold redirects against form-action too.
 func pagePolicy(issuer string) string {
 	sum := sha256.Sum256([]byte(pageCSS))
 	forms := "'self' https:"
@@ -132,8 +131,8 @@ func (p *pages) unavailable(w http.ResponseWriter, r *http.Request, u *Unavailab
 			Kind: PageUnavailable, Title: "Please try again",
 			Text: "Whether you are signed in cannot be checked at the moment. You are not signed out; try again in a few seconds.",
 		}
-		// A way out for who is sent here for ever: some providers answer a
-		// refresh token that is over with a server error.
+		// A way out for users who would be sent here for ever: some providers
+		// answer a refresh token that is over with a server error.
 		if (r.Method == http.MethodGet || r.Method == http.MethodHead) && !p.site.ours(r.URL.Path) {
 			page.SignIn = p.site.signInURL(here(r))
 		}
@@ -174,7 +173,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	body, err := json.Marshal(v)
-	if err != nil { // none of our own values does that
+	if err != nil { // no value of our own does that
 		status, body = http.StatusInternalServerError, []byte(`{"error":"server_error"}`)
 	}
 	w.WriteHeader(status)

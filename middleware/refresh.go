@@ -15,7 +15,7 @@ const (
 	// a refresh may take, and what others wait if the process dies meanwhile.
 	leaseTime = providerTimeout + 5*time.Second
 
-	// leasePoll is how often those who wait look again.
+	// leasePoll is how often a waiting request looks again.
 	leasePoll = 50 * time.Millisecond
 
 	// keepTrying is for how long tokens are tried to be kept, which the provider
@@ -40,8 +40,8 @@ type refresher struct {
 
 // refresh brings a session up to date: it asks the provider for new tokens if that
 // is due, or always if it is forced. One at a time: in this process by a lock,
-// among processes by a lease in the store. Who finds somebody at it goes on with
-// what there is while that is good, and waits otherwise.
+// among processes by a lease in the store. A request that finds another at it goes
+// on with the tokens at hand while they are good, and waits otherwise.
 func (f *refresher) refresh(ctx context.Context, h *held, force bool) error {
 	since := h.rec.Refreshed
 	wanted := func() bool {

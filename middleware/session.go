@@ -74,7 +74,7 @@ func SessionFrom(ctx context.Context) *Session {
 }
 
 // Notice returns a sentence that the page should show the user once, such as "You
-// were signed out after 2 hours without activity." Empty: there is none.
+// were signed out after 2 hours without activity." Empty: nothing is to be told.
 func Notice(ctx context.Context) string {
 	n, _ := ctx.Value(noticeKey).(string)
 	return n
@@ -151,7 +151,7 @@ type record struct {
 	SessionExpiry     time.Time     `json:"session_expiry,omitzero"`
 	LocalEnds         time.Time     `json:"local_ends,omitzero"` // Config.Lifetime
 
-	// Who refreshes it, until when nobody else does.
+	// The process that refreshes it, and until when no other does.
 	LeaseBy    string    `json:"lease_by,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 
@@ -291,7 +291,7 @@ func (rec *record) take(token *oauth2.Token, asked time.Time, refreshAfter time.
 // not say.
 const unknownLife = 5 * time.Minute
 
-// seconds reads a number of a token response; ok is false if there is none.
+// seconds reads a number of a token response; ok is false if it is not a number.
 func seconds(v any) (d time.Duration, ok bool) {
 	var f float64
 	switch v := v.(type) {

@@ -79,7 +79,7 @@ type cookieSession struct {
 const cacheTime = 2 * time.Minute
 
 // hydrate brings the session in the cookies into memory, unless a newer version is
-// there, and returns its ID; empty if there is none.
+// there, and returns its ID; empty if the browser has no session.
 func (b *sessionCookies) hydrate(r *http.Request) (string, error) {
 	c, ok := b.read(r)
 	if !ok {

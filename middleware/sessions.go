@@ -11,8 +11,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 )
 
-// sessions are the sessions of the application, wherever they are kept: who has one, how
-// it ends, and what was told of logins that have none here yet.
+// sessions are the sessions of the application, wherever they are kept: how
+// they begin and end, and what was told of logins that have no session here yet.
 type sessions struct {
 	app    string // what tells this application from others
 	sealer *seal.Sealer

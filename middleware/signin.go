@@ -221,8 +221,8 @@ func (rp *RelyingParty) finish(w http.ResponseWriter, r *http.Request) (s signIn
 	return s, rp.begin(w, r, rec, s)
 }
 
-// providerRefusal explains an error of the provider. Its text is not shown: who
-// knows who wrote this address.
+// providerRefusal explains an error of the provider. Its text is not shown:
+// anybody may have written this address.
 func providerRefusal(code, description string) *refusal {
 	text := "The provider did not sign you in. Please try again."
 	switch {

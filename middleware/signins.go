@@ -56,7 +56,7 @@ type signIn struct {
 	Begun    time.Time `json:"begun"`
 	Notice   string    `json:"notice,omitempty"`
 	Parcel   string    `json:"parcel,omitempty"`
-	Subject  string    `json:"sub,omitempty"` // who has to sign in to get the parcel
+	Subject  string    `json:"sub,omitempty"` // the user that the parcel is kept for
 	MaxAge   *float64  `json:"max_age,omitempty"`
 	Again    bool      `json:"again,omitempty"` // it was lost once, and began again by itself
 }
@@ -182,7 +182,7 @@ func (p *signIns) stateOf(s signIn) (string, error) {
 	return p.sealer.Seal("state", plain)
 }
 
-// fromState returns what a state parameter says; ok is false if it is none of ours, or
+// fromState returns what a state parameter says; ok is false if we did not write it, or if it is
 // too old.
 func (p *signIns) fromState(state string) (s signIn, ok bool) {
 	plain, err := p.sealer.Open("state", state)

@@ -53,10 +53,10 @@ type streamWriter struct {
 // Unwrap serves http.ResponseController.
 func (w *streamWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Flush serves those who look for an http.Flusher.
+// Flush serves handlers that look for an http.Flusher.
 func (w *streamWriter) Flush() {
-	// An underlying writer that cannot flush is none of the caller's business:
-	// http.Flusher has no error.
+	// http.Flusher has no error, so the caller is not told if the writer below cannot
+	// flush.
 	_ = http.NewResponseController(w.ResponseWriter).Flush()
 }
 

@@ -186,7 +186,7 @@ const refreshLimit = 30 * time.Second
 
 // Token returns the login with an access token that is good, which it refreshes if it
 // has to. refused is an access token that was refused though it looked good; empty if
-// there is none. Of all processes that call it at the same time one refreshes.
+// no token was. Of all processes that call it at the same time one refreshes.
 //
 // The error wraps [ErrNoLogin], [ErrBusy] or an [*EndedError]; any other one leaves
 // the login as it was, and it may be tried again.

@@ -160,7 +160,7 @@ func (cfg *Config) introspected(body []byte, now time.Time) (Token, error) {
 	case !*a.Active:
 		return refuse("the provider says that it is not active")
 	case a.TokenType != "" && !strings.EqualFold(a.TokenType, "Bearer"):
-		return refuse("it is no bearer token") // a refresh token, or one that is bound to a key
+		return refuse("it is not a bearer token") // a refresh token, or one that is bound to a key
 	case a.Issuer != "" && a.Issuer != cfg.Issuer:
 		return refuse("it is of another issuer")
 	case cfg.Audience != "" && !a.Audience.Contains(cfg.Audience):
@@ -191,8 +191,8 @@ type claims struct {
 	AMR       []string         `json:"amr"`
 	TokenType string           `json:"token_type"`
 
-	// Confirmation says that who presents the token must prove that they hold a
-	// key (RFC 7800), which is not checked here.
+	// Confirmation says that the caller must prove that it holds a key (RFC 7800),
+	// which is not checked here.
 	Confirmation json.RawMessage `json:"cnf"`
 }
 

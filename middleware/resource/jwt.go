@@ -36,7 +36,7 @@ func (v *verifier) verify(ctx context.Context, token string) (Token, error) {
 	// The errors of the parser are not passed on: they quote the token.
 	parsed, err := jwt.ParseSigned(token, v.cfg.Algorithms)
 	if err != nil || len(parsed.Headers) != 1 {
-		return refuse("it is no JWT, or not signed with an algorithm that is allowed")
+		return refuse("it is not a JWT, or not signed with an algorithm that is allowed")
 	}
 	header := parsed.Headers[0]
 	if !v.isType(header) {

@@ -60,9 +60,9 @@ type Config struct {
 
 	// InsecureAcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
 	// type at all, instead of "at+jwt". The access tokens of zitadel/oidc's op
-	// (v3.52.0) are such. What then tells them from ID tokens and logout tokens
-	// of the same provider is only that they have jti and client_id and none of
-	// the claims of those: prefer Introspection there.
+	// (v3.52.0) are such. Only their claims then tell them from ID tokens and logout tokens of
+	// the same provider: they have jti and client_id, and no claim of those.
+	// Prefer Introspection there.
 	InsecureAcceptPlainJWT bool
 
 	// Algorithms are the signature algorithms of JWTs that are taken. Nil: all
@@ -113,7 +113,7 @@ const (
 )
 
 // maxToken bounds an access token. JWTs of directories with many groups
-// come to some kilobytes; what is longer than that is no token.
+// come to some kilobytes; anything longer is not a token.
 const maxToken = 16 << 10
 
 // A Server is the resource server's side of OAuth: it checks the access tokens
@@ -233,7 +233,7 @@ func checkIssuer(issuer string) error {
 // A Token is what an access token says, once it has been checked.
 type Token struct {
 	Issuer  string
-	Subject string // with Issuer: who; for a client without a user often its ID. May be empty after introspection
+	Subject string // the user, at Issuer; for a client without a user often its ID. May be empty after introspection
 
 	// SID is the login session that the token belongs to; empty if the provider
 	// does not say.
@@ -270,7 +270,7 @@ func From(ctx context.Context) (Token, bool) {
 	return t, ok
 }
 
-// Subject returns the subject of the token, empty if there is none.
+// Subject returns the subject of the token, empty if it has no subject.
 func Subject(ctx context.Context) string {
 	t, _ := From(ctx)
 	return t.Subject

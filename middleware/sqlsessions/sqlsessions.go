@@ -34,8 +34,8 @@ import (
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
-// Schema makes the tables, if they are not there. [New] runs it; who lets no
-// program make tables runs it beforehand.
+// Schema makes the tables, if they are not there. [New] runs it. Where no
+// program may make tables, run it beforehand.
 //
 //go:embed schema.sql
 var Schema string

@@ -47,7 +47,7 @@ const (
 	maxKeys = 32
 )
 
-// Keys returns the keys of the provider, none of which has been asked for yet.
+// Keys returns the keys of the provider. They are asked for when they are needed.
 func (p *Provider) Keys() *Keys { return &Keys{provider: p, spare: keyBurst} }
 
 // Open tries the keys that a header can mean.
@@ -170,7 +170,7 @@ func signatureKeys(body []byte) ([]jose.JSONWebKey, error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &set); err != nil || set.Keys == nil {
-		return nil, errors.New("it is no key set")
+		return nil, errors.New("it is not a key set")
 	}
 	var keys []jose.JSONWebKey
 	for _, raw := range set.Keys {

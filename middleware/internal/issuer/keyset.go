@@ -17,13 +17,13 @@ func KeySetAt(address string, cfg Config) KeySet {
 	return KeySet{(&Provider{cfg: cfg, found: &Endpoints{JWKS: address}}).Keys()}
 }
 
-// VerifySignature asks for newer keys where none of those at hand has signed, but not
+// VerifySignature asks for newer keys where no key at hand has signed, but not
 // as often as somebody sends forged tokens: see Keys. It does so where the name
 // of the key is known, too: some providers have a new key under the old name.
 func (k KeySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	parsed, err := jose.ParseSignedCompact(token, Algorithms) // those that are allowed the verifier knows
 	if err != nil || len(parsed.Signatures) != 1 {
-		return nil, errors.New("it is no JWT")
+		return nil, errors.New("it is not a JWT")
 	}
 	var payload []byte
 	header := parsed.Signatures[0].Header
