@@ -9,8 +9,9 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 )
 
 // clockSkew is how far the provider's clock may be from ours.

@@ -39,10 +39,11 @@ import (
 	"strings"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
+
 	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	"github.com/curfew-oidc/curfew/middleware/internal/seal"
-	jose "github.com/go-jose/go-jose/v4"
 )
 
 // A Config says how an application signs its users in.

@@ -50,6 +50,7 @@ func renewed(_ context.Context, l clitoken.Login) (clitoken.Login, error) {
 }
 
 func TestOneRefreshForAll(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	var refreshes atomic.Int32
 	var wg sync.WaitGroup
@@ -72,6 +73,7 @@ func TestOneRefreshForAll(t *testing.T) {
 
 // Access tokens that live shorter than the margin are shared by those who waited.
 func TestShortAccessTokensAreShared(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := old(t)
 		var refreshes atomic.Int32
@@ -100,6 +102,7 @@ func TestShortAccessTokensAreShared(t *testing.T) {
 
 // An access token that was refused is refreshed though it looks good, once.
 func TestARefusedAccessToken(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	l, err := f.Token(t.Context(), "", renewed)
 	require.NoError(t, err)
@@ -115,6 +118,7 @@ func TestARefusedAccessToken(t *testing.T) {
 }
 
 func TestALoginThatIsOver(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	asked := 0
 	end := func(context.Context, clitoken.Login) (clitoken.Login, error) {
@@ -147,6 +151,7 @@ func TestALoginThatIsOver(t *testing.T) {
 
 // Whatever goes wrong but invalid_grant, the file stays as it is.
 func TestAFailureLosesNothing(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	before := content(t, f)
 	broken := errors.New("no network")
@@ -188,6 +193,7 @@ func (a answer) RoundTrip(*http.Request) (*http.Response, error) { return a(), n
 // What a proxy answers for a provider that is down signs nobody out, whatever words
 // are in it.
 func TestOnlyTheProviderEndsALogin(t *testing.T) {
+	t.Parallel()
 	const body = `{"error":"invalid_grant","error_description":"inactivity: because"}`
 	for name, tt := range map[string]struct {
 		status    int
@@ -220,6 +226,7 @@ func TestOnlyTheProviderEndsALogin(t *testing.T) {
 
 // A refresh that has begun is finished and kept when its caller is interrupted.
 func TestAnInterruptedRefreshIsKept(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := f.Token(ctx, "", func(ctx context.Context, l clitoken.Login) (clitoken.Login, error) {
@@ -233,6 +240,7 @@ func TestAnInterruptedRefreshIsKept(t *testing.T) {
 
 // Who waits for the lock waits for as long as the context says.
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := old(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -252,6 +260,7 @@ func TestBusy(t *testing.T) {
 }
 
 func TestTheFile(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	dir := filepath.Dir(f.Path())
 	for path, mode := range map[string]os.FileMode{dir: 0o700, f.Path(): 0o600, f.Path() + ".lock": 0o600} {
@@ -297,6 +306,7 @@ func TestTheFile(t *testing.T) {
 // With a real provider, over hours: what its responses say is kept, and its reason
 // when it is over.
 func TestWithTheProvider(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hook, err := provider.New(provider.Config{
 			Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},

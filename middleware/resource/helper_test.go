@@ -179,14 +179,18 @@ type signingKey struct {
 }
 
 func (k *signingKey) SignatureAlgorithm() jose.SignatureAlgorithm { return jose.ES256 }
-func (k *signingKey) Key() any                                    { return k.key }
-func (k *signingKey) ID() string                                  { return k.id }
+
+func (k *signingKey) Key() any { return k.key }
+
+func (k *signingKey) ID() string { return k.id }
 
 type publicKey struct{ *signingKey }
 
 func (k publicKey) Algorithm() jose.SignatureAlgorithm { return jose.ES256 }
-func (k publicKey) Use() string                        { return "sig" }
-func (k publicKey) Key() any                           { return k.key.Public() }
+
+func (k publicKey) Use() string { return "sig" }
+
+func (k publicKey) Key() any { return k.key.Public() }
 
 func (s *keyring) SigningKey(ctx context.Context) (op.SigningKey, error) {
 	s.mu.Lock()

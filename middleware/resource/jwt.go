@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 )
 
 // clone returns a copy that is the caller's to keep.

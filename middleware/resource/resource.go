@@ -24,10 +24,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/loopback"
-	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	jose "github.com/go-jose/go-jose/v4"
 	"golang.org/x/oauth2"
+
+	"github.com/curfew-oidc/curfew/internal/loopback"
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 )
 
 // Config configures [New]. Issuer is required, and either

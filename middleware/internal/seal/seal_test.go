@@ -18,6 +18,7 @@ func newTestSealer(t testing.TB, app string, keys ...[]byte) *Sealer {
 }
 
 func TestSeal(t *testing.T) {
+	t.Parallel()
 	s := newTestSealer(t, "app", testKey(1))
 	text, err := s.Seal("x", []byte("secret"))
 	require.NoError(t, err)
@@ -55,6 +56,7 @@ func TestSeal(t *testing.T) {
 
 // A key is replaced without signing anybody out.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	before, during, after := newTestSealer(t, "a", testKey(1)), newTestSealer(t, "a", testKey(2), testKey(1)), newTestSealer(t, "a", testKey(2))
 	old, err := before.Seal("x", []byte("1"))
 	require.NoError(t, err)
@@ -69,6 +71,7 @@ func TestKeyRotation(t *testing.T) {
 }
 
 func TestBadKeys(t *testing.T) {
+	t.Parallel()
 	for name, keys := range map[string][][]byte{
 		"no key": nil, "empty": {{}}, "short": {testKey(1)[:31]}, "one short": {testKey(1), testKey(2)[:16]}, "twice": {testKey(1), testKey(1)},
 	} {
