@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -257,13 +258,30 @@ func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, a *admis
 
 // confirm makes a session of a reservation, where no grant that is made confirms it.
 func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
-	if s.ReservedUntil.IsZero() {
-		return s, nil
+	s, began, err := h.makeSession(ctx, s, r)
+	if err != nil || !began {
+		return s, err
 	}
-	wctx, cancel := h.detach(ctx)
+	return s, h.started(ctx, &s)
+}
+
+// confirmFor is the same for a request whose response may fail yet.
+func (h *Hook) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
+	s, began, err := h.makeSession(ctx, reserved, r)
+	if err == nil && began {
+		h.begin(ctx, req, &begun{session: s, ruling: r, reserved: reserved})
+	}
+	return s, err
+}
+
+// makeSession makes a session of a reservation, and reports whether it was still one.
+func (h *Hook) makeSession(ctx context.Context, s store.Session, r ruling) (made store.Session, began bool, err error) {
+	if s.ReservedUntil.IsZero() {
+		return s, false, nil
+	}
+	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	began := false
-	s, err := h.change(wctx, s, func(s *store.Session) error {
+	made, err = h.change(ctx, s, func(s *store.Session) error {
 		if err := usable(s, r, h.now(), policy.Use{}); err != nil {
 			return err
 		}
@@ -273,12 +291,9 @@ func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Se
 		return nil
 	})
 	if err != nil {
-		return store.Session{}, err
+		return store.Session{}, false, err
 	}
-	if !began {
-		return s, nil
-	}
-	return s, h.started(ctx, &s)
+	return made, began, nil
 }
 
 // admitUnder is admit under the rules r.
@@ -343,12 +358,17 @@ func (h *Hook) createOrJoin(ctx context.Context, s store.Session, a admission, r
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	if tooOld.Allow {
+		var parent store.Session
 		if a.parent != nil {
-			if err := h.enterChild(ctx, *a.parent, s.ID); err != nil {
+			var err error
+			if parent, err = h.enterChild(ctx, *a.parent, s.ID); err != nil {
 				return store.Session{}, err
 			}
 		}
 		created, err := h.create(ctx, s, a, r)
+		if err == nil && a.parent != nil {
+			err = h.boundChildren(ctx, parent, s.ID)
+		}
 		if !errors.Is(err, store.ErrExists) {
 			return created, err
 		}
@@ -385,7 +405,7 @@ func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest s
 		end := *s.End
 		end.Latest, end.Renewals = latest, uint64(n)
 		s.End = &end
-		if !end.Owed && nextDelivery(s).IsZero() {
+		if !end.Owed && notify.Next(s).IsZero() {
 			s.Due = h.now().Add(h.cfg.Remember)
 		}
 		return nil
@@ -429,7 +449,7 @@ func (h *Hook) schedule(s *store.Session, r ruling) {
 		if s.End.Latest == "" || s.Due.Before(forget) {
 			s.Due = forget
 		}
-		next := nextDelivery(s)
+		next := notify.Next(s)
 		if s.End.Owed {
 			if announce := h.now().Add(h.announceIn(s.End)); next.IsZero() || announce.Before(next) {
 				next = announce

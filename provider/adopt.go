@@ -72,7 +72,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	}
 	st.session = h.newSession(ctx, req, *st.adopt, st.ruling, st.token.SID)
 	st.session.Grants = []store.Grant{{
-		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: nonceHash(st.token.Nonce),
+		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: st.token.Nonce.Hash(),
 	}}
 	if err := c.judge(st); err != nil {
 		return c.refused(req, st, err), nil

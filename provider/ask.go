@@ -3,7 +3,6 @@ package provider
 import (
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"mime"
@@ -16,6 +15,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -71,35 +71,29 @@ func (q *question) decision() policy.Decision {
 	return policy.Decision{Reason: policy.ReasonConcurrency, Used: q.used, Max: q.max}
 }
 
-func (r *keyring) sealQuestion(q question) string {
-	b := make([]byte, 0, 256)
-	b = append(b, recordVersion)
-	for _, s := range []string{q.purpose, q.subject.Issuer, q.subject.ID, q.login, q.place, string(q.kind), q.client} {
-		b = appendString(b, s)
-	}
-	b = appendTime(b, q.until)
-	b = binary.AppendUvarint(b, uint64(q.used))
-	b = binary.AppendUvarint(b, uint64(q.max))
-	return r.seal(askPrefix, b)
+const askPrefix = "curfew_ask_"
+
+func (h *Hook) sealQuestion(q question) string {
+	w := seal.NewRecord()
+	w.Text(q.purpose, q.subject.Issuer, q.subject.ID, q.login, q.place, string(q.kind), q.client)
+	w.Time(q.until)
+	w.Number(uint64(q.used))
+	w.Number(uint64(q.max))
+	return h.ring.Seal(askPrefix, w.Bytes())
 }
 
-func (r *keyring) openQuestion(text string, now time.Time) (question, error) {
-	plain, err := r.open(askPrefix, text, now)
+func (h *Hook) openQuestion(text string, now time.Time) (question, error) {
+	record, err := h.ring.Open(askPrefix, text, now)
 	if err != nil {
 		return question{}, err
 	}
-	var q question
-	d := decoder{b: plain}
-	d.version()
-	var kind string
-	for _, s := range []*string{&q.purpose, &q.subject.Issuer, &q.subject.ID, &q.login, &q.place, &kind, &q.client} {
-		*s = d.string()
+	d := seal.ReadRecord(record)
+	q := question{
+		purpose: d.Text(), subject: store.Subject{Issuer: d.Text(), ID: d.Text()}, login: d.Text(), place: d.Text(),
+		kind: policy.Kind(d.Text()), client: d.Text(), until: d.Time(), used: int(d.Number()), max: int(d.Number()),
 	}
-	q.kind = policy.Kind(kind)
-	q.until = d.time()
-	q.used, q.max = int(d.uvarint()), int(d.uvarint())
-	if !d.done() {
-		return question{}, errBroken
+	if !d.Done() {
+		return question{}, seal.ErrBroken
 	}
 	return q, nil
 }
@@ -202,12 +196,12 @@ func (h *Hook) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) 
 		return nil
 	}
 	now := h.now()
-	q, err := h.ring.openQuestion(form.Get(tokenField), now)
+	q, err := h.openQuestion(form.Get(tokenField), now)
 	switch {
 	case !fromOwnPage(r, q.subject.Issuer):
 		h.notice(w, r, http.StatusForbidden, foreignForm)
 		return nil
-	case errors.Is(err, errKeyAhead):
+	case errors.Is(err, seal.ErrAhead):
 		h.unavailable(w, r, req.callbackQuery(), err)
 		return nil
 	case err != nil, q.purpose != askLogin, q.place != placeOf("query", req.callbackQuery()), !now.Before(q.until),
@@ -343,7 +337,7 @@ func (h *Hook) ask(w *responseWriter, r *http.Request) bool {
 	default:
 		page := h.askPage(r, rm, a.question)
 		page.Action = "?" + addParam(w.req.callbackQuery(), answerParam, "1")
-		page.Hidden = []AskField{{Name: tokenField, Value: h.ring.sealQuestion(a.question)}}
+		page.Hidden = []AskField{{Name: tokenField, Value: h.sealQuestion(a.question)}}
 		if w.req.choice != nil {
 			page.Error = w.req.choice.problem
 		}

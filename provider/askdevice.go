@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -117,7 +118,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 	}
 	page := h.askPage(r, rm, q)
 	page.UserCode, page.Error, page.Action = login.UserCode, problem, "?"+query
-	page.Hidden = []AskField{{tokenField, h.ring.sealQuestion(q)}}
+	page.Hidden = []AskField{{tokenField, h.sealQuestion(q)}}
 	for name, values := range login.Form {
 		for _, v := range values {
 			page.Hidden = append(page.Hidden, AskField{name, v})
@@ -148,9 +149,9 @@ func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login Device
 		return "", true, nil, nil
 	}
 	now := h.now()
-	q, err := h.ring.openQuestion(r.PostForm.Get(tokenField), now)
+	q, err := h.openQuestion(r.PostForm.Get(tokenField), now)
 	switch {
-	case errors.Is(err, errKeyAhead):
+	case errors.Is(err, seal.ErrAhead):
 		return "", false, nil, err
 	case err != nil, secret == "", q.purpose != askDevice, q.subject != login.Subject, q.login != login.UserCode,
 		q.place != placeOf("browser", secret), !now.Before(q.until):

@@ -19,7 +19,7 @@ type begun struct {
 	session  store.Session
 	ruling   ruling
 	reserved store.Session // as it was before, a reservation; zero: it was a session already
-	grant    store.Grant   // what was entered
+	grant    store.Grant   // what was entered; zero: the session alone
 	before   *store.Grant  // what the grant was before; nil: it is new
 	evicted  []store.Grant // what had to make room for it
 	code     []byte        // the hash of the code that was redeemed; nil: none was
@@ -89,6 +89,14 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	s, err := h.change(ctx, b.session, func(s *store.Session) error {
+		if b.grant.ID == "" { // no tokens but an ID token
+			if s.End != nil || s.Revision != b.session.Revision {
+				return errNoChange
+			}
+			s.ReservedUntil = b.reserved.ReservedUntil
+			h.schedule(s, b.ruling)
+			return nil
+		}
 		g := s.Grant(b.grant.ID)
 		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
 			return errNoChange // others went on with it

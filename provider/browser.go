@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -204,13 +204,8 @@ func hintMark(subject store.Subject) []byte {
 	return sum[:16]
 }
 
-func (r *keyring) sealBinding(issuer string, b binding) string {
-	record := make([]byte, 0, 128)
-	record = append(record, recordVersion)
-	record = append(record, issuerMark(issuer)...)
-	record = appendString(record, b.Request)
-	record = appendTime(record, b.Made)
-	var flags byte
+func (h *Hook) sealBinding(issuer string, b binding) string {
+	var flags uint64
 	if b.Silent {
 		flags |= bindingSilent
 	}
@@ -223,39 +218,39 @@ func (r *keyring) sealBinding(issuer string, b binding) string {
 	if b.Done {
 		flags |= bindingDone
 	}
-	record = append(record, flags)
+	w := seal.NewRecord()
+	w.Raw([]byte(issuerMark(issuer)))
+	w.Text(b.Request)
+	w.Time(b.Made)
+	w.Number(flags)
 	if b.MaxAge >= 0 {
-		record = binary.AppendUvarint(record, uint64(b.MaxAge))
+		w.Number(uint64(b.MaxAge))
 	}
-	record = append(record, b.Hint...)
-	return r.seal(bindingPrefix, record)
+	w.Raw(b.Hint)
+	return h.ring.Seal(bindingPrefix, w.Bytes())
 }
 
-func (r *keyring) openBinding(issuer, text string, now time.Time) (binding, error) {
-	plain, err := r.open(bindingPrefix, text, now)
+func (h *Hook) openBinding(issuer, text string, now time.Time) (binding, error) {
+	record, err := h.ring.Open(bindingPrefix, text, now)
 	if err != nil {
 		return binding{}, err
 	}
-	b := binding{MaxAge: -1}
-	d := decoder{b: plain}
-	d.version()
-	mark := d.bytes(8)
-	b.Request = d.string()
-	b.Made = d.time()
-	flags := d.bytes(1)
-	if d.failed || mark != issuerMark(issuer) {
-		return binding{}, errBroken
+	d := seal.ReadRecord(record)
+	mark := d.Raw(8)
+	b := binding{Request: d.Text(), Made: d.Time(), MaxAge: -1}
+	flags := d.Number()
+	b.Silent, b.Done = flags&bindingSilent != 0, flags&bindingDone != 0
+	if flags&bindingMaxAge != 0 {
+		b.MaxAge = int64(min(d.Number(), math.MaxInt64))
 	}
-	b.Silent = flags[0]&bindingSilent != 0
-	b.Done = flags[0]&bindingDone != 0
-	if flags[0]&bindingMaxAge != 0 {
-		b.MaxAge = int64(min(d.uvarint(), math.MaxInt64))
+	if flags&bindingHint != 0 {
+		b.Hint = []byte(d.Raw(16))
 	}
-	if flags[0]&bindingHint != 0 {
-		b.Hint = []byte(d.bytes(16))
+	if !d.Done() || mark != issuerMark(issuer) {
+		return binding{}, seal.ErrBroken
 	}
-	if age := now.Sub(b.Made); !d.done() || age >= bindingLife || age < -bindingLife {
-		return binding{}, errBroken
+	if age := now.Sub(b.Made); age >= bindingLife || age < -bindingLife {
+		return binding{}, seal.ErrBroken
 	}
 	return b, nil
 }
@@ -284,7 +279,7 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 	if b.Silent {
 		life = silentLife
 	}
-	cookie := names.cookie(h.placeFor(state, issuer, names, &b), h.ring.sealBinding(issuer, b), int(life/time.Second))
+	cookie := names.cookie(h.placeFor(state, issuer, names, &b), h.sealBinding(issuer, b), int(life/time.Second))
 	state.setCookie(cookie)
 	state.cookies = append(state.cookies, cookie) // the answer may come in this very response
 }
@@ -302,7 +297,7 @@ func (h *Hook) bindings(state *browserState, issuer string, names cookieNames) (
 		if len(good)+len(bad) >= maxBindings {
 			break // a browser of ours does not have so many
 		}
-		b, err := h.ring.openBinding(issuer, cookie.Value, now)
+		b, err := h.openBinding(issuer, cookie.Value, now)
 		if err != nil || !names.mayBe(cookie.Name, &b) {
 			bad = append(bad, cookie.Name)
 			continue
@@ -428,7 +423,7 @@ func parseBrowserSecret(text string) (b browserSecret, ok bool) {
 	if !ok || !ok2 || version != "1" || len(secret) > 64 || sid == "" || len(sid) > maxSIDLen {
 		return b, false
 	}
-	raw, err := decodeStrictly(secret)
+	raw, err := seal.Decode(secret)
 	if err != nil || len(raw) != len(b.secret) {
 		return b, false
 	}
@@ -559,7 +554,7 @@ func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *brow
 	}
 	done.Done = true
 	life := max(1, int(h.cfg.CodeLifetime/time.Second))
-	req.browser.setCookie(names.cookie(done.name, h.ring.sealBinding(issuer, done), life))
+	req.browser.setCookie(names.cookie(done.name, h.sealBinding(issuer, done), life))
 }
 
 // fromBrowser says where a login belongs that arrived at the callback in the

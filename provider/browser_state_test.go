@@ -51,7 +51,7 @@ func TestSizesOfBindings(t *testing.T) {
 	names := cookieNamesOf(issuer)
 	for id, most := range map[int]int{36: 4500, longBoundID: 6500, maxBoundID: 6500} {
 		longest := binding{Request: strings.Repeat("x", id), Made: time.Now(), MaxAge: math.MaxInt64, Hint: make([]byte, 16), Done: true}
-		value := h.ring.sealBinding(issuer, longest)
+		value := h.sealBinding(issuer, longest)
 		total := len(names.session) + len(newBrowserJoin(longest, nil).next.text()) + maxSIDLen
 		for _, silent := range []bool{false, true} {
 			longest.Silent = silent
@@ -73,7 +73,7 @@ func TestBindingsOfFormerVersions(t *testing.T) {
 	begun := time.Now().Add(-time.Hour)
 	for i := range 60 {
 		b := binding{Request: fmt.Sprint("former-", i), Made: begun.Add(time.Duration(i) * time.Second), MaxAge: -1}
-		state.cookies = append(state.cookies, &http.Cookie{Name: names.formerName(b.Request), Value: h.ring.sealBinding(issuer, b)})
+		state.cookies = append(state.cookies, &http.Cookie{Name: names.formerName(b.Request), Value: h.sealBinding(issuer, b)})
 	}
 	_, here := h.bindingIn(state.cookies, issuer, "former-3")
 	require.True(t, here)
@@ -94,7 +94,7 @@ func TestBindingsOfFormerVersions(t *testing.T) {
 		require.LessOrEqual(t, gone, maxForgotten)
 		state.set = nil
 		state.cookies = slices.DeleteFunc(state.cookies, func(had *http.Cookie) bool { return had.Name == name })
-		state.cookies = append(state.cookies, &http.Cookie{Name: name, Value: h.ring.sealBinding(issuer, b)})
+		state.cookies = append(state.cookies, &http.Cookie{Name: name, Value: h.sealBinding(issuer, b)})
 		_, here = h.bindingIn(state.cookies, issuer, b.Request)
 		require.True(t, here)
 	}

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // detach gives a write its own time: a client that hangs up must not leave
 // half of a login behind.
 func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc) {
-	return withTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
+	return context.WithTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
 }
 
 // get reads a session.
@@ -113,7 +114,7 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-cha
 	if s.End == nil || !s.End.Owed {
 		return h.send(nil)
 	}
-	notes, none := h.notifications(ctx, &s, owedTo(&s))
+	notes, none := h.notifications(ctx, &s, notify.Owed(&s))
 	h.announce(ctx, r, s, none)
 	return h.send(notes)
 }
@@ -152,7 +153,7 @@ func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []s
 		if s.End == nil || len(none) == 0 && (!s.End.Owed || owed && s.End.Reported) {
 			return errNoChange
 		}
-		strike(s, none)
+		notify.Strike(s, none)
 		if s.End.Owed {
 			end := *s.End
 			end.Owed, end.Reported = owed, owed
@@ -385,20 +386,25 @@ func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, err
 
 // bounded gives a step that waits for the store its time.
 func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return withTimeout(ctx, h.cfg.StoreTimeout)
+	return context.WithTimeout(ctx, h.cfg.StoreTimeout)
 }
 
 // List returns one page of sessions as they are now, and the cursor of the
 // next; see [store.Sessions]. Logins whose code was not redeemed are not among
 // them, and with [store.Unended] neither are sessions that are over: a page may
 // be short, only an empty cursor says that it is the last. A session whose rules
-// cannot be had, such as that of a user who was deleted, is returned as stored.
+// cannot be had, such as that of a user who was deleted, is returned as stored. If
+// some cannot be read, the page of the others comes with an error that wraps
+// [store.ErrUnreadable].
 func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	lctx, cancel := h.bounded(ctx)
 	defer cancel()
-	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
-	if err != nil {
-		return nil, "", fmt.Errorf("list sessions: %w", err)
+	found, next, unread := h.cfg.Store.List(lctx, f, cursor, limit)
+	if unread != nil {
+		unread = fmt.Errorf("list sessions: %w", unread)
+	}
+	if unread != nil && !alone(unread) {
+		return nil, "", unread
 	}
 	page := make([]store.Session, 0, len(found))
 	for _, s := range found {
@@ -415,7 +421,7 @@ func (h *Hook) List(ctx context.Context, f store.Filter, cursor string, limit in
 		}
 		page = append(page, s)
 	}
-	return page, next, nil
+	return page, next, unread
 }
 
 // Pending returns one page of the logins that wait for their applications, and the
@@ -428,13 +434,13 @@ func (h *Hook) Pending(ctx context.Context, f store.Filter, cursor string, limit
 	f.State = store.Unended
 	found, next, err := h.cfg.Store.List(lctx, f, cursor, limit)
 	if err != nil {
-		return nil, "", fmt.Errorf("list logins: %w", err)
+		err = fmt.Errorf("list logins: %w", err)
 	}
 	now := h.now()
 	found = slices.DeleteFunc(found, func(s store.Session) bool {
 		return !now.Before(s.ReservedUntil) || s.Joined != "" || s.Fenced()
 	})
-	return found, next, nil
+	return found, next, err
 }
 
 // Deadline returns when a session ends if nothing more happens, and of what.

@@ -17,7 +17,9 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -81,24 +83,24 @@ const (
 )
 
 // sealConfirm seals that this browser was asked whether its session is to end.
-func (r *keyring) sealConfirm(s *store.Session, at time.Time) string {
-	record := append(make([]byte, 0, 64), recordVersion)
-	record = append(record, issuerMark(s.Subject.Issuer)...)
-	record = appendString(record, s.ID)
-	return r.seal(confirmPrefix, appendTime(record, at))
+func (h *Hook) sealConfirm(s *store.Session, at time.Time) string {
+	w := seal.NewRecord()
+	w.Raw([]byte(issuerMark(s.Subject.Issuer)))
+	w.Text(s.ID)
+	w.Time(at)
+	return h.ring.Seal(confirmPrefix, w.Bytes())
 }
 
 // confirms reports whether a text was sealed for the session a short while ago.
-func (r *keyring) confirms(text string, s *store.Session, now time.Time) bool {
-	plain, err := r.open(confirmPrefix, text, now)
+func (h *Hook) confirms(text string, s *store.Session, now time.Time) bool {
+	record, err := h.ring.Open(confirmPrefix, text, now)
 	if err != nil {
 		return false
 	}
-	d := decoder{b: plain}
-	d.version()
-	mark, sid, at := d.bytes(8), d.string(), d.time()
+	d := seal.ReadRecord(record)
+	mark, sid, at := d.Raw(8), d.Text(), d.Time()
 	age := now.Sub(at)
-	return d.done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
+	return d.Done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
 // keepForm keeps a copy of the form that is posted: op reads it where nobody else
@@ -186,7 +188,7 @@ func (c *core) whoseLogout(ctx context.Context, req *request, er *op.EndSessionR
 		return w, err
 	}
 	all, posted := req.logoutForm()
-	if req.http.Method != http.MethodPost || !c.h.ring.confirms(posted.Get(confirmField), &s, c.h.now()) ||
+	if req.http.Method != http.MethodPost || !c.h.confirms(posted.Get(confirmField), &s, c.h.now()) ||
 		!fromOwnPage(req.http, s.Subject.Issuer) {
 		w.ask = &LogoutPage{Confirm: c.confirmation(req, er, &s, all)}
 		return w, nil
@@ -223,7 +225,7 @@ func (c *core) confirmation(req *request, er *op.EndSessionRequest, s *store.Ses
 			f.Hidden = append(f.Hidden, LogoutField{name, value})
 		}
 	}
-	f.Hidden = append(f.Hidden, LogoutField{confirmField, c.h.ring.sealConfirm(s, c.h.now())})
+	f.Hidden = append(f.Hidden, LogoutField{confirmField, c.h.sealConfirm(s, c.h.now())})
 	return f
 }
 
@@ -265,12 +267,12 @@ func (h *Hook) frames(ctx context.Context, s *store.Session) []string {
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	var frames []string
-	for _, client := range clientsOf(s) {
+	for _, client := range notify.Clients(s) {
 		uris, err := h.cfg.Logout.URIs(ctx, client)
 		if err != nil || uris.FrontChannel == "" {
 			continue
 		}
-		u, err := checkLogoutURI(uris.FrontChannel, h.cfg.Logout.Loopback)
+		u, err := notify.CheckURI(uris.FrontChannel, h.cfg.Logout.Loopback)
 		if err != nil || origin(u) == "" {
 			h.event(ctx, Event{Type: EventDeliveryFailed, Subject: s.Subject, SID: s.ID, Client: client, Kind: s.Kind, Reason: s.End.Reason, Err: errFrontChannel})
 			continue

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -113,7 +114,7 @@ const keyUnknownEvery = time.Minute
 func (h *Hook) unavailableEvent(ctx context.Context, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // the client hung up: nothing to look at
-	case !errors.Is(err, errKeyAhead):
+	case !errors.Is(err, seal.ErrAhead):
 		h.event(ctx, Event{Type: EventUnavailable, Err: err})
 	case h.keyUnknown.due(h.now(), keyUnknownEvery):
 		h.event(ctx, Event{Type: EventKeyUnknown, Err: err})

@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -46,9 +47,9 @@ type request struct {
 	issuer string
 	target *target
 
-	deviceCode        string   // hashed
-	repeatKey         [16]byte // made from the code or device code that is redeemed
-	redeemsCode       bool     // at the token endpoint, not at the authorization endpoint
+	deviceCode        string     // hashed
+	repeatKey         seal.Nonce // made from the code or device code that is redeemed
+	redeemsCode       bool       // at the token endpoint, not at the authorization endpoint
 	clientCredentials bool
 	boundIDToken      bool // an ID token's life was asked of a wrapped client
 
@@ -197,7 +198,7 @@ type responseWriter struct {
 	decided bool
 	held    bool
 	status  int
-	body    *[]byte // what was written of a response that is held back
+	body    []byte // what was written of a response that is held back
 
 	// Of an authorization response: see authresponse.go.
 	location string    // that op wrote, where it is another one now; its body repeats it
@@ -266,10 +267,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 		w.WriteHeader(http.StatusOK)
 	}
 	if w.held {
-		if w.body == nil {
-			w.body = scratch.Get().(*[]byte)
-		}
-		*w.body = append(*w.body, b...)
+		w.body = append(w.body, b...)
 		return len(b), nil
 	}
 	return w.ResponseWriter.Write(b)
@@ -337,10 +335,7 @@ func (w *responseWriter) finish() {
 		return
 	}
 	h := w.Header()
-	var body []byte
-	if w.body != nil {
-		body = *w.body
-	}
+	body := w.body
 	h.Del("ETag") // of what op wrote
 	if w.req.unavailable && !isRedirect(w.status) || w.req.unauthorized {
 		h.Del("Content-Encoding")
@@ -383,10 +378,6 @@ func (w *responseWriter) finish() {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.ResponseWriter.WriteHeader(w.status)
 	w.ResponseWriter.Write(body) // a client that went away is not an error here
-	if w.body != nil {
-		giveBack(w.body, body)
-		w.body = nil
-	}
 }
 
 // splice puts members into the object that body is, in its place if there is room.

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -61,13 +62,13 @@ func accessGrantID(client string, authenticated time.Time, acr string) string {
 // adoptedToken is the record of a refresh token from before the installation:
 // generation 0 of a grant and a session that are named by a MAC of it, under a
 // key that was made at the installation.
-func adoptedToken(key []byte, token string, subject store.Subject) refreshToken {
+func adoptedToken(key []byte, token string, subject store.Subject) seal.RefreshToken {
 	mac := func(purpose string) []byte {
 		m := hmac.New(sha256.New, key)
 		m.Write([]byte(purpose + "\x00" + token))
 		return m.Sum(nil)
 	}
-	t := refreshToken{Token: token, Subject: subject, Grant: base64.RawURLEncoding.EncodeToString(mac("grant")[:12])}
+	t := seal.RefreshToken{Token: token, Subject: subject, Grant: base64.RawURLEncoding.EncodeToString(mac("grant")[:12])}
 	t.SID = store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(mac("sid")[:18])
 	copy(t.Nonce[:], mac("nonce"))
 	return t
@@ -94,7 +95,7 @@ func coarse(address string) string {
 // addressHash is how a full address appears in a grant: enough to notice
 // another one. It is keyed with the token's nonce, or the few billion
 // addresses could be tried.
-func addressHash(nonce [16]byte, address string) []byte {
+func addressHash(nonce seal.Nonce, address string) []byte {
 	sum := digest("address", string(nonce[:]), address)
 	return sum[:8]
 }

@@ -2,14 +2,13 @@ package provider
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 )
 
 // Keys are the sealing keys of the hook. The first seals; all unseal. To
@@ -30,6 +29,15 @@ type Key struct {
 	Secret [32]byte
 }
 
+// sealing returns the keys as package seal takes them.
+func (k Keys) sealing() []seal.Key {
+	keys := make([]seal.Key, len(k))
+	for i := range k {
+		keys[i] = seal.Key(k[i])
+	}
+	return keys
+}
+
 // NewKey makes a key from the system's randomness.
 func NewKey(now time.Time) Key {
 	k := Key{Created: now.UTC().Truncate(time.Second)}
@@ -43,24 +51,7 @@ const keyPrefix = "curfew-key-1"
 
 // ID names the key without giving it away: eight hexadecimal digits of its
 // creation in Unix seconds, and four of a digest of the secret.
-func (k Key) ID() string {
-	sum := sha256.Sum256(append([]byte("curfew key id"), k.Secret[:]...))
-	return fmt.Sprintf("%08x%s", uint32(k.Created.Unix()), hex.EncodeToString(sum[:2]))
-}
-
-// keyCreated returns the time of creation in a key ID.
-func keyCreated(id string) (time.Time, bool) {
-	if len(id) != keyIDLen {
-		return time.Time{}, false
-	}
-	sec, err := strconv.ParseUint(id[:8], 16, 32)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return time.Unix(int64(sec), 0), true
-}
-
-const keyIDLen = 12
+func (k Key) ID() string { return seal.KeyID(k.Created, k.Secret) }
 
 // String returns the key's ID: never the secret.
 func (k Key) String() string { return k.ID() }
@@ -89,7 +80,7 @@ func (k *Key) UnmarshalText(text []byte) error {
 	if err != nil {
 		return errors.New("key: the time of creation is not in RFC 3339 form")
 	}
-	secret, err := decodeStrictly(parts[2])
+	secret, err := seal.Decode(parts[2])
 	if err != nil || len(secret) != len(k.Secret) {
 		return fmt.Errorf("key: the secret is not %d bytes in unpadded base64url", len(k.Secret))
 	}

@@ -125,7 +125,7 @@ func (s issuerOnly) VerifyExchangeActorToken(ctx context.Context, token string, 
 	return s.VerifyExchangeSubjectToken(ctx, token, typ)
 }
 
-func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWorld {
+func newKindsWorld(t *testing.T, embedding optest.Embedding, wrap func(*optest.Storage) op.Storage) *kindsWorld {
 	t.Helper()
 	keys := provider.Keys{provider.NewKey(time.Now())}
 	sessions := memstore.New()
@@ -133,7 +133,7 @@ func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWo
 		p.Store, p.Keys = sessions, keys
 		// Tokens from before the installation are still adopted: none of these is one.
 		p.AdoptUntil = time.Now().Add(time.Hour)
-		o.Wrap = wrap
+		o.Embedding, o.Wrap = embedding, wrap
 	}
 	_, err := sessions.PutDocument(t.Context(), store.Document{Key: "installation", At: time.Now().Add(-time.Hour), Body: make([]byte, 32)})
 	require.NoError(t, err)
@@ -587,22 +587,36 @@ func (w *kindsWorld) snapshot() string {
 	}
 }
 
+// elsewhere are the doors at which nothing of op's HTTP is in between.
+var elsewhere = []string{"Hook.AccessToken", "admin API", "back channel", "Resource, introspection", "Resource, JWT"}
+
+// The embeddings differ in who reads a request, not in what can be the matter with a
+// token: with the others, tokens that are good somewhere are tried.
 func TestATokenOpensOnlyItsOwnDoor(t *testing.T) {
 	quiet(t)
+	own := func(s *optest.Storage) op.Storage { return profiled{s} }
 	for name, world := range map[string]struct {
-		wrap    func(*optest.Storage) op.Storage
-		vouches bool
+		embedding  optest.Embedding
+		wrap       func(*optest.Storage) op.Storage
+		vouches    bool
+		situations []situation
+		without    []string // doors
 	}{
-		"the storage knows its own":                              {wrap: func(s *optest.Storage) op.Storage { return profiled{s} }},
-		"the storage vouches for each JWT":                       {func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, true} }, true},
-		"the storage vouches for each JWT, and does not say how": {func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, false} }, true},
+		"the storage knows its own":                              {wrap: own, situations: situations},
+		"the storage vouches for each JWT":                       {wrap: func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, true} }, vouches: true, situations: situations},
+		"the storage vouches for each JWT, and does not say how": {wrap: func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, false} }, vouches: true, situations: situations},
+		"LegacyServer": {embedding: optest.AsLegacyServer, wrap: own, situations: []situation{live, otherClient}, without: elsewhere},
+		"Server":       {embedding: optest.AsServer, wrap: own, situations: []situation{live, otherClient}, without: elsewhere},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newKindsWorld(t, world.wrap)
+			w := newKindsWorld(t, world.embedding, world.wrap)
 			for _, kind := range tokenKinds {
-				for _, in := range situations {
+				for _, in := range world.situations {
 					text := kind.make(w, in)
 					for _, door := range tokenDoors {
+						if slices.Contains(world.without, door.name) {
+							continue
+						}
 						if text == "" {
 							text = kind.make(w, in)
 						}
@@ -666,6 +680,7 @@ var (
 		"provider.RevokeToken":                {"revocation"},
 		"provider.GetRefreshTokenInfo":        {"revocation"},
 		"provider.TokenRequestByRefreshToken": {"refresh", asRefresh, actRefr},
+		"provider.lookUp":                     {"refresh", asRefresh, actRefr},
 		"provider.exchangedForeign":           {asRefresh, actRefr},
 		"provider.kindOfExchanged":            {asAccess, asID, asJWT, actAccess, actID, actJWT},
 		"provider.isIDToken":                  {"authorize hint", "end_session hint"},
@@ -679,7 +694,7 @@ var (
 		"middleware.verify":                   {"Resource, JWT"}, // and, by a verifier of go-oidc, ID tokens and logout tokens
 		"middleware.identify":                 nil,               // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
 	}
-	tokenReaders = []string{"Verify", "openAccess", "openRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
+	tokenReaders = []string{"Verify", "OpenAccess", "OpenRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
 )
 
 func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
@@ -702,7 +717,7 @@ func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
 		known(kind.name, slices.Collect(maps.Keys(kind.opens)), true)
 	}
 
-	w := newKindsWorld(t, nil)
+	w := newKindsWorld(t, optest.AsProvider, nil)
 	require.NoError(t, chi.Walk(op.CreateRouter(w.p), func(_, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		doors, ok := doorsOfRoutes[route]
 		known("route "+route, doors, ok)
@@ -771,13 +786,16 @@ func paramsOf(values url.Values) map[string]any {
 // wantRefresh asks an exchange for a refresh token.
 var wantRefresh = url.Values{"requested_token_type": {optest.RefreshTokenType}, "scope": {"openid offline_access"}}
 
-// parsedFiles calls visit for each file of a package of the module but its tests.
+// parsedFiles calls visit for each file of a package of the module, and of what is
+// internal to it, but the tests.
 func parsedFiles(t *testing.T, pkg string, visit func(*ast.File)) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join("..", pkg, "*.go"))
 	require.NoError(t, err)
 	require.NotEmpty(t, names)
-	for _, name := range names {
+	below, err := filepath.Glob(filepath.Join("..", pkg, "internal", "*", "*.go"))
+	require.NoError(t, err)
+	for _, name := range append(names, below...) {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"html/template"
 	"io"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -131,151 +131,40 @@ func (l *Logout) check() error {
 	return nil
 }
 
-// Of a notification: how long it may wait for others to the same host, for how
-// long who sends it has it to themselves, after how many refusals it is given
-// up, and how long after a failure it is sent again.
-const (
-	logoutWaits    = 10 * time.Second
-	logoutRefusals = 3
-	logoutAgain    = 30 * time.Second
-	logoutAtMost   = time.Hour
-)
-
-// claimFor is how long who means to send a notification has it to themselves:
-// longer than they can take. Who is late by chance is not late each time.
-func (h *Hook) claimFor() time.Duration {
-	late := rand.N(10 * time.Second).Truncate(time.Microsecond)
-	return h.cfg.Logout.Timeout + logoutWaits + 2*h.cfg.StoreTimeout + late
+// newLedger returns what keeps the deliveries that are owed.
+func (h *Hook) newLedger() *notify.Ledger {
+	return &notify.Ledger{
+		Signs:    h.signers.signs,
+		Sending:  h.cfg.Logout.Timeout + 2*h.cfg.StoreTimeout,
+		Remember: h.cfg.Remember,
+		Tries:    h.cfg.Logout.Tries,
+	}
 }
 
-// retryIn is how long after the given number of tries the next one is. What
-// failed together is not tried again together.
-func retryIn(attempts int) time.Duration {
-	wait := min(logoutAgain<<min(attempts-1, 10), logoutAtMost)
-	return wait - rand.N(wait/5)
-}
-
-// clientsOf returns the clients that got tokens in a session: whom Back-Channel
-// Logout 1.0 section 2.3 means. A client that has revoked its token since is
-// among them: it may be signed in all the same.
-func clientsOf(s *store.Session) []string {
-	var clients []string
-	for _, g := range s.Grants {
-		if g.Client != "" && !slices.Contains(clients, g.Client) {
-			clients = append(clients, g.Client)
-		}
+func (h *Hook) newBackChannel() *notify.BackChannel {
+	l := &h.cfg.Logout
+	return &notify.BackChannel{
+		Client: notify.NewClient(notify.ClientConfig{Timeout: l.Timeout, Loopback: l.Loopback, Allow: l.Allow, RootCAs: l.RootCAs}),
+		Key:    h.signers.key, Now: h.now, OmitReason: l.OmitReason,
 	}
-	if len(clients) == 0 && s.Client != "" {
-		clients = []string{s.Client}
-	}
-	return clients
 }
 
 // owe enters what is owed to the clients of a session that ends.
 func (h *Hook) owe(s *store.Session) {
-	s.Deliveries = nil
-	if h.cfg.Logout.URIs == nil {
-		return
-	}
-	claimed := h.now()
-	if h.signers.signs(s.Subject.Issuer) { // or another process sends it
-		claimed = claimed.Add(h.claimFor())
-	}
-	for _, client := range clientsOf(s) {
-		s.Deliveries = append(s.Deliveries, store.Delivery{Client: client, Next: claimed})
-	}
-}
-
-// nextDelivery is when the next notification that is owed is tried; zero if none is
-// owed.
-func nextDelivery(s *store.Session) time.Time {
-	var next time.Time
-	for _, d := range s.Deliveries {
-		if d.GivenUp.IsZero() && (next.IsZero() || d.Next.Before(next)) {
-			next = d.Next
-		}
-	}
-	return next
-}
-
-// owedTo returns to whom a notification is owed.
-func owedTo(s *store.Session) []string {
-	var clients []string
-	for _, d := range s.Deliveries {
-		if d.GivenUp.IsZero() {
-			clients = append(clients, d.Client)
-		}
-	}
-	return clients
-}
-
-// claim takes what is due to be sent, and returns to whom. What this process has no
-// key for it leaves to others.
-func (h *Hook) claim(s *store.Session, now time.Time) []string {
-	if !h.signers.signs(s.Subject.Issuer) {
-		h.leave(s, now)
-		return nil
-	}
-	var clients []string
-	claimed := now.Add(h.claimFor())
-	s.Deliveries = slices.Clone(s.Deliveries)
-	for i := range s.Deliveries {
-		d := &s.Deliveries[i]
-		if d.GivenUp.IsZero() && !d.Next.After(now) {
-			d.Next = claimed
-			clients = append(clients, d.Client)
-		}
-	}
-	return clients
-}
-
-// leaveFor is for how long at the most a process without the key leaves what is due
-// to others: sweeps are rarely further apart.
-const leaveFor = 10 * time.Second
-
-// leave puts what is due off, so that a process that has the issuer's key may come
-// first. What no process had a key for as long as an end is remembered is given up.
-func (h *Hook) leave(s *store.Session, now time.Time) {
-	later := now.Add(rand.N(leaveFor).Truncate(time.Microsecond))
-	s.Deliveries = slices.Clone(s.Deliveries)
-	for i := range s.Deliveries {
-		d := &s.Deliveries[i]
-		switch {
-		case !d.GivenUp.IsZero() || d.Next.After(now):
-		case s.End != nil && now.Sub(s.End.At) > h.cfg.Remember:
-			d.Next, d.GivenUp, d.Error = time.Time{}, now, short(errNoSigner.Error(), 200)
-		default:
-			d.Next = later
-		}
+	if s.Deliveries = nil; h.cfg.Logout.URIs != nil {
+		h.ledger.Owe(s, h.now())
 	}
 }
 
 // forgetAt is when an ended session to which nothing is owed is forgotten: what was
 // given up is remembered like the end itself.
 func (h *Hook) forgetAt(s *store.Session) time.Time {
-	at := s.End.At.Add(h.remember(s))
-	for _, d := range s.Deliveries {
-		if until := d.GivenUp.Add(h.cfg.Remember); !d.GivenUp.IsZero() && until.After(at) {
-			at = until
-		}
-	}
-	return at
-}
-
-// A notification is what is sent to one client.
-type notification struct {
-	sid     string
-	subject store.Subject
-	client  string
-	why     string // why the session ended, as a refused refresh says it
-	uri     string
-	named   bool  // the client is told the subject too
-	err     error // why there is no URI to send it to
+	return h.ledger.RememberedUntil(s, s.End.At.Add(h.remember(s)))
 }
 
 // notifications asks where to send what is owed to the given clients, and returns
 // those that have no place to send it to apart.
-func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []string) (list []notification, none []string) {
+func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []string) (list []notify.Notification, none []string) {
 	if len(clients) == 0 || !h.signers.signs(s.Subject.Issuer) { // or another process sends it
 		return nil, nil
 	}
@@ -293,21 +182,16 @@ func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []st
 		if err != nil {
 			err = fmt.Errorf("its URI cannot be had: %w", err)
 		}
-		list = append(list, notification{sid: s.ID, subject: s.Subject, client: client, why: endedText(s), uri: uris.BackChannel, named: uris.WithSubject, err: err})
+		list = append(list, notify.Notification{
+			SID: s.ID, Subject: s.Subject, Client: client, Why: endedText(s), URI: uris.BackChannel, WithSubject: uris.WithSubject, Err: err,
+		})
 	}
 	return list, none
 }
 
-// strike removes what is owed to the given clients.
-func strike(s *store.Session, clients []string) {
-	if len(clients) > 0 {
-		s.Deliveries = slices.DeleteFunc(slices.Clone(s.Deliveries), func(d store.Delivery) bool { return slices.Contains(clients, d.Client) })
-	}
-}
-
 // send hands notifications that are claimed to the outbox, and returns when each
 // has been tried once, or been left for later.
-func (h *Hook) send(list []notification) <-chan struct{} {
+func (h *Hook) send(list []notify.Notification) <-chan struct{} {
 	tried := make(chan struct{})
 	if len(list) == 0 {
 		close(tried)
@@ -316,7 +200,7 @@ func (h *Hook) send(list []notification) <-chan struct{} {
 	var left atomic.Int64
 	left.Store(int64(len(list)))
 	for _, n := range list {
-		h.outbox.put(n.host(), func(run bool) {
+		h.outbox.Put(n.Host(), func(run bool) {
 			if run {
 				_ = h.deliver(n) // it is noted
 			}
@@ -333,7 +217,7 @@ func (h *Hook) resend(ctx context.Context, s store.Session, claimed []string) er
 	list, none := h.notifications(ctx, &s, claimed)
 	if len(none) > 0 {
 		_, err := h.change(ctx, s, func(s *store.Session) error {
-			strike(s, none)
+			notify.Strike(s, none)
 			h.schedule(s, ruling{})
 			return nil
 		})
@@ -348,39 +232,31 @@ func (h *Hook) resend(ctx context.Context, s store.Session, claimed []string) er
 // deliver sends one notification and notes what came of it. If that cannot be
 // noted, or the process dies, it is sent again under another "jti": at least
 // once.
-func (h *Hook) deliver(n notification) error {
+func (h *Hook) deliver(n notify.Notification) error {
 	// A context of its own: the request in which the session ended may be over.
-	ctx := op.ContextWithIssuer(context.Background(), n.subject.Issuer)
-	cause := n.err
+	ctx := op.ContextWithIssuer(context.Background(), n.Subject.Issuer)
+	cause := n.Err
 	if cause == nil {
-		cause = h.notify(ctx, n)
+		cause = h.backChannel.Send(ctx, n)
 	}
 	if err := h.noteDelivery(ctx, n, cause); err != nil && !errors.Is(err, store.ErrNotFound) {
-		h.event(ctx, Event{Type: EventUnavailable, Subject: n.subject, SID: n.sid, Client: n.client, Err: err})
+		h.event(ctx, Event{Type: EventUnavailable, Subject: n.Subject, SID: n.SID, Client: n.Client, Err: err})
 	}
 	return cause
 }
 
 // noteDelivery notes what came of a try.
-func (h *Hook) noteDelivery(ctx context.Context, n notification, cause error) error {
+func (h *Hook) noteDelivery(ctx context.Context, n notify.Notification, cause error) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	s, err := h.load(ctx, n.sid)
+	s, err := h.load(ctx, n.SID)
 	if err != nil {
 		return err
 	}
-	what := EventDelivered
+	var outcome notify.Outcome
 	s, err = h.change(ctx, s, func(s *store.Session) error {
-		what = EventDelivered
-		i := slices.IndexFunc(s.Deliveries, func(d store.Delivery) bool { return d.Client == n.client })
-		if s.End == nil || i < 0 {
+		if outcome = h.ledger.Note(s, n, cause, h.now()); outcome == notify.NotOwed {
 			return errNoChange
-		}
-		s.Deliveries = slices.Clone(s.Deliveries)
-		if cause == nil {
-			s.Deliveries = slices.Delete(s.Deliveries, i, i+1)
-		} else {
-			what = h.failed(&s.Deliveries[i], n, cause)
 		}
 		h.schedule(s, ruling{})
 		return nil
@@ -388,7 +264,7 @@ func (h *Hook) noteDelivery(ctx context.Context, n notification, cause error) er
 	if err != nil {
 		return err
 	}
-	e := Event{Type: what, Subject: s.Subject, SID: s.ID, Client: n.client, Kind: s.Kind, Err: cause}
+	e := Event{Type: outcomes[outcome], Subject: s.Subject, SID: s.ID, Client: n.Client, Kind: s.Kind, Err: cause}
 	if s.End != nil {
 		e.Reason, e.By = s.End.Reason, s.End.By
 	}
@@ -396,20 +272,10 @@ func (h *Hook) noteDelivery(ctx context.Context, n notification, cause error) er
 	return nil
 }
 
-// failed notes a try that failed, and returns what to tell of it.
-func (h *Hook) failed(d *store.Delivery, n notification, cause error) EventType {
-	now := h.now()
-	d.Attempts++
-	d.URI, d.Error = n.place(), short(cause.Error(), 200)
-	if errors.Is(cause, errRefused) {
-		d.Refused++
-	}
-	if d.Attempts >= h.cfg.Logout.Tries || d.Refused >= logoutRefusals {
-		d.Next, d.GivenUp = time.Time{}, now
-		return EventDeliveryGivenUp
-	}
-	d.Next, d.GivenUp = now.Add(retryIn(d.Attempts)).UTC().Truncate(time.Microsecond), time.Time{}
-	return EventDeliveryFailed
+// outcomes are the events that tell of them. A notification that nobody owes any
+// more has reached its client all the same, if this process got that far.
+var outcomes = map[notify.Outcome]EventType{
+	notify.NotOwed: EventDelivered, notify.Delivered: EventDelivered, notify.Failed: EventDeliveryFailed, notify.GivenUp: EventDeliveryGivenUp,
 }
 
 // Redeliver tells a client once more that a session ended: after its
@@ -430,9 +296,9 @@ func (h *Hook) redeliver(ctx context.Context, sid, client string) error {
 		return err
 	}
 	if !h.signers.signs(s.Subject.Issuer) {
-		return fmt.Errorf("%w: %s", errNoSigner, s.Subject.Issuer)
+		return fmt.Errorf("%w: %s", notify.ErrNoKey, s.Subject.Issuer)
 	}
-	had := slices.Contains(clientsOf(&s), client) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return d.Client == client })
+	had := slices.Contains(notify.Clients(&s), client) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return d.Client == client })
 	switch {
 	case !had:
 		return fmt.Errorf("the client had no part in it: %w", store.ErrNotFound)
@@ -446,8 +312,7 @@ func (h *Hook) redeliver(ctx context.Context, sid, client string) error {
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
 	_, err = h.change(wctx, s, func(s *store.Session) error {
-		strike(s, []string{client})
-		s.Deliveries = append(s.Deliveries, store.Delivery{Client: client, Next: h.now().Add(h.claimFor())})
+		h.ledger.OweAgain(s, client, h.now())
 		h.schedule(s, ruling{})
 		return nil
 	})
@@ -455,7 +320,7 @@ func (h *Hook) redeliver(ctx context.Context, sid, client string) error {
 		return err
 	}
 	result := make(chan error, 1)
-	h.outbox.put(list[0].host(), func(run bool) {
+	h.outbox.Put(list[0].Host(), func(run bool) {
 		if !run {
 			result <- errBusy
 			return

@@ -121,8 +121,9 @@ func (h *Hook) previewSubject(ctx context.Context, of *store.Session, account st
 }
 
 // each calls visit for every session that the filter matches, until it returns
-// an error.
+// an error. That some cannot be read is an error in the end.
 func (h *Hook) each(ctx context.Context, f store.Filter, visit func(store.Session) error) error {
+	var unread failures
 	for cursor := ""; ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -131,15 +132,19 @@ func (h *Hook) each(ctx context.Context, f store.Filter, visit func(store.Sessio
 		page, next, err := h.cfg.Store.List(lctx, f, cursor, 500)
 		cancel()
 		if err != nil {
-			return fmt.Errorf("list sessions: %w", err)
+			err = fmt.Errorf("list sessions: %w", err)
 		}
+		if err != nil && !alone(err) {
+			return err
+		}
+		unread.add(err)
 		for _, s := range page {
 			if err := visit(s); err != nil {
 				return err
 			}
 		}
 		if next == "" {
-			return nil
+			return unread.join()
 		}
 		cursor = next
 	}

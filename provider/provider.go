@@ -28,6 +28,8 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -151,7 +153,8 @@ type Config struct {
 	// Outlives says whether a session that was made from another one by token
 	// exchange, for another user, goes on when that one has ended: parent.End says
 	// how. It is asked at the end and at each later use, for as long as the end is
-	// remembered; see Remember. Nil: none does.
+	// remembered; after that nobody knows the parent, and the child is over; see
+	// Remember. Nil: none does.
 	Outlives func(ctx context.Context, parent, child store.Session) bool
 
 	// RemoteAddress returns the address of the client of a request, for a
@@ -292,7 +295,7 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 // Hook is the policy in place. It is made by [New].
 type Hook struct {
 	cfg      Config
-	ring     *keyring
+	ring     *seal.Ring
 	settings *settingsCache
 	watch    *storeWatch
 	counter  counter
@@ -301,14 +304,15 @@ type Hook struct {
 	locks    keylock.Locks // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
-	decorates    atomic.Int32 // how many storages
-	handles      atomic.Bool  // Handler was called
-	signers      signers
-	mistakes     mistakes
-	keyUnknown   seldom // EventKeyUnknown
-	outbox       outbox
-	logoutClient *logoutClient
-	announces    []announcement // in discovery
+	decorates   atomic.Int32 // how many storages
+	handles     atomic.Bool  // Handler was called
+	signers     signers
+	mistakes    mistakes
+	keyUnknown  seldom // EventKeyUnknown
+	ledger      *notify.Ledger
+	outbox      notify.Outbox
+	backChannel *notify.BackChannel
+	announces   []announcement // in discovery
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -399,7 +403,7 @@ func New(cfg Config) (*Hook, error) {
 			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
 		}
 	}
-	ring, err := newKeyring(cfg.Keys, cfg.KeyRollover)
+	ring, err := seal.New(cfg.Keys.sealing(), cfg.KeyRollover)
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}
@@ -415,12 +419,12 @@ func New(cfg Config) (*Hook, error) {
 	}
 	h := &Hook{
 		cfg: cfg, ring: ring, watch: watch,
-		settings:     newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
-		patience:     patienceOf(cfg),
-		wake:         make(chan struct{}, 1),
-		logoutClient: newLogoutClient(cfg.Logout),
-		announces:    announcements(cfg),
+		settings:  newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
+		patience:  patienceOf(cfg),
+		wake:      make(chan struct{}, 1),
+		announces: announcements(cfg),
 	}
+	h.ledger, h.backChannel = h.newLedger(), h.newBackChannel()
 	watch.now = h.now
 	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }
 	return h, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -31,7 +32,7 @@ func deviceHash(code string) []byte {
 }
 
 // repeatKey is what the answer to a code is sealed with, instead of a token's nonce.
-func repeatKey(code string) (key [16]byte) {
+func repeatKey(code string) (key seal.Nonce) {
 	sum := digest("repeat", code)
 	copy(key[:], sum[:])
 	return key
@@ -59,7 +60,7 @@ func redeemed(s *store.Session, i issuance) bool {
 }
 
 // redeem notes that a code has brought its tokens, and its answer for a repeat.
-func (h *Hook) redeem(s *store.Session, i issuance, req *request, a answer, now time.Time) {
+func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer, now time.Time) {
 	if i.code == nil {
 		return
 	}
@@ -73,8 +74,8 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a answer, now 
 	}
 	x := &codes[at]
 	x.Used = now
-	if h.patience.grace > 0 && req.repeatKey != ([16]byte{}) {
-		x.Repeat, x.Address = sealRepeat(req.repeatKey, a), addressHash(req.repeatKey, req.address)
+	if h.patience.grace > 0 && req.repeatKey != (seal.Nonce{}) {
+		x.Repeat, x.Address = a.Seal(req.repeatKey), addressHash(req.repeatKey, req.address)
 	}
 	s.Codes = codes
 }
@@ -106,35 +107,35 @@ func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session,
 	return a.Access, a.Refresh, a.Expires, nil
 }
 
-func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (answer, error) {
+func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	at := codeAt(s.Codes, i.code)
 	if at < 0 || !h.patience.repeats(s.Codes[at].Used, now) {
-		return answer{}, spentCode()
+		return seal.Answer{}, spentCode()
 	}
 	x := s.Codes[at]
-	a, err := openRepeat(req.repeatKey, x.Repeat)
+	a, err := seal.OpenAnswer(req.repeatKey, x.Repeat)
 	if err != nil {
-		return answer{}, spentCode() // another code of the same login
+		return seal.Answer{}, spentCode() // another code of the same login
 	}
-	t, err := h.ring.openAccess(a.Access, now)
+	t, err := h.ring.OpenAccess(a.Access, now)
 	if err != nil {
-		return answer{}, fmt.Errorf("the answer to repeat: %w", err)
+		return seal.Answer{}, fmt.Errorf("the answer to repeat: %w", err)
 	}
 	g := s.Grant(t.Grant)
 	if g == nil || !g.Revoked.IsZero() {
-		return answer{}, errGrantRevoked
+		return seal.Answer{}, errGrantRevoked
 	}
 	if s, err = h.noteAgain(ctx, s, i.code, t); err != nil {
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	g = s.Grant(t.Grant)
 	if a.Refresh == "" {
 		h.noteMoved(ctx, &s, g.Client, x.Address, addressHash(req.repeatKey, req.address))
-		if a.stale(now) {
+		if a.Stale(now) {
 			if a, err = c.anotherAccessToken(ctx, req, s, r, i, g); err != nil {
-				return answer{}, err
+				return seal.Answer{}, err
 			}
 		}
 		return c.answerAgain(ctx, req, s, r, g, a)
@@ -143,12 +144,12 @@ func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r r
 	st, err := c.asPresented(s, r, a, now)
 	switch {
 	case err != nil:
-		return answer{}, err
+		return seal.Answer{}, err
 	case !sameScopes(i.scopes, st.answer.Scopes):
-		return answer{}, spentCode() // a refresh asked for fewer, and op would tell of more
+		return seal.Answer{}, spentCode() // a refresh asked for fewer, and op would tell of more
 	}
 	h.noteMoved(ctx, &s, g.Client, x.Address, addressHash(req.repeatKey, req.address))
-	if st.answer.stale(now) {
+	if st.answer.Stale(now) {
 		return c.exchangeNewest(ctx, req, st)
 	}
 	if a, err = c.answerAgain(ctx, req, s, r, g, st.answer); err == nil {
@@ -163,7 +164,7 @@ var errTakenBack = errors.New("the code was redeemed by a request that failed me
 
 // noteAgain notes that another request gets the answer to a code: should the first one
 // fail yet, it takes nothing back. t is the access token of the answer.
-func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t accessToken) (store.Session, error) {
+func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
 	if at := codeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
 		return s, nil
 	}
@@ -187,23 +188,23 @@ func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t ac
 
 // anotherAccessToken takes the place of one that is over, where there is no refresh token
 // to get another one with.
-func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (answer, error) {
+func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (seal.Answer, error) {
 	id, expires, err := c.Storage.CreateAccessToken(ctx, i.request)
 	if err != nil {
-		return answer{}, storageError{err}
+		return seal.Answer{}, storageError{err}
 	}
 	req.belong(c.h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
-	a := answer{Expires: c.bound(req, c.h.now(), expires, c.skew(req)), Scopes: i.scopes}
-	a.Access = c.h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: a.Expires})
+	a := seal.Answer{Expires: c.bound(req, c.h.now(), expires, c.skew(req)), Scopes: i.scopes}
+	a.Access = c.h.ring.SealAccess(seal.AccessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: a.Expires})
 	return a, nil
 }
 
 // asPresented judges the refresh token in the answer to a code as if it had been
 // presented itself, and finds the newest answer that it leads to.
-func (c *core) asPresented(s store.Session, r ruling, a answer, now time.Time) (*refreshState, error) {
+func (c *core) asPresented(s store.Session, r ruling, a seal.Answer, now time.Time) (*refreshState, error) {
 	st := &refreshState{session: s, ruling: r}
 	var err error
-	if st.token, err = c.h.ring.openRefresh(a.Refresh, now); err != nil {
+	if st.token, err = c.h.ring.OpenRefresh(a.Refresh, now); err != nil {
 		return nil, fmt.Errorf("the answer to repeat: %w", err)
 	}
 	switch err := c.judge(st); {
@@ -221,14 +222,14 @@ func (c *core) asPresented(s store.Session, r ruling, a answer, now time.Time) (
 
 // exchangeNewest exchanges the newest refresh token of an answer whose access token is
 // over; see presentNewest.
-func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshState) (answer, error) {
+func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshState) (seal.Answer, error) {
 	if err := c.presentNewest(st); err != nil {
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	st.inner = st.token.Token
 	tr, err := c.Storage.TokenRequestByRefreshToken(ctx, st.inner)
 	if err != nil {
-		return answer{}, storageError{err}
+		return seal.Answer{}, storageError{err}
 	}
 	return c.rotate(ctx, req, tr, st)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -81,15 +82,15 @@ func (p tokenPlace) standing(with patience, now time.Time) standing {
 
 // placeIn finds a token in its grant. For one that was exchanged, from is the nonce of
 // the token that the current one was made from: it opens the newest answer.
-func placeIn(g *store.Grant, t *refreshToken) (p tokenPlace, from [16]byte) {
+func placeIn(g *store.Grant, t *seal.RefreshToken) (p tokenPlace, from seal.Nonce) {
 	p.seen = g.Used
-	sum := nonceSum(t.Nonce)
+	sum := t.Nonce.Hash()
 	switch {
-	case t.Generation == g.Generation && subtle.ConstantTimeCompare(sum[:], g.NonceHash) == 1:
+	case t.Generation == g.Generation && subtle.ConstantTimeCompare(sum, g.NonceHash) == 1:
 		p.newest = true
 	case t.Generation > g.Generation:
 		p.above = true
-	case subtle.ConstantTimeCompare(sum[:], g.FromHash) == 1:
+	case subtle.ConstantTimeCompare(sum, g.FromHash) == 1:
 		p.previous, p.exchanged, from = true, g.Rotated, t.Nonce
 	default:
 		p.exchanged, from = follow(g, t)
@@ -110,7 +111,7 @@ const (
 // token before the current one, and returns when the first of them was. The time
 // is zero if it leads nowhere: the token is too old, was void, or another version
 // of this program has rotated in between.
-func follow(g *store.Grant, t *refreshToken) (exchanged time.Time, from [16]byte) {
+func follow(g *store.Grant, t *seal.RefreshToken) (exchanged time.Time, from seal.Nonce) {
 	back := g.Generation - t.Generation // which is not above
 	if len(g.Chain)%chainLink != 0 || back > uint64(len(g.Chain)/chainLink) || back == 0 {
 		return time.Time{}, from
@@ -119,10 +120,10 @@ func follow(g *store.Grant, t *refreshToken) (exchanged time.Time, from [16]byte
 	at := time.UnixMicro(int64(binary.BigEndian.Uint64(links))).UTC()
 	from = t.Nonce
 	for ; len(links) > chainLink; links = links[chainLink:] {
-		from = nextNonce(from, [16]byte(links[8:chainLink]))
+		from = from.Next([16]byte(links[8:chainLink]))
 	}
-	if sum := nonceSum(from); subtle.ConstantTimeCompare(sum[:], g.FromHash) != 1 {
-		return time.Time{}, [16]byte{}
+	if sum := from.Hash(); subtle.ConstantTimeCompare(sum, g.FromHash) != 1 {
+		return time.Time{}, seal.Nonce{}
 	}
 	return at, from
 }
@@ -148,15 +149,15 @@ func (p patience) lengthened(chain []byte, now time.Time, salt [16]byte) []byte 
 
 // A refreshState is what the first call found, for the second.
 type refreshState struct {
-	presented string       // as the client sent it
-	token     refreshToken // what was in it
+	presented string            // as the client sent it
+	token     seal.RefreshToken // what was in it
 	session   store.Session
 	ruling    ruling
 	standing  standing
-	from      [16]byte   // for a repeat: the nonce of the token that the newest one was made from
-	inner     string     // the storage's token to exchange
-	answer    answer     // for a repeat
-	adopt     *admission // the token is from before the installation, and its session not in the store yet
+	from      seal.Nonce  // for a repeat: the nonce of the token that the newest one was made from
+	inner     string      // the storage's token to exchange
+	answer    seal.Answer // for a repeat
+	adopt     *admission  // the token is from before the installation, and its session not in the store yet
 }
 
 // A refusedRequest stands in for the storage's refresh request when there is a
@@ -195,27 +196,34 @@ var errOvertaken = errors.New("the refresh token was exchanged by other requests
 // of requests that race for a token the storage sees one. A storage that takes
 // a token presented twice for stolen is spared it, as far as one process goes.
 func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string) (op.RefreshTokenRequest, error) {
-	st := &refreshState{presented: presented}
-	var err error
-	st.token, err = c.h.ring.openRefresh(presented, c.h.now())
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil { // the second call says why
+		st := &refreshState{presented: presented}
+		st.token, _ = c.h.ring.OpenRefresh(presented, c.h.now())
 		return &refusedRequest{state: st}, nil
 	}
+	return c.lookUp(ctx, req, presented)
+}
+
+// lookUp looks a refresh token up: see [core.TokenRequestByRefreshToken].
+func (c *core) lookUp(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
+	st := &refreshState{presented: presented}
+	var err error
+	st.token, err = c.h.ring.OpenRefresh(presented, c.h.now())
 	req.refresh, req.refused = nil, nil
 	if err := c.issued(ctx); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	switch {
-	case errors.Is(err, errForeign):
+	case errors.Is(err, seal.ErrForeign):
 		return c.adoptable(ctx, req, presented)
-	case errors.Is(err, errKeyAhead):
+	case errors.Is(err, seal.ErrAhead):
 		return nil, c.outage(ctx, req, err)
 	case err != nil:
 		return nil, err
 	case st.token.Subject != subjectOf(ctx, st.token.Subject.ID):
-		return nil, fmt.Errorf("%w: of another issuer", errBroken)
+		return nil, fmt.Errorf("%w: of another issuer", seal.ErrBroken)
 	}
 	if err := c.lock(ctx, req, st.token.SID+" "+st.token.Grant); err != nil {
 		return c.refused(req, st, err), nil
@@ -256,6 +264,9 @@ func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.
 	h := c.h
 	var err error
 	if st.session, st.ruling, err = h.inUse(ctx, st.session); err != nil {
+		return c.refused(req, st, err), nil
+	}
+	if st.ruling, err = h.withParents(ctx, st.session, st.ruling); err != nil {
 		return c.refused(req, st, err), nil
 	}
 	if err := c.judge(st); err != nil {
@@ -353,7 +364,7 @@ func (c *core) judge(st *refreshState) error {
 		return errReplay
 	case repeated, lost:
 		var err error
-		if st.answer, err = openRepeat(st.from, g.Repeat); err != nil {
+		if st.answer, err = seal.OpenAnswer(st.from, g.Repeat); err != nil {
 			return fmt.Errorf("the answer to repeat: %w", err)
 		}
 		st.inner = st.answer.Token
@@ -428,22 +439,22 @@ func (c *core) consequences(ctx context.Context, req *request, refused *refusedR
 
 // rotate exchanges the token. The storage goes first, our write follows; of
 // processes that race for one token one wins, and the others give its answer.
-func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (answer, error) {
+func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
 	h := c.h
 	if st.adopt != nil {
 		if err := c.adopt(ctx, st); err != nil {
-			return answer{}, err
+			return seal.Answer{}, err
 		}
 		if st.inner != st.presented {
-			return answer{}, errOvertaken // tr is the storage's request for another token
+			return seal.Answer{}, errOvertaken // tr is the storage's request for another token
 		}
 	}
 	if st.standing == repeated {
-		if !st.answer.stale(h.now()) {
+		if !st.answer.Stale(h.now()) {
 			return c.repeat(ctx, req, tr, st)
 		}
 		if err := c.presentNewest(st); err != nil {
-			return answer{}, err
+			return seal.Answer{}, err
 		}
 	}
 
@@ -456,7 +467,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	if st.ruling.observes {
 		if d := st.ruling.observed.Check(now, st.session.Policy(), use); !d.Allow {
@@ -469,27 +480,27 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 		return c.lostRace(ctx, req, tr, st, storageError{err})
 	}
 	if err := c.roomForToken(req, skew); err != nil { // the storage took its time
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	expires = c.bound(req, h.now(), expires, skew)
 
 	keep := h.cfg.KeepRefreshToken != nil && req.client != nil && token == st.inner && st.standing == current &&
 		h.cfg.KeepRefreshToken(ctx, req.client)
-	next, salt := st.token, newNonce()
+	next, salt := st.token, seal.NewNonce()
 	next.Token = token
 	if !keep {
 		next.Generation = max(g.Generation, st.token.Generation) + 1
-		next.Nonce = nextNonce(st.token.Nonce, salt)
+		next.Nonce = st.token.Nonce.Next(salt)
 	}
-	a := answer{
-		Refresh: h.ring.sealRefresh(next), Token: token, Expires: expires, Scopes: tr.GetScopes(),
-		Access: h.ring.sealAccess(accessToken{ID: id, SID: st.session.ID, Grant: g.ID, Generation: next.Generation, Expires: expires}),
+	a := seal.Answer{
+		Refresh: h.ring.SealRefresh(next), Token: token, Expires: expires, Scopes: tr.GetScopes(),
+		Access: h.ring.SealAccess(seal.AccessToken{ID: id, SID: st.session.ID, Grant: g.ID, Generation: next.Generation, Expires: expires}),
 	}
 	rotated := *g
 	if !keep {
-		rotated.Generation, rotated.NonceHash = next.Generation, nonceHash(next.Nonce)
-		rotated.FromHash, rotated.Rotated, rotated.Used = nonceHash(st.token.Nonce), now, false
-		rotated.Repeat = sealRepeat(st.token.Nonce, a)
+		rotated.Generation, rotated.NonceHash = next.Generation, next.Nonce.Hash()
+		rotated.FromHash, rotated.Rotated, rotated.Used = st.token.Nonce.Hash(), now, false
+		rotated.Repeat = a.Seal(st.token.Nonce)
 		rotated.Address = addressHash(st.token.Nonce, req.address)
 		if st.standing != current {
 			rotated.Chain = nil // it led to a token that is void now
@@ -506,7 +517,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 var errMoved = errors.New("the grant was rotated by another request")
 
 // commit writes a rotation that the storage has made already.
-func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, a answer, rotated store.Grant, use policy.Use, now time.Time) (answer, error) {
+func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, a seal.Answer, rotated store.Grant, use policy.Use, now time.Time) (seal.Answer, error) {
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -543,13 +554,13 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		var refused *refusedError
 		if errors.As(err, &refused) {
-			return answer{}, err
+			return seal.Answer{}, err
 		}
 		if errors.Is(err, errMoved) {
 			return c.lostRace(ctx, req, tr, st, errMoved)
 		}
 		if errors.Is(err, store.ErrNotFound) {
-			return answer{}, errUnknownSession
+			return seal.Answer{}, errUnknownSession
 		}
 		// The store did not answer. The storage has moved on already, so
 		// it is worth trying again; whether the write took effect shows.
@@ -565,7 +576,7 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		// or not the write took effect, and better than one that the store may
 		// not know. Under the strict settings it would count as a replay if
 		// the write did.
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	// The storage rotated: the client's token is gone. It gets the new one; at
 	// its next use a generation above the stored one is taken.
@@ -582,27 +593,27 @@ func sameGrant(a, b *store.Grant) bool {
 
 // lostRace waits for the answer of the process that won the race for the token,
 // and gives the same.
-func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (answer, error) {
+func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (seal.Answer, error) {
 	if errors.Is(cause, errMoved) {
 		s, err := c.h.getOrLost(ctx, st.session.ID)
 		if err != nil {
-			return answer{}, err
+			return seal.Answer{}, err
 		}
 		st.session = s
 	} else {
 		moved, err := c.awaitMove(ctx, st)
 		if err != nil {
-			return answer{}, err
+			return seal.Answer{}, err
 		}
 		if !moved {
-			return answer{}, cause
+			return seal.Answer{}, cause
 		}
 	}
 	if err := c.judgeAgain(st); err != nil {
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	if st.standing != repeated {
-		return answer{}, errOvertaken
+		return seal.Answer{}, errOvertaken
 	}
 	return c.repeat(ctx, req, tr, st)
 }
@@ -611,7 +622,7 @@ func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, s
 // beside an access token that is over: the client would refresh at once, and had
 // waited for nothing. tr is the storage's request for the newest already.
 func (c *core) presentNewest(st *refreshState) error {
-	newest, err := c.h.ring.openRefresh(st.answer.Refresh, c.h.now())
+	newest, err := c.h.ring.OpenRefresh(st.answer.Refresh, c.h.now())
 	if err != nil {
 		return fmt.Errorf("the answer to repeat: %w", err)
 	}
@@ -620,13 +631,13 @@ func (c *core) presentNewest(st *refreshState) error {
 }
 
 // repeat gives the answer again that the token got before, or the newest one since.
-func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (answer, error) {
+func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	if !sameScopes(tr.GetScopes(), st.answer.Scopes) {
 		// The access token of the answer is for its scopes. The client keeps
 		// its token: nothing was exchanged.
-		return answer{}, oidc.ErrInvalidScope().WithDescription("a repeated refresh must ask for the same scopes; use the newest refresh token")
+		return seal.Answer{}, oidc.ErrInvalidScope().WithDescription("a repeated refresh must ask for the same scopes; use the newest refresh token")
 	}
 	g := st.session.Grant(st.token.Grant)
 	c.tellMoved(ctx, req, st)
@@ -645,14 +656,14 @@ func (h *Hook) noteMoved(ctx context.Context, s *store.Session, client string, w
 }
 
 // answerAgain gives an answer once more, as the limits of now allow.
-func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a answer) (answer, error) {
+func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a seal.Answer) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	req.belong(h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
 	req.acr = acrOf(&s, g)
 	skew := c.skew(req)
 	if err := c.roomForToken(req, skew); err != nil {
-		return answer{}, err
+		return seal.Answer{}, err
 	}
 	h.sessionEvent(ctx, EventRepeat, &s, g.Client)
 	if !a.Expires.After(now) {

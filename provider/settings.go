@@ -415,6 +415,8 @@ type ruling struct {
 	accounts []string
 	who      string // a fingerprint of the accounts and groups
 	gone     bool   // the user is in no account any more: these are the session's
+
+	within policy.Window // of the sessions that it was made from, for tokens: see Hook.withParents
 }
 
 // rules returns the rules for a subject. A login needs settings that are fresh:

@@ -2,11 +2,13 @@ package provider
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
+	jose "github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/provider/internal/notify"
 )
 
 // signers are the decorated storages of this process, by the issuer whose key they
@@ -22,9 +24,6 @@ type signers struct {
 // maxIssuers bounds the issuers of a process: one that is taken from the Host
 // header is whatever a browser sends.
 const maxIssuers = 10_000
-
-// errNoSigner is why a process cannot send logout tokens.
-var errNoSigner = errors.New("this process has not served a login of the issuer, and has no key to sign logout tokens with")
 
 // learn notes that c has the key of an issuer.
 func (k *signers) learn(issuer string, c *core) {
@@ -56,16 +55,16 @@ func (k *signers) signs(issuer string) bool {
 }
 
 // key returns the signing key of an issuer.
-func (k *signers) key(ctx context.Context, issuer string) (op.SigningKey, error) {
+func (k *signers) key(ctx context.Context, issuer string) (jose.SigningKey, error) {
 	k.mu.RLock()
 	c := k.of[issuer]
 	k.mu.RUnlock()
 	if c == nil {
-		return nil, fmt.Errorf("%w: %s", errNoSigner, issuer)
+		return jose.SigningKey{}, fmt.Errorf("%w: %s", notify.ErrNoKey, issuer)
 	}
 	key, err := c.Storage.SigningKey(op.ContextWithIssuer(ctx, issuer))
 	if err != nil {
-		return nil, fmt.Errorf("signing key: %w", err)
+		return jose.SigningKey{}, fmt.Errorf("signing key: %w", err)
 	}
-	return key, nil
+	return jose.SigningKey{Algorithm: key.SignatureAlgorithm(), Key: &jose.JSONWebKey{Key: key.Key(), KeyID: key.ID()}}, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -51,17 +52,17 @@ func TestHowATokenStands(t *testing.T) {
 
 // A chainOf is a grant after a number of rotations, a second apart, and the tokens that it
 // had one after the other.
-func chainOf(t *testing.T, rotations int, began time.Time, p patience) (store.Grant, []refreshToken) {
+func chainOf(t *testing.T, rotations int, began time.Time, p patience) (store.Grant, []seal.RefreshToken) {
 	t.Helper()
-	token := refreshToken{Generation: 100, Nonce: newNonce()}
-	tokens := []refreshToken{token}
-	g := store.Grant{Generation: token.Generation, NonceHash: nonceHash(token.Nonce)}
+	token := seal.RefreshToken{Generation: 100, Nonce: seal.NewNonce()}
+	tokens := []seal.RefreshToken{token}
+	g := store.Grant{Generation: token.Generation, NonceHash: token.Nonce.Hash()}
 	for i := range rotations {
-		salt, now := newNonce(), began.Add(time.Duration(i)*time.Second)
+		salt, now := seal.NewNonce(), began.Add(time.Duration(i)*time.Second)
 		g.Chain = p.lengthened(g.Chain, now, salt)
-		g.FromHash, g.Rotated = nonceHash(token.Nonce), now
-		token.Generation, token.Nonce = token.Generation+1, nextNonce(token.Nonce, salt)
-		g.Generation, g.NonceHash = token.Generation, nonceHash(token.Nonce)
+		g.FromHash, g.Rotated = token.Nonce.Hash(), now
+		token.Generation, token.Nonce = token.Generation+1, token.Nonce.Next(salt)
+		g.Generation, g.NonceHash = token.Generation, token.Nonce.Hash()
 		tokens = append(tokens, token)
 	}
 	return g, tokens
@@ -111,15 +112,15 @@ func TestATokenLeadsToTheNewestAnswer(t *testing.T) {
 func TestAChainIsFollowedToItsEndOnly(t *testing.T) {
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := patience{grace: 30 * time.Second}
-	for name, change := range map[string]func(g *store.Grant, token *refreshToken){
-		"another nonce":          func(_ *store.Grant, token *refreshToken) { token.Nonce[3] ^= 1 },
-		"another generation":     func(_ *store.Grant, token *refreshToken) { token.Generation++ },
-		"generation 0":           func(_ *store.Grant, token *refreshToken) { token.Generation = 0 },
-		"no chain":               func(g *store.Grant, _ *refreshToken) { g.Chain = nil },
-		"half of a record":       func(g *store.Grant, _ *refreshToken) { g.Chain = g.Chain[1:] },
-		"another salt":           func(g *store.Grant, _ *refreshToken) { g.Chain[3*chainLink+8] ^= 1 },
-		"a rotation in between":  func(g *store.Grant, _ *refreshToken) { g.Generation++; g.FromHash = g.NonceHash },
-		"the current generation": func(g *store.Grant, token *refreshToken) { token.Generation = g.Generation },
+	for name, change := range map[string]func(g *store.Grant, token *seal.RefreshToken){
+		"another nonce":          func(_ *store.Grant, token *seal.RefreshToken) { token.Nonce[3] ^= 1 },
+		"another generation":     func(_ *store.Grant, token *seal.RefreshToken) { token.Generation++ },
+		"generation 0":           func(_ *store.Grant, token *seal.RefreshToken) { token.Generation = 0 },
+		"no chain":               func(g *store.Grant, _ *seal.RefreshToken) { g.Chain = nil },
+		"half of a record":       func(g *store.Grant, _ *seal.RefreshToken) { g.Chain = g.Chain[1:] },
+		"another salt":           func(g *store.Grant, _ *seal.RefreshToken) { g.Chain[3*chainLink+8] ^= 1 },
+		"a rotation in between":  func(g *store.Grant, _ *seal.RefreshToken) { g.Generation++; g.FromHash = g.NonceHash },
+		"the current generation": func(g *store.Grant, token *seal.RefreshToken) { token.Generation = g.Generation },
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, tokens := chainOf(t, 8, began, p)

@@ -14,6 +14,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -305,6 +306,7 @@ func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 		req.session, req.live = &req.own.session, &req.own.usage
 	}
 	*req.session, req.ruling = s, r
+	use.Within = r.within
 	*req.live = usage{rules: r.rules, use: use, window: r.rules.Window(s.Policy(), use)}
 }
 
@@ -381,7 +383,7 @@ func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id strin
 	if id == "" {
 		return ""
 	}
-	return c.h.ring.sealAccess(accessToken{ID: id, Grant: holderMark(subjectOf(ctx, tr.GetSubject())), Expires: expires})
+	return c.h.ring.SealAccess(seal.AccessToken{ID: id, Grant: holderMark(subjectOf(ctx, tr.GetSubject())), Expires: expires})
 }
 
 // maxScopes bounds the scopes that are kept with a grant, in bytes: op does not
@@ -603,17 +605,17 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
 	g.ACR = keptACR(i.acr)
 	g.ID = accessGrantID(i.client, i.authenticated, g.ACR)
-	nonce := newNonce()
+	nonce := seal.NewNonce()
 	if i.refresh {
 		g.ID = grantID(i.name...)
-		g.NonceHash = nonceHash(nonce)
+		g.NonceHash = nonce.Hash()
 	}
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
 	var was store.Session
 	var before *store.Grant
 	expires = c.bound(req, h.now(), expires, skew)
-	a := answer{Token: token, Expires: expires, Scopes: i.scopes}
+	a := seal.Answer{Token: token, Expires: expires, Scopes: i.scopes}
 	var other store.Session // in which another request has redeemed the code meanwhile
 	s, err = h.change(wctx, s, func(s *store.Session) error {
 		if err := usable(s, r, now, use); err != nil {
@@ -642,9 +644,9 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			g.Generation = old.Generation // an access token alone, once more
 			old.Used = true               // which is good whatever becomes of the one before
 		}
-		a.Access = h.ring.sealAccess(accessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
+		a.Access = h.ring.SealAccess(seal.AccessToken{ID: id, SID: s.ID, Grant: g.ID, Generation: g.Generation, Expires: expires})
 		if i.refresh {
-			a.Refresh = h.ring.sealRefresh(refreshToken{
+			a.Refresh = h.ring.SealRefresh(seal.RefreshToken{
 				Token: token, SID: s.ID, Grant: g.ID, Client: i.client, Subject: s.Subject, Scopes: i.scopes,
 				Authenticated: i.authenticated, Generation: g.Generation, Nonce: nonce,
 			})
@@ -769,9 +771,11 @@ func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
 		}
 	}
 	if req.aloneAndReserved() {
-		if err := c.h.confirmAlone(ctx, req); err != nil {
+		s, err := c.h.confirmFor(ctx, req, *req.session, req.ruling)
+		if err != nil {
 			return c.callbackError(ctx, req, err)
 		}
+		*req.session = s
 	}
 	return c.Storage.DeleteAuthRequest(ctx, id)
 }

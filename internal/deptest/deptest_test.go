@@ -92,6 +92,15 @@ var rules = []struct {
 		why: "the provider's side and the application's share the wire, not code",
 	},
 	{
+		pkg: "provider/internal/seal", std: true,
+		just: []string{module + "/provider/internal/seal", module + "/store", module + "/policy", "golang.org/x/crypto", "golang.org/x/sys"},
+		why:  "what is sealed is opened by whatever stands before the engine: no op, no HTTP",
+	},
+	{
+		pkg: "provider/internal/notify", not: []string{op, module + "/provider/internal/seal"},
+		why: "what is owed is owed whoever signed the user in, and whatever the sender is",
+	},
+	{
 		pkg: "middleware", not: append([]string{op + "/pkg/op", module + "/provider"}, drivers...),
 		why: "an application is no provider and has no database of ours",
 	},

@@ -1,22 +1,25 @@
-package provider
+package notify
 
 import (
 	"sync"
 	"time"
 )
 
-// How many notifications are on their way at once, to all hosts and to one, and
-// how many more wait for one.
+// How many notifications are on their way at once, to all hosts and to one, how
+// many more wait for one, and how long one may wait. A host that takes 5 s for each
+// answer then holds up 8 of 128, and no more than 4096 closures are in memory for
+// it: the sweep sends what was dropped.
 const (
 	outboxAtOnce  = 128
 	outboxPerHost = 8
 	outboxWaiting = 4096
+	outboxWait    = 10 * time.Second
 )
 
-// An outbox sends what it is given, a few at a time for each host: one that is
+// An Outbox sends what it is given, a few at a time for each host: one that is
 // slow holds up nobody but itself. It keeps nothing that the store does not
 // have: what it drops is sent by a later sweep. The zero value is ready.
-type outbox struct {
+type Outbox struct {
 	mu    sync.Mutex
 	hosts map[string]*outboxHost
 	busy  int
@@ -33,9 +36,9 @@ type outboxJob struct {
 	since time.Time
 }
 
-// put calls do: with true, in a goroutine of its own, when it is its turn, and with
-// false if that does not come in time. With false it must return at once.
-func (o *outbox) put(host string, do func(run bool)) {
+// Put queues do. It is called with true, in its own goroutine, when its turn comes,
+// or with false if it waited too long; then it must return at once.
+func (o *Outbox) Put(host string, do func(run bool)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.hosts == nil {
@@ -55,7 +58,7 @@ func (o *outbox) put(host string, do func(run bool)) {
 }
 
 // start starts what may start. The lock is held.
-func (o *outbox) start() {
+func (o *Outbox) start() {
 	for host, q := range o.hosts {
 		for len(q.waiting) > 0 && q.busy < outboxPerHost && o.busy < outboxAtOnce {
 			job := q.waiting[0]
@@ -74,8 +77,8 @@ func (o *outbox) start() {
 	}
 }
 
-func (o *outbox) run(q *outboxHost, job outboxJob) {
-	job.do(time.Since(job.since) < logoutWaits)
+func (o *Outbox) run(q *outboxHost, job outboxJob) {
+	job.do(time.Since(job.since) < outboxWait)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	q.busy--
@@ -83,8 +86,9 @@ func (o *outbox) run(q *outboxHost, job outboxJob) {
 	o.start()
 }
 
-// drop drops what waits, and returns when what is on its way has come to its end.
-func (o *outbox) drop() <-chan struct{} {
+// Drop drops what waits. The channel is closed when what is on its way has come to
+// its end.
+func (o *Outbox) Drop() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, q := range o.hosts {

@@ -1,4 +1,4 @@
-package provider
+package notify
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
@@ -35,33 +36,63 @@ type logoutClaims struct {
 	Why string `json:"session_end_reason,omitempty"`
 }
 
-// logoutToken makes a logout token, signed as the ID tokens are. Each has a "jti"
-// of its own.
-func (h *Hook) logoutToken(ctx context.Context, n notification) (string, error) {
-	key, err := h.signers.key(ctx, n.subject.Issuer)
+// A Sender tells one application of one end. An error that wraps [ErrRefused] says
+// that the application will not take it.
+type Sender interface {
+	Send(ctx context.Context, n Notification) error
+}
+
+// BackChannel sends logout tokens: OpenID Connect Back-Channel Logout 1.0 section
+// 2.5.
+type BackChannel struct {
+	Client *Client
+
+	// Key returns the key that signs the ID tokens of an issuer, and its ID in the
+	// jose.JSONWebKey.
+	Key func(ctx context.Context, issuer string) (jose.SigningKey, error)
+
+	Now        func() time.Time
+	OmitReason bool // leaves session_end_reason out
+}
+
+// Send posts a logout token.
+func (b *BackChannel) Send(ctx context.Context, n Notification) error {
+	if _, err := CheckURI(n.URI, b.Client.cfg.Loopback); err != nil {
+		return err // before anything is signed
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.Client.cfg.Timeout)
+	defer cancel()
+	token, err := b.token(ctx, n)
+	if err != nil {
+		return err
+	}
+	return b.Client.Post(ctx, n.URI, "application/x-www-form-urlencoded", url.Values{"logout_token": {token}}.Encode())
+}
+
+// token makes a logout token, signed as the ID tokens are. Each has a "jti" of its
+// own.
+func (b *BackChannel) token(ctx context.Context, n Notification) (string, error) {
+	key, err := b.Key(ctx, n.Subject.Issuer)
 	if err != nil {
 		return "", err
 	}
 	// op's own signer says that it signs a JWT of no kind.
-	sign, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: key.SignatureAlgorithm(), Key: &jose.JSONWebKey{Key: key.Key(), KeyID: key.ID()}},
-		(&jose.SignerOptions{}).WithType("logout+jwt"),
-	)
+	sign, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("logout+jwt"))
 	if err != nil {
 		return "", fmt.Errorf("signing key: %w", err)
 	}
 	var id [16]byte
 	rand.Read(id[:])
-	now := h.now()
+	now := b.Now()
 	claims := logoutClaims{
-		Issuer: n.subject.Issuer, Audience: n.client, SID: n.sid, Why: n.why,
+		Issuer: n.Subject.Issuer, Audience: n.Client, SID: n.SID, Why: n.Why,
 		IssuedAt: now.Unix(), Expires: now.Add(logoutTokenLife).Unix(),
 		ID: base64.RawURLEncoding.EncodeToString(id[:]), Events: map[string]struct{}{logoutEvent: {}},
 	}
-	if n.named {
-		claims.Subject = n.subject.ID
+	if n.WithSubject {
+		claims.Subject = n.Subject.ID
 	}
-	if h.cfg.Logout.OmitReason {
+	if b.OmitReason {
 		claims.Why = ""
 	}
 	payload, err := json.Marshal(claims)
