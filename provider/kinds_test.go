@@ -689,10 +689,11 @@ var (
 		"provider.codeAgain":                  nil, // what these three open comes from the session, where it is sealed
 		"provider.asPresented":                nil,
 		"provider.presentNewest":              nil,
-		"middleware.VerifySignature":          {"back channel"}, // and ID tokens of a sign-in or refresh: TestOnlyAnIDTokenSignsIn
+		"issuer.VerifySignature":              {"back channel"}, // and ID tokens of a sign-in or refresh: TestOnlyAnIDTokenSignsIn
 		"middleware.verifyLogout":             {"back channel"},
-		"middleware.verify":                   {"Resource, JWT"}, // and, by a verifier of go-oidc, ID tokens and logout tokens
-		"middleware.identify":                 nil,               // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
+		"middleware.verify":                   {"back channel"}, // by a verifier of go-oidc, and ID tokens
+		"resource.verify":                     {"Resource, JWT"},
+		"middleware.identify":                 nil, // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
 	}
 	tokenReaders = []string{"Verify", "OpenAccess", "OpenRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
 )
@@ -729,7 +730,7 @@ func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
 		doors, ok := doorsOfGrants[g.(string)]
 		known("grant "+g.(string), doors, ok)
 	}
-	for f := range functionsThatCall(t, tokenReaders, "provider", "provider/admin", "middleware") {
+	for f := range functionsThatCall(t, tokenReaders, "provider", "provider/admin", "middleware", "middleware/resource") {
 		doors, ok := doorsOfFunctions[f]
 		known("function "+f, doors, ok)
 	}
