@@ -18,6 +18,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
@@ -245,23 +246,23 @@ func _(addr, secret string, key []byte, sessions middleware.SessionStore, shop h
 }
 
 func _(mux *http.ServeMux, secret string, list, refund http.Handler) error {
-	api, err := middleware.NewResource(middleware.ResourceConfig{
+	api, err := resource.New(resource.Config{
 		Issuer:        "https://login.example.com",
 		Audience:      "orders",
-		Introspection: &middleware.ResourceIntrospection{ClientID: "orders", ClientSecret: secret},
+		Introspection: &resource.Introspection{ClientID: "orders", ClientSecret: secret},
 	})
 	if err != nil {
 		return err
 	}
-	mux.Handle("GET /orders", api.Handler(list, middleware.ResourceScopes("orders")))
-	mux.Handle("POST /refunds", api.Handler(refund, middleware.ResourceScopes("refunds"), middleware.ResourceMaxAge(5*time.Minute)))
+	mux.Handle("GET /orders", api.Handler(list, resource.Scopes("orders")))
+	mux.Handle("POST /refunds", api.Handler(refund, resource.Scopes("refunds"), resource.MaxAge(5*time.Minute)))
 	return nil
 }
 
 func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier *oidc.IDTokenVerifier, signIn func(context.Context) error, call func(context.Context, string) error) error {
-	file := clitoken.In(dir, issuer, "cli")
+	file := clitoken.Open(dir, issuer, "cli")
 	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	switch {
 	case errors.Is(err, clitoken.ErrNoLogin):
 		return signIn(ctx)

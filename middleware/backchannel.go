@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 const (
@@ -27,9 +29,21 @@ const (
 	logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 )
 
+// logouts end sessions because the provider says so.
+type logouts struct {
+	issuer   string
+	sessions *sessions
+	upstream *upstream
+	events   *teller
+	now      func() time.Time
+
+	allowsUntyped bool // Config.InsecureAllowUntypedLogoutTokens
+	strangers     strangers
+}
+
 // backChannelPage takes logout tokens (OpenID Connect Back-Channel Logout 1.0).
-func (rp *RelyingParty) backChannelPage(w http.ResponseWriter, r *http.Request) {
-	err := rp.backChannel(w, r)
+func (l *logouts) backChannelPage(w http.ResponseWriter, r *http.Request) {
+	err := l.backChannel(w, r)
 	switch {
 	case err == nil:
 		w.Header().Set("Cache-Control", "no-store")
@@ -42,14 +56,14 @@ func (rp *RelyingParty) backChannelPage(w http.ResponseWriter, r *http.Request) 
 			"error": "temporarily_unavailable", "error_description": "the logout could not be done; try again",
 		})
 	default:
-		rp.event(r.Context(), Event{Type: EventLogoutRefused, Err: err})
+		l.events.event(r.Context(), Event{Type: EventLogoutRefused, Err: err})
 		writeJSON(w, http.StatusBadRequest, map[string]string{
 			"error": "invalid_request", "error_description": "the logout token is not valid",
 		})
 	}
 }
 
-func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) error {
+func (l *logouts) backChannel(w http.ResponseWriter, r *http.Request) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/x-www-form-urlencoded" {
 		return errors.New("the request is not a form")
 	}
@@ -58,51 +72,51 @@ func (rp *RelyingParty) backChannel(w http.ResponseWriter, r *http.Request) erro
 		return fmt.Errorf("the form: %w", err)
 	}
 	if len(r.PostForm["logout_token"]) != 1 {
-		return errors.New("there is not one logout_token")
+		return errors.New("the form must have one logout_token")
 	}
-	ctx, cancel := rp.context(r.Context())
+	ctx, cancel := l.upstream.context(r.Context())
 	defer cancel()
-	t, why, err := rp.verifyLogout(ctx, r.PostForm.Get("logout_token"))
+	t, why, err := l.verifyLogout(ctx, r.PostForm.Get("logout_token"))
 	if err != nil {
 		return err
 	}
 	// The jti counts as used when the logout is done. A token that comes twice at
 	// the same time does the same twice.
-	used := digest("jti", rp.app, t.TokenID)
-	at, err := rp.marked(ctx, used)
+	used := seal.Digest("jti", l.sessions.app, t.TokenID)
+	at, err := l.sessions.shared.Marked(ctx, used)
 	if err != nil {
-		return rp.storeFailed(ctx, err)
+		return l.events.storeFailed(ctx, err)
 	}
 	if !at.IsZero() {
 		return errors.New("jti: this logout token was used before")
 	}
-	if err := rp.logOut(ctx, t.Subject, t.SessionID, t.IssuedAt, why); err != nil {
+	if err := l.logOut(ctx, t.Subject, t.SessionID, t.IssuedAt, why); err != nil {
 		return err
 	}
-	now := rp.now()
-	if _, err := rp.store.Mark(ctx, used, now, t.Expiry.Add(time.Second), now); err != nil {
-		return rp.storeFailed(ctx, err)
+	now := l.now()
+	if _, err := l.sessions.shared.Mark(ctx, used, now, t.Expiry.Add(time.Second), now); err != nil {
+		return l.events.storeFailed(ctx, err)
 	}
-	rp.event(ctx, Event{Type: EventLogoutReceived, Subject: t.Subject, SID: t.SessionID})
+	l.events.event(ctx, Event{Type: EventLogoutReceived, Subject: t.Subject, SID: t.SessionID})
 	return nil
 }
 
 // verifyLogout makes the checks of section 2.6. The signature, its algorithm, iss,
 // aud, exp, jti, sub or sid and the absence of a nonce are the library's. It also
 // returns why the login ended, which a provider with Curfew says.
-func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.LogoutToken, why string, _ error) {
-	e, err := rp.discover(ctx)
+func (l *logouts) verifyLogout(ctx context.Context, raw string) (_ *oidc.LogoutToken, why string, _ error) {
+	e, err := l.upstream.discover(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	t, err := verify(ctx, raw, e.verifier.VerifyLogout)
 	if errors.Is(err, ErrUnavailable) {
-		return nil, "", rp.noAnswer(ctx, err)
+		return nil, "", l.events.unavailable(ctx, err)
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	if err := rp.checkType(raw); err != nil {
+	if err := l.checkType(raw); err != nil {
 		return nil, "", err
 	}
 	var claims struct {
@@ -113,7 +127,7 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.L
 	if err := t.Claims(&claims); err != nil {
 		return nil, "", fmt.Errorf("the claims of the logout token: %w", err)
 	}
-	now := rp.now()
+	now := l.now()
 	switch {
 	case !bytes.HasPrefix(bytes.TrimSpace(claims.Events[logoutEvent]), []byte("{")):
 		return nil, "", errors.New("events: the event is not an object")
@@ -133,12 +147,12 @@ func (rp *RelyingParty) verifyLogout(ctx context.Context, raw string) (_ *oidc.L
 }
 
 // checkType keeps other tokens of the provider from being taken for a logout token.
-func (rp *RelyingParty) checkType(raw string) error {
+func (l *logouts) checkType(raw string) error {
 	typ, err := typeOf(raw)
 	if err != nil {
 		return fmt.Errorf("the header of the logout token: %w", err)
 	}
-	if typ == "logout+jwt" || rp.cfg.AllowUntypedLogoutTokens && (typ == "" || typ == "jwt") {
+	if typ == "logout+jwt" || l.allowsUntyped && (typ == "" || typ == "jwt") {
 		return nil
 	}
 	return fmt.Errorf("typ: %.50q is not logout+jwt", typ)
@@ -164,35 +178,35 @@ func typeOf(raw string) (string, error) {
 // logOut ends the sessions of a login, or all of a user's if sid is empty. A login
 // that arrives later but was issued earlier is over too: see begin. why is what the
 // provider says of the reason; empty: nothing.
-func (rp *RelyingParty) logOut(ctx context.Context, sub, sid string, at time.Time, why string) error {
-	entry := rp.subjectEntry(sub)
+func (l *logouts) logOut(ctx context.Context, sub, sid string, at time.Time, why string) error {
+	entry := l.sessions.subjectEntry(sub)
 	if sid != "" {
-		entry = rp.sidEntry(sid)
+		entry = l.sessions.sidEntry(sid)
 	}
 	reason, text := toldReason(why)
-	now := rp.now()
+	now := l.now()
 	until := now.Add(signInTime)
-	if rp.cfg.InCookies {
-		until = now.Add(longestLife) // who shows such a cookie may come at any time
+	if l.sessions.inCookies() {
+		until = now.Add(longestLife) // a copy of such a cookie may be shown at any time
 	}
-	if _, err := rp.store.Mark(ctx, entry, at.UTC(), until, now); err != nil {
-		return rp.storeFailed(ctx, err)
+	if _, err := l.sessions.shared.Mark(ctx, entry, at.UTC(), until, now); err != nil {
+		return l.events.storeFailed(ctx, err)
 	}
-	ids, err := rp.sessions.Find(ctx, entry)
+	ids, err := l.sessions.kept.Find(ctx, entry)
 	if err != nil {
-		return rp.storeFailed(ctx, err)
+		return l.events.storeFailed(ctx, err)
 	}
 	for _, id := range ids {
-		h, err := rp.load(ctx, id)
+		h, err := l.sessions.load(ctx, id)
 		switch {
-		case errors.Is(err, ErrNotFound), errors.Is(err, errSealed):
+		case errors.Is(err, ErrNotFound), errors.Is(err, seal.ErrNotOurs):
 			continue
 		case err != nil:
-			return rp.storeFailed(ctx, err)
+			return l.events.storeFailed(ctx, err)
 		case sub != "" && h.rec.Subject != sub, sid == "" && h.rec.Issued.After(at):
 			continue
 		}
-		if err := rp.end(ctx, h, reason, text); err != nil {
+		if err := l.sessions.end(ctx, h, reason, text); err != nil {
 			return err
 		}
 	}

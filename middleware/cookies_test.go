@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 	"github.com/curfew-oidc/curfew/policy"
 )
 
@@ -28,32 +29,32 @@ func TestSignInsOfTheVersionBefore(t *testing.T) {
 		former := httptest.NewRecorder()
 		state := fmt.Sprint("state-", i)
 		s := signIn{Nonce: "n", Verifier: "v", Return: "/" + state, Begun: begun.Add(time.Duration(i) * time.Second)}
-		require.NoError(t, rp.setSealed(former, rp.formerCookie(state), s, signInTime))
+		require.NoError(t, rp.jar.setSealed(former, rp.signIns.formerCookie(state), s, signInTime))
 		for _, c := range former.Result().Cookies() {
 			r.AddCookie(c)
 		}
 	}
 	for i := range 40 {
 		state := fmt.Sprint("state-", i)
-		s, name, ok := rp.recall(r, state)
+		s, name, ok := rp.signIns.recall(r, state)
 		require.True(t, ok)
 		require.Equal(t, "/"+state, s.Return)
-		require.Equal(t, rp.formerCookie(state), name)
+		require.Equal(t, rp.signIns.formerCookie(state), name)
 	}
 	w := httptest.NewRecorder()
-	require.NoError(t, rp.remember(w, r, "new", signIn{Return: "/new", Begun: begun}))
+	require.NoError(t, rp.signIns.remember(w, r, "new", signIn{Return: "/new", Begun: begun}))
 	gone, kept := 0, ""
 	for _, c := range w.Result().Cookies() {
 		if c.MaxAge < 0 {
 			gone++
-			require.True(t, strings.HasPrefix(c.Name, rp.cookie+"-in-"))
-			require.NotEqual(t, rp.formerCookie("state-39"), c.Name, "the newest stay")
+			require.True(t, strings.HasPrefix(c.Name, rp.jar.name+"-in-"))
+			require.NotEqual(t, rp.signIns.formerCookie("state-39"), c.Name, "the newest stay")
 		} else {
 			kept = c.Name
 		}
 	}
 	require.Equal(t, maxForgotten, gone)
-	require.Contains(t, rp.places(), kept)
+	require.Contains(t, rp.signIns.places(), kept)
 }
 
 // The sizes of all cookies together are what servers take: see the comment in cookies.go.
@@ -67,8 +68,8 @@ func TestSizesOfCookies(t *testing.T) {
 		require.NoError(t, err)
 		const attributes = len("=; ")
 		total := 0
-		for range rp.places() {
-			total += len(rp.cookie+"-in-0") + attributes + signInSize
+		for range rp.signIns.places() {
+			total += len(rp.jar.name+"-in-0") + attributes + signInSize
 		}
 		if !inCookies {
 			total += wideSignInSize - signInSize
@@ -80,28 +81,16 @@ func TestSizesOfCookies(t *testing.T) {
 		for _, info := range policy.Reasons() {
 			longest = max(longest, len(info.SentenceOf(720*time.Hour-time.Minute)))
 		}
-		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: newSecret()}, time.Now().UTC()} {
+		for _, small := range []any{notice{Text: strings.Repeat("x", longest), State: seal.NewSecret()}, time.Now().UTC()} {
 			plain, err := plainJSON(small)
 			require.NoError(t, err)
-			total += len(rp.cookie+"-notice") + attributes + sealedSize(len(plain))
+			total += len(rp.jar.name+"-notice") + attributes + seal.Size(len(plain))
 		}
-		session := len(newSecret())
+		session := len(seal.NewSecret())
 		if inCookies {
 			session = cookiePart // one part; see docs/applications.md for more
 		}
-		total += len(rp.cookie) + attributes + session
+		total += len(rp.jar.name) + attributes + session
 		require.Less(t, total, 7500, name)
-	}
-}
-
-// A sealed text is as long as it is said to be.
-func TestSealedSize(t *testing.T) {
-	t.Parallel()
-	s, err := newSealer("app", [][]byte{bytes.Repeat([]byte{7}, 32)})
-	require.NoError(t, err)
-	for n := range 50 {
-		text, err := s.seal("x", make([]byte, n))
-		require.NoError(t, err)
-		require.Equal(t, sealedSize(n), len(text))
 	}
 }

@@ -2,6 +2,8 @@ package middleware
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -60,10 +62,31 @@ func LogEvents(l *slog.Logger) func(context.Context, Event) {
 	}
 }
 
-func (rp *RelyingParty) event(ctx context.Context, e Event) {
-	if rp.cfg.Events == nil {
+// A teller tells the application what happened.
+type teller struct {
+	issuer string
+	now    func() time.Time
+	tell   func(context.Context, Event) // nil: nobody
+}
+
+func (t *teller) event(ctx context.Context, e Event) {
+	if t.tell == nil {
 		return
 	}
-	e.At, e.Issuer = rp.now().UTC(), rp.cfg.Issuer
-	rp.cfg.Events(ctx, e)
+	e.At, e.Issuer = t.now().UTC(), t.issuer
+	t.tell(ctx, e)
+}
+
+// storeFailed tells that the store did not answer, and returns that.
+func (t *teller) storeFailed(ctx context.Context, err error) error {
+	return t.unavailable(ctx, fmt.Errorf("the session store: %w", err))
+}
+
+// unavailable tells that something did not answer, and returns that.
+func (t *teller) unavailable(ctx context.Context, err error) error {
+	u := unavailable(err)
+	if !errors.Is(ctx.Err(), context.Canceled) { // else the browser went away, which is nobody's fault
+		t.event(ctx, Event{Type: EventUnavailable, Err: u})
+	}
+	return u
 }

@@ -3,12 +3,8 @@ package middleware
 import (
 	"context"
 	"errors"
-	"math"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
-	"time"
 )
 
 // Handler stands in front of an application all of whose pages need a user. It
@@ -26,14 +22,14 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if rp.own(w, r) {
+		if rp.answerOwn(w, r) {
 			return
 		}
 		if !rp.sameOrigin(w, r) {
 			return
 		}
 		h, err := rp.check(r)
-		rp.sync(w, r)
+		rp.cookies.sync(w, r)
 		text := rp.takeNotice(w, r)
 		var out *SignedOutError
 		ctx := r.Context()
@@ -48,7 +44,7 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 				text = out.Text
 			}
 			h = nil
-		case h != nil && (errors.Is(err, errUnasked) || rp.asItIs(h) != nil): // nobody can tell whether it goes on
+		case h != nil && (errors.Is(err, errUnasked) || h.rec.asItIs(rp.now()) != nil): // nobody can tell whether it goes on
 			h = nil
 		}
 		ctx = context.WithValue(ctx, noticeKey, text)
@@ -56,8 +52,8 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 			next.ServeHTTP(w, r.WithContext(ctx))
 			return
 		}
-		if _, err := r.Cookie(rp.cookie + "-tried"); err == nil {
-			rp.dropCookie(w, rp.cookie+"-tried") // it was not in vain
+		if _, err := r.Cookie(rp.jar.name + "-tried"); err == nil {
+			rp.jar.drop(w, rp.jar.name+"-tried") // it was not in vain
 		}
 		// What somebody signed in sees is not for shared caches. The
 		// application may say otherwise.
@@ -71,61 +67,41 @@ func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {
 	})
 }
 
-// pages are the middleware's own, below Base.
-func (rp *RelyingParty) pages() map[string]http.HandlerFunc {
-	pages := map[string]http.HandlerFunc{
-		"signin": rp.signInPage, "signout": rp.signOutPage, "session": rp.sessionPage,
-		"resume": rp.resumePage, "backchannel": rp.backChannelPage,
+// A route is one of the middleware's own pages.
+type route struct {
+	methods string
+	answer  http.HandlerFunc
+}
+
+// routes are the middleware's own pages, by path.
+func (rp *RelyingParty) routes() map[string]route {
+	const get, form = "GET, HEAD", "GET, HEAD, POST"
+	base := rp.site.base
+	routes := map[string]route{
+		base + "signin": {get, rp.signInPage}, base + "signout": {form, rp.signOutPage}, base + "session": {form, rp.sessionPage},
+		base + "resume": {form, rp.resumePage}, base + "backchannel": {"POST", rp.logouts.backChannelPage},
 	}
 	if rp.cfg.FrontChannel {
-		pages["frontchannel"] = rp.frontChannelPage
+		routes[base+"frontchannel"] = route{get, rp.logouts.frontChannelPage}
 	}
-	return pages
+	routes[rp.site.callback] = route{get, rp.callbackPage}
+	return routes
 }
 
-// methods are what the pages take: all but these, GET.
-var methods = map[string]string{
-	"signout": "GET, HEAD, POST", "session": "GET, HEAD, POST", "resume": "GET, HEAD, POST", "backchannel": "POST",
-}
-
-// page returns which of the middleware's own pages a path is; nil if it is none.
-func (rp *RelyingParty) ownPage(path string) (page http.HandlerFunc, allowed string) {
-	const get = "GET, HEAD"
-	if path == rp.callback {
-		return rp.callbackPage, get
-	}
-	name, ok := strings.CutPrefix(path, rp.base)
-	if !ok {
-		return nil, ""
-	}
-	if page = rp.pages()[name]; page == nil {
-		return nil, ""
-	}
-	if allowed = methods[name]; allowed == "" {
-		allowed = get
-	}
-	return page, allowed
-}
-
-func (rp *RelyingParty) ours(path string) bool {
-	page, _ := rp.ownPage(path)
-	return page != nil
-}
-
-// own answers the middleware's own pages.
-func (rp *RelyingParty) own(w http.ResponseWriter, r *http.Request) bool {
-	page, allowed := rp.ownPage(r.URL.Path)
-	if page == nil {
+// answerOwn answers the middleware's own pages.
+func (rp *RelyingParty) answerOwn(w http.ResponseWriter, r *http.Request) bool {
+	page, ours := rp.own[r.URL.Path]
+	if !ours {
 		return false
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if !strings.Contains(", "+allowed+",", ", "+r.Method+",") {
-		w.Header().Set("Allow", allowed)
+	if !strings.Contains(", "+page.methods+",", ", "+r.Method+",") {
+		w.Header().Set("Allow", page.methods)
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 		return true
 	}
 	if rp.sameOrigin(w, r) {
-		page(w, r)
+		page.answer(w, r)
 	}
 	return true
 }
@@ -137,9 +113,9 @@ func (rp *RelyingParty) sameOrigin(w http.ResponseWriter, r *http.Request) bool 
 	if err == nil {
 		return true
 	}
-	rp.event(r.Context(), Event{Type: EventCrossOrigin, Err: err})
+	rp.events.event(r.Context(), Event{Type: EventCrossOrigin, Err: err})
 	if isNavigation(r) {
-		rp.render(w, r, http.StatusForbidden, PageData{Kind: PageForbidden, Title: "This form was sent by another website",
+		rp.pages.render(w, r, http.StatusForbidden, PageData{Kind: PageForbidden, Title: "This form was sent by another website",
 			Text: "For your safety it was not accepted. If you did not expect this page, close it."})
 		return false
 	}
@@ -148,7 +124,7 @@ func (rp *RelyingParty) sameOrigin(w http.ResponseWriter, r *http.Request) bool 
 }
 
 // isNavigation reports whether a person will look at the answer. Browsers say so
-// (Fetch Metadata); of those that do not, it is who takes HTML.
+// (Fetch Metadata); without that, a request that takes HTML counts as one.
 func isNavigation(r *http.Request) bool {
 	if strings.Contains(r.Header.Get("Sec-Purpose"), "prefetch") || r.Header.Get("Upgrade") != "" {
 		return false
@@ -172,101 +148,42 @@ func isStream(r *http.Request) bool {
 func (rp *RelyingParty) deny(w http.ResponseWriter, r *http.Request, h *held, err error) {
 	var out *SignedOutError
 	if !errors.As(err, &out) {
-		rp.unavailable(w, r, unavailable(err))
+		rp.pages.unavailable(w, r, unavailable(err))
 		return
 	}
 	get := r.Method == http.MethodGet || r.Method == http.MethodHead
 	switch {
 	case !isNavigation(r):
-		rp.challenge(w, r, out)
+		rp.pages.challenge(w, r, out)
 	case !get:
 		rp.keepForm(w, r, h, out)
 	case rp.tried(r):
-		rp.dropCookie(w, rp.cookie+"-tried") // the next try is one again
-		rp.render(w, r, http.StatusUnauthorized, PageData{
+		rp.jar.drop(w, rp.jar.name+"-tried") // the next try is one again
+		rp.pages.render(w, r, http.StatusUnauthorized, PageData{
 			Kind: PageLoop, Title: "Signing in did not last",
 			Text: strings.TrimSpace("You signed in, but the application sees nobody. " + out.Text +
 				" Perhaps your browser does not keep cookies for this site. If it happens again, tell the people who run the application."),
-			SignIn: rp.signInURL(here(r)),
+			SignIn: rp.site.signInURL(here(r)),
 		})
 	case rp.cfg.ExplainFirst && out.Text != "":
-		rp.render(w, r, http.StatusUnauthorized, PageData{
-			Kind: PageEnded, Title: "Please sign in again", Text: out.Text, SignIn: rp.signInURL(here(r)),
+		rp.pages.render(w, r, http.StatusUnauthorized, PageData{
+			Kind: PageEnded, Title: "Please sign in again", Text: out.Text, SignIn: rp.site.signInURL(here(r)),
 		})
 	default:
-		rp.start(w, r, signIn{Return: rp.safeReturn(here(r)), Notice: out.Text})
+		rp.start(w, r, signIn{Return: rp.site.safeReturn(here(r)), Notice: out.Text})
 	}
-}
-
-// challenge answers a script (RFC 6750 section 3).
-func (rp *RelyingParty) challenge(w http.ResponseWriter, r *http.Request, out *SignedOutError) {
-	// The page that the script runs in is what the user will want back.
-	to := "/"
-	if u, err := url.Parse(r.Referer()); err == nil && u.Scheme+"://"+u.Host == rp.origin {
-		to = u.RequestURI()
-	}
-	scheme := "Bearer" // section 3.1: no error where no credentials were sent
-	if out.Reason != ReasonNone {
-		scheme = `Bearer error="invalid_token"`
-	}
-	w.Header().Set("WWW-Authenticate", scheme)
-	writeJSON(w, http.StatusUnauthorized, struct {
-		Error   string `json:"error"`
-		Text    string `json:"error_description,omitempty"`
-		Reason  Reason `json:"reason"`
-		SignIn  string `json:"sign_in"`
-		Session bool   `json:"signed_in"`
-	}{"invalid_token", out.Text, out.Reason, rp.signInURL(to), false})
-}
-
-// unavailable answers while nobody can say whether the session goes on. It touches
-// no cookie.
-func (rp *RelyingParty) unavailable(w http.ResponseWriter, r *http.Request, u *UnavailableError) {
-	w.Header().Set("Retry-After", retryAfterHeader(u.RetryAfter))
-	if isNavigation(r) {
-		page := PageData{
-			Kind: PageUnavailable, Title: "Please try again",
-			Text: "Whether you are signed in cannot be checked at the moment. You are not signed out; try again in a few seconds.",
-		}
-		// A way out for who is sent here for ever: some providers answer a
-		// refresh token that is over with a server error.
-		if (r.Method == http.MethodGet || r.Method == http.MethodHead) && !rp.ours(r.URL.Path) {
-			page.SignIn = rp.signInURL(here(r))
-		}
-		rp.render(w, r, http.StatusServiceUnavailable, page)
-		return
-	}
-	writeJSON(w, http.StatusServiceUnavailable, map[string]string{
-		"error": "temporarily_unavailable", "error_description": "the login session cannot be checked at the moment; try again",
-	})
-}
-
-func retryAfterHeader(d time.Duration) string {
-	return strconv.Itoa(max(1, int(math.Ceil(d.Seconds()))))
-}
-
-// broken answers after a mistake of our own.
-func (rp *RelyingParty) broken(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(err, ErrUnavailable) {
-		rp.unavailable(w, r, unavailable(err))
-		return
-	}
-	rp.event(r.Context(), Event{Type: EventFailed, Err: err})
-	rp.render(w, r, http.StatusInternalServerError, PageData{
-		Kind: PageNotSignedIn, Title: "Something went wrong", Text: "Please try again.", SignIn: rp.signInURL("/"),
-	})
 }
 
 // takeNotice returns what the page should tell, once.
 func (rp *RelyingParty) takeNotice(w http.ResponseWriter, r *http.Request) string {
-	name := rp.cookie + "-notice"
+	name := rp.jar.name + "-notice"
 	var n notice
-	if !isNavigation(r) || !rp.sealed(r, name, &n) {
+	if !isNavigation(r) || !rp.jar.sealed(r, name, &n) {
 		return ""
 	}
 	if n.State != "" && n.State != r.URL.Query().Get("state") {
 		return ""
 	}
-	rp.dropCookie(w, name)
+	rp.jar.drop(w, name)
 	return n.Text
 }

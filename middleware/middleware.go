@@ -17,12 +17,12 @@
 // will do. Of one with Curfew the middleware obeys the limits to the second, and
 // tells users why they were signed out.
 //
-// A [Resource] protects an API, whose callers bring an access token.
+// Package resource protects an API, whose callers bring an access token.
 //
 // # What a user sees when the login is over
 //
 // A page leads to sign-in and back to itself. A form that was posted is kept: see
-// [Config.KeepOut]. A script's request gets a 401 with a challenge and JSON, never
+// [Config.RedactField]. A script's request gets a 401 with a challenge and JSON, never
 // a redirect. An event stream or a WebSocket is closed. A provider or a store that
 // does not answer is no logout: the request goes on while the tokens at hand are
 // good, and gets a 503 afterwards.
@@ -33,16 +33,17 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
-	"net"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+
+	"github.com/curfew-oidc/curfew/internal/loopback"
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 // A Config says how an application signs its users in.
@@ -114,21 +115,21 @@ type Config struct {
 	// in any case.
 	RefreshAfter time.Duration
 
-	// Background reports requests that are no sign of the user, such as a page's
+	// IsBackground reports requests that are no sign of the user, such as a page's
 	// polling. They refresh nothing, as long as the provider has said how long a
 	// session may go unused; so they are answered until the access token expires, and
 	// with 503 from then until another request has brought a new one. Nil: event
 	// streams and WebSockets, which count as background in any case.
-	Background func(*http.Request) bool
+	IsBackground func(*http.Request) bool
 
-	// KeepOut reports names of form fields that must not be kept in a page while
+	// RedactField reports names of form fields that must not be kept in a page while
 	// the user signs in again, beside those that sound secret. Nil: no others.
-	KeepOut func(name string) bool
+	RedactField func(name string) bool
 
 	// FormToken returns the name and the value of the application's own token
 	// against cross-site request forgery, for a form that is about to be sent
-	// again in a new session. Nil: it has none, as [http.CrossOriginProtection]
-	// needs none; the middleware applies that to every request.
+	// again in a new session. Nil: the application has no such token, as [http.CrossOriginProtection]
+	// needs no token; the middleware applies that to every request.
 	FormToken func(w http.ResponseWriter, r *http.Request) (name, value string)
 
 	// TrustedOrigins are other origins whose pages may send forms here.
@@ -150,12 +151,12 @@ type Config struct {
 	// announces. Symmetric ones and "none" cannot be allowed.
 	Algorithms []jose.SignatureAlgorithm
 
-	// AllowUntypedLogoutTokens accepts logout tokens of providers that do not
+	// InsecureAllowUntypedLogoutTokens accepts logout tokens of providers that do not
 	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
 	// recommends. It needs Algorithms: what then tells a logout token from whatever
 	// else the provider signs are its claims and its algorithm alone (RFC 8725
 	// sections 3.1 and 3.11).
-	AllowUntypedLogoutTokens bool
+	InsecureAllowUntypedLogoutTokens bool
 
 	// Page is the template of the middleware's own pages, executed with a
 	// [PageData]. Nil: a plain page.
@@ -186,126 +187,154 @@ const (
 )
 
 // A RelyingParty signs users in. Make one with [New].
+//
+// Its parts know of each other in one direction: what is told, kept and asked (teller,
+// sessions, upstream) does not know of browsers; what a browser has (jar, sessionCookies,
+// signIns) does not know of answers; a refresher and logouts change sessions; pages answer.
+// The methods of RelyingParty are what happens at each address.
 type RelyingParty struct {
-	cfg      Config
-	now      func() time.Time
-	app      string // what tells this application from others
-	origin   string // of the application
-	callback string // path
-	base     string
-	secure   bool
-	cookie   string // the name that all cookies begin with
-	seal     *sealer
-	store    SessionStore // what is shared
-	sessions SessionStore // where sessions are: store, or cache
-	cache    *memoryStore // of sessions in cookies; nil if they are not
-	origins  *http.CrossOriginProtection
-	client   *http.Client
-	page     *template.Template
-	locks    locks
+	cfg     Config
+	now     func() time.Time
+	events  *teller
+	origins *http.CrossOriginProtection
+	own     map[string]route // the middleware's own pages
 
-	strangers strangers
+	sessions  *sessions
+	upstream  *upstream
+	refresher *refresher
+	logouts   *logouts
+	forms     *forms
 
-	discovery struct {
-		sync.Mutex
-		found  *endpoints
-		err    error
-		failed time.Time
-	}
-	outage struct {
-		sync.Mutex
-		until time.Time
-	}
+	jar     *jar
+	cookies *sessionCookies
+	signIns *signIns
+
+	site  *site
+	pages *pages
 }
+
+// ErrConfig is wrapped by the errors of [New], which go on with the field.
+var ErrConfig = errors.New("curfew: middleware.Config")
 
 // New checks the configuration. It does not talk to the provider: that happens
 // when the first user signs in, so that an application starts while its provider
-// is down. The error names the field.
+// is down. Its errors wrap [ErrConfig].
 func New(cfg Config) (*RelyingParty, error) {
-	rp := &RelyingParty{cfg: cfg, now: cfg.Now, store: cfg.Store, client: cfg.HTTPClient, page: cfg.Page}
-	if rp.now == nil {
-		rp.now = time.Now
+	if err := cfg.check(); err != nil {
+		return nil, err
 	}
-	if rp.store == nil {
-		rp.store = NewMemoryStore()
-	}
-	if rp.client == nil {
-		rp.client = &http.Client{Timeout: 10 * time.Second}
-	}
-	rp.client = boundedClient(*rp.client)
-	if rp.page == nil {
-		rp.page = defaultPage
-	}
-	if err := checkWebURL(cfg.Issuer); err != nil {
-		return nil, fmt.Errorf("middleware: Issuer: %w", err)
-	}
-	if cfg.ClientID == "" {
-		return nil, errors.New("middleware: ClientID: it is missing")
-	}
-	if err := checkWebURL(cfg.RedirectURL); err != nil {
-		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
-	}
-	redirect, err := url.Parse(cfg.RedirectURL)
+	cfg.complete()
+	site, err := newSite(&cfg)
 	if err != nil {
-		return nil, fmt.Errorf("middleware: RedirectURL: %w", err)
+		return nil, err
 	}
-	if redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
-		return nil, errors.New("middleware: RedirectURL: it needs a path of its own, and no query")
-	}
-	if cfg.PostLogoutURL != "" {
-		if err := checkWebURL(cfg.PostLogoutURL); err != nil {
-			return nil, fmt.Errorf("middleware: PostLogoutURL: %w", err)
+	origins := http.NewCrossOriginProtection()
+	for _, origin := range append([]string{site.origin}, cfg.TrustedOrigins...) {
+		if err := origins.AddTrustedOrigin(origin); err != nil {
+			return nil, fmt.Errorf("%w.TrustedOrigins: %w", ErrConfig, err)
 		}
 	}
-	for _, alg := range cfg.Algorithms {
-		if !slices.Contains(resourceAlgorithms, alg) {
-			return nil, fmt.Errorf("middleware: Algorithms: %q is not an asymmetric signature algorithm", alg)
-		}
-	}
-	rp.cfg.Algorithms = slices.Clone(cfg.Algorithms)
-	if cfg.AllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
-		return nil, errors.New("middleware: AllowUntypedLogoutTokens: it needs Algorithms, those that the client is registered for")
-	}
-	if cfg.MaxAge != nil && *cfg.MaxAge < 0 {
-		return nil, errors.New("middleware: MaxAge: it is negative")
-	}
-	if cfg.Lifetime < 0 {
-		return nil, errors.New("middleware: Lifetime: it is negative")
-	}
-	if cfg.RefreshAfter < 0 {
-		return nil, errors.New("middleware: RefreshAfter: it is negative")
-	}
-	rp.origin = redirect.Scheme + "://" + redirect.Host
-	rp.callback = redirect.Path
-	if rp.base = cfg.Base; rp.base == "" {
-		if rp.base = path.Dir(redirect.Path) + "/"; rp.base == "//" {
-			rp.base = "/auth/"
-		}
-	}
-	if !strings.HasPrefix(rp.base, "/") || !strings.HasSuffix(rp.base, "/") || path.Clean(rp.base)+"/" != rp.base && rp.base != "/" {
-		return nil, fmt.Errorf("middleware: Base: %q does not begin and end with a slash", rp.base)
-	}
-
 	// The cookies of two applications on one host, which differ in any of these,
 	// have different names.
-	rp.app = digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
-	rp.secure = redirect.Scheme == "https"
-	rp.cookie = cookieName(rp.app, rp.secure)
-	if rp.seal, err = newSealer(rp.app, cfg.Keys); err != nil {
-		return nil, fmt.Errorf("middleware: Keys: %w", err)
+	app := seal.Digest("application", cfg.Issuer, cfg.ClientID, cfg.RedirectURL)
+	sealer, err := seal.New(app, cfg.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("%w.Keys: %w", ErrConfig, err)
 	}
-	rp.sessions = rp.store
+
+	rp := &RelyingParty{cfg: cfg, now: cfg.Now, origins: origins, site: site}
+	now := cfg.Now
+	rp.events = &teller{issuer: cfg.Issuer, now: now, tell: cfg.Events}
+	rp.sessions = &sessions{app: app, sealer: sealer, now: now, events: rp.events, kept: cfg.Store, shared: cfg.Store}
 	if cfg.InCookies {
-		rp.cache = newMemoryStore()
-		rp.sessions = rp.cache
+		rp.sessions.cache = newMemoryStore()
+		rp.sessions.kept, rp.sessions.knowsSIDs = rp.sessions.cache, cfg.FrontChannel
 	}
-	rp.origins = http.NewCrossOriginProtection()
-	for _, origin := range append([]string{rp.origin}, cfg.TrustedOrigins...) {
-		if err := rp.origins.AddTrustedOrigin(origin); err != nil {
-			return nil, fmt.Errorf("middleware: TrustedOrigins: %w", err)
-		}
+	rp.upstream = &upstream{cfg: &rp.cfg, client: issuer.BoundedClient(*cfg.HTTPClient), events: rp.events, now: now}
+	rp.refresher = &refresher{sessions: rp.sessions, upstream: rp.upstream, events: rp.events, now: now}
+	rp.logouts = &logouts{
+		issuer: cfg.Issuer, sessions: rp.sessions, upstream: rp.upstream, events: rp.events, now: now,
+		allowsUntyped: cfg.InsecureAllowUntypedLogoutTokens,
+	}
+	rp.forms = &forms{app: app, sealer: sealer, now: now, store: cfg.Store, redact: cfg.RedactField}
+
+	secure := strings.HasPrefix(site.origin, "https://")
+	rp.jar = &jar{name: cookieName(app, secure), secure: secure, sealer: sealer}
+	rp.cookies = &sessionCookies{jar: rp.jar, sealer: sealer, sessions: rp.sessions, now: now, events: rp.events}
+	rp.signIns = &signIns{jar: rp.jar, sealer: sealer, now: now, beside: cfg.InCookies}
+
+	rp.pages = &pages{template: cfg.Page, policy: pagePolicy(cfg.Issuer), site: site, events: rp.events}
+	rp.own = rp.routes()
+	for path := range rp.own {
+		site.pages[path] = true
 	}
 	return rp, nil
+}
+
+// complete sets the defaults.
+func (cfg *Config) complete() {
+	cfg.Algorithms = slices.Clone(cfg.Algorithms)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Store == nil {
+		cfg.Store = NewMemoryStore()
+	}
+	if cfg.HTTPClient == nil {
+		cfg.HTTPClient = &http.Client{Timeout: providerTimeout}
+	}
+	if cfg.Page == nil {
+		cfg.Page = defaultPage
+	}
+}
+
+// check returns what is wrong with the configuration.
+func (cfg *Config) check() error {
+	for _, required := range []struct {
+		field string
+		empty bool
+	}{
+		{"Issuer", cfg.Issuer == ""}, {"ClientID", cfg.ClientID == ""}, {"RedirectURL", cfg.RedirectURL == ""}, {"Keys", len(cfg.Keys) == 0},
+	} {
+		if required.empty {
+			return fmt.Errorf("%w.%s is required", ErrConfig, required.field)
+		}
+	}
+	for _, address := range []struct{ field, value string }{
+		{"Issuer", cfg.Issuer}, {"RedirectURL", cfg.RedirectURL}, {"PostLogoutURL", cfg.PostLogoutURL},
+	} {
+		if address.value == "" {
+			continue
+		}
+		if err := checkWebURL(address.value); err != nil {
+			return fmt.Errorf("%w.%s: %w", ErrConfig, address.field, err)
+		}
+	}
+	redirect, err := url.Parse(cfg.RedirectURL)
+	if err != nil || redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
+		return fmt.Errorf("%w.RedirectURL: %q needs a path of its own, and no query", ErrConfig, cfg.RedirectURL)
+	}
+	for _, alg := range cfg.Algorithms {
+		if !slices.Contains(issuer.Algorithms, alg) {
+			return fmt.Errorf("%w.Algorithms: %q is not an asymmetric signature algorithm", ErrConfig, alg)
+		}
+	}
+	if cfg.InsecureAllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
+		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: those that the client is registered for", ErrConfig)
+	}
+	maxAge := time.Duration(0)
+	if cfg.MaxAge != nil {
+		maxAge = *cfg.MaxAge
+	}
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"MaxAge", maxAge}, {"Lifetime", cfg.Lifetime}, {"RefreshAfter", cfg.RefreshAfter}} {
+		if d.value < 0 {
+			return fmt.Errorf("%w.%s is negative", ErrConfig, d.field)
+		}
+	}
+	return nil
 }
 
 // checkWebURL allows https, and http on loopback.
@@ -318,14 +347,8 @@ func checkWebURL(s string) error {
 		return fmt.Errorf("%q has a username or a fragment", s)
 	case u.Scheme == "https":
 		return nil
-	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "http" && loopback.Host(u.Hostname()):
 		return nil
 	}
 	return fmt.Errorf("%q is not https; http is allowed on loopback only", s)
-}
-
-// isLoopback reports whether nothing but this machine answers to the host.
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }

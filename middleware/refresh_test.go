@@ -3,6 +3,9 @@ package middleware_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"database/sql"
 	"fmt"
 	"net"
@@ -21,14 +24,99 @@ import (
 
 	_ "github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
-	"github.com/zitadel/oidc/v3/example/server/exampleop"
 	"github.com/zitadel/oidc/v3/example/server/storage"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/middleware/sqlsessions"
-	"github.com/curfew-oidc/curfew/policy"
 )
+
+// A clock that is set back makes a lease of a process that died no longer, and the
+// heartbeat not deaf.
+func TestClockThatIsSetBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var back atomic.Int64
+		w := newWorld(t, bare, with(func(c *middleware.Config) {
+			c.Store = middleware.NewMemoryStore()
+			c.Now = func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+		}))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(time.Hour)
+		defer w.hang(b)()
+
+		back.Store(int64(30 * time.Minute))
+		began := time.Now()
+		b.goesOn("/page")
+		require.Less(t, time.Since(began), 3*time.Minute)
+		require.EqualValues(t, 1, w.refreshes.Load())
+
+		back.Store(int64(40 * time.Minute))
+		require.Equal(t, http.StatusOK, b.script(http.MethodPost, "/auth/session").status)
+		require.EqualValues(t, 2, w.refreshes.Load())
+	})
+}
+
+// A user counts as active until a twelfth of the window before the last click at worst.
+func TestRefreshFollowsTheWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limited(24*time.Hour, 15*time.Minute))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(75*time.Second - time.Millisecond)
+		b.goesOn("/page")
+		require.EqualValues(t, 0, w.refreshes.Load())
+		time.Sleep(time.Millisecond)
+		b.goesOn("/page")
+		require.EqualValues(t, 1, w.refreshes.Load())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, with(func(c *middleware.Config) { c.RefreshAfter = 10 * time.Second }))
+		b := w.browser()
+		b.login("/page")
+		time.Sleep(10 * time.Second)
+		b.goesOn("/page")
+		require.EqualValues(t, 1, w.refreshes.Load())
+	})
+}
+
+// A key set that does not answer is an outage, not another user.
+func TestRefreshWhileKeysAreMissing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		newSigner(t, w)
+		known := *w.answer.Load()
+		b := w.browser()
+		b.login("/page")
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		require.NoError(t, err)
+		s := &signer{w: w, key: key, kid: "mine"}
+		sign := func(ok bool) {
+			w.answers(func(r *http.Request) *http.Response {
+				if r.URL.Path == "/keys" && !ok {
+					return response(http.StatusServiceUnavailable, "")
+				}
+				if r.URL.Path != "/oauth/token" {
+					return known(r)
+				}
+				if ok {
+					return nil
+				}
+				return s.changed(t, r, func(_, _ map[string]any) {}) // as if the provider has a new key
+			})
+		}
+		sign(false)
+		time.Sleep(6 * time.Minute)
+		require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status)
+		sign(true)
+		time.Sleep(5 * time.Second)
+		b.goesOn("/page")
+		require.Empty(t, w.seen(middleware.EventEnded))
+	})
+}
 
 // The test binary is also an application, for tests that need several processes.
 func TestMain(m *testing.M) {
@@ -233,103 +321,24 @@ func TestLeaseOfADeadProcess(t *testing.T) {
 	})
 }
 
-// What a proxy answers for a provider that is down signs nobody out, whatever words
-// are in it.
-func TestOnlyTheProviderSignsOut(t *testing.T) {
+// Tokens that the provider gave and the store did not take are good for the request;
+// the next one refreshes again, and the provider takes it for a lost response.
+func TestRefreshThatIsNotKept(t *testing.T) {
 	t.Parallel()
-	eachMode(t, func(t *testing.T, mode setting) {
-		w := newWorld(t, mode)
+	synctest.Test(t, func(t *testing.T) {
+		store := &brokenStore{}
+		w := newWorld(t, breakable(store))
 		b := w.browser()
 		b.login("/page")
-		answer := func(status int, mediaType string) {
-			w.answers(func(*http.Request) *http.Response {
-				r := response(status, `{"error":"invalid_grant","error_description":"inactivity: because"}`)
-				r.Header.Set("Content-Type", mediaType)
-				return r
-			})
-			time.Sleep(10 * time.Minute) // longer than the access token lives
-		}
-		for _, status := range []int{http.StatusOK, http.StatusNotFound, http.StatusTooManyRequests, http.StatusBadGateway} {
-			answer(status, "application/json")
-			require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status, status)
-		}
-		answer(http.StatusBadRequest, "text/html")
-		require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status)
-		w.answers(nil)
+		time.Sleep(6 * time.Minute)
+		before := store.writes.Load()
+		store.failing(func(method string) bool { return method == "Replace" && store.writes.Load() > before })
+		b.goesOn("/page")
+		require.Len(t, w.seen(middleware.EventRefreshLost), 1)
+		store.failing(func(string) bool { return false })
 		time.Sleep(time.Minute)
 		b.goesOn("/page")
+		require.EqualValues(t, 2, w.refreshes.Load())
 		require.Empty(t, w.seen(middleware.EventEnded))
-
-		answer(http.StatusBadRequest, "application/json;charset=UTF-8")
-		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
-		require.Equal(t, policy.ReasonInactivity, w.seen(middleware.EventEnded)[0].Reason)
 	})
-}
-
-// The example server of the library, which is not ours and knows nothing of
-// sessions: sign-in, refresh, and its refusal at the end of the refresh token. It
-// takes each refresh token once, so that two refreshes at once would end the login.
-func TestStrangersProvider(t *testing.T) {
-	t.Parallel()
-	for name, mode := range modes {
-		for _, wrapped := range []bool{false, true} {
-			t.Run(fmt.Sprint(name, wrapped), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					const issuer = "http://" + opHost + "/"
-					w := newWorld(t, bare, mode, with(func(c *middleware.Config) {
-						c.Issuer, c.ClientID, c.ClientSecret = issuer, "stranger", "stranger-secret"
-					}))
-					st := storage.NewStorage(storage.NewUserStore(issuer))
-					w.serve(opHost, w.count(exampleop.SetupServer(issuer, st, nil, wrapped)))
-					b := w.browser()
-					signIn := func(p page) page {
-						require.Equal(t, "/login/username", p.url.Path, p.body)
-						return b.submit(p, url.Values{"username": {"test-user@127.0.0.1"}, "password": {"verysecure"}})
-					}
-					p := signIn(b.visit("/page?x=1"))
-					require.Contains(t, p.body, "page of ")
-					require.Contains(t, p.body, "query x=1")
-					for range 4 {
-						time.Sleep(6 * time.Minute)
-						var wg sync.WaitGroup
-						for range 20 {
-							wg.Go(func() {
-								p := b.once(request(t, http.MethodGet, "/page", nil, navigate))
-								require.Equal(t, http.StatusOK, p.status, p.body)
-							})
-						}
-						wg.Wait()
-					}
-					require.EqualValues(t, 4, w.refreshes.Load())
-					status := b.script(http.MethodGet, "/auth/session")
-					require.NotContains(t, status.body, "inactivity_ends_in", "nothing is made up")
-					if name == "store" { // a cookie has a bound of its own
-						require.JSONEq(t, `{"signed_in":true,"renewable":true}`, status.body)
-					}
-					time.Sleep(time.Second)
-					require.Equal(t, http.StatusOK, b.script(http.MethodPost, "/auth/session").status)
-					require.EqualValues(t, 5, w.refreshes.Load())
-
-					// It answers a refresh token that is over, after 5 hours, with a
-					// server error, which is no logout. The page has a way out.
-					time.Sleep(6 * time.Hour)
-					p = b.visit("/page?x=2")
-					require.Equal(t, http.StatusServiceUnavailable, p.status)
-					require.Contains(t, p.body, `id="signin" href="/auth/signin?return=%2Fpage%3Fx%3D2"`)
-					p = signIn(b.visit("/auth/signin?return=%2Fpage%3Fx%3D2"))
-					require.Equal(t, "/page?x=2", p.url.RequestURI())
-					b.goesOn("/page")
-
-					// A refresh token that it does not know is invalid_grant.
-					require.NoError(t, st.TerminateSession(t.Context(), "id1", "stranger"))
-					time.Sleep(6 * time.Minute)
-					p = signIn(b.visit("/page?x=3"))
-					require.Equal(t, "/page?x=3", p.url.RequestURI())
-					require.Contains(t, p.body, "notice: You were signed out.\n")
-					p = b.submit(b.visit("/auth/signout"), nil)
-					contains(t, p.via, "/end_session?")
-				})
-			})
-		}
-	}
 }

@@ -74,7 +74,7 @@ func SessionFrom(ctx context.Context) *Session {
 }
 
 // Notice returns a sentence that the page should show the user once, such as "You
-// were signed out after 2 hours without activity." Empty: there is none.
+// were signed out after 2 hours without activity." Empty: nothing is to be told.
 func Notice(ctx context.Context) string {
 	n, _ := ctx.Value(noticeKey).(string)
 	return n
@@ -151,7 +151,7 @@ type record struct {
 	SessionExpiry     time.Time     `json:"session_expiry,omitzero"`
 	LocalEnds         time.Time     `json:"local_ends,omitzero"` // Config.Lifetime
 
-	// Who refreshes it, until when nobody else does.
+	// The process that refreshes it, and until when no other does.
 	LeaseBy    string    `json:"lease_by,omitempty"`
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 
@@ -291,7 +291,7 @@ func (rec *record) take(token *oauth2.Token, asked time.Time, refreshAfter time.
 // not say.
 const unknownLife = 5 * time.Minute
 
-// seconds reads a number of a token response; ok is false if there is none.
+// seconds reads a number of a token response; ok is false if it is not a number.
 func seconds(v any) (d time.Duration, ok bool) {
 	var f float64
 	switch v := v.(type) {
@@ -313,4 +313,34 @@ func seconds(v any) (d time.Duration, ok bool) {
 		return farAway, true
 	}
 	return time.Duration(f * float64(time.Second)), true
+}
+
+// errUnasked is why a background request is not answered once the access token has
+// ended: whether the login goes on only the provider can say, and to ask it would be
+// activity.
+var errUnasked = errors.New("the access token has expired, and a request in the background asks for no other")
+
+// unasked judges a session for a request that does not ask the provider: only for as
+// long as the access token is good, since a login may have ended at the provider
+// without a word to us.
+func (rec *record) unasked(now time.Time) error {
+	if err := rec.asItIs(now); err != nil {
+		return err
+	}
+	if passed(rec.asksBy(), now) {
+		return unavailable(errUnasked)
+	}
+	return nil
+}
+
+// asItIs judges a session by what is known of it.
+func (rec *record) asItIs(now time.Time) error {
+	if !rec.EndedAt.IsZero() {
+		return &SignedOutError{Reason: rec.Reason, Text: rec.Text}
+	}
+	if passed(earliest(rec.ends(), rec.IdleEnds), now) {
+		reason, text := rec.lapsed(now)
+		return &SignedOutError{Reason: reason, Text: text}
+	}
+	return nil
 }

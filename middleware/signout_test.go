@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,25 +15,38 @@ import (
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
-// With ExplainFirst the reason comes before the provider's page, and a click leads
-// through it back to where the user was. Who was never signed in is told nothing.
-func TestExplainFirst(t *testing.T) {
+func TestSignOut(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, mode setting) {
-		w := newWorld(t, mode, with(func(c *middleware.Config) { c.ExplainFirst = true }))
+		w := newWorld(t, mode, with(func(c *middleware.Config) { c.Store = middleware.NewMemoryStore() }))
 		b := w.browser()
-		b.login("/page") // at the provider at once
-		time.Sleep(2*time.Hour + time.Minute)
-		require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status)
-		p := b.visit("/page?draft=7&x=%20")
-		require.Len(t, p.via, 1, "not to the provider yet")
-		require.Equal(t, http.StatusUnauthorized, p.status)
-		require.Contains(t, p.body, "You were signed out after 2 hours without activity.")
-		link := attr.FindStringSubmatch(p.body[strings.Index(p.body, `href="/auth/signin`):])
-		require.Equal(t, "/auth/signin?return=%2Fpage%3Fdraft%3D7%26x%3D%2520", link[2])
-		p = b.signIn(b.visit(link[2]), "alice")
-		require.Equal(t, "/page?draft=7&x=%20", p.url.RequestURI())
-		require.NotContains(t, p.body, "notice", "it was told before")
+		b.login("/page")
+		copied := b.cookies()
+		require.Contains(t, b.visit("/auth/signout").body, "Sign out?")
+		b.goesOn("/page")
+		p := b.submit(b.visit("/auth/signout"), nil)
+		contains(t, p.via, "id_token_hint=")
+		contains(t, p.via, "client_id="+optest.Web)
+		require.Equal(t, "/out", p.url.Path, "%v", p.via)
+		require.NotEmpty(t, p.url.Query().Get("state"))
+		require.Contains(t, p.body, "notice: You signed out.")
+		require.Equal(t, opHost, b.visit("/page").url.Host)
+		thief := w.browser()
+		for n, v := range copied {
+			thief.set(n, v)
+		}
+		require.Equal(t, opHost, thief.visit("/page").url.Host, "a copy of the cookie is over too")
+
+		// At another process too, which shares the store.
+		cfg := w.cfg
+		other, err := middleware.New(cfg)
+		require.NoError(t, err)
+		w.serve(appHost, w.app(other))
+		thief = w.browser()
+		for n, v := range copied {
+			thief.set(n, v)
+		}
+		require.Equal(t, opHost, thief.visit("/page").url.Host)
 	})
 }
 

@@ -10,38 +10,38 @@ import (
 // that. A POST is "stay signed in": it asks the provider for new tokens, which is
 // activity to any provider.
 func (rp *RelyingParty) sessionPage(w http.ResponseWriter, r *http.Request) {
-	h, err := rp.find(r)
+	h, err := rp.cookies.find(r)
 	if err == nil {
-		err = rp.asItIs(h)
+		err = h.rec.asItIs(rp.now())
 	}
 	if r.Method == http.MethodPost && h != nil {
 		// Not more often than a person clicks: it costs the provider something. A
 		// negative age is of a clock that was set back.
 		age := rp.now().Sub(h.rec.Refreshed)
 		if h.rec.EndedAt.IsZero() && (err != nil || age >= time.Second || age < 0) {
-			err = rp.refresh(r.Context(), h, true)
+			err = rp.refresher.refresh(r.Context(), h, true)
 		}
 	}
-	rp.sync(w, r)
+	rp.cookies.sync(w, r)
 	if r.Method == http.MethodPost && isNavigation(r) { // a page without script
 		if err != nil {
 			rp.deny(w, r, h, err)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
-		redirect(w, rp.safeReturn(r.PostFormValue("return")))
+		redirect(w, rp.site.safeReturn(r.PostFormValue("return")))
 		return
 	}
 	var out *SignedOutError
 	switch {
 	case errors.As(err, &out) && r.Method == http.MethodPost:
-		rp.challenge(w, r, out)
+		rp.pages.challenge(w, r, out)
 	case errors.As(err, &out):
-		writeJSON(w, http.StatusOK, sessionStatus{Reason: out.Reason, Text: out.Text, SignIn: rp.signInURL("/")})
+		writeJSON(w, http.StatusOK, sessionStatus{Reason: out.Reason, Text: out.Text, SignIn: rp.site.signInURL("/")})
 	case err != nil:
-		rp.unavailable(w, r, unavailable(err))
+		rp.pages.unavailable(w, r, unavailable(err))
 	default:
-		writeJSON(w, http.StatusOK, rp.status(h))
+		writeJSON(w, http.StatusOK, h.rec.status(rp.now()))
 	}
 }
 
@@ -58,8 +58,7 @@ type sessionStatus struct {
 	SignIn    string `json:"sign_in,omitempty"`
 }
 
-func (rp *RelyingParty) status(h *held) sessionStatus {
-	now := rp.now()
+func (rec *record) status(now time.Time) sessionStatus {
 	in := func(end time.Time) *int64 {
 		if end.IsZero() {
 			return nil
@@ -68,7 +67,7 @@ func (rp *RelyingParty) status(h *held) sessionStatus {
 		return &n
 	}
 	return sessionStatus{
-		SignedIn: true, Renewable: h.rec.Refresh != "",
-		ExpiresIn: in(earliest(h.rec.ends(), h.rec.IdleEnds)), ActiveIn: in(h.rec.ends()), IdleIn: in(h.rec.IdleEnds),
+		SignedIn: true, Renewable: rec.Refresh != "",
+		ExpiresIn: in(earliest(rec.ends(), rec.IdleEnds)), ActiveIn: in(rec.ends()), IdleIn: in(rec.IdleEnds),
 	}
 }

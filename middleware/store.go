@@ -34,18 +34,18 @@ type StoredSession struct {
 // at now when it is given something new, so that it does not grow for ever; until
 // then it may still return it.
 type SessionStore interface {
-	// Create keeps a new record, as version 1. ErrConflict: there is one with
-	// this ID.
+	// Create keeps a new record, as version 1. ErrConflict: a record has
+	// this ID already.
 	Create(ctx context.Context, now time.Time, s StoredSession) error
 
-	// Get returns the record with this ID. ErrNotFound: there is none.
+	// Get returns the record with this ID. ErrNotFound: the store has no such record.
 	Get(ctx context.Context, id string) (StoredSession, error)
 
 	// Replace writes s over the record with its ID and Version, as the next
 	// version. ErrConflict: the version is another one, or there is no record.
 	Replace(ctx context.Context, s StoredSession) error
 
-	// Delete removes the record with this ID, if there is one.
+	// Delete removes the record with this ID. It is no error if the store has no such record.
 	Delete(ctx context.Context, id string) error
 
 	// Find returns the IDs of the records that have this index entry.

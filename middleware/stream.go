@@ -3,13 +3,10 @@ package middleware
 import (
 	"bufio"
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/curfew-oidc/curfew/policy"
 )
 
 const (
@@ -30,7 +27,7 @@ func (rp *RelyingParty) watch(w http.ResponseWriter, r *http.Request, h *held, n
 	ctx, cancel := context.WithCancelCause(r.Context())
 	sw := &streamWriter{ResponseWriter: w, done: make(chan struct{})}
 	go func() {
-		if why := rp.untilOver(h.id, sw.done); why != nil {
+		if why := rp.sessions.untilOver(h.id, sw.done); why != nil {
 			cancel(why)
 			sw.close()
 		}
@@ -42,43 +39,6 @@ func (rp *RelyingParty) watch(w http.ResponseWriter, r *http.Request, h *held, n
 		}
 	}()
 	next.ServeHTTP(sw, r.WithContext(ctx))
-}
-
-// untilOver waits until a session is over, or its access token has ended and no other
-// request has brought a new one, and returns why; nil if done ends first. A store that
-// does not answer ends nothing before that.
-func (rp *RelyingParty) untilOver(id string, done <-chan struct{}) error {
-	ctx := context.Background() // not the request's: a hijacked connection outlives it
-	var last *held
-	for {
-		h, err := rp.load(ctx, id)
-		switch {
-		case err == nil:
-			last = h
-		case errors.Is(err, ErrNotFound) && rp.cfg.InCookies && last != nil: // out of the cache
-		case errors.Is(err, ErrNotFound):
-			return &SignedOutError{Reason: policy.ReasonLogout, Text: sentence(policy.ReasonLogout)}
-		}
-		wait := streamLook
-		if last != nil {
-			if rp.cfg.InCookies && last.rec.EndedAt.IsZero() {
-				_ = rp.obeyMarks(ctx, last) // a store that does not answer ends nothing
-			}
-			if over := rp.unasked(last); over != nil {
-				return over
-			}
-			if end := earliest(last.rec.ends(), last.rec.IdleEnds, last.rec.asksBy()); !end.IsZero() {
-				wait = min(wait, end.Sub(rp.now()))
-			}
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-done:
-			t.Stop()
-			return nil
-		}
-	}
 }
 
 // A streamWriter knows the connection, if the handler takes it over.
@@ -93,10 +53,10 @@ type streamWriter struct {
 // Unwrap serves http.ResponseController.
 func (w *streamWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Flush serves those who look for an http.Flusher.
+// Flush serves handlers that look for an http.Flusher.
 func (w *streamWriter) Flush() {
-	// An underlying writer that cannot flush is none of the caller's business:
-	// http.Flusher has no error.
+	// http.Flusher has no error, so the caller is not told if the writer below cannot
+	// flush.
 	_ = http.NewResponseController(w.ResponseWriter).Flush()
 }
 

@@ -29,6 +29,22 @@ import (
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
+// The ways to keep sessions, all of which behave the same.
+var modes = map[string]setting{
+	"store":   func(*world, *policy.Account, *optest.Config, *middleware.Config) {},
+	"cookies": inCookies,
+}
+
+// eachMode runs a test in a bubble of its own for each of the modes.
+func eachMode(t *testing.T, test func(t *testing.T, mode setting)) {
+	t.Helper()
+	for name, mode := range modes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, mode) })
+		})
+	}
+}
+
 const (
 	opHost, appHost = "127.0.0.1:9998", "127.0.0.1:9999"
 	appURL          = "http://" + appHost
@@ -452,4 +468,25 @@ func (w *world) hang(b *browser) (release func()) {
 	go w.app(dead).ServeHTTP(newRecorder(), req)
 	synctest.Wait()
 	return func() { close(hang) }
+}
+
+// answerOf stands at the provider's answer: the address of the callback, which is
+// not visited.
+func (b *browser) answerOf(address, user string) string {
+	b.w.t.Helper()
+	p := b.visit(address)
+	require.Equal(b.w.t, opHost, p.url.Host)
+	stop := &browser{w: b.w, jar: b.jar, http: &http.Client{Jar: b.jar, CheckRedirect: b.http.CheckRedirect}}
+	inner := b.w.transport()
+	callback := ""
+	stop.http.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path == "/cb" {
+			callback = r.URL.String()
+			return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+		}
+		return inner.RoundTrip(r)
+	})
+	stop.signIn(p, user)
+	require.Contains(b.w.t, callback, "code=")
+	return callback
 }

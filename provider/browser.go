@@ -13,7 +13,6 @@ import (
 	"math"
 	mathrand "math/rand/v2"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -129,9 +129,7 @@ func isLoopbackHTTP(issuer string) bool {
 	if err != nil || u.Scheme != "http" {
 		return false
 	}
-	host := u.Hostname()
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.IsLoopback()
+	return loopback.Host(u.Hostname())
 }
 
 func (n cookieNames) cookie(name, value string, maxAge int) *http.Cookie {

@@ -30,6 +30,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
@@ -86,8 +87,8 @@ type kindsWorld struct {
 	p       *op.Provider
 	api     http.Handler // the admin API
 	rp      *middleware.RelyingParty
-	byJWT   *middleware.Resource
-	byAsk   *middleware.Resource
+	byJWT   *resource.Server
+	byAsk   *resource.Server
 	subject string // a good subject token
 }
 
@@ -157,11 +158,11 @@ func newKindsWorld(t *testing.T, embedding optest.Embedding, wrap func(*optest.S
 		Keys: [][]byte{make([]byte, 32)}, HTTPClient: w.HTTP,
 	})
 	require.NoError(t, err)
-	w.byJWT, err = middleware.NewResource(middleware.ResourceConfig{Issuer: w.Issuer, Audience: optest.JWT, AcceptPlainJWT: true, HTTPClient: w.HTTP})
+	w.byJWT, err = resource.New(resource.Config{Issuer: w.Issuer, Audience: optest.JWT, InsecureAcceptPlainJWT: true, HTTPClient: w.HTTP})
 	require.NoError(t, err)
-	w.byAsk, err = middleware.NewResource(middleware.ResourceConfig{
+	w.byAsk, err = resource.New(resource.Config{
 		Issuer: w.Issuer, HTTPClient: w.HTTP, CacheFor: -1,
-		Introspection: &middleware.ResourceIntrospection{ClientID: optest.Exchange, ClientSecret: optest.Exchange + "-secret"},
+		Introspection: &resource.Introspection{ClientID: optest.Exchange, ClientSecret: optest.Exchange + "-secret"},
 	})
 	require.NoError(t, err)
 	w.subject = w.Login(optest.Exchange, kindUser).AccessToken()
@@ -558,7 +559,7 @@ func (w *kindsWorld) active(text string) bool {
 	return w.Introspect(optest.Exchange, text).JSON["active"] == true || w.Introspect(optest.JWT, text).JSON["active"] == true
 }
 
-func callsAPI(t *testing.T, api *middleware.Resource, text string) bool {
+func callsAPI(t *testing.T, api *resource.Server, text string) bool {
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Authorization", "Bearer "+text)
 	rec := httptest.NewRecorder()
@@ -688,10 +689,11 @@ var (
 		"provider.codeAgain":                  nil, // what these three open comes from the session, where it is sealed
 		"provider.asPresented":                nil,
 		"provider.presentNewest":              nil,
-		"middleware.VerifySignature":          {"back channel"}, // and ID tokens of a sign-in or refresh: TestOnlyAnIDTokenSignsIn
+		"issuer.VerifySignature":              {"back channel"}, // and ID tokens of a sign-in or refresh: TestOnlyAnIDTokenSignsIn
 		"middleware.verifyLogout":             {"back channel"},
-		"middleware.verify":                   {"Resource, JWT"}, // and, by a verifier of go-oidc, ID tokens and logout tokens
-		"middleware.identify":                 nil,               // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
+		"middleware.verify":                   {"back channel"}, // by a verifier of go-oidc, and ID tokens
+		"resource.verify":                     {"Resource, JWT"},
+		"middleware.identify":                 nil, // the answer of the token endpoint: TestOnlyAnIDTokenSignsIn in package middleware
 	}
 	tokenReaders = []string{"Verify", "OpenAccess", "OpenRefresh", "Decrypt", "VerifyAccessToken", "VerifyIDTokenHint", "VerifyLogout", "ParseSigned", "parseJWT", "kindOf"}
 )
@@ -728,7 +730,7 @@ func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
 		doors, ok := doorsOfGrants[g.(string)]
 		known("grant "+g.(string), doors, ok)
 	}
-	for f := range functionsThatCall(t, tokenReaders, "provider", "provider/admin", "middleware") {
+	for f := range functionsThatCall(t, tokenReaders, "provider", "provider/admin", "middleware", "middleware/resource") {
 		doors, ok := doorsOfFunctions[f]
 		known("function "+f, doors, ok)
 	}

@@ -307,7 +307,8 @@ func TestNoNotificationGoesToAnAddressThatIsNotAllowed(t *testing.T) {
 	t.Run("http on a name for loopback that leads elsewhere", func(t *testing.T) {
 		x := startSender(t, provider.Logout{Loopback: true, Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}})
 		x.hook.ResolveLogout(names([]string{"192.0.2.1"}))
-		require.Error(t, x.redeliver(t, "http://localhost:9/out"))
+		require.Error(t, x.redeliver(t, "http://localhost:9/out")) // /etc/hosts may know it
+		require.ErrorContains(t, x.redeliver(t, "http://app.localhost:9/out"), "the address is not allowed")
 	})
 	t.Run("a certificate that nobody vouches for", func(t *testing.T) {
 		a := startApp(t, accept, "127.0.0.1")

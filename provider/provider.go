@@ -26,6 +26,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
@@ -300,7 +301,7 @@ type Hook struct {
 	counter  counter
 	walker   walker
 	patience patience
-	locks    keyedLock     // by grant: one refresh at a time in this process
+	locks    keylock.Locks // by grant: one refresh at a time in this process
 	wake     chan struct{} // holds a value when Run should not wait for its tick
 
 	decorates   atomic.Int32 // how many storages

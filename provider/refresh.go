@@ -119,7 +119,7 @@ func (c *core) lock(ctx context.Context, req *request, key string) error {
 	}
 	ctx, cancel := c.h.bounded(ctx)
 	defer cancel()
-	unlock, err := c.h.locks.lock(ctx, key)
+	unlock, err := c.h.locks.Lock(ctx, key)
 	if err != nil {
 		return fmt.Errorf("another refresh of the grant is under way: %w", err)
 	}

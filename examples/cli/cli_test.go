@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/proctest"
-	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/middleware/clitoken"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 )
 
 const day = "active: 24h, inactivity: 2h, concurrent: unlimited"
@@ -338,15 +338,15 @@ func TestAPI(t *testing.T) {
 		"redirect_uris": ["http://127.0.0.1/cb"],
 		"grant_types": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]}]`), 0o600))
 	w := newWorld(t, day, "-clients", clients)
-	api, err := middleware.NewResource(middleware.ResourceConfig{Issuer: w.issuer, Audience: "cli", AcceptPlainJWT: true})
+	api, err := resource.New(resource.Config{Issuer: w.issuer, Audience: "cli", InsecureAcceptPlainJWT: true})
 	require.NoError(t, err)
 	who := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(rw, "hello %s", middleware.ResourceSubject(r.Context()))
+		fmt.Fprintf(rw, "hello %s", resource.Subject(r.Context()))
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/who", api.Handler(who))
-	mux.Handle("/refund", api.Handler(who, middleware.ResourceMaxAge(0)))
-	mux.Handle("/admin", api.Handler(who, middleware.ResourceScopes("admin")))
+	mux.Handle("/refund", api.Handler(who, resource.MaxAge(0)))
+	mux.Handle("/admin", api.Handler(who, resource.Scopes("admin")))
 	mux.Handle("/down", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusServiceUnavailable) }))
 	mux.Handle("/never", http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusUnauthorized) }))
 	mux.Handle("/away", http.RedirectHandler("/who", http.StatusFound))

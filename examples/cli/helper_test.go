@@ -240,7 +240,7 @@ func (w *world) signedIn() (dir string) {
 }
 
 // file returns what is kept for a folder.
-func (w *world) file(dir string) *clitoken.File { return clitoken.In(dir, w.issuer, "cli") }
+func (w *world) file(dir string) *clitoken.File { return clitoken.Open(dir, w.issuer, "cli") }
 
 // age makes the access token in a folder as old as time would.
 func (w *world) age(dir string) {

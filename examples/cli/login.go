@@ -21,7 +21,7 @@ func (c *cli) login(ctx context.Context) error {
 		return err
 	}
 	// A login that lives takes a slot: it is not left behind for another one.
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	switch l, err := c.token(ctx, ""); {
 	case err == nil:
 		fmt.Fprintln(c.stdout, printable(describe(l, time.Now())))
@@ -100,7 +100,7 @@ func (c *cli) logout(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, waitForOthers)
 	defer cancel()
 	err := c.file.Remove(ctx, func(ctx context.Context, l clitoken.Login) error {
-		if l.Over != nil || l.RefreshToken == "" {
+		if l.Ended != nil || l.RefreshToken == "" {
 			return nil
 		}
 		ctx, p, err := c.discover(ctx)

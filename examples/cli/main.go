@@ -163,7 +163,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*cli, f
 		}
 		dir = filepath.Join(base, "curfew-cli")
 	}
-	c.file = clitoken.In(dir, c.issuer, c.clientID)
+	c.file = clitoken.Open(dir, c.issuer, c.clientID)
 	return c, command, nil
 }
 
@@ -230,8 +230,8 @@ func (c *cli) status(context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case l.Over != nil:
-		return l.Over
+	case l.Ended != nil:
+		return l.Ended
 	}
 	now := time.Now()
 	fmt.Fprintln(c.stdout, printable(describe(l, now)))

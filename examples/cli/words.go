@@ -38,7 +38,7 @@ var (
 
 // explain returns what the user is told about an error, and the exit code.
 func explain(err error, issuer string) (string, int) {
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	var denied *deniedError
 	var unavailable *unavailableError
 	switch {

@@ -32,7 +32,7 @@ func timeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc
 func TestEveryReasonHasWords(t *testing.T) {
 	seen := map[string]bool{}
 	for _, info := range policy.Reasons() {
-		text, code := explain(&clitoken.OverError{Description: info.Description()}, "")
+		text, code := explain(&clitoken.EndedError{Description: info.Description()}, "")
 		require.Equal(t, exitSignIn, code)
 		lines := strings.Split(text, "\n")
 		require.Len(t, lines, 3)
@@ -42,13 +42,13 @@ func TestEveryReasonHasWords(t *testing.T) {
 		require.False(t, seen[lines[0]], info.Reason)
 		seen[lines[0]] = true
 	}
-	text, _ := explain(&clitoken.OverError{Description: policy.ReasonInactivity.Info().DescriptionOf(2 * time.Hour)}, "")
+	text, _ := explain(&clitoken.EndedError{Description: policy.ReasonInactivity.Info().DescriptionOf(2 * time.Hour)}, "")
 	require.Equal(t, "You were signed out after 2 hours without activity.\nTo sign in again, run \"cli login\".", text)
 
 	// Another provider says what it likes.
-	text, _ = explain(&clitoken.OverError{Description: "Session not active: gone"}, "")
+	text, _ = explain(&clitoken.EndedError{Description: "Session not active: gone"}, "")
 	require.Equal(t, "Your sign-in is over.\nThe provider says: Session not active: gone.\nTo sign in again, run \"cli login\".", text)
-	text, _ = explain(&clitoken.OverError{}, "")
+	text, _ = explain(&clitoken.EndedError{}, "")
 	require.Equal(t, "Your sign-in is over.\nTo sign in again, run \"cli login\".", text)
 }
 
@@ -84,7 +84,7 @@ func TestAnswersOnATerminal(t *testing.T) {
 	const body = "{\n\t\"name\": \"ann\x1b[2J\u009b1A\"\n}"
 	api := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, body) }))
 	t.Cleanup(api.Close)
-	file := clitoken.In(t.TempDir(), "https://login.example.com", "cli")
+	file := clitoken.Open(t.TempDir(), "https://login.example.com", "cli")
 	require.NoError(t, file.Save(t.Context(), clitoken.Login{AccessToken: "token"}))
 	c := &cli{api: api.URL, file: file, http: api.Client()}
 	var piped bytes.Buffer

@@ -5,13 +5,13 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 )
@@ -197,7 +197,7 @@ func checkURI(uri string, native bool) error {
 		return errors.New("has a username in it")
 	case u.Scheme == "https" && u.Hostname() != "":
 		return nil
-	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	case u.Scheme == "http" && loopback.Host(u.Hostname()):
 		return nil
 	case u.Scheme == "http":
 		return errors.New("is http: that is allowed on loopback only")
@@ -205,12 +205,6 @@ func checkURI(uri string, native bool) error {
 		return nil
 	}
 	return errors.New("must be https, or http on loopback, or for a native client a private scheme with a dot in it")
-}
-
-// isLoopback reports whether nothing but this machine answers to the host.
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // checkSecret compares in constant time. A public client has no secret that

@@ -14,6 +14,7 @@ import (
 
 	jose "github.com/go-jose/go-jose/v4"
 
+	"github.com/curfew-oidc/curfew/internal/loopback"
 	"github.com/curfew-oidc/curfew/policy"
 )
 
@@ -145,7 +146,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 			return c, &usageError{"metrics", err}
 		}
 	}
-	if c.issuer == "" && !isLoopback(host) {
+	if c.issuer == "" && !loopback.Host(host) {
 		return c, &usageError{"issuer", fmt.Errorf("it is needed where -listen (%s) is not a loopback address", c.listen)}
 	}
 	if c.issuer != "" {
@@ -153,7 +154,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 			return c, &usageError{"issuer", err}
 		}
 	}
-	public := !isLoopback(host) || strings.HasPrefix(c.issuer, "https://")
+	public := !loopback.Host(host) || strings.HasPrefix(c.issuer, "https://")
 	for name, path := range map[string]string{"users": c.users, "clients": c.clients} {
 		if path == "" && public {
 			return c, &usageError{name, errors.New("it is needed where others can get at the provider: everybody knows the demo passwords and secrets")}
@@ -207,7 +208,7 @@ func checkIssuer(issuer string) error {
 		return fmt.Errorf("%q has capital letters: applications compare it letter by letter, and browsers do not", issuer)
 	case u.Port() != "" && !isPort(u.Port()), strings.HasSuffix(u.Host, ":"):
 		return fmt.Errorf("%q has a port that is none", issuer)
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("%q is http: that is allowed on loopback only", issuer)
 	case u.Scheme != "https" && u.Scheme != "http":
 		return fmt.Errorf("%q is not https", issuer)

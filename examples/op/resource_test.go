@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 )
 
 // An API that checks this provider's tokens with package middleware: an ended
@@ -16,20 +16,20 @@ import (
 func TestResourceServer(t *testing.T) {
 	_, args := folder(t)
 	s := start(t, args...)
-	api, err := middleware.NewResource(middleware.ResourceConfig{
+	api, err := resource.New(resource.Config{
 		Issuer: s.issuer, Audience: "web", CacheFor: -1,
-		Introspection: &middleware.ResourceIntrospection{ClientID: "web", ClientSecret: webSecret},
+		Introspection: &resource.Introspection{ClientID: "web", ClientSecret: webSecret},
 	})
 	require.NoError(t, err)
-	spa, err := middleware.NewResource(middleware.ResourceConfig{Issuer: s.issuer, Audience: "spa", AcceptPlainJWT: true})
+	spa, err := resource.New(resource.Config{Issuer: s.issuer, Audience: "spa", InsecureAcceptPlainJWT: true})
 	require.NoError(t, err)
-	call := func(api *middleware.Resource, token string) (status int, sid string) {
+	call := func(api *resource.Server, token string) (status int, sid string) {
 		req := httptest.NewRequest(http.MethodGet, "/", nil)
 		req.Header.Set("Authorization", "Bearer "+token)
 		rec := httptest.NewRecorder()
 		api.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			require.Equal(t, "sub-alice", middleware.ResourceSubject(r.Context()))
-			_ = json.NewEncoder(w).Encode(middleware.ResourceSID(r.Context()))
+			require.Equal(t, "sub-alice", resource.Subject(r.Context()))
+			_ = json.NewEncoder(w).Encode(resource.SID(r.Context()))
 		})).ServeHTTP(rec, req)
 		_ = json.Unmarshal(rec.Body.Bytes(), &sid) // of a refusal: no string
 		return rec.Code, sid

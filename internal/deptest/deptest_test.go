@@ -22,6 +22,8 @@ const (
 
 	prometheus = "github.com/prometheus"
 	otel       = "go.opentelemetry.io/otel"
+
+	singleflight = "golang.org/x/sync/singleflight" // of the Go project, 200 lines, imports the standard library alone
 )
 
 // drivers are modules that talk to a database.
@@ -108,8 +110,16 @@ var rules = []struct {
 	},
 	{
 		pkg: "middleware", only: true, std: true,
-		just: []string{module + "/middleware", module + "/policy", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2"},
-		why:  "it goes into every application: two libraries for the protocol and what they need, and the words for an end",
+		just: []string{module + "/middleware", module + "/policy", module + "/internal/keylock", module + "/internal/loopback", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/oauth2", singleflight},
+		why:  "it goes into every application: two libraries for the protocol and what they need, the words for an end, and one package for questions that are asked once",
+	},
+	{
+		pkg: "middleware/resource", std: true,
+		just: []string{
+			module + "/middleware/resource", module + "/middleware/internal/issuer", module + "/internal/loopback", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4",
+			"golang.org/x/oauth2", singleflight,
+		},
+		why: "it goes into every API, which has no session and no end to tell of",
 	},
 	{
 		pkg: "policy", not: testOnly,
@@ -121,6 +131,7 @@ var rules = []struct {
 	{pkg: "provider", only: true, not: testOnly, why: "the same; providertest is a package of its own"},
 	{pkg: "middleware", only: true, not: testOnly, why: "the same"},
 	{pkg: "middleware/clitoken", not: testOnly, why: "the same"},
+	{pkg: "middleware/resource", not: testOnly, why: "the same"},
 }
 
 // A pkg is what go list says of a package of the module.

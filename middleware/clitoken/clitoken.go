@@ -2,9 +2,9 @@
 // processes at once: the one that finds the access token too old refreshes it, and
 // the others take what it got.
 //
-//	file := clitoken.In(dir, issuer, "cli")
+//	file := clitoken.Open(dir, issuer, "cli")
 //	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
-//	var over *clitoken.OverError
+//	var over *clitoken.EndedError
 //	switch {
 //	case errors.Is(err, clitoken.ErrNoLogin): // sign in
 //	case errors.As(err, &over): // sign in again, because of over.Description
@@ -56,8 +56,8 @@ var (
 	ErrBusy = errors.New("another process is busy with the login")
 )
 
-// An OverError is returned for a login that is over: the user must sign in again.
-type OverError struct {
+// An EndedError is returned for a login that is over: the user must sign in again.
+type EndedError struct {
 	// Description is the provider's error_description. Curfew's begins with the
 	// reason and a colon. It may be empty.
 	Description string `json:"description"`
@@ -65,7 +65,7 @@ type OverError struct {
 	At time.Time `json:"at"` // when it was noticed
 }
 
-func (e *OverError) Error() string { return "the login is over: " + e.Description }
+func (e *EndedError) Error() string { return "the login is over: " + e.Description }
 
 // A Login is what the file says.
 type Login struct {
@@ -85,8 +85,8 @@ type Login struct {
 	Ends       time.Time `json:"ends,omitzero"`
 	EndsUnused time.Time `json:"ends_unused,omitzero"`
 
-	// Over is set, and the tokens are gone, when the provider has said so.
-	Over *OverError `json:"over,omitempty"`
+	// Ended is set, and the tokens are gone, when the provider has said so.
+	Ended *EndedError `json:"over,omitempty"`
 }
 
 // usable reports whether the access token is good for so long from now.
@@ -100,9 +100,9 @@ type File struct {
 	path string
 }
 
-// In returns the file for a provider and a client in a folder, which is made when
+// Open returns the file for a provider and a client in a folder, which is made when
 // it is needed. Different ones have different files.
-func In(dir, issuer, clientID string) *File {
+func Open(dir, issuer, clientID string) *File {
 	sum := sha256.Sum256([]byte(issuer + "\x00" + clientID))
 	return &File{filepath.Join(dir, "login-"+hex.EncodeToString(sum[:8])+".json")}
 }
@@ -186,9 +186,9 @@ const refreshLimit = 30 * time.Second
 
 // Token returns the login with an access token that is good, which it refreshes if it
 // has to. refused is an access token that was refused though it looked good; empty if
-// there is none. Of all processes that call it at the same time one refreshes.
+// no token was. Of all processes that call it at the same time one refreshes.
 //
-// The error wraps [ErrNoLogin], [ErrBusy] or an [*OverError]; any other one leaves
+// The error wraps [ErrNoLogin], [ErrBusy] or an [*EndedError]; any other one leaves
 // the login as it was, and it may be tried again.
 func (f *File) Token(ctx context.Context, refused string, refresh func(context.Context, Login) (Login, error)) (Login, error) {
 	before, err := f.Load()
@@ -207,8 +207,8 @@ func (f *File) Token(ctx context.Context, refused string, refresh func(context.C
 	if err != nil {
 		return Login{}, err
 	}
-	if l.Over != nil {
-		return Login{}, l.Over
+	if l.Ended != nil {
+		return Login{}, l.Ended
 	}
 	// Somebody else has refreshed, since we looked or since refused was read.
 	left := margin
@@ -233,11 +233,11 @@ func (f *File) renew(ctx context.Context, l Login, refresh func(context.Context,
 	}
 	defer w.discard()
 	if l.RefreshToken == "" {
-		over := &OverError{Description: "the provider gave no refresh token, and the access token has expired", At: time.Now().UTC()}
+		over := &EndedError{Description: "the provider gave no refresh token, and the access token has expired", At: time.Now().UTC()}
 		return Login{}, errors.Join(over, w.commit(l.ended(over)))
 	}
 	next, err := refresh(ctx, l)
-	var over *OverError
+	var over *EndedError
 	switch {
 	case errors.As(err, &over):
 		return Login{}, errors.Join(err, w.commit(l.ended(over)))
@@ -251,7 +251,7 @@ func (f *File) renew(ctx context.Context, l Login, refresh func(context.Context,
 }
 
 // ended returns what is remembered of a login that is over: not its tokens.
-func (l Login) ended(over *OverError) Login {
-	l.AccessToken, l.RefreshToken, l.Over = "", "", over
+func (l Login) ended(over *EndedError) Login {
+	l.AccessToken, l.RefreshToken, l.Ended = "", "", over
 	return l
 }

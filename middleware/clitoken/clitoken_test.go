@@ -28,7 +28,7 @@ import (
 // old returns a file with a login whose access token has expired.
 func old(t *testing.T) *clitoken.File {
 	t.Helper()
-	f := clitoken.In(filepath.Join(t.TempDir(), "a", "b"), "https://login.example.com", "cli")
+	f := clitoken.Open(filepath.Join(t.TempDir(), "a", "b"), "https://login.example.com", "cli")
 	require.NoError(t, f.Save(t.Context(), clitoken.Login{
 		Issuer: "https://login.example.com", ClientID: "cli", Subject: "alice",
 		AccessToken: "access-0", Expiry: time.Now().Add(-time.Second), RefreshToken: "refresh-0",
@@ -50,13 +50,14 @@ func renewed(_ context.Context, l clitoken.Login) (clitoken.Login, error) {
 }
 
 func TestOneRefreshForAll(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	var refreshes atomic.Int32
 	var wg sync.WaitGroup
 	for range 30 {
 		wg.Go(func() {
 			// A File of its own, as in another process.
-			own := clitoken.In(filepath.Dir(f.Path()), "https://login.example.com", "cli")
+			own := clitoken.Open(filepath.Dir(f.Path()), "https://login.example.com", "cli")
 			l, err := own.Token(t.Context(), "", func(ctx context.Context, l clitoken.Login) (clitoken.Login, error) {
 				refreshes.Add(1)
 				return renewed(ctx, l)
@@ -72,6 +73,7 @@ func TestOneRefreshForAll(t *testing.T) {
 
 // Access tokens that live shorter than the margin are shared by those who waited.
 func TestShortAccessTokensAreShared(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := old(t)
 		var refreshes atomic.Int32
@@ -100,6 +102,7 @@ func TestShortAccessTokensAreShared(t *testing.T) {
 
 // An access token that was refused is refreshed though it looks good, once.
 func TestARefusedAccessToken(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	l, err := f.Token(t.Context(), "", renewed)
 	require.NoError(t, err)
@@ -115,15 +118,16 @@ func TestARefusedAccessToken(t *testing.T) {
 }
 
 func TestALoginThatIsOver(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	asked := 0
 	end := func(context.Context, clitoken.Login) (clitoken.Login, error) {
 		asked++
-		return clitoken.Login{}, &clitoken.OverError{Description: "inactivity: because", At: time.Now().UTC()}
+		return clitoken.Login{}, &clitoken.EndedError{Description: "inactivity: because", At: time.Now().UTC()}
 	}
 	for range 3 {
 		_, err := f.Token(t.Context(), "", end)
-		var over *clitoken.OverError
+		var over *clitoken.EndedError
 		require.ErrorAs(t, err, &over)
 		require.Equal(t, "inactivity: because", over.Description)
 	}
@@ -132,14 +136,14 @@ func TestALoginThatIsOver(t *testing.T) {
 	l, err := f.Load()
 	require.NoError(t, err)
 	require.Equal(t, "alice", l.Subject)
-	require.NotNil(t, l.Over)
+	require.NotNil(t, l.Ended)
 
 	f = old(t)
 	l, err = f.Load()
 	require.NoError(t, err)
 	l.RefreshToken = ""
 	require.NoError(t, f.Save(t.Context(), l))
-	var over *clitoken.OverError
+	var over *clitoken.EndedError
 	_, err = f.Token(t.Context(), "", end)
 	require.ErrorAs(t, err, &over)
 	require.Contains(t, over.Description, "no refresh token")
@@ -147,6 +151,7 @@ func TestALoginThatIsOver(t *testing.T) {
 
 // Whatever goes wrong but invalid_grant, the file stays as it is.
 func TestAFailureLosesNothing(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	before := content(t, f)
 	broken := errors.New("no network")
@@ -188,6 +193,7 @@ func (a answer) RoundTrip(*http.Request) (*http.Response, error) { return a(), n
 // What a proxy answers for a provider that is down signs nobody out, whatever words
 // are in it.
 func TestOnlyTheProviderEndsALogin(t *testing.T) {
+	t.Parallel()
 	const body = `{"error":"invalid_grant","error_description":"inactivity: because"}`
 	for name, tt := range map[string]struct {
 		status    int
@@ -211,7 +217,7 @@ func TestOnlyTheProviderEndsALogin(t *testing.T) {
 				TokenURL: "https://login.example.com/token", AuthStyle: oauth2.AuthStyleInParams,
 			}}
 			_, err := f.Token(ctx, "", clitoken.Refresher(config, nil))
-			var over *clitoken.OverError
+			var over *clitoken.EndedError
 			require.Equal(t, tt.over, errors.As(err, &over), err)
 			require.Equal(t, tt.over, before != content(t, f))
 		})
@@ -220,6 +226,7 @@ func TestOnlyTheProviderEndsALogin(t *testing.T) {
 
 // A refresh that has begun is finished and kept when its caller is interrupted.
 func TestAnInterruptedRefreshIsKept(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := f.Token(ctx, "", func(ctx context.Context, l clitoken.Login) (clitoken.Login, error) {
@@ -233,6 +240,7 @@ func TestAnInterruptedRefreshIsKept(t *testing.T) {
 
 // Who waits for the lock waits for as long as the context says.
 func TestBusy(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := old(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -252,6 +260,7 @@ func TestBusy(t *testing.T) {
 }
 
 func TestTheFile(t *testing.T) {
+	t.Parallel()
 	f := old(t)
 	dir := filepath.Dir(f.Path())
 	for path, mode := range map[string]os.FileMode{dir: 0o700, f.Path(): 0o600, f.Path() + ".lock": 0o600} {
@@ -288,15 +297,16 @@ func TestTheFile(t *testing.T) {
 	}
 	require.NoError(t, f.Save(t.Context(), l), "signing in again mends it")
 
-	one := clitoken.In(dir, "https://a", "b").Path()
-	require.NotEqual(t, one, clitoken.In(dir, "https://a", "c").Path())
-	require.NotEqual(t, one, clitoken.In(dir, "https://ab", "").Path())
-	require.Equal(t, one, clitoken.In(dir, "https://a", "b").Path())
+	one := clitoken.Open(dir, "https://a", "b").Path()
+	require.NotEqual(t, one, clitoken.Open(dir, "https://a", "c").Path())
+	require.NotEqual(t, one, clitoken.Open(dir, "https://ab", "").Path())
+	require.Equal(t, one, clitoken.Open(dir, "https://a", "b").Path())
 }
 
 // With a real provider, over hours: what its responses say is kept, and its reason
 // when it is over.
 func TestWithTheProvider(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hook, err := provider.New(provider.Config{
 			Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
@@ -329,7 +339,7 @@ func TestWithTheProvider(t *testing.T) {
 		require.WithinDuration(t, signedIn.Add(8*time.Hour), l.Ends, 2*time.Second)
 		require.WithinDuration(t, time.Now().Add(2*time.Hour), l.EndsUnused, 2*time.Second)
 
-		f := clitoken.In(filepath.Join(t.TempDir(), "own"), s.Issuer, optest.Native)
+		f := clitoken.Open(filepath.Join(t.TempDir(), "own"), s.Issuer, optest.Native)
 		require.NoError(t, f.Save(ctx, l))
 		refresh := clitoken.Refresher(config, verifier)
 		for range 4 {
@@ -343,7 +353,7 @@ func TestWithTheProvider(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		_, err = f.Token(ctx, "", refresh)
-		var over *clitoken.OverError
+		var over *clitoken.EndedError
 		require.ErrorAs(t, err, &over)
 		require.Contains(t, over.Description, "active_limit: ")
 

@@ -18,10 +18,9 @@ var errLocked = errors.New("locked")
 
 // lock takes the lock of the file, among goroutines and processes.
 //
-// It is a lock that the system keeps on an open file, and takes back when the process
-// ends: there is none that a crash leaves behind, and no age at which one would have
-// to be broken. The file it is on stays, since a lock on a file that was removed
-// excludes nobody.
+// The system keeps the lock on an open file, and takes it back when the process ends: a
+// crash leaves no lock behind, and no lock has to be broken for its age. The file stays,
+// since a lock on a file that was removed excludes nobody.
 func (f *File) lock(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
 		return nil, err

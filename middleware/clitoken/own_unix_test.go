@@ -21,6 +21,7 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 }
 
 func TestCheckFolder(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		mode os.FileMode
 		want string
@@ -75,6 +76,7 @@ func asOther(t *testing.T, path string) os.FileInfo {
 }
 
 func TestOpenOwn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	_, err := openOwn(path, os.O_RDONLY)
@@ -122,6 +124,7 @@ func TestOpenOwn(t *testing.T) {
 // The look before the opening is only for the words: whoever puts a link or a pipe there
 // after it is refused as well.
 func TestOpenOwnDoesNotTrustTheFirstLook(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	link, pipe := filepath.Join(dir, "link"), filepath.Join(dir, "pipe")
 	require.NoError(t, os.Symlink(filepath.Join(dir, "target"), link))
@@ -139,6 +142,7 @@ func TestOpenOwnDoesNotTrustTheFirstLook(t *testing.T) {
 // In a folder that others can write to, what they planted is refused, and neither
 // followed nor touched: at each of the names that a file has.
 func TestPlanted(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	login := Login{Issuer: "https://op.example", ClientID: "cli", AccessToken: "a", RefreshToken: "r", Expiry: time.Now().Add(-time.Second)}
 	refresh := func(context.Context, Login) (Login, error) { return Login{}, errors.New("the provider was asked") }
@@ -152,7 +156,7 @@ func TestPlanted(t *testing.T) {
 	}
 	t.Run("a folder of everybody", func(t *testing.T) {
 		dir := t.TempDir()
-		f := In(dir, "https://op.example", "cli")
+		f := Open(dir, "https://op.example", "cli")
 		require.NoError(t, f.Save(ctx, login))
 		for _, mode := range []os.FileMode{0o777, 0o775} {
 			chmod(t, dir, mode)
@@ -184,7 +188,7 @@ func TestPlanted(t *testing.T) {
 			t.Run("like /tmp, "+what+" as the file"+suffix, func(t *testing.T) {
 				dir := t.TempDir()
 				chmod(t, dir, 0o777|os.ModeSticky)
-				f := In(dir, "https://op.example", "cli")
+				f := Open(dir, "https://op.example", "cli")
 				require.NoError(t, f.Save(ctx, login))
 				require.NoError(t, os.Remove(f.Path()+suffix))
 				target := filepath.Join(dir, "target")

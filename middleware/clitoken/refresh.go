@@ -37,7 +37,7 @@ func Refresher(config *oauth2.Config, verifier *oidc.IDTokenVerifier) func(conte
 		token, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: l.RefreshToken}).Token()
 		var refused *oauth2.RetrieveError
 		if errors.As(err, &refused) && tokenanswer.EndsLogin(refused) {
-			return Login{}, &OverError{Description: refused.ErrorDescription, At: time.Now().UTC()}
+			return Login{}, &EndedError{Description: refused.ErrorDescription, At: time.Now().UTC()}
 		}
 		if err != nil {
 			return Login{}, err
@@ -78,7 +78,7 @@ func (l Login) with(token *oauth2.Token, idToken *oidc.IDToken) (Login, error) {
 		if err := idToken.Claims(&claims); err != nil {
 			return Login{}, fmt.Errorf("the ID token is not good: %w", err)
 		}
-		// An ID token of a refresh may have none of them: the name stays then.
+		// An ID token of a refresh may lack them: the name stays then.
 		l.Name = cmp.Or(claims.PreferredUsername, claims.Email, claims.Name, l.Name, l.Subject)
 		if claims.AuthTime > 0 {
 			l.SignedIn = time.Unix(claims.AuthTime, 0).UTC()
@@ -101,7 +101,7 @@ func (l Login) with(token *oauth2.Token, idToken *oidc.IDToken) (Login, error) {
 // what JSON has.
 func seconds(v any) (time.Duration, bool) {
 	n, err := strconv.ParseFloat(fmt.Sprint(v), 64)
-	const most = 100 * 365 * 24 * 60 * 60 // beyond that it is no limit, and none that a Duration holds
+	const most = 100 * 365 * 24 * 60 * 60 // beyond that it limits nobody, and a Duration cannot hold it
 	if err != nil || n < 0 || n > most {
 		return 0, false
 	}

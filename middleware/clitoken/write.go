@@ -14,8 +14,8 @@ type writer struct {
 	tmp  *os.File
 }
 
-// prepare opens the new version beside the file. Only who has the lock calls it,
-// so one name is enough, and what a crash left there is overwritten.
+// prepare opens the new version beside the file. Only the holder of the lock
+// calls it, so one name is enough, and what a crash left there is overwritten.
 func (f *File) prepare() (*writer, error) {
 	name := f.path + ".new"
 	// Not opened, since somebody may have made it with another mode.

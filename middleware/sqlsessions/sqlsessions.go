@@ -34,8 +34,8 @@ import (
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
-// Schema makes the tables, if they are not there. [New] runs it; who lets no
-// program make tables runs it beforehand.
+// Schema makes the tables, if they are not there. [New] runs it. Where no
+// program may make tables, run it beforehand.
 //
 //go:embed schema.sql
 var Schema string
@@ -70,6 +70,9 @@ var _ middleware.SessionStore = (*Store)(nil)
 // New returns a store in the database, and makes its tables if they are not there.
 // The database stays the caller's: it is not closed.
 func New(ctx context.Context, db *sql.DB) (*Store, error) {
+	if db == nil {
+		return nil, errors.New("curfew: sqlsessions.New: db is required")
+	}
 	var err error
 	for range 3 { // processes that start together may make the tables together
 		var n int

@@ -111,6 +111,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
@@ -118,8 +119,8 @@ import (
 
 // Store is a [store.Store] in a PostgreSQL database. It is made by [New].
 type Store struct {
-	pool *pgprimary.Pool
-	line line
+	pool  *pgprimary.Pool
+	lines lines
 }
 
 // New returns the store in a database. It creates the tables that are missing,
@@ -127,7 +128,7 @@ type Store struct {
 // package changed them. The pool stays the caller's to close; the store is then
 // of no more use.
 func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
-	s := &Store{pool: pgprimary.New(pool)}
+	s := &Store{pool: pgprimary.New(pool), lines: lines{updates: keylock.Locks{AtOnce: updatesAtOnce}}}
 	if err := s.migrate(ctx); err != nil {
 		return nil, fmt.Errorf("open PostgreSQL session store: %w", fault(ctx, err))
 	}

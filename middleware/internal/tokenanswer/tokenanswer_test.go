@@ -21,6 +21,7 @@ func (a *answer) RoundTrip(*http.Request) (*http.Response, error) { return (*htt
 
 // What golang.org/x/oauth2 makes of answers, and we of that.
 func TestEndsLogin(t *testing.T) {
+	t.Parallel()
 	const invalid, reason = `{"error":"invalid_grant","error_description":"inactivity: because"}`, "inactivity: because"
 	for _, tt := range []struct {
 		status     int

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/curfew-oidc/curfew/internal/loopback"
 )
 
 // errAddress is wrapped by the errors for an address that notifications may not be
@@ -77,8 +79,9 @@ func Allowed(a netip.Addr, allow []netip.Prefix, loopback bool) bool {
 }
 
 // CheckURI parses the URI of an application, or returns why nothing is sent to it.
-// With loopback http is allowed on loopback addresses.
-func CheckURI(uri string, loopback bool) (*url.URL, error) {
+// With allowLoopback http is allowed on loopback: that a name there leads to loopback is
+// for the dialer to judge, when it has an address.
+func CheckURI(uri string, allowLoopback bool) (*url.URL, error) {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil:
@@ -91,10 +94,10 @@ func CheckURI(uri string, loopback bool) (*url.URL, error) {
 		return nil, errors.New("the URI has a fragment")
 	case u.Scheme == "https":
 		return u, nil
-	case u.Scheme != "http" || !loopback:
+	case u.Scheme != "http" || !allowLoopback:
 		return nil, errors.New("the URI is not https")
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
+	if !loopback.Host(u.Hostname()) {
 		return nil, errors.New("the URI is http: that is allowed on loopback only")
 	}
 	return u, nil

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/curfew-oidc/curfew/middleware/internal/seal"
 )
 
 const (
@@ -56,13 +58,23 @@ type posted struct {
 	problem   string // why nothing is kept; for the user
 }
 
+// forms are those that were posted when the login was over, while their users sign in
+// again.
+type forms struct {
+	app    string
+	sealer *seal.Sealer
+	now    func() time.Time
+	store  SessionStore
+	redact func(name string) bool // nil: nothing beside secretField
+}
+
 // keepForm answers a form that was posted when the login is over: with a page that
 // has all that was typed in it.
 func (rp *RelyingParty) keepForm(w http.ResponseWriter, r *http.Request, h *held, out *SignedOutError) {
-	p := rp.readForm(w, r)
+	p := rp.forms.read(w, r)
 	page := PageData{
 		Kind: PageForm, Title: "Please sign in again", Text: out.Text, Problem: p.problem,
-		Shown: p.fields, Dropped: p.dropped, SignIn: rp.signInURL("/"), NewTab: true,
+		Shown: p.fields, Dropped: p.dropped, SignIn: rp.site.signInURL("/"), NewTab: true,
 	}
 	// Only a form of whom we know can be sent again: it has to be the same user.
 	if h != nil && !h.rec.EndedAt.IsZero() && p.problem == "" && r.Method == http.MethodPost {
@@ -70,23 +82,23 @@ func (rp *RelyingParty) keepForm(w http.ResponseWriter, r *http.Request, h *held
 			Session: h.id, Subject: h.rec.Subject, URL: here(r), Multipart: p.multipart, Fields: p.fields, At: rp.now().UTC(),
 		})
 		if err != nil {
-			rp.broken(w, r, err)
+			rp.pages.broken(w, r, err)
 			return
 		}
-		text, err := rp.seal.seal("form", plain)
+		text, err := rp.forms.sealer.Seal("form", plain)
 		if err != nil {
-			rp.broken(w, r, err)
+			rp.pages.broken(w, r, err)
 			return
 		}
-		page.Action, page.Button = rp.base+"resume", "Sign in and go on"
+		page.Action, page.Button = rp.site.base+"resume", "Sign in and go on"
 		page.Hidden = []Field{{"kept", text}}
 		page.SignIn, page.NewTab = "", false
 	}
-	rp.render(w, r, http.StatusUnauthorized, page)
+	rp.pages.render(w, r, http.StatusUnauthorized, page)
 }
 
-// readForm reads a form as far as it may be kept.
-func (rp *RelyingParty) readForm(w http.ResponseWriter, r *http.Request) posted {
+// read reads a form as far as it may be kept.
+func (fs *forms) read(w http.ResponseWriter, r *http.Request) posted {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	var p posted
@@ -111,7 +123,7 @@ func (rp *RelyingParty) readForm(w http.ResponseWriter, r *http.Request) posted 
 		return posted{problem: "What you sent could not be read completely. Your browser may still have it: go back one page, and copy it before you sign in."}
 	}
 	p.fields = slices.DeleteFunc(p.fields, func(f Field) bool {
-		secret := secretField.MatchString(f.Name) || rp.cfg.KeepOut != nil && rp.cfg.KeepOut(f.Name)
+		secret := secretField.MatchString(f.Name) || fs.redact != nil && fs.redact(f.Name)
 		if secret {
 			p.dropped = append(p.dropped, f.Name)
 		}
@@ -172,7 +184,7 @@ func (rp *RelyingParty) resumePage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h, err := rp.check(r)
-	rp.sync(w, r)
+	rp.cookies.sync(w, r)
 	switch {
 	case err != nil:
 		rp.deny(w, r, h, err)
@@ -181,95 +193,88 @@ func (rp *RelyingParty) resumePage(w http.ResponseWriter, r *http.Request) {
 		redirect(w, "/")
 		return
 	}
-	s, err := rp.store.Get(r.Context(), h.rec.Parcel)
+	s, err := rp.sessions.shared.Get(r.Context(), h.rec.Parcel)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		rp.formLost(w, r)
+		rp.pages.formLost(w, r)
 		return
 	case err != nil:
-		rp.unavailable(w, r, unavailable(rp.storeFailed(r.Context(), err)))
+		rp.pages.unavailable(w, r, unavailable(rp.events.storeFailed(r.Context(), err)))
 		return
 	}
-	k, ok := rp.openForm(s.Data)
+	k, ok := rp.forms.open(s.Data)
 	if !ok || k.Subject != h.rec.Subject {
-		rp.formLost(w, r)
+		rp.pages.formLost(w, r)
 		return
 	}
 	rp.sendAgain(w, r, k)
 }
 
-func (rp *RelyingParty) openForm(text string) (k kept, ok bool) {
-	plain, err := rp.seal.open("form", text)
+func (fs *forms) open(text string) (k kept, ok bool) {
+	plain, err := fs.sealer.Open("form", text)
 	if err != nil || json.Unmarshal(plain, &k) != nil {
 		return k, false
 	}
 	// As long as the page may have been open: as long as it is known why the
 	// session ended.
-	age := rp.now().Sub(k.At)
+	age := fs.now().Sub(k.At)
 	return k, age < keepEnded && age > -clockSkew
-}
-
-func (rp *RelyingParty) formLost(w http.ResponseWriter, r *http.Request) {
-	rp.render(w, r, http.StatusBadRequest, PageData{
-		Kind: PageFormLost, Title: "What you typed cannot be sent any more",
-		Text: "It belongs to another browser or another user, or it is too old. Your browser may still have it: go back to the page where you typed it.",
-	})
 }
 
 // resume begins a sign-in that comes back to the form.
 func (rp *RelyingParty) resume(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxKept)
 	if err := r.ParseForm(); err != nil {
-		rp.formLost(w, r)
+		rp.pages.formLost(w, r)
 		return
 	}
 	text := r.PostForm.Get("kept")
-	k, ok := rp.openForm(text)
+	k, ok := rp.forms.open(text)
 	if !ok {
-		rp.formLost(w, r)
+		rp.pages.formLost(w, r)
 		return
 	}
 	h, err := rp.check(r)
-	rp.sync(w, r)
+	rp.cookies.sync(w, r)
 	var out *SignedOutError
 	switch {
 	case err == nil && h.rec.Subject == k.Subject: // signed in meanwhile, in another tab
 		rp.sendAgain(w, r, k)
 		return
 	case err == nil:
-		rp.formLost(w, r)
+		rp.pages.formLost(w, r)
 		return
 	case !errors.As(err, &out):
-		rp.unavailable(w, r, unavailable(err))
+		rp.pages.unavailable(w, r, unavailable(err))
 		return
 	case h == nil || h.id != k.Session:
-		rp.formLost(w, r) // of another browser
+		rp.pages.formLost(w, r) // of another browser
 		return
 	}
-	id, err := rp.deposit(r, k, text)
+	id, err := rp.forms.deposit(r, k, text)
 	if err != nil {
-		rp.unavailable(w, r, unavailable(rp.storeFailed(r.Context(), err)))
+		rp.pages.unavailable(w, r, unavailable(rp.events.storeFailed(r.Context(), err)))
 		return
 	}
-	rp.start(w, r, signIn{Return: rp.base + "resume", Notice: out.Text, Parcel: id, Subject: k.Subject})
+	rp.start(w, r, signIn{Return: rp.site.base + "resume", Notice: out.Text, Parcel: id, Subject: k.Subject})
 }
 
 // deposit keeps a form for as long as a sign-in may take: a few for each session
 // that has ended, so that nobody fills the store.
-func (rp *RelyingParty) deposit(r *http.Request, k kept, text string) (id string, err error) {
-	ctx, now := r.Context(), rp.now()
+func (fs *forms) deposit(r *http.Request, k kept, text string) (id string, err error) {
+	ctx, now := r.Context(), fs.now()
 	s := StoredSession{Data: text, Expires: now.Add(2 * signInTime).UTC().Truncate(time.Microsecond)}
 	for i := range parcels {
-		s.ID = digest("parcel", rp.app, k.Session, strconv.Itoa(i))
-		err = rp.store.Create(ctx, now, s)
+		s.ID = seal.Digest("parcel", fs.app, k.Session, strconv.Itoa(i))
+		err = fs.store.Create(ctx, now, s)
 		if !errors.Is(err, ErrConflict) {
 			return s.ID, err
 		}
 		// The same form again, or one that is not waited for any more.
-		old, err := rp.store.Get(ctx, s.ID)
+		old, err := fs.store.Get(ctx, s.ID)
 		if err == nil && (old.Data == text || !now.Before(old.Expires)) {
 			old.Data, old.Expires = text, s.Expires
-			err = rp.store.Replace(ctx, old)
+			err = fs.store.Replace(ctx, old)
 			if err == nil {
 				return s.ID, nil
 			}
@@ -286,11 +291,11 @@ func (rp *RelyingParty) sendAgain(w http.ResponseWriter, r *http.Request, k kept
 	page := PageData{
 		Kind: PageSendAgain, Title: "Send it again?", Text: "You are signed in. What you typed has not been sent yet.",
 		// With the host: "//other.example/" alone is a path of ours that reads as another site.
-		Action: rp.origin + k.URL, Button: "Send", Shown: k.Fields, Hidden: k.Fields, Multipart: k.Multipart,
+		Action: rp.site.origin + k.URL, Button: "Send", Shown: k.Fields, Hidden: k.Fields, Multipart: k.Multipart,
 	}
 	if rp.cfg.FormToken != nil {
 		name, value := rp.cfg.FormToken(w, r)
 		page.Hidden = append(slices.DeleteFunc(slices.Clone(k.Fields), func(f Field) bool { return f.Name == name }), Field{name, value})
 	}
-	rp.render(w, r, http.StatusOK, page)
+	rp.pages.render(w, r, http.StatusOK, page)
 }

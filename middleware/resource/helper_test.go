@@ -1,4 +1,4 @@
-package middleware_test
+package resource_test
 
 import (
 	"context"
@@ -18,30 +18,31 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
-	"github.com/curfew-oidc/curfew/middleware"
+	"github.com/curfew-oidc/curfew/middleware/resource"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
-// A resourceWorld is a provider with the hook, and counts what an API asks it.
-type resourceWorld struct {
+// A world is a provider with the hook, and counts what an API asks it.
+type world struct {
 	*optest.Server
 	hook *provider.Hook
-	keys *resourceKeyring
+	keys *keyring
 
 	sessions *faultstore.Store
 	down     atomic.Bool // the provider answers nothing but 502
+	slow     atomic.Bool // it takes a second
 
 	mu     sync.Mutex
 	counts map[string]int // requests by path
 }
 
-// newResourceWorld starts a provider on connections in memory, for synctest too.
-func newResourceWorld(t *testing.T) *resourceWorld {
+// newWorld starts a provider on connections in memory, for synctest too.
+func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &resourceWorld{counts: map[string]int{}, keys: &resourceKeyring{}, sessions: faultstore.New(memstore.New())}
+	w := &world{counts: map[string]int{}, keys: &keyring{}, sessions: faultstore.New(memstore.New())}
 	var err error
 	w.hook, err = provider.New(provider.Config{
 		Store: w.sessions, Keys: provider.Keys{provider.NewKey(time.Now())},
@@ -61,6 +62,9 @@ func newResourceWorld(t *testing.T) *resourceWorld {
 				w.mu.Lock()
 				w.counts[r.URL.Path]++
 				w.mu.Unlock()
+				if w.slow.Load() {
+					time.Sleep(time.Second)
+				}
 				if w.down.Load() {
 					http.Error(rw, "down", http.StatusBadGateway)
 					return
@@ -73,41 +77,41 @@ func newResourceWorld(t *testing.T) *resourceWorld {
 }
 
 // count returns how often a path was asked for.
-func (w *resourceWorld) count(path string) int {
+func (w *world) count(path string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.counts[path]
 }
 
 // introspecting returns an API of the client web.
-func (w *resourceWorld) introspecting(t *testing.T, change ...func(*middleware.ResourceConfig)) *middleware.Resource {
+func (w *world) introspecting(t *testing.T, change ...func(*resource.Config)) *resource.Server {
 	t.Helper()
-	return w.api(t, middleware.ResourceConfig{
-		Introspection: &middleware.ResourceIntrospection{ClientID: optest.Web, ClientSecret: "web-secret"},
+	return w.api(t, resource.Config{
+		Introspection: &resource.Introspection{ClientID: optest.Web, ClientSecret: "web-secret"},
 	}, change)
 }
 
 // verifying returns an API for the audience of the client jwt.
-func (w *resourceWorld) verifying(t *testing.T, change ...func(*middleware.ResourceConfig)) *middleware.Resource {
+func (w *world) verifying(t *testing.T, change ...func(*resource.Config)) *resource.Server {
 	t.Helper()
-	return w.api(t, middleware.ResourceConfig{Audience: optest.JWT}, change)
+	return w.api(t, resource.Config{Audience: optest.JWT}, change)
 }
 
-func (w *resourceWorld) api(t *testing.T, cfg middleware.ResourceConfig, change []func(*middleware.ResourceConfig)) *middleware.Resource {
+func (w *world) api(t *testing.T, cfg resource.Config, change []func(*resource.Config)) *resource.Server {
 	t.Helper()
 	cfg.Issuer, cfg.HTTPClient = w.Issuer, w.HTTP
 	for _, c := range change {
 		c(&cfg)
 	}
-	api, err := middleware.NewResource(cfg)
+	api, err := resource.New(cfg)
 	require.NoError(t, err)
 	return api
 }
 
-func acceptPlainJWT(cfg *middleware.ResourceConfig) { cfg.AcceptPlainJWT = true }
+func acceptPlainJWT(cfg *resource.Config) { cfg.InsecureAcceptPlainJWT = true }
 
-// A resourceReply is what an API answered.
-type resourceReply struct {
+// A reply is what an API answered.
+type reply struct {
 	status    int
 	header    http.Header
 	challenge string
@@ -116,29 +120,29 @@ type resourceReply struct {
 
 // who says who the token is of.
 var who = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	t, ok := middleware.ResourceFrom(r.Context())
+	t, ok := resource.From(r.Context())
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"ok": ok, "sub": middleware.ResourceSubject(r.Context()), "sid": middleware.ResourceSID(r.Context()),
+		"ok": ok, "sub": resource.Subject(r.Context()), "sid": resource.SID(r.Context()),
 		"client": t.ClientID, "scopes": t.Scopes,
 	})
 })
 
-// callResource calls an API with the given Authorization headers, and holds that
+// callAPI calls an API with the given Authorization headers, and holds that
 // nothing of them comes back, to the caller or to the log.
-func callResource(t *testing.T, api *middleware.Resource, authorization []string, rules ...middleware.ResourceRule) resourceReply {
+func callAPI(t *testing.T, api *resource.Server, authorization []string, rules ...resource.Rule) reply {
 	t.Helper()
 	req := httptest.NewRequest(http.MethodGet, "/who", nil)
 	for _, a := range authorization {
 		req.Header.Add("Authorization", a)
 	}
-	return callResourceWith(t, api, req, rules...)
+	return callAPIWith(t, api, req, rules...)
 }
 
-func callResourceWith(t *testing.T, api *middleware.Resource, req *http.Request, rules ...middleware.ResourceRule) resourceReply {
+func callAPIWith(t *testing.T, api *resource.Server, req *http.Request, rules ...resource.Rule) reply {
 	t.Helper()
 	rec := httptest.NewRecorder()
 	api.Handler(who, rules...).ServeHTTP(rec, req)
-	r := resourceReply{status: rec.Code, header: rec.Header(), challenge: rec.Header().Get("WWW-Authenticate")}
+	r := reply{status: rec.Code, header: rec.Header(), challenge: rec.Header().Get("WWW-Authenticate")}
 	require.NoError(t, json.Unmarshal(rec.Body.Bytes(), &r.body))
 	if r.status == http.StatusOK {
 		require.Equal(t, true, r.body["ok"])
@@ -159,32 +163,36 @@ func callResourceWith(t *testing.T, api *middleware.Resource, req *http.Request,
 
 func bearer(token string) []string { return []string{"Bearer " + token} }
 
-// A resourceKeyring is a storage whose signing key can be replaced, and whose key
+// A keyring is a storage whose signing key can be replaced, and whose key
 // set has the former ones or not.
-type resourceKeyring struct {
+type keyring struct {
 	*optest.Storage
 
 	mu      sync.Mutex
-	signing *resourceSigningKey // nil: that of the storage
+	signing *signingKey // nil: that of the storage
 	former  []op.Key
 }
 
-type resourceSigningKey struct {
+type signingKey struct {
 	id  string
 	key crypto.Signer
 }
 
-func (k *resourceSigningKey) SignatureAlgorithm() jose.SignatureAlgorithm { return jose.ES256 }
-func (k *resourceSigningKey) Key() any                                    { return k.key }
-func (k *resourceSigningKey) ID() string                                  { return k.id }
+func (k *signingKey) SignatureAlgorithm() jose.SignatureAlgorithm { return jose.ES256 }
 
-type resourcePublicKey struct{ *resourceSigningKey }
+func (k *signingKey) Key() any { return k.key }
 
-func (k resourcePublicKey) Algorithm() jose.SignatureAlgorithm { return jose.ES256 }
-func (k resourcePublicKey) Use() string                        { return "sig" }
-func (k resourcePublicKey) Key() any                           { return k.key.Public() }
+func (k *signingKey) ID() string { return k.id }
 
-func (s *resourceKeyring) SigningKey(ctx context.Context) (op.SigningKey, error) {
+type publicKey struct{ *signingKey }
+
+func (k publicKey) Algorithm() jose.SignatureAlgorithm { return jose.ES256 }
+
+func (k publicKey) Use() string { return "sig" }
+
+func (k publicKey) Key() any { return k.key.Public() }
+
+func (s *keyring) SigningKey(ctx context.Context) (op.SigningKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.signing == nil {
@@ -193,37 +201,37 @@ func (s *resourceKeyring) SigningKey(ctx context.Context) (op.SigningKey, error)
 	return s.signing, nil
 }
 
-func (s *resourceKeyring) KeySet(ctx context.Context) ([]op.Key, error) {
+func (s *keyring) KeySet(ctx context.Context) ([]op.Key, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.signing == nil {
 		return s.Storage.KeySet(ctx)
 	}
-	return append([]op.Key{resourcePublicKey{s.signing}}, s.former...), nil
+	return append([]op.Key{publicKey{s.signing}}, s.former...), nil
 }
 
 // rotate signs with a new key from now on. keep: the old one stays published.
-func (s *resourceKeyring) rotate(t *testing.T, id string, key crypto.Signer, keep bool) {
+func (s *keyring) rotate(t *testing.T, id string, key crypto.Signer, keep bool) {
 	t.Helper()
 	former, err := s.KeySet(t.Context())
 	require.NoError(t, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.signing, s.former = &resourceSigningKey{id, key}, nil
+	s.signing, s.former = &signingKey{id, key}, nil
 	if keep {
 		s.former = former
 	}
 }
 
-// signResource signs claims as the provider would, with more in the header.
-func (w *resourceWorld) signResource(t *testing.T, claims map[string]any, header map[jose.HeaderKey]any) string {
+// sign signs claims as the provider would, with more in the header.
+func (w *world) sign(t *testing.T, claims map[string]any, header map[jose.HeaderKey]any) string {
 	t.Helper()
 	k, err := w.keys.SigningKey(t.Context())
 	require.NoError(t, err)
-	return signResourceWith(t, jose.SigningKey{Algorithm: k.SignatureAlgorithm(), Key: jose.JSONWebKey{Key: k.Key(), KeyID: k.ID()}}, claims, header)
+	return signWith(t, jose.SigningKey{Algorithm: k.SignatureAlgorithm(), Key: jose.JSONWebKey{Key: k.Key(), KeyID: k.ID()}}, claims, header)
 }
 
-func signResourceWith(t *testing.T, key jose.SigningKey, claims map[string]any, header map[jose.HeaderKey]any) string {
+func signWith(t *testing.T, key jose.SigningKey, claims map[string]any, header map[jose.HeaderKey]any) string {
 	t.Helper()
 	signer, err := jose.NewSigner(key, &jose.SignerOptions{ExtraHeaders: header})
 	require.NoError(t, err)

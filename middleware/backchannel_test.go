@@ -21,7 +21,6 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware"
-	"github.com/curfew-oidc/curfew/policy"
 )
 
 // A signer stands in for the provider's key: the application gets its public half
@@ -372,7 +371,7 @@ func TestUntypedLogoutTokens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, with(func(c *middleware.Config) {
-			c.AllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
+			c.InsecureAllowUntypedLogoutTokens, c.Algorithms = true, []jose.SignatureAlgorithm{jose.ES256}
 		}))
 		s := newSigner(t, w)
 		for typ, want := range map[string]int{"": 200, "JWT": 200, "logout+jwt": 200, "application/logout+jwt": 200, "at+jwt": 400} {
@@ -484,134 +483,24 @@ func TestBackChannelWhileKeysAreMissing(t *testing.T) {
 	})
 }
 
-// An ID token of a refresh that is not of this login ends the session, and is told
-// of; keys that cannot be had do not.
-func TestRefreshedIDToken(t *testing.T) {
+// A logout that could not be done is one that the provider must send again.
+func TestBackChannelWhileTheStoreIsDown(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(map[string]any){
-		"fine":           func(map[string]any) {},
-		"no ID token":    func(c map[string]any) { clear(c) },
-		"sub":            func(c map[string]any) { c["sub"] = optest.SubjectOf("bob") },
-		"iss":            func(c map[string]any) { c["iss"] = "https://evil.example" },
-		"aud":            func(c map[string]any) { c["aud"] = "web2" },
-		"azp":            func(c map[string]any) { c["azp"] = "web2" },
-		"auth_time":      func(c map[string]any) { c["auth_time"] = time.Now().Unix() },
-		"nonce":          func(c map[string]any) { c["nonce"] = "another" },
-		"old":            func(c map[string]any) { c["iat"] = time.Now().Add(-time.Hour).Unix() },
-		"expired":        func(c map[string]any) { c["exp"] = time.Now().Add(-time.Minute).Unix() },
-		"session_expiry": func(c map[string]any) { c["session_expiry"] = time.Now().Add(-time.Minute).Unix() },
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, method := range []string{"Marked", "Mark", "Get", "Replace"} {
+		t.Run(method, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
+				store := &brokenStore{}
+				w := newWorld(t, breakable(store))
 				s := newSigner(t, w)
-				keys := *w.answer.Load()
 				b := w.browser()
 				b.login("/page")
-				w.answers(func(r *http.Request) *http.Response {
-					if r.URL.Path != "/oauth/token" {
-						return keys(r)
-					}
-					return s.changed(t, r, func(claims, _ map[string]any) { change(claims) })
-				})
-				time.Sleep(6 * time.Minute)
-				p := b.visit("/page")
-				switch name {
-				case "fine", "no ID token":
-					require.Equal(t, http.StatusOK, p.status, p.body)
-					require.Contains(t, p.body, "page of "+optest.SubjectOf("alice"))
-					return
-				}
-				require.Equal(t, opHost, p.url.Host)
-				ended := w.seen(middleware.EventEnded)
-				require.Len(t, ended, 1)
-				want := middleware.ReasonIdentity
-				if name == "session_expiry" {
-					want = policy.ReasonActiveLimit
-				}
-				require.Equal(t, want, ended[0].Reason)
+				token := s.sign(t, "logout+jwt", s.claims(w.lastSID()))
+				store.failing(func(m string) bool { return m == method })
+				require.Equal(t, http.StatusServiceUnavailable, w.tell(token).status)
+				store.failing(func(string) bool { return false })
+				require.Equal(t, http.StatusOK, w.tell(token).status, "the same token: it has done nothing yet")
+				require.Equal(t, opHost, b.visit("/page").url.Host)
 			})
 		})
 	}
-}
-
-// An ID token at sign-in that is not the answer to this sign-in.
-func TestIDTokenOfTheSignIn(t *testing.T) {
-	t.Parallel()
-	cases := map[string]func(claims, tokens map[string]any){
-		"fine":             func(_, _ map[string]any) {},
-		"no ID token":      func(claims, _ map[string]any) { clear(claims) },
-		"no nonce":         func(claims, _ map[string]any) { delete(claims, "nonce") },
-		"another nonce":    func(claims, _ map[string]any) { claims["nonce"] = "n" },
-		"iss":              func(claims, _ map[string]any) { claims["iss"] = "https://evil.example" },
-		"aud":              func(claims, _ map[string]any) { claims["aud"] = "web2" },
-		"no aud":           func(claims, _ map[string]any) { delete(claims, "aud") },
-		"azp":              func(claims, _ map[string]any) { claims["azp"] = "web2" },
-		"two aud, no azp":  func(claims, _ map[string]any) { claims["aud"] = []string{"web", "web2"}; delete(claims, "azp") },
-		"expired":          func(claims, _ map[string]any) { claims["exp"] = time.Now().Add(-time.Second).Unix() },
-		"no exp":           func(claims, _ map[string]any) { delete(claims, "exp") },
-		"old":              func(claims, _ map[string]any) { claims["iat"] = time.Now().Add(-time.Hour).Unix() },
-		"of the future":    func(claims, _ map[string]any) { claims["iat"] = time.Now().Add(time.Hour).Unix() },
-		"no sub":           func(claims, _ map[string]any) { delete(claims, "sub") },
-		"at_hash":          func(claims, _ map[string]any) { claims["at_hash"] = "AAAAAAAAAAAAAAAAAAAAAA" },
-		"over":             func(claims, _ map[string]any) { claims["session_expiry"] = time.Now().Unix() },
-		"over by the body": func(_, tokens map[string]any) { tokens["authorization_expires_in"] = 0 },
-	}
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		s := newSigner(t, w)
-		keys := *w.answer.Load()
-		for name, change := range cases {
-			w.answers(func(r *http.Request) *http.Response {
-				if r.URL.Path != "/oauth/token" {
-					return keys(r)
-				}
-				return s.changed(t, r, change)
-			})
-			b := w.browser()
-			p := b.signIn(b.visit("/page"), "alice")
-			if name == "fine" {
-				require.Contains(t, p.body, "page of")
-				continue
-			}
-			refusedSignIn(t, w, p)
-			require.Equal(t, http.StatusUnauthorized, b.script(http.MethodGet, "/api").status, name)
-		}
-	})
-}
-
-// A key set that does not answer is an outage, not another user.
-func TestRefreshWhileKeysAreMissing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		newSigner(t, w)
-		known := *w.answer.Load()
-		b := w.browser()
-		b.login("/page")
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		require.NoError(t, err)
-		s := &signer{w: w, key: key, kid: "mine"}
-		sign := func(ok bool) {
-			w.answers(func(r *http.Request) *http.Response {
-				if r.URL.Path == "/keys" && !ok {
-					return response(http.StatusServiceUnavailable, "")
-				}
-				if r.URL.Path != "/oauth/token" {
-					return known(r)
-				}
-				if ok {
-					return nil
-				}
-				return s.changed(t, r, func(_, _ map[string]any) {}) // as if the provider has a new key
-			})
-		}
-		sign(false)
-		time.Sleep(6 * time.Minute)
-		require.Equal(t, http.StatusServiceUnavailable, b.visit("/page").status)
-		sign(true)
-		time.Sleep(5 * time.Second)
-		b.goesOn("/page")
-		require.Empty(t, w.seen(middleware.EventEnded))
-	})
 }

@@ -1,4 +1,4 @@
-package middleware
+package resource
 
 import (
 	"container/list"
@@ -14,107 +14,116 @@ import (
 
 	// Unlike encoding/json it takes no member twice, and none that is spelled
 	// like another one but for its case.
+	"github.com/curfew-oidc/curfew/middleware/internal/issuer"
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"golang.org/x/oauth2"
 )
 
-// A resourceIntrospector asks the provider about tokens (RFC 7662).
-type resourceIntrospector struct {
-	cfg      *ResourceConfig
-	provider *resourceProvider
-	flight   resourceFlight[resourceAnswer]
+// A introspector asks the provider about tokens (RFC 7662).
+type introspector struct {
+	cfg      *Config
+	provider *issuer.Provider
+	flight   issuer.Flight[answer]
 	slots    chan struct{} // one for each request under way
 
 	// Apart, so that a flood of bad tokens pushes out no good one.
-	active, inactive *resourceCache
+	active, inactive *cache
 }
 
-// A resourceAnswer is what is known of a token.
-type resourceAnswer struct {
-	token    ResourceToken
+// A answer is what is known of a token.
+type answer struct {
+	token    Token
 	inactive error // why it is not good; nil if it is
 }
 
-// resourceInFlight is how many requests an API makes to the provider at once. What
+// inFlight is how many requests an API makes to the provider at once. What
 // comes beyond waits, so that a flood of tokens does not reach the provider as one.
-const resourceInFlight = 64
+const inFlight = 64
 
-func newResourceIntrospector(cfg *ResourceConfig, p *resourceProvider) *resourceIntrospector {
-	return &resourceIntrospector{
-		cfg: cfg, provider: p, slots: make(chan struct{}, resourceInFlight),
-		active: newResourceCache(cfg.CacheSize), inactive: newResourceCache(cfg.CacheSize),
+func newIntrospector(cfg *Config, p *issuer.Provider) *introspector {
+	return &introspector{
+		cfg: cfg, provider: p, slots: make(chan struct{}, inFlight),
+		active: newCache(cfg.CacheSize), inactive: newCache(cfg.CacheSize),
 	}
 }
 
-// resourceNegative is the part of CacheFor for which a token stays refused: it
+// negative is the part of CacheFor for which a token stays refused: it
 // guards against repetition, and a token that was refused by mistake is not
 // refused for long.
-const resourceNegative = 6
+const negative = 6
 
-func (in *resourceIntrospector) verify(ctx context.Context, token string) (ResourceToken, error) {
+func (in *introspector) verify(ctx context.Context, token string) (Token, error) {
 	key := sha256.Sum256([]byte(token))
-	now := in.cfg.Now()
-	a, ok := in.active.get(key, now)
-	if !ok {
-		a, ok = in.inactive.get(key, now)
-	}
+	a, ok := in.known(key)
 	if !ok {
 		var err error
-		a, err = in.flight.do(ctx, string(key[:]), in.cfg.Timeout, func(ctx context.Context) (resourceAnswer, error) {
+		a, err = in.flight.Do(ctx, string(key[:]), in.cfg.Timeout, func(ctx context.Context) (answer, error) {
 			return in.ask(ctx, token, key)
 		})
 		if err != nil {
-			return ResourceToken{}, err
+			return Token{}, err
 		}
 	}
 	if a.inactive == nil && !a.token.Expires.IsZero() && !in.cfg.Now().Before(a.token.Expires) {
-		a.inactive = fmt.Errorf("%w: it has expired", errResourceInvalid)
+		a.inactive = fmt.Errorf("%w: it has expired", errInvalid)
 	}
 	if a.inactive != nil {
-		return ResourceToken{}, a.inactive
+		return Token{}, a.inactive
 	}
 	return a.token.clone(), nil
 }
 
+// known returns the answer about a token, if it is remembered.
+func (in *introspector) known(key [sha256.Size]byte) (answer, bool) {
+	now := in.cfg.Now()
+	if a, ok := in.active.get(key, now); ok {
+		return a, true
+	}
+	return in.inactive.get(key, now)
+}
+
 // ask asks the provider, and remembers the answer.
-func (in *resourceIntrospector) ask(ctx context.Context, token string, key [sha256.Size]byte) (resourceAnswer, error) {
+func (in *introspector) ask(ctx context.Context, token string, key [sha256.Size]byte) (answer, error) {
 	select {
 	case in.slots <- struct{}{}:
 		defer func() { <-in.slots }()
 	case <-ctx.Done():
-		return resourceAnswer{}, fmt.Errorf("%w: too many requests to it are under way: %w", errResourceUnavailable, ctx.Err())
+		return answer{}, fmt.Errorf("%w: too many requests to it are under way: %w", issuer.ErrUnavailable, ctx.Err())
+	}
+	if a, ok := in.known(key); ok { // the flight before ended between the caller's look and its own flight
+		return a, nil
 	}
 	asked := in.cfg.Now() // what is told holds from here, not from when it arrives
 	body, err := in.request(ctx, token)
 	if err != nil {
-		return resourceAnswer{}, err
+		return answer{}, err
 	}
 	t, err := in.cfg.introspected(body, asked)
 	switch {
-	case errors.Is(err, errResourceInvalid):
-		a := resourceAnswer{inactive: err}
-		in.inactive.put(key, a, asked.Add(in.cfg.CacheFor/resourceNegative), asked)
+	case errors.Is(err, errInvalid):
+		a := answer{inactive: err}
+		in.inactive.put(key, a, asked.Add(in.cfg.CacheFor/negative), asked)
 		return a, nil
 	case err != nil:
-		return resourceAnswer{}, err
+		return answer{}, err
 	}
 	until := asked.Add(in.cfg.CacheFor)
 	if !t.Expires.IsZero() && t.Expires.Before(until) {
 		until = t.Expires
 	}
-	a := resourceAnswer{token: t}
+	a := answer{token: t}
 	in.active.put(key, a, until, asked)
 	return a, nil
 }
 
-func (in *resourceIntrospector) request(ctx context.Context, token string) ([]byte, error) {
-	endpoints, err := in.provider.endpoints(ctx)
+func (in *introspector) request(ctx context.Context, token string) ([]byte, error) {
+	endpoints, err := in.provider.Endpoints(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if endpoints.Introspection == "" {
-		return nil, fmt.Errorf("%w: its discovery document has no introspection_endpoint", errResourceUnavailable)
+		return nil, fmt.Errorf("%w: its discovery document has no introspection_endpoint", issuer.ErrUnavailable)
 	}
 	client := in.cfg.Introspection
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
@@ -124,7 +133,7 @@ func (in *resourceIntrospector) request(ctx context.Context, token string) ([]by
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoints.Introspection, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errResourceUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", issuer.ErrUnavailable, err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
@@ -132,41 +141,41 @@ func (in *resourceIntrospector) request(ctx context.Context, token string) ([]by
 		// Encoded first: RFC 6749 section 2.3.1.
 		req.SetBasicAuth(url.QueryEscape(client.ClientID), url.QueryEscape(client.ClientSecret))
 	}
-	return in.provider.do(req)
+	return in.provider.Do(req)
 }
 
 // introspected reads an answer (RFC 7662 section 2.2).
-func (cfg *ResourceConfig) introspected(body []byte, now time.Time) (ResourceToken, error) {
+func (cfg *Config) introspected(body []byte, now time.Time) (Token, error) {
 	var a struct {
 		Active *bool `json:"active"`
-		resourceClaims
+		claims
 	}
 	if err := json.Unmarshal(body, &a); err != nil || a.Active == nil {
-		return ResourceToken{}, fmt.Errorf("%w: its answer to the introspection is not one of RFC 7662", errResourceUnavailable)
+		return Token{}, fmt.Errorf("%w: its answer to the introspection is not one of RFC 7662", issuer.ErrUnavailable)
 	}
-	refuse := func(why string) (ResourceToken, error) {
-		return ResourceToken{}, fmt.Errorf("%w: %s", errResourceInvalid, why)
+	refuse := func(why string) (Token, error) {
+		return Token{}, fmt.Errorf("%w: %s", errInvalid, why)
 	}
 	switch {
 	case !*a.Active:
 		return refuse("the provider says that it is not active")
 	case a.TokenType != "" && !strings.EqualFold(a.TokenType, "Bearer"):
-		return refuse("it is no bearer token") // a refresh token, or one that is bound to a key
+		return refuse("it is not a bearer token") // a refresh token, or one that is bound to a key
 	case a.Issuer != "" && a.Issuer != cfg.Issuer:
 		return refuse("it is of another issuer")
 	case cfg.Audience != "" && !a.Audience.Contains(cfg.Audience):
 		return refuse("it is not for this API")
 	}
 	if err := a.times(now, cfg.Leeway); err != nil {
-		return ResourceToken{}, err
+		return Token{}, err
 	}
 	a.Issuer = cfg.Issuer
 	return a.token(body), nil
 }
 
-// resourceClaims are of a JWT access token (RFC 9068 section 2.2) and of an answer
+// claims are of a JWT access token (RFC 9068 section 2.2) and of an answer
 // to an introspection (RFC 7662 section 2.2, RFC 9470 section 6).
-type resourceClaims struct {
+type claims struct {
 	Issuer    string           `json:"iss"`
 	Subject   string           `json:"sub"`
 	Audience  jwt.Audience     `json:"aud"`
@@ -182,29 +191,29 @@ type resourceClaims struct {
 	AMR       []string         `json:"amr"`
 	TokenType string           `json:"token_type"`
 
-	// Confirmation says that who presents the token must prove that they hold a
-	// key (RFC 7800), which is not checked here.
+	// Confirmation says that the caller must prove that it holds a key (RFC 7800),
+	// which is not checked here.
 	Confirmation json.RawMessage `json:"cnf"`
 }
 
 // times checks what is there of exp, nbf and iat, and refuses a token that is bound
 // to a key: as a bearer token it would be good in a thief's hands too.
-func (c *resourceClaims) times(now time.Time, leeway time.Duration) error {
+func (c *claims) times(now time.Time, leeway time.Duration) error {
 	switch {
 	case c.Expires != nil && !now.Before(c.Expires.Time()):
-		return fmt.Errorf("%w: it has expired", errResourceInvalid)
+		return fmt.Errorf("%w: it has expired", errInvalid)
 	case c.NotBefore != nil && now.Add(leeway).Before(c.NotBefore.Time()):
-		return fmt.Errorf("%w: it is not valid yet", errResourceInvalid)
+		return fmt.Errorf("%w: it is not valid yet", errInvalid)
 	case c.IssuedAt != nil && now.Add(leeway).Before(c.IssuedAt.Time()):
-		return fmt.Errorf("%w: it was issued in the future", errResourceInvalid)
+		return fmt.Errorf("%w: it was issued in the future", errInvalid)
 	case len(c.Confirmation) > 0 && string(c.Confirmation) != "null":
-		return fmt.Errorf("%w: it is bound to a key, and presented as a bearer token", errResourceInvalid)
+		return fmt.Errorf("%w: it is bound to a key, and presented as a bearer token", errInvalid)
 	}
 	return nil
 }
 
-func (c *resourceClaims) token(raw []byte) ResourceToken {
-	t := ResourceToken{
+func (c *claims) token(raw []byte) Token {
+	t := Token{
 		Issuer: c.Issuer, Subject: c.Subject, SID: c.SID, ClientID: c.ClientID,
 		Audience: c.Audience, Scopes: strings.Fields(c.Scope), ACR: c.ACR, AMR: c.AMR, raw: raw,
 	}
@@ -217,43 +226,43 @@ func (c *resourceClaims) token(raw []byte) ResourceToken {
 	return t
 }
 
-// A resourceCache keeps answers under the hash of the token, at most size of them:
+// A cache keeps answers under the hash of the token, at most size of them:
 // the one that was used longest ago goes first.
-type resourceCache struct {
+type cache struct {
 	size int
 
 	mu      sync.Mutex
 	entries map[[sha256.Size]byte]*list.Element
-	order   *list.List // of *resourceEntry, last used first
+	order   *list.List // of *entry, last used first
 }
 
-type resourceEntry struct {
+type entry struct {
 	key    [sha256.Size]byte
-	answer resourceAnswer
+	answer answer
 	until  time.Time
 }
 
-func newResourceCache(size int) *resourceCache {
-	return &resourceCache{size: size, entries: map[[sha256.Size]byte]*list.Element{}, order: list.New()}
+func newCache(size int) *cache {
+	return &cache{size: size, entries: map[[sha256.Size]byte]*list.Element{}, order: list.New()}
 }
 
-func (c *resourceCache) get(key [sha256.Size]byte, now time.Time) (resourceAnswer, bool) {
+func (c *cache) get(key [sha256.Size]byte, now time.Time) (answer, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries[key]
 	if e == nil {
-		return resourceAnswer{}, false
+		return answer{}, false
 	}
-	entry := e.Value.(*resourceEntry)
+	entry := e.Value.(*entry)
 	if !now.Before(entry.until) {
 		c.remove(e)
-		return resourceAnswer{}, false
+		return answer{}, false
 	}
 	c.order.MoveToFront(e)
 	return entry.answer, true
 }
 
-func (c *resourceCache) put(key [sha256.Size]byte, a resourceAnswer, until, now time.Time) {
+func (c *cache) put(key [sha256.Size]byte, a answer, until, now time.Time) {
 	if !now.Before(until) {
 		return
 	}
@@ -262,13 +271,13 @@ func (c *resourceCache) put(key [sha256.Size]byte, a resourceAnswer, until, now 
 	if e := c.entries[key]; e != nil {
 		c.remove(e)
 	}
-	c.entries[key] = c.order.PushFront(&resourceEntry{key, a, until})
+	c.entries[key] = c.order.PushFront(&entry{key, a, until})
 	for len(c.entries) > c.size {
 		c.remove(c.order.Back())
 	}
 }
 
-func (c *resourceCache) remove(e *list.Element) {
-	delete(c.entries, e.Value.(*resourceEntry).key)
+func (c *cache) remove(e *list.Element) {
+	delete(c.entries, e.Value.(*entry).key)
 	c.order.Remove(e)
 }

@@ -1,4 +1,4 @@
-package middleware
+package resource
 
 import (
 	"encoding/json"
@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// A ResourceRule is what a route demands of a token beyond that it is good.
-type ResourceRule func(*resourceNeeds)
+// A Rule is what a route demands of a token beyond that it is good.
+type Rule func(*needs)
 
-// resourceNeeds are the rules of a route together.
-type resourceNeeds struct {
+// needs are the rules of a route together.
+type needs struct {
 	scopes []string
 	acrs   []string
 	fresh  bool // maxAge counts, 0 included
 	maxAge time.Duration
 }
 
-// ResourceScopes demands all of the given scopes. Without them the answer is 403
+// Scopes demands all of the given scopes. Without them the answer is 403
 // with insufficient_scope (RFC 6750 section 3.1).
-func ResourceScopes(scopes ...string) ResourceRule {
-	return func(n *resourceNeeds) { n.scopes = append(n.scopes, scopes...) }
+func Scopes(scopes ...string) Rule {
+	return func(n *needs) { n.scopes = append(n.scopes, scopes...) }
 }
 
-// ResourceMaxAge demands that the user entered credentials at most so long ago, in
+// MaxAge demands that the user entered credentials at most so long ago, in
 // whole seconds. Else, or if the token does not say when it was, the answer is 401
 // with insufficient_user_authentication and max_age (RFC 9470 section 3), and the
 // application sends the user to sign in with that max_age.
@@ -38,49 +38,49 @@ func ResourceScopes(scopes ...string) ResourceRule {
 //
 // A provider must put auth_time into what is checked: into its JWT access tokens,
 // which op does not, or into the answer to the introspection, which Curfew does.
-func ResourceMaxAge(d time.Duration) ResourceRule {
+func MaxAge(d time.Duration) Rule {
 	d = max(0, d.Truncate(time.Second))
-	return func(n *resourceNeeds) {
+	return func(n *needs) {
 		if !n.fresh || d < n.maxAge {
 			n.fresh, n.maxAge = true, d
 		}
 	}
 }
 
-// ResourceACR demands that the user signed in in one of the given ways, as named by
+// ACR demands that the user signed in in one of the given ways, as named by
 // acr, best first. Else the answer is 401 with insufficient_user_authentication and
 // acr_values (RFC 9470 section 3). Of several rules the last one counts.
-func ResourceACR(values ...string) ResourceRule {
-	return func(n *resourceNeeds) { n.acrs = slices.Clone(values) }
+func ACR(values ...string) Rule {
+	return func(n *needs) { n.acrs = slices.Clone(values) }
 }
 
 var (
-	errResourceScope  = errors.New("the access token lacks a scope")
-	errResourceStepUp = errors.New("the login is too old, or was done in another way than is needed")
+	errScope  = errors.New("the access token lacks a scope")
+	errStepUp = errors.New("the login is too old, or was done in another way than is needed")
 )
 
-func (n *resourceNeeds) check(t ResourceToken, now time.Time, leeway time.Duration) error {
+func (n *needs) check(t Token, now time.Time, leeway time.Duration) error {
 	for _, scope := range n.scopes {
 		if !t.HasScope(scope) {
-			return errResourceScope
+			return errScope
 		}
 	}
 	if len(n.acrs) > 0 && !slices.Contains(n.acrs, t.ACR) {
-		return errResourceStepUp
+		return errStepUp
 	}
 	if n.fresh {
 		age := now.Sub(t.AuthTime)
 		// auth_time is in whole seconds, so the login was up to one later.
 		if t.AuthTime.IsZero() || age >= n.maxAge+time.Second || age < -leeway {
-			return errResourceStepUp
+			return errStepUp
 		}
 	}
 	return nil
 }
 
-// A ResourceError is why a request was refused. Its text is for the log of the
+// A Error is why a request was refused. Its text is for the log of the
 // API: it says more than the caller is told, and contains no token.
-type ResourceError struct {
+type Error struct {
 	// Status is 400, 401, 403 or 503.
 	Status int
 
@@ -95,26 +95,26 @@ type ResourceError struct {
 	Err error
 }
 
-func (e *ResourceError) Error() string {
-	return "middleware: " + strconv.Itoa(e.Status) + " " + e.Code + ": " + e.Err.Error()
+func (e *Error) Error() string {
+	return "resource: " + strconv.Itoa(e.Status) + " " + e.Code + ": " + e.Err.Error()
 }
 
-func (e *ResourceError) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
 // refusal returns the answer to a request that had an error.
-func (r *Resource) refusal(err error, needs resourceNeeds) *ResourceError {
-	e := &ResourceError{Err: err}
-	params := [][2]string{{"realm", r.cfg.Realm}}
+func (s *Server) refusal(err error, needs needs) *Error {
+	e := &Error{Err: err}
+	params := [][2]string{{"realm", s.cfg.Realm}}
 	switch {
-	case errors.Is(err, errResourceNone):
+	case errors.Is(err, errNone):
 		e.Status = http.StatusUnauthorized // no error: RFC 6750 section 3.1
-	case errors.Is(err, errResourceRequest):
+	case errors.Is(err, errRequest):
 		e.Status, e.Code = http.StatusBadRequest, "invalid_request"
-	case errors.Is(err, errResourceInvalid):
+	case errors.Is(err, errInvalid):
 		e.Status, e.Code = http.StatusUnauthorized, "invalid_token"
-	case errors.Is(err, errResourceScope):
+	case errors.Is(err, errScope):
 		e.Status, e.Code = http.StatusForbidden, "insufficient_scope"
-	case errors.Is(err, errResourceStepUp):
+	case errors.Is(err, errStepUp):
 		e.Status, e.Code = http.StatusUnauthorized, "insufficient_user_authentication"
 	default:
 		// Whatever else happened, nothing is known against the token.
@@ -141,32 +141,32 @@ func (r *Resource) refusal(err error, needs resourceNeeds) *ResourceError {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(p[0] + `="` + resourceQuoted(p[1]) + `"`)
+		b.WriteString(p[0] + `="` + quoted(p[1]) + `"`)
 	}
 	e.Challenge = b.String()
 	return e
 }
 
-// resourceQuoted makes a text fit between quotes (RFC 9110 section 5.6.4).
-func resourceQuoted(s string) string {
+// quoted makes a text fit between quotes (RFC 9110 section 5.6.4).
+func quoted(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\r", "", "\n", "").Replace(s)
 }
 
-// resourceRetryAfter is when a client is asked to come back after a 503, in seconds.
-const resourceRetryAfter = "2"
+// retryAfter is when a client is asked to come back after a 503, in seconds.
+const retryAfter = "2"
 
-func (e *ResourceError) header(h http.Header) {
+func (e *Error) header(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	if e.Challenge != "" {
 		h.Set("WWW-Authenticate", e.Challenge)
 	}
 	if e.Status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", resourceRetryAfter)
+		h.Set("Retry-After", retryAfter)
 	}
 }
 
-// resourceTexts are what the caller is told, by code.
-var resourceTexts = map[string]string{
+// texts are what the caller is told, by code.
+var texts = map[string]string{
 	"":                                 "an access token is needed, in the Authorization header",
 	"invalid_request":                  "there must be one Authorization header, with one bearer token",
 	"invalid_token":                    "the access token is expired, revoked, or not for this API",
@@ -175,13 +175,13 @@ var resourceTexts = map[string]string{
 	"server_error":                     "the access token cannot be checked at the moment; try again",
 }
 
-// writeResourceError is the default of ResourceConfig.Refused.
-func writeResourceError(w http.ResponseWriter, _ *http.Request, e *ResourceError) {
+// writeError is the default of [Config.Refused].
+func writeError(w http.ResponseWriter, _ *http.Request, e *Error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(e.Status)
 	body := struct {
 		Error       string `json:"error,omitempty"`
 		Description string `json:"error_description"`
-	}{e.Code, resourceTexts[e.Code]}
+	}{e.Code, texts[e.Code]}
 	_ = json.NewEncoder(w).Encode(body) // a client that went away is not an error here
 }
