@@ -22,6 +22,7 @@ import (
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/providertest"
+	"github.com/curfew-oidc/curfew/provider/selfservice"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
@@ -274,9 +275,9 @@ func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier 
 }
 
 func _(hook *provider.Hook, issuer string, mux *http.ServeMux) error {
-	mine, err := admin.Mine(admin.MineConfig{
+	mine, err := selfservice.New(selfservice.Config{
 		Hook: hook, Home: "/",
-		Subject: admin.BrowserSubject(hook, issuer), // who is asking, by the hook's cookie
+		Subject: selfservice.BrowserSubject(hook, issuer), // who is asking, by the hook's cookie
 	})
 	if err != nil {
 		return err

@@ -73,6 +73,14 @@ var rules = []struct {
 		why: "it looks after whatever store the hook has, in production",
 	},
 	{
+		pkg: "provider/selfservice", not: slices.Concat(drivers, testOnly, []string{prometheus, module + "/provider/admin"}),
+		why: "a user's own page is served where no administrator's page may be, and links none of what one can do",
+	},
+	{
+		pkg: "provider/admin", not: []string{module + "/provider/selfservice"},
+		why: "administration does not depend on what users are shown: what both have is below them, in provider/internal",
+	},
+	{
 		pkg: "provider/metrics", not: slices.Concat(drivers, testOnly),
 		why: "it measures whatever store it is given, in production",
 	},

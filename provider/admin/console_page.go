@@ -14,6 +14,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
 //go:embed templates/console_*.html
@@ -24,9 +25,10 @@ var consoleOwnStyle []byte
 
 // consoleStyle is the style of the page of one's own sessions with what the
 // console has beside it: they look as of one hand.
-var consoleStyle = slices.Concat(mineStyle, []byte("\n"), consoleOwnStyle)
+var consoleStyle = slices.Concat(page.Style, []byte("\n"), consoleOwnStyle)
 
-// See mineStyleName.
+// consoleStyleName is the file of the style; consoleStyleLink has its content in it,
+// so that browsers keep it for as long as it does not change.
 const consoleStyleName = "console.css"
 
 var consoleStyleLink = func() string {
@@ -43,7 +45,7 @@ var consoleTemplates = func() map[string]*template.Template {
 		m[name] = template.Must(template.New("console_layout.html").Funcs(template.FuncMap{
 			"lower":   lowerFirst,
 			"list":    func(v ...any) []any { return v },
-			"clean":   clean,
+			"clean":   view.Clean,
 			"grouped": grouped,
 			"path":    url.PathEscape,
 			"plural":  plural,
@@ -104,7 +106,7 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 	p := consolePage{
 		Title: title, Root: v.root(), Style: consoleStyleLink,
 		Home: c.cfg.Home, SignIn: c.cfg.SignIn, SignOut: c.cfg.SignOut,
-		Account: clean(v.account), Actor: clean(v.actor.ID), Body: body,
+		Account: view.Clean(v.account), Actor: view.Clean(v.actor.ID), Body: body,
 	}
 	if v.account != "" {
 		p.Path, p.ReadOnly = p.Root+url.PathEscape(v.account)+"/", c.admin.cfg.ReadOnly
@@ -133,12 +135,12 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 // only shown then.
 func (v *visit) fromHere() bool { return v.r.Header.Get("Sec-Fetch-Site") == "same-origin" }
 
-func (v *visit) past(t time.Time) mineTime {
-	return mineTime{t.UTC().Format(time.RFC3339), plain.Date(t), plain.Ago(v.now.Sub(t))}
+func (v *visit) past(t time.Time) view.Time {
+	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: plain.Ago(v.now.Sub(t))}
 }
 
-func (v *visit) future(t time.Time) mineTime {
-	return mineTime{t.UTC().Format(time.RFC3339), plain.Date(t), plain.In(t.Sub(v.now))}
+func (v *visit) future(t time.Time) view.Time {
+	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: plain.In(t.Sub(v.now))}
 }
 
 // An option is one choice of a list.

@@ -12,16 +12,17 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
 // A sessionRow is a session for people.
 type sessionRow struct {
 	ID, User, Device, Kind, Network, Icon string
 	Clients                               []string
-	Started, Last, Authenticated          mineTime
-	Ends                                  *mineTime
+	Started, Last, Authenticated          view.Time
+	Ends                                  *view.Time
 	EndsIdle                              bool
-	Ended                                 *mineTime
+	Ended                                 *view.Time
 	Reason, Text, By                      string
 	Deliveries                            []deliveryRow
 	Owed                                  int
@@ -32,16 +33,16 @@ type sessionRow struct {
 
 func (v *visit) row(s Session) sessionRow {
 	row := sessionRow{
-		ID: s.ID, User: clean(s.User), Device: plain.UserAgent(s.UserAgent), Kind: kindInWords(s.Kind), Network: plain.Network(s.Address),
+		ID: s.ID, User: view.Clean(s.User), Device: plain.UserAgent(s.UserAgent), Kind: view.KindName(s.Kind), Network: plain.Network(s.Address),
 		Started: v.past(s.Started), Last: v.past(s.LastActivity), Authenticated: v.past(s.Authenticated),
-		Yours: s.Yours, Current: s.Current, Icon: MineSession{Kind: s.Kind, Device: plain.UserAgent(s.UserAgent)}.Icon(),
-		Actor: clean(s.Actor), Parent: s.Parent,
+		Yours: s.Yours, Current: s.Current, Icon: view.Icon(s.Kind, plain.UserAgent(s.UserAgent)),
+		Actor: view.Clean(s.Actor), Parent: s.Parent,
 	}
 	if class, err := policy.ParseClass(s.Activity); err == nil {
 		row.Activity = class.Label()
 	}
 	for _, client := range append([]string{s.Client}, s.Clients...) {
-		if name := clean(client); name != "" && !slices.Contains(row.Clients, name) {
+		if name := view.Clean(client); name != "" && !slices.Contains(row.Clients, name) {
 			row.Clients = append(row.Clients, name)
 		}
 	}
@@ -53,7 +54,7 @@ func (v *visit) row(s Session) sessionRow {
 		return row
 	}
 	at := v.past(s.Ended.At)
-	row.Ended, row.Reason, row.Text, row.By = &at, s.Ended.Reason.Info().Label, s.Ended.Text, clean(s.Ended.By)
+	row.Ended, row.Reason, row.Text, row.By = &at, s.Ended.Reason.Info().Label, s.Ended.Text, view.Clean(s.Ended.By)
 	for _, d := range s.Ended.Deliveries {
 		row.Deliveries = append(row.Deliveries, v.delivery(s.ID, d))
 	}
@@ -65,13 +66,13 @@ func (v *visit) row(s Session) sessionRow {
 type deliveryRow struct {
 	SID, Client, Name, URI, Error string
 	Attempts                      int
-	Next, GivenUp                 *mineTime
+	Next, GivenUp                 *view.Time
 	User, Reason                  string
-	EndedAt                       mineTime
+	EndedAt                       view.Time
 }
 
 func (v *visit) delivery(sid string, d Delivery) deliveryRow {
-	row := deliveryRow{SID: sid, Client: d.Client, Name: clean(d.Client), URI: d.URI, Error: d.Error, Attempts: d.Attempts}
+	row := deliveryRow{SID: sid, Client: d.Client, Name: view.Clean(d.Client), URI: d.URI, Error: d.Error, Attempts: d.Attempts}
 	switch {
 	case !d.GivenUp.IsZero():
 		at := v.past(d.GivenUp)
@@ -184,10 +185,10 @@ func isCursor(err error) bool {
 func (s search) matching() string {
 	text := "all sessions"
 	if s.user != "" {
-		text += " of " + clean(s.user)
+		text += " of " + view.Clean(s.user)
 	}
 	if s.client != "" {
-		text += " in " + clean(s.client)
+		text += " in " + view.Clean(s.client)
 	}
 	return text
 }
@@ -203,9 +204,9 @@ func (c *console) showSession(v *visit) error {
 		AMR     []string
 		ACR     string
 		CanEnd  bool
-	}{sessionRow: v.row(s), Subject: s.User, ACR: clean(s.ACR), CanEnd: v.may(EndSessions)}
+	}{sessionRow: v.row(s), Subject: s.User, ACR: view.Clean(s.ACR), CanEnd: v.may(EndSessions)}
 	for _, amr := range s.AMR {
-		page.AMR = append(page.AMR, clean(amr))
+		page.AMR = append(page.AMR, view.Clean(amr))
 	}
 	notice := ""
 	if v.fromHere() {
@@ -378,7 +379,7 @@ func (c *console) showDeliveries(v *visit) error {
 	}
 	for _, d := range list {
 		row := v.delivery(d.Session, d.Delivery)
-		row.User, row.Reason, row.EndedAt = clean(d.User), d.Reason.Info().Label, v.past(d.EndedAt)
+		row.User, row.Reason, row.EndedAt = view.Clean(d.User), d.Reason.Info().Label, v.past(d.EndedAt)
 		page.Rows = append(page.Rows, row)
 	}
 	if next != "" {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -45,7 +46,7 @@ type pair struct{ Name, Value string }
 // A changedView says who changed something.
 type changedView struct {
 	By, Message string
-	At          mineTime
+	At          view.Time
 }
 
 // historyLook is how many changes are looked at for the one that set a value.
@@ -65,7 +66,7 @@ func (c *console) showOverview(v *visit) error {
 		Warnings: warningViews(s.Warnings), Version: s.Version,
 	}
 	if s.Version > 0 {
-		page.Changed = &changedView{clean(s.ChangedBy), s.Message, v.past(s.ChangedAt)}
+		page.Changed = &changedView{view.Clean(s.ChangedBy), s.Message, v.past(s.ChangedAt)}
 	}
 	for _, field := range []string{"active", "inactivity", "concurrent"} {
 		t := newTile(field, v.account, s.Settings)
@@ -76,7 +77,7 @@ func (c *console) showOverview(v *visit) error {
 		}
 		for _, e := range entries {
 			if slices.ContainsFunc(e.Changes, func(c policy.Change) bool { return c.Path == field }) {
-				t.Changed = &changedView{clean(e.By), e.Message, v.past(e.At)}
+				t.Changed = &changedView{view.Clean(e.By), e.Message, v.past(e.At)}
 				break
 			}
 		}
@@ -808,7 +809,7 @@ func (c *console) overrides(v *visit, s Settings, wrong string) error {
 			page.Incomplete = true
 			continue
 		}
-		section.Rows = append(section.Rows, newOverrideRow(o.target, o.limits, clean(o.name)))
+		section.Rows = append(section.Rows, newOverrideRow(o.target, o.limits, view.Clean(o.name)))
 	}
 	page.Sections = sections
 	status := http.StatusOK
@@ -874,7 +875,7 @@ func (c *console) showExplain(v *visit) error {
 		default:
 			page.Rows, page.OtherAccounts = explainRows(e.Explanation), e.OtherAccounts
 			for _, g := range e.Groups {
-				page.Groups = append(page.Groups, clean(g))
+				page.Groups = append(page.Groups, view.Clean(g))
 			}
 		}
 	}
@@ -936,7 +937,7 @@ func explainedRow[T any](field string, e policy.Explained[T], words func(T) stri
 type historyEntry struct {
 	Version int64
 	By      string
-	At      mineTime
+	At      view.Time
 	Message string
 	Changes changesInWords
 	Back    int64  // the version that its button puts in force again; -1: it has none
@@ -944,7 +945,7 @@ type historyEntry struct {
 }
 
 func (v *visit) entry(e Entry) historyEntry {
-	return historyEntry{Version: e.Version, By: clean(e.By), At: v.past(e.At), Message: e.Message, Changes: newChangesInWords(e.Changes), Back: -1}
+	return historyEntry{Version: e.Version, By: view.Clean(e.By), At: v.past(e.At), Message: e.Message, Changes: newChangesInWords(e.Changes), Back: -1}
 }
 
 func (c *console) showHistory(v *visit) error {

@@ -84,7 +84,7 @@ var (
 func (w *world) checkPage(p webPage) {
 	w.t.Helper()
 	require.Equal(w.t, nothingElse, p.Header.Get("Content-Security-Policy"), "%s: %d %s", p.address, p.Status, p.Body)
-	nobodyElseReads(w.t, p.Header)
+	optest.NobodyElseReads(w.t, p.Header)
 	if !strings.Contains(p.address, "/console.css") {
 		require.Equal(w.t, "no-store", p.Header.Get("Cache-Control"), p.address)
 		for _, tag := range tags.FindAllString(p.Body, -1) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
 // durationInWords writes a limit as people say it: "30 minutes", "24 hours", "30
@@ -90,17 +91,17 @@ func classesInWords(s policy.Classes) string {
 }
 
 // kindsInWords is a kind in the plural.
-func kindsInWords(kind policy.Kind) string { return clean(kind.Plural()) }
+func kindsInWords(kind policy.Kind) string { return view.Clean(kind.Plural()) }
 
 // scopeInWords names a scope: "everyone", "group staff".
 func scopeInWords(s policy.Scope) string {
 	switch {
 	case s.User != "":
-		return "user " + clean(s.User)
+		return "user " + view.Clean(s.User)
 	case s.Group != "":
-		return "group " + clean(s.Group)
+		return "group " + view.Clean(s.Group)
 	case s.Client != "":
-		return "application " + clean(s.Client)
+		return "application " + view.Clean(s.Client)
 	case s.Kind != "":
 		return "kind " + strings.ToLower(kindsInWords(s.Kind))
 	}
@@ -183,7 +184,7 @@ func splitField(path string) (scope, field string) {
 		return scope, field
 	}
 	if unquoted, err := strconv.Unquote(name); err == nil {
-		name = clean(unquoted)
+		name = view.Clean(unquoted)
 	}
 	if section == "kinds" {
 		name = strings.ToLower(kindsInWords(policy.Kind(name)))

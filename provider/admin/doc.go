@@ -18,8 +18,7 @@
 // have not seen. Each change is one entry in the history, and may be undone by
 // another change. A preview says which sessions a change would end.
 //
-// [Mine] is the page on which users look after their own sessions; it needs
-// nothing of the above.
+// The page on which users look after their own sessions is package selfservice.
 //
 // The description of all routes is served at /v1/openapi.json.
 package admin

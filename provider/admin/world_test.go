@@ -69,7 +69,7 @@ func newWorld(t testing.TB, options ...option) *world {
 					return
 				}
 				if strings.HasPrefix(r.URL.Path, "/console/") {
-					corsForAll(http.StripPrefix("/console", console)).ServeHTTP(rw, r)
+					optest.CORSForAll(http.StripPrefix("/console", console)).ServeHTTP(rw, r)
 					return
 				}
 				next.ServeHTTP(rw, r)

@@ -3,9 +3,16 @@
 package page
 
 import (
+	_ "embed"
 	"net/http"
 	"strings"
 )
+
+// Style is the style of the pages that show sessions, as users and administrators
+// see them.
+//
+//go:embed style.css
+var Style []byte
 
 // ForNobodyElse takes back what a CORS middleware has set: the answer is for pages
 // of this origin.

@@ -1,4 +1,4 @@
-package admin_test
+package selfservice_test
 
 import (
 	"encoding/json"
@@ -13,7 +13,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
-	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/selfservice"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
@@ -21,11 +21,11 @@ import (
 
 // The hook's cookie says whose page it is, in a browser that signed in at a real
 // provider, and nothing else does.
-func TestMineInABrowser(t *testing.T) {
+func TestInABrowser(t *testing.T) {
 	faulty := faultstore.New(memstore.New())
 	hook, err := provider.New(provider.Config{
 		Store: faulty, Keys: provider.Keys{provider.NewKey(time.Now())},
-		Settings: provider.StaticSettings{Accounts: map[string]policy.Account{"default": mineLimits(24*time.Hour, 2*time.Hour, 3)}},
+		Settings: provider.StaticSettings{Accounts: map[string]policy.Account{"default": limits(24*time.Hour, 2*time.Hour, 3)}},
 	})
 	require.NoError(t, err)
 	var mine atomic.Value // http.Handler: the issuer is known when the server has started
@@ -38,11 +38,11 @@ func TestMineInABrowser(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	}})
-	page, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: admin.BrowserSubject(hook, s.Issuer)})
+	page, err := selfservice.New(selfservice.Config{Hook: hook, Subject: selfservice.BrowserSubject(hook, s.Issuer)})
 	require.NoError(t, err)
 	mine.Store(page)
 
-	see := func(b *optest.Browser) (list admin.MineSessions, status int) {
+	see := func(b *optest.Browser) (list selfservice.Sessions, status int) {
 		t.Helper()
 		v := b.Get(s.Issuer + "/sessions/?format=json")
 		require.NoError(t, json.Unmarshal([]byte(v.Body), &list), v.Body)
@@ -60,7 +60,7 @@ func TestMineInABrowser(t *testing.T) {
 	require.Len(t, list.Sessions, 2)
 	require.True(t, list.Sessions[0].Current)
 	require.Len(t, list.Sessions[0].Applications, 2)
-	require.Equal(t, []admin.MineCap{{Used: 2, Max: 3}}, list.Caps)
+	require.Equal(t, []selfservice.Cap{{Used: 2, Max: 3}}, list.Caps)
 	other, _ := see(there)
 	require.Equal(t, list.Sessions[1].SID, other.Sessions[0].SID, "each is marked in its own browser")
 	_, status = see(nobody)
@@ -84,7 +84,7 @@ func TestMineInABrowser(t *testing.T) {
 	}
 	require.NotEmpty(t, r.Cookies())
 	require.Equal(t, http.StatusUnauthorized, s.Do(s.HTTP, r).Status)
-	subject, sid, err := admin.BrowserSubject(hook, "https://other.example.com")(r)
+	subject, sid, err := selfservice.BrowserSubject(hook, "https://other.example.com")(r)
 	require.NoError(t, err)
 	require.Zero(t, subject)
 	require.Empty(t, sid)

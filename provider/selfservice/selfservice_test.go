@@ -1,4 +1,4 @@
-package admin_test
+package selfservice_test
 
 import (
 	"bytes"
@@ -17,19 +17,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
-	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/selfservice"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
-var mineAt = time.Date(2024, 5, 6, 12, 0, 0, 0, time.UTC)
+var noon = time.Date(2024, 5, 6, 12, 0, 0, 0, time.UTC)
 
 var (
-	mineAlice = store.Subject{Issuer: "https://login.example.com", ID: "alice"}
-	mineBob   = store.Subject{Issuer: "https://login.example.com", ID: "bob175"} // in the same bucket
+	alice = store.Subject{Issuer: "https://login.example.com", ID: "alice"}
+	bob   = store.Subject{Issuer: "https://login.example.com", ID: "bob175"} // in the same bucket
 )
 
 const (
@@ -37,13 +38,13 @@ const (
 	iphone  = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1"
 )
 
-// A mineWorld is the page of one's own sessions, installed on a server.
-type mineWorld struct {
+// A world is the page of one's own sessions, installed on a server.
+type world struct {
 	*testing.T
 	hook   *provider.Hook
 	store  *faultstore.Store
 	url    string
-	cfg    *admin.MineConfig
+	cfg    *selfservice.Config
 	failed []error
 
 	// Who asks.
@@ -52,48 +53,31 @@ type mineWorld struct {
 	err     error
 }
 
-func newMine(t *testing.T, a policy.Account) *mineWorld {
+func newWorld(t *testing.T, a policy.Account) *world {
 	t.Helper()
-	w := &mineWorld{T: t, store: faultstore.New(memstore.New()), subject: mineAlice, sid: mineSID("0")}
+	w := &world{T: t, store: faultstore.New(memstore.New()), subject: alice, sid: idOf("0")}
 	var err error
 	w.hook, err = provider.New(provider.Config{
-		Store: w.store, Keys: provider.Keys{provider.NewKey(mineAt)}, Now: func() time.Time { return mineAt },
+		Store: w.store, Keys: provider.Keys{provider.NewKey(noon)}, Now: func() time.Time { return noon },
 		Settings: provider.StaticSettings{Accounts: map[string]policy.Account{"default": a}},
 	})
 	require.NoError(t, err)
-	w.cfg = &admin.MineConfig{
-		Hook: w.hook, Home: "/home", SignIn: "/signin", Now: func() time.Time { return mineAt }, TrustedOrigins: []string{"https://login.example.com"},
+	w.cfg = &selfservice.Config{
+		Hook: w.hook, Home: "/home", SignIn: "/signin", Now: func() time.Time { return noon }, TrustedOrigins: []string{"https://login.example.com"},
 		Subject: func(*http.Request) (store.Subject, string, error) { return w.subject, w.sid, w.err },
 		Failed:  func(_ *http.Request, err error) { w.failed = append(w.failed, err) },
 	}
-	mine, err := admin.Mine(*w.cfg)
+	mine, err := selfservice.New(*w.cfg)
 	require.NoError(t, err)
 	mux := http.NewServeMux()
 	mux.Handle("/at/sessions/", http.StripPrefix("/at/sessions", mine))
-	server := httptest.NewServer(corsForAll(mux))
+	server := httptest.NewServer(optest.CORSForAll(mux))
 	t.Cleanup(server.Close)
 	w.url = server.URL + "/at/sessions/"
 	return w
 }
 
-// corsForAll is a CORS middleware as people write it: every origin, with credentials.
-func corsForAll(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
-		w.Header().Set("Access-Control-Allow-Credentials", "true")
-		next.ServeHTTP(w, r)
-	})
-}
-
-// nobodyElseReads requires an answer that no page of another origin may read.
-func nobodyElseReads(t testing.TB, h http.Header) {
-	t.Helper()
-	for name := range h {
-		require.False(t, strings.HasPrefix(name, "Access-Control-"), name)
-	}
-}
-
-func mineLimits(active, inactivity time.Duration, concurrent int) policy.Account {
+func limits(active, inactivity time.Duration, concurrent int) policy.Account {
 	a := policy.Account{Limits: policy.Limits{Active: policy.LimitTo(active), Inactivity: policy.LimitTo(inactivity)}}
 	if concurrent > 0 {
 		a.Concurrent = policy.LimitTo(concurrent)
@@ -101,14 +85,14 @@ func mineLimits(active, inactivity time.Duration, concurrent int) policy.Account
 	return a
 }
 
-func mineSID(name string) string { return store.Bucket(mineAlice) + "." + name }
+func idOf(name string) string { return store.Bucket(alice) + "." + name }
 
 // add adds a session, which change changes.
-func (w *mineWorld) add(name string, subject store.Subject, change func(*store.Session)) store.Session {
+func (w *world) add(name string, subject store.Subject, change func(*store.Session)) store.Session {
 	w.Helper()
 	s := store.Session{
-		ID: mineSID(name), Subject: subject, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web", UserAgent: firefox, Address: "192.0.2.0/24",
-		Started: mineAt.Add(-time.Hour), Authenticated: mineAt.Add(-time.Hour), LastActivity: mineAt.Add(-time.Minute),
+		ID: idOf(name), Subject: subject, Accounts: []string{"default"}, Kind: policy.Browser, Client: "web", UserAgent: firefox, Address: "192.0.2.0/24",
+		Started: noon.Add(-time.Hour), Authenticated: noon.Add(-time.Hour), LastActivity: noon.Add(-time.Minute),
 	}
 	if change != nil {
 		change(&s)
@@ -118,9 +102,9 @@ func (w *mineWorld) add(name string, subject store.Subject, change func(*store.S
 }
 
 // ended returns why a session ended; "": it did not.
-func (w *mineWorld) ended(name string) policy.Reason {
+func (w *world) ended(name string) policy.Reason {
 	w.Helper()
-	s, err := w.store.Get(w.Context(), mineSID(name))
+	s, err := w.store.Get(w.Context(), idOf(name))
 	require.NoError(w, err)
 	if s.End == nil {
 		return ""
@@ -128,14 +112,14 @@ func (w *mineWorld) ended(name string) policy.Reason {
 	return s.End.Reason
 }
 
-// A mineReply is an answer that was checked for what every answer must have.
-type mineReply struct {
+// A reply is an answer that was checked for what every answer must have.
+type reply struct {
 	status int
 	header http.Header
 	body   string
 }
 
-func (w *mineWorld) send(method, path string, form url.Values, header ...string) mineReply {
+func (w *world) send(method, path string, form url.Values, header ...string) reply {
 	w.Helper()
 	var body io.Reader
 	if form != nil {
@@ -156,7 +140,7 @@ func (w *mineWorld) send(method, path string, form url.Values, header ...string)
 	b, err := io.ReadAll(resp.Body)
 	require.NoError(w, err)
 	h := resp.Header
-	nobodyElseReads(w, h)
+	optest.NobodyElseReads(w, h)
 	require.Equal(w, "nosniff", h.Get("X-Content-Type-Options"))
 	require.Equal(w, "DENY", h.Get("X-Frame-Options"))
 	require.Equal(w, "same-origin", h.Get("Referrer-Policy"))
@@ -174,58 +158,58 @@ func (w *mineWorld) send(method, path string, form url.Values, header ...string)
 		}
 		require.NotContains(w, page, "zgotmplz")
 	}
-	return mineReply{resp.StatusCode, h, string(b)}
+	return reply{resp.StatusCode, h, string(b)}
 }
 
-func (w *mineWorld) post(path string, form url.Values, header ...string) mineReply {
+func (w *world) post(path string, form url.Values, header ...string) reply {
 	w.Helper()
 	return w.send("POST", path, form, append([]string{"Sec-Fetch-Site", "same-origin"}, header...)...)
 }
 
 // json returns the sessions of a page; it knows every member.
-func (w *mineWorld) json(path string) admin.MineSessions {
+func (w *world) json(path string) selfservice.Sessions {
 	w.Helper()
 	r := w.send("GET", path, nil, "Accept", "application/json")
 	require.Equal(w, http.StatusOK, r.status, r.body)
 	require.Equal(w, "application/json", r.header.Get("Content-Type"))
-	var s admin.MineSessions
+	var s selfservice.Sessions
 	d := json.NewDecoder(strings.NewReader(r.body))
 	d.DisallowUnknownFields()
 	require.NoError(w, d.Decode(&s))
 	return s
 }
 
-func TestMineShowsOnesOwnSessions(t *testing.T) {
-	a := mineLimits(24*time.Hour, 2*time.Hour, 3)
+func TestShowsOnesOwnSessions(t *testing.T) {
+	a := limits(24*time.Hour, 2*time.Hour, 3)
 	a.Kinds = map[policy.Kind]policy.Limits{policy.CLI: {Concurrent: policy.LimitTo(5)}, policy.Automation: {Concurrent: policy.LimitTo(9)}}
-	w := newMine(t, a)
-	w.add("0", mineAlice, func(s *store.Session) { s.ClientNames = []string{"Payroll", "Wiki"} })
-	w.add("1", mineAlice, func(s *store.Session) {
+	w := newWorld(t, a)
+	w.add("0", alice, func(s *store.Session) { s.ClientNames = []string{"Payroll", "Wiki"} })
+	w.add("1", alice, func(s *store.Session) {
 		s.Kind, s.Client, s.UserAgent, s.Address = policy.CLI, "deploy", "deploy-cli/1.0", "2001:db8:1::/48"
-		s.Authenticated, s.Started, s.LastActivity = mineAt.Add(-23*time.Hour), mineAt.Add(-23*time.Hour), mineAt
-		s.Grants = []store.Grant{{ID: "g", Client: "deploy"}, {ID: "h", Client: "mail"}, {ID: "i", Client: "gone", Revoked: mineAt}}
+		s.Authenticated, s.Started, s.LastActivity = noon.Add(-23*time.Hour), noon.Add(-23*time.Hour), noon
+		s.Grants = []store.Grant{{ID: "g", Client: "deploy"}, {ID: "h", Client: "mail"}, {ID: "i", Client: "gone", Revoked: noon}}
 	})
-	w.add("pending", mineAlice, func(s *store.Session) { s.ReservedUntil = mineAt.Add(time.Minute) })
-	w.add("idle", mineAlice, func(s *store.Session) { s.LastActivity = mineAt.Add(-3 * time.Hour); s.Authenticated = s.LastActivity }) // no sweep came by
-	w.add("bob", mineBob, nil)
+	w.add("pending", alice, func(s *store.Session) { s.ReservedUntil = noon.Add(time.Minute) })
+	w.add("idle", alice, func(s *store.Session) { s.LastActivity = noon.Add(-3 * time.Hour); s.Authenticated = s.LastActivity }) // no sweep came by
+	w.add("bob", bob, nil)
 
 	got := w.json("")
-	require.Equal(t, []admin.MineCap{{Used: 3, Max: 3}, {Used: 1, Max: 5, Kind: policy.CLI}}, got.Caps)
-	require.Equal(t, []admin.MineSession{
+	require.Equal(t, []selfservice.Cap{{Used: 3, Max: 3}, {Used: 1, Max: 5, Kind: policy.CLI}}, got.Caps)
+	require.Equal(t, []selfservice.Session{
 		{
-			SID: mineSID("0"), Current: true, Kind: policy.Browser, Device: "Firefox on Linux", Network: "192.0.2.x", Applications: []string{"Payroll", "Wiki"},
-			Started: mineAt.Add(-time.Hour), LastUsed: mineAt.Add(-time.Minute), EndsAt: mineAt.Add(119 * time.Minute), EndsBecause: policy.ReasonInactivity,
+			SID: idOf("0"), Current: true, Kind: policy.Browser, Device: "Firefox on Linux", Network: "192.0.2.x", Applications: []string{"Payroll", "Wiki"},
+			Started: noon.Add(-time.Hour), LastUsed: noon.Add(-time.Minute), EndsAt: noon.Add(119 * time.Minute), EndsBecause: policy.ReasonInactivity,
 		},
 		{
-			SID: mineSID("1"), Kind: policy.CLI, Device: "deploy-cli", Network: "2001:db8:1::/48", Applications: []string{"deploy", "mail"},
-			Started: mineAt.Add(-23 * time.Hour), LastUsed: mineAt, EndsAt: mineAt.Add(time.Hour), EndsBecause: policy.ReasonActiveLimit,
+			SID: idOf("1"), Kind: policy.CLI, Device: "deploy-cli", Network: "2001:db8:1::/48", Applications: []string{"deploy", "mail"},
+			Started: noon.Add(-23 * time.Hour), LastUsed: noon, EndsAt: noon.Add(time.Hour), EndsBecause: policy.ReasonActiveLimit,
 		},
 	}, got.Sessions)
 	require.Equal(t, []int{2, 1, 1, 1}, []int{got.Total, got.Page, got.Pages, got.Pending})
 	require.Len(t, got.Ended, 1)
-	require.Equal(t, mineSID("idle"), got.Ended[0].SID)
+	require.Equal(t, idOf("idle"), got.Ended[0].SID)
 	require.Equal(t, policy.ReasonInactivity, got.Ended[0].Reason)
-	require.Equal(t, mineAt.Add(-time.Hour), got.Ended[0].EndedAt)
+	require.Equal(t, noon.Add(-time.Hour), got.Ended[0].EndedAt)
 	require.Equal(t, "You were signed out after 2 hours without activity.", got.Ended[0].Description)
 	require.False(t, got.EndedIncomplete)
 
@@ -240,12 +224,12 @@ func TestMineShowsOnesOwnSessions(t *testing.T) {
 		`<time datetime="2024-05-06T13:59:00Z" title="6 May 2024, 13:59 UTC">in 1 hour</time> if unused`,
 		"deploy-cli", "Command line or device", "in 1 hour</time></dd>",
 		"Ended lately", "You were signed out after 2 hours without activity.",
-		`<a href="/home">`, `href="style.css?v=`, `action="end"`, `action="end-others"`, `value="` + mineSID("1") + `"`,
+		`<a href="/home">`, `href="style.css?v=`, `action="end"`, `action="end-others"`, `value="` + idOf("1") + `"`,
 	} {
 		require.Contains(t, page.body, want)
 	}
-	require.NotContains(t, page.body, mineSID("bob"))
-	require.NotContains(t, page.body, mineSID("pending"))
+	require.NotContains(t, page.body, idOf("bob"))
+	require.NotContains(t, page.body, idOf("pending"))
 
 	// Nobody knows which one it is.
 	w.sid = ""
@@ -253,38 +237,38 @@ func TestMineShowsOnesOwnSessions(t *testing.T) {
 	page = w.send("GET", "", nil)
 	require.NotContains(t, page.body, "This one")
 	require.NotContains(t, page.body, "All others")
-	w.subject = store.Subject{Issuer: mineAlice.Issuer, ID: "nobody"}
-	require.Equal(t, []admin.MineCap{{Used: 0, Max: 3}}, w.json("").Caps)
+	w.subject = store.Subject{Issuer: alice.Issuer, ID: "nobody"}
+	require.Equal(t, []selfservice.Cap{{Used: 0, Max: 3}}, w.json("").Caps)
 	require.Contains(t, w.send("GET", "", nil).body, "You are not signed in anywhere.")
 }
 
-func TestMineEndsSessions(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
+func TestEndsSessions(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
 	for _, name := range []string{"0", "1", "2", "3"} {
-		w.add(name, mineAlice, nil)
+		w.add(name, alice, nil)
 	}
-	w.add("pending", mineAlice, func(s *store.Session) { s.ReservedUntil = mineAt.Add(time.Minute) })
-	w.add("bob", mineBob, nil)
+	w.add("pending", alice, func(s *store.Session) { s.ReservedUntil = noon.Add(time.Minute) })
+	w.add("bob", bob, nil)
 
-	r := w.post("end", url.Values{"sid": {mineSID("1")}})
+	r := w.post("end", url.Values{"sid": {idOf("1")}})
 	require.Equal(t, http.StatusSeeOther, r.status)
-	require.Equal(t, "./?ended="+url.QueryEscape(mineSID("1")), r.header.Get("Location"))
+	require.Equal(t, "./?ended="+url.QueryEscape(idOf("1")), r.header.Get("Location"))
 	require.Equal(t, policy.ReasonEndedByUser, w.ended("1"))
-	s, err := w.store.Get(t.Context(), mineSID("1"))
+	s, err := w.store.Get(t.Context(), idOf("1"))
 	require.NoError(t, err)
 	require.Equal(t, "alice", s.End.By)
-	require.Contains(t, w.send("GET", "?ended="+mineSID("1"), nil).body, "Ended: Firefox on Linux.")
-	for _, other := range []string{mineSID("0"), mineSID("2"), "none", "others<b>"} { // what did not happen is not said
+	require.Contains(t, w.send("GET", "?ended="+idOf("1"), nil).body, "Ended: Firefox on Linux.")
+	for _, other := range []string{idOf("0"), idOf("2"), "none", "others<b>"} { // what did not happen is not said
 		require.NotContains(t, w.send("GET", "?ended="+url.QueryEscape(other), nil).body, `role="status"`)
 	}
 	require.Equal(t, []policy.Reason{"", "", "", "", ""}, []policy.Reason{w.ended("0"), w.ended("2"), w.ended("3"), w.ended("pending"), w.ended("bob")})
 
 	// Again, which changes nothing; and as a program.
-	require.Equal(t, http.StatusSeeOther, w.post("end", url.Values{"sid": {mineSID("1")}}).status)
-	r = w.post("end", url.Values{"sid": {mineSID("1")}}, "Accept", "application/json")
+	require.Equal(t, http.StatusSeeOther, w.post("end", url.Values{"sid": {idOf("1")}}).status)
+	r = w.post("end", url.Values{"sid": {idOf("1")}}, "Accept", "application/json")
 	require.Equal(t, http.StatusOK, r.status)
 	require.JSONEq(t, `{"ended":0}`, r.body)
-	r = w.post("end?format=json", url.Values{"sid": {mineSID("2")}})
+	r = w.post("end?format=json", url.Values{"sid": {idOf("2")}})
 	require.JSONEq(t, `{"ended":1}`, r.body)
 
 	r = w.post("end-others", url.Values{})
@@ -295,48 +279,48 @@ func TestMineEndsSessions(t *testing.T) {
 	require.JSONEq(t, `{"ended":0}`, w.post("end-others?format=json", url.Values{}).body)
 
 	// This one: that is to sign out.
-	require.Equal(t, http.StatusSeeOther, w.post("end", url.Values{"sid": {mineSID("0")}}).status)
+	require.Equal(t, http.StatusSeeOther, w.post("end", url.Values{"sid": {idOf("0")}}).status)
 	require.Equal(t, policy.ReasonLogout, w.ended("0"))
 	require.Empty(t, w.ended("bob"))
 }
 
 // A session of somebody else is as one that does not exist, whatever is asked.
-func TestMineIsOnlyOnesOwn(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
-	w.add("0", mineAlice, nil)
-	w.add("bob", mineBob, nil)
-	w.add("pending", mineAlice, func(s *store.Session) { s.ReservedUntil = mineAt.Add(time.Minute) })
-	w.add("over", mineBob, func(s *store.Session) { s.LastActivity = mineAt.Add(-24 * time.Hour); s.Authenticated = s.LastActivity })
+func TestOnlyOnesOwn(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
+	w.add("0", alice, nil)
+	w.add("bob", bob, nil)
+	w.add("pending", alice, func(s *store.Session) { s.ReservedUntil = noon.Add(time.Minute) })
+	w.add("over", bob, func(s *store.Session) { s.LastActivity = noon.Add(-24 * time.Hour); s.Authenticated = s.LastActivity })
 	for _, format := range []string{"", "?format=json"} {
-		none := w.post("end"+format, url.Values{"sid": {mineSID("none")}})
+		none := w.post("end"+format, url.Values{"sid": {idOf("none")}})
 		require.Equal(t, http.StatusNotFound, none.status)
-		for _, sid := range []string{mineSID("bob"), mineSID("over"), mineSID("pending"), "", "\x00", "\xff", strings.Repeat("a", 3000), "../../end-others", mineSID("0") + " ", strings.ToUpper(mineSID("bob"))} {
+		for _, sid := range []string{idOf("bob"), idOf("over"), idOf("pending"), "", "\x00", "\xff", strings.Repeat("a", 3000), "../../end-others", idOf("0") + " ", strings.ToUpper(idOf("bob"))} {
 			r := w.post("end"+format, url.Values{"sid": {sid}})
 			require.Equal(t, none.status, r.status, "%q", sid)
 			require.Equal(t, none.body, r.body, "%q", sid)
 		}
-		require.Equal(t, none.body, w.post("end"+format+strings.Repeat("&sid="+mineSID("0"), min(1, len(format))), url.Values{}).body, "not from the address")
+		require.Equal(t, none.body, w.post("end"+format+strings.Repeat("&sid="+idOf("0"), min(1, len(format))), url.Values{}).body, "not from the address")
 	}
-	w.post("end", url.Values{"sid": {mineSID("bob"), mineSID("0")}}) // the first counts
-	w.post("end-others", url.Values{"sub": {"bob175"}, "subject": {"bob175"}, "sid": {mineSID("bob")}})
+	w.post("end", url.Values{"sid": {idOf("bob"), idOf("0")}}) // the first counts
+	w.post("end-others", url.Values{"sub": {"bob175"}, "subject": {"bob175"}, "sid": {idOf("bob")}})
 	require.Equal(t, []policy.Reason{"", "", ""}, []policy.Reason{w.ended("0"), w.ended("bob"), w.ended("over")})
 
 	// The same name at another issuer is somebody else.
 	w.subject = store.Subject{Issuer: "https://other.example.com", ID: "alice"}
 	require.Empty(t, w.json("").Sessions)
-	require.Equal(t, http.StatusNotFound, w.post("end", url.Values{"sid": {mineSID("0")}}).status)
+	require.Equal(t, http.StatusNotFound, w.post("end", url.Values{"sid": {idOf("0")}}).status)
 	w.post("end-others", url.Values{})
 	require.Empty(t, w.ended("0"))
 }
 
-func TestMineForThoseWhoAreNotSignedIn(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
-	w.add("0", mineAlice, nil)
-	w.add("1", mineAlice, func(s *store.Session) { s.LastActivity = mineAt.Add(-3 * time.Hour); s.Authenticated = s.LastActivity })
+func TestThoseWhoAreNotSignedIn(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
+	w.add("0", alice, nil)
+	w.add("1", alice, func(s *store.Session) { s.LastActivity = noon.Add(-3 * time.Hour); s.Authenticated = s.LastActivity })
 	w.subject = store.Subject{}
 	for sid, text := range map[string]string{
-		mineSID("1"): "You were signed out after 2 hours without activity.",
-		mineSID("0"): "Sign in to see", "": "Sign in to see", mineSID("none"): "Sign in to see",
+		idOf("1"): "You were signed out after 2 hours without activity.",
+		idOf("0"): "Sign in to see", "": "Sign in to see", idOf("none"): "Sign in to see",
 	} {
 		w.sid = sid
 		r := w.send("GET", "", nil)
@@ -347,7 +331,7 @@ func TestMineForThoseWhoAreNotSignedIn(t *testing.T) {
 		require.Contains(t, r.body, `href="/signin"`)
 		require.NotContains(t, r.body, "Firefox")
 		for _, path := range []string{"end", "end-others"} {
-			r := w.post(path+"?format=json", url.Values{"sid": {mineSID("0")}})
+			r := w.post(path+"?format=json", url.Values{"sid": {idOf("0")}})
 			require.Equal(t, http.StatusUnauthorized, r.status)
 			require.Contains(t, r.body, `"error":"not_signed_in"`)
 		}
@@ -356,15 +340,15 @@ func TestMineForThoseWhoAreNotSignedIn(t *testing.T) {
 }
 
 // What an application or a browser says of itself is text, of one line.
-func TestMineHostileValues(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
+func TestHostileValues(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
 	hostile := []string{
 		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `' onmouseover='alert(1)`, "javascript:alert(1)", "{{.}}", "\u202egnp.exe\u202c",
 		"a\u2066b\u2069", "\u200b\u200d\ufeff", "line\nbreak\r\n\tand more", "\x00NUL", "&lt;b&gt;", "]]>", "<!--", strings.Repeat("long ", 4000), strings.Repeat("\u0301", 500),
 		"=HYPERLINK(\"x\")", "\U000e0041\U000e0042",
 	}
 	for i, bad := range hostile {
-		w.add(fmt.Sprint(i), mineAlice, func(s *store.Session) {
+		w.add(fmt.Sprint(i), alice, func(s *store.Session) {
 			s.ClientNames, s.UserAgent, s.Kind, s.Client, s.Address = []string{bad, "Good"}, bad[:min(len(bad), 200)], policy.Kind(bad), bad, bad
 			if !strings.HasPrefix(bad, "<") {
 				s.ClientNames = nil
@@ -375,8 +359,8 @@ func TestMineHostileValues(t *testing.T) {
 			s.UserAgent = strings.ToValidUTF8(s.UserAgent, "")
 		})
 	}
-	w.add("ended", mineAlice, func(s *store.Session) { s.ClientNames = hostile[:5] })
-	require.NoError(t, w.hook.End(t.Context(), mineSID("ended"), policy.Reason(hostile[0]), hostile[1]))
+	w.add("ended", alice, func(s *store.Session) { s.ClientNames = hostile[:5] })
+	require.NoError(t, w.hook.End(t.Context(), idOf("ended"), policy.Reason(hostile[0]), hostile[1]))
 	r := w.send("GET", "?page="+url.QueryEscape(hostile[0])+"&ended="+url.QueryEscape(hostile[1]), nil)
 	require.Equal(t, http.StatusOK, r.status)
 	visible := strings.ReplaceAll(r.body, "\n", " ")
@@ -413,12 +397,12 @@ func TestMineHostileValues(t *testing.T) {
 }
 
 // A thousand sessions are pages of fifty, and each is on one of them.
-func TestMineThousand(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 2000))
+func TestAThousandSessions(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 2000))
 	for i := range 1000 {
-		w.add(fmt.Sprint(i), mineAlice, func(s *store.Session) { s.LastActivity = mineAt.Add(-time.Duration(i) * time.Second) })
+		w.add(fmt.Sprint(i), alice, func(s *store.Session) { s.LastActivity = noon.Add(-time.Duration(i) * time.Second) })
 	}
-	w.sid = mineSID("777")
+	w.sid = idOf("777")
 	w.store.Reset()
 	seen := map[string]bool{}
 	for page := 1; page <= 20; page++ {
@@ -449,11 +433,11 @@ func TestMineThousand(t *testing.T) {
 }
 
 // Forms come from the provider's own pages only, and nothing else ends anything.
-func TestMineRefusesForeignForms(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
-	w.add("0", mineAlice, nil)
-	w.add("1", mineAlice, nil)
-	form := url.Values{"sid": {mineSID("1")}}
+func TestForeignFormsAreRefused(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
+	w.add("0", alice, nil)
+	w.add("1", alice, nil)
+	form := url.Values{"sid": {idOf("1")}}
 	for name, header := range map[string][]string{
 		"cross-site": {"Sec-Fetch-Site", "cross-site"}, "same-site": {"Sec-Fetch-Site", "same-site"},
 		"origin": {"Origin", "https://evil.example.com"}, "null": {"Origin", "null"},
@@ -467,14 +451,14 @@ func TestMineRefusesForeignForms(t *testing.T) {
 	}
 	for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"} {
 		for _, path := range []string{"end", "end-others"} {
-			r := w.send(method, path+"?sid="+mineSID("1"), nil, "Sec-Fetch-Site", "same-origin")
+			r := w.send(method, path+"?sid="+idOf("1"), nil, "Sec-Fetch-Site", "same-origin")
 			require.Equal(t, http.StatusMethodNotAllowed, r.status, "%s %s", method, path)
 			require.Equal(t, "POST", r.header.Get("Allow"))
 		}
 	}
 	require.Equal(t, http.StatusMethodNotAllowed, w.post("", form).status)
 	require.Equal(t, http.StatusNotFound, w.post("other", form).status)
-	r := w.post("end", url.Values{"sid": {mineSID("1")}, "more": {strings.Repeat("a", 10<<20)}})
+	r := w.post("end", url.Values{"sid": {idOf("1")}, "more": {strings.Repeat("a", 10<<20)}})
 	require.Equal(t, http.StatusRequestEntityTooLarge, r.status)
 	require.Equal(t, http.StatusBadRequest, w.send("POST", "end?sid=%zz", url.Values{}).status)
 	require.Empty(t, w.ended("1"))
@@ -484,20 +468,20 @@ func TestMineRefusesForeignForms(t *testing.T) {
 }
 
 // An outage is a page that says so, or JSON: the cause is for the log.
-func TestMineOutage(t *testing.T) {
-	requests := map[string]func(w *mineWorld, format string) mineReply{
-		"page": func(w *mineWorld, format string) mineReply { return w.send("GET", format, nil) },
-		"end": func(w *mineWorld, format string) mineReply {
-			return w.post("end"+format, url.Values{"sid": {mineSID("1")}})
+func TestOutage(t *testing.T) {
+	requests := map[string]func(w *world, format string) reply{
+		"page": func(w *world, format string) reply { return w.send("GET", format, nil) },
+		"end": func(w *world, format string) reply {
+			return w.post("end"+format, url.Values{"sid": {idOf("1")}})
 		},
-		"others": func(w *mineWorld, format string) mineReply { return w.post("end-others"+format, url.Values{}) },
+		"others": func(w *world, format string) reply { return w.post("end-others"+format, url.Values{}) },
 	}
 	for name, send := range requests {
 		for _, format := range []string{"", "?format=json"} {
-			w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
-			w.add("0", mineAlice, nil)
-			w.add("1", mineAlice, nil)
-			unavailable := func(r mineReply, cause error) {
+			w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
+			w.add("0", alice, nil)
+			w.add("1", alice, nil)
+			unavailable := func(r reply, cause error) {
 				t.Helper()
 				require.Equal(t, http.StatusServiceUnavailable, r.status, name)
 				require.NotEmpty(t, r.header.Get("Retry-After"))
@@ -518,8 +502,8 @@ func TestMineOutage(t *testing.T) {
 	}
 }
 
-func TestMineStyle(t *testing.T) {
-	w := newMine(t, policy.Account{})
+func TestStyle(t *testing.T) {
+	w := newWorld(t, policy.Account{})
 	page := w.send("GET", "", nil).body
 	_, rest, ok := strings.Cut(page, `<link rel="stylesheet" href="`)
 	require.True(t, ok)
@@ -534,8 +518,8 @@ func TestMineStyle(t *testing.T) {
 	require.Contains(t, r.body, "prefers-color-scheme: dark")
 }
 
-func TestMineAccept(t *testing.T) {
-	w := newMine(t, policy.Account{})
+func TestAccept(t *testing.T) {
+	w := newWorld(t, policy.Account{})
 	for accept, want := range map[string]string{
 		"": "text/html", "*/*": "text/html", "text/html": "text/html", "application/json": "application/json", "application/json;q=0": "text/html",
 		"text/html, application/json": "text/html", "application/json, text/html": "application/json", "APPLICATION/JSON; charset=utf-8": "application/json", "image/png": "text/html",
@@ -548,17 +532,17 @@ func TestMineAccept(t *testing.T) {
 	require.Empty(t, head.body)
 }
 
-func TestMineConfig(t *testing.T) {
+func TestConfig(t *testing.T) {
 	hook, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}})
 	require.NoError(t, err)
-	subject := func(*http.Request) (store.Subject, string, error) { return mineAlice, "", nil }
-	for field, cfg := range map[string]admin.MineConfig{
+	subject := func(*http.Request) (store.Subject, string, error) { return alice, "", nil }
+	for field, cfg := range map[string]selfservice.Config{
 		"Hook": {Subject: subject}, "Subject": {Hook: hook}, "TrustedOrigins": {Hook: hook, Subject: subject, TrustedOrigins: []string{"login.example.com"}},
 	} {
-		_, err := admin.Mine(cfg)
-		require.ErrorContains(t, err, "MineConfig."+field)
+		_, err := selfservice.New(cfg)
+		require.ErrorContains(t, err, "Config."+field)
 	}
-	mine, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: subject})
+	mine, err := selfservice.New(selfservice.Config{Hook: hook, Subject: subject})
 	require.NoError(t, err)
 	rec := httptest.NewRecorder()
 	mine.ServeHTTP(rec, httptest.NewRequestWithContext(context.Background(), "GET", "/", nil))
@@ -569,12 +553,12 @@ func TestMineConfig(t *testing.T) {
 }
 
 // Who acts for a user is seen by the user.
-func TestMineShowsWhoActsForTheUser(t *testing.T) {
-	w := newMine(t, mineLimits(24*time.Hour, 2*time.Hour, 0))
-	w.add("0", mineAlice, nil)
-	w.add("1", mineAlice, func(s *store.Session) { s.Actor = "help-desk\u202e7" })
+func TestShowsWhoActsForTheUser(t *testing.T) {
+	w := newWorld(t, limits(24*time.Hour, 2*time.Hour, 0))
+	w.add("0", alice, nil)
+	w.add("1", alice, func(s *store.Session) { s.Actor = "help-desk\u202e7" })
 	require.Contains(t, w.send("GET", "", nil).body, "Not you: <bdi>help-desk7</bdi> acts for you in it")
 	for _, s := range w.json("").Sessions {
-		require.Equal(t, s.SID == mineSID("1"), s.Actor == "help-desk7", s.SID)
+		require.Equal(t, s.SID == idOf("1"), s.Actor == "help-desk7", s.SID)
 	}
 }

@@ -1,4 +1,16 @@
-package admin
+// Package selfservice is the page on which users look after their own sessions:
+// which there are, on which device and in which applications, how many are allowed,
+// and which ended lately and why. They may end one of them, and all others.
+//
+//	mine, err := selfservice.New(selfservice.Config{Hook: hook, Subject: selfservice.BrowserSubject(hook, issuer)})
+//	...
+//	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
+//
+// It needs no script, and loads nothing from elsewhere. What changes something is
+// POST only, and refused if a browser sends it from another origin
+// ([http.CrossOriginProtection]). A session of somebody else is as one that does
+// not exist.
+package selfservice
 
 import (
 	"context"
@@ -14,8 +26,8 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// MineConfig configures [Mine]. Hook and Subject are required.
-type MineConfig struct {
+// Config configures [New]. Hook and Subject are required.
+type Config struct {
 	// Hook is the policy in place.
 	Hook *provider.Hook
 
@@ -47,7 +59,7 @@ type MineConfig struct {
 	Now func() time.Time
 }
 
-// BrowserSubject returns a [MineConfig] Subject that goes by the session cookie
+// BrowserSubject returns a [Config.Subject] that goes by the session cookie
 // which the hook gives to browsers: see [provider.Hook.BrowserSession]. It slides
 // nothing.
 func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (store.Subject, string, error) {
@@ -63,60 +75,48 @@ func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (sto
 	}
 }
 
-// Mine returns the page on which users look after their own sessions: which there
-// are, on which device and in which applications, how many are allowed, and which
-// ended lately and why. They may end one of them, and all others. Install it at
-// any path that ends in a slash:
-//
-//	mine, err := admin.Mine(admin.MineConfig{Hook: hook, Subject: admin.BrowserSubject(hook, issuer)})
-//	...
-//	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
-//
-// It needs no script, and loads nothing from elsewhere. What changes something is
-// POST only, and refused if a browser sends it from another origin
-// ([http.CrossOriginProtection]). A session of somebody else is as one that does
-// not exist.
-//
-// With "Accept: application/json" or the parameter format=json the answers are
-// JSON; see [MineSessions].
+// New returns the page. Install it at any path that ends in a slash.
 //
 //	GET  ./            the page, with ?page=2 the next 50 sessions
 //	POST ./end         ends the session with the form value sid
 //	POST ./end-others  ends all but the one that the request comes from
-func Mine(cfg MineConfig) (http.Handler, error) {
+//
+// With "Accept: application/json" or the parameter format=json the answers are
+// JSON; see [Sessions].
+func New(cfg Config) (http.Handler, error) {
 	switch {
 	case cfg.Hook == nil:
-		return nil, errors.New("admin: MineConfig.Hook is required")
+		return nil, errors.New("selfservice: Config.Hook is required")
 	case cfg.Subject == nil:
-		return nil, errors.New("admin: MineConfig.Subject is required")
+		return nil, errors.New("selfservice: Config.Subject is required")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	m := &mine{cfg: cfg}
+	h := &handler{cfg: cfg}
 	forms, err := page.Forms(cfg.TrustedOrigins...)
 	if err != nil {
-		return nil, fmt.Errorf("admin: MineConfig.TrustedOrigins: %w", err)
+		return nil, fmt.Errorf("selfservice: Config.TrustedOrigins: %w", err)
 	}
-	forms.SetDenyHandler(http.HandlerFunc(m.crossOrigin))
+	forms.SetDenyHandler(http.HandlerFunc(h.crossOrigin))
 
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", m.asked(m.show))
-	mux.HandleFunc("POST /end", m.asked(m.endOne))
-	mux.HandleFunc("POST /end-others", m.asked(m.endOthers))
-	mux.HandleFunc("GET /"+mineStyleName, serveMineStyle)
-	mux.HandleFunc("/{$}", m.only("GET, HEAD"))
-	mux.HandleFunc("/end", m.only("POST"))
-	mux.HandleFunc("/end-others", m.only("POST"))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { m.refuse(w, r, noSuchPage) })
+	mux.HandleFunc("GET /{$}", h.asked(h.show))
+	mux.HandleFunc("POST /end", h.asked(h.endOne))
+	mux.HandleFunc("POST /end-others", h.asked(h.endOthers))
+	mux.HandleFunc("GET /"+styleName, serveStyle)
+	mux.HandleFunc("/{$}", h.only("GET, HEAD"))
+	mux.HandleFunc("/end", h.only("POST"))
+	mux.HandleFunc("/end-others", h.only("POST"))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, noSuchPage) })
 	guarded := forms.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mineHeaders(w.Header())
+		setHeaders(w.Header())
 		guarded.ServeHTTP(w, r)
 	}), nil
 }
 
-type mine struct{ cfg MineConfig }
+type handler struct{ cfg Config }
 
 // A visitor is who sent a request.
 type visitor struct {
@@ -125,27 +125,27 @@ type visitor struct {
 }
 
 // asked wraps a handler that needs to know who is asking.
-func (m *mine) asked(serve func(w http.ResponseWriter, r *http.Request, v visitor)) http.HandlerFunc {
+func (h *handler) asked(serve func(w http.ResponseWriter, r *http.Request, v visitor)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		subject, sid, err := m.cfg.Subject(r)
+		subject, sid, err := h.cfg.Subject(r)
 		switch {
 		case err != nil:
-			m.unavailable(w, r, err)
+			h.unavailable(w, r, err)
 		case subject == (store.Subject{}):
-			m.signedOut(w, r, sid)
+			h.signedOut(w, r, sid)
 		default:
 			serve(w, r, visitor{subject, sid})
 		}
 	}
 }
 
-func (m *mine) show(w http.ResponseWriter, r *http.Request, v visitor) {
-	o, err := m.cfg.Hook.Overview(r.Context(), v.subject)
+func (h *handler) show(w http.ResponseWriter, r *http.Request, v visitor) {
+	o, err := h.cfg.Hook.Overview(r.Context(), v.subject)
 	if err != nil {
-		m.unavailable(w, r, err)
+		h.unavailable(w, r, err)
 		return
 	}
-	m.writeSessions(w, r, newMineSessions(o, v, pageNumber(r), m.cfg.Now()))
+	h.writeSessions(w, r, newSessions(o, v, pageNumber(r), h.cfg.Now()))
 }
 
 // pageNumber returns which page is asked for, from 1.
@@ -157,28 +157,28 @@ func pageNumber(r *http.Request) int {
 	return max(1, n)
 }
 
-// maxMineForm is how large a form may be: it holds the ID of a session.
-const maxMineForm = 4 << 10
+// maxForm is how large a form may be: it holds the ID of a session.
+const maxForm = 4 << 10
 
-func (m *mine) endOne(w http.ResponseWriter, r *http.Request, v visitor) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxMineForm)
+func (h *handler) endOne(w http.ResponseWriter, r *http.Request, v visitor) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			m.refuse(w, r, formTooLarge)
+			h.refuse(w, r, formTooLarge)
 			return
 		}
-		m.refuse(w, r, badForm)
+		h.refuse(w, r, badForm)
 		return
 	}
 	sid := r.PostForm.Get("sid")
-	s, err := m.ownSession(r.Context(), v, sid)
+	s, err := h.ownSession(r.Context(), v, sid)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		m.refuse(w, r, noSuchSession)
+		h.refuse(w, r, noSuchSession)
 		return
 	case err != nil:
-		m.unavailable(w, r, err)
+		h.unavailable(w, r, err)
 		return
 	}
 	ended := 0
@@ -187,32 +187,32 @@ func (m *mine) endOne(w http.ResponseWriter, r *http.Request, v visitor) {
 		if sid == v.sid {
 			reason = policy.ReasonLogout
 		}
-		if err := m.cfg.Hook.End(r.Context(), sid, reason, v.subject.ID); err != nil {
-			m.unavailable(w, r, err)
+		if err := h.cfg.Hook.End(r.Context(), sid, reason, v.subject.ID); err != nil {
+			h.unavailable(w, r, err)
 			return
 		}
 		ended = 1
 	}
-	m.done(w, r, ended, sid)
+	h.done(w, r, ended, sid)
 }
 
 // ownSession returns a session of the one who asks. For one of somebody else it
 // returns the error for one that does not exist.
-func (m *mine) ownSession(ctx context.Context, v visitor, sid string) (store.Session, error) {
-	s, err := m.cfg.Hook.Session(ctx, sid)
+func (h *handler) ownSession(ctx context.Context, v visitor, sid string) (store.Session, error) {
+	s, err := h.cfg.Hook.Session(ctx, sid)
 	if err == nil && (s.Subject != v.subject || !s.ReservedUntil.IsZero()) {
 		return store.Session{}, fmt.Errorf("not a session of the one who asks: %w", store.ErrNotFound)
 	}
 	return s, err
 }
 
-func (m *mine) endOthers(w http.ResponseWriter, r *http.Request, v visitor) {
-	n, err := m.cfg.Hook.EndAll(r.Context(), v.subject, policy.ReasonEndedByUser, v.subject.ID, v.sid)
+func (h *handler) endOthers(w http.ResponseWriter, r *http.Request, v visitor) {
+	n, err := h.cfg.Hook.EndAll(r.Context(), v.subject, policy.ReasonEndedByUser, v.subject.ID, v.sid)
 	if err != nil {
-		m.unavailable(w, r, err)
+		h.unavailable(w, r, err)
 		return
 	}
-	m.done(w, r, n, othersEnded)
+	h.done(w, r, n, othersEnded)
 }
 
 // othersEnded is what is remembered in the address of the page instead of the ID
@@ -220,39 +220,39 @@ func (m *mine) endOthers(w http.ResponseWriter, r *http.Request, v visitor) {
 const othersEnded = "others"
 
 // only answers a request by another method than those allowed.
-func (m *mine) only(allowed string) http.HandlerFunc {
+func (h *handler) only(allowed string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allowed)
-		m.refuse(w, r, wrongMethod)
+		h.refuse(w, r, wrongMethod)
 	}
 }
 
-func (m *mine) crossOrigin(w http.ResponseWriter, r *http.Request) { m.refuse(w, r, foreignForm) }
+func (h *handler) crossOrigin(w http.ResponseWriter, r *http.Request) { h.refuse(w, r, foreignForm) }
 
 // unavailable answers when nobody can tell at the moment. Nothing is lost by it.
-func (m *mine) unavailable(w http.ResponseWriter, r *http.Request, err error) {
-	if m.cfg.Failed != nil && r.Context().Err() == nil {
-		m.cfg.Failed(r, err)
+func (h *handler) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	if h.cfg.Failed != nil && r.Context().Err() == nil {
+		h.cfg.Failed(r, err)
 	}
 	w.Header().Set("Retry-After", "2")
-	m.refuse(w, r, tryAgain)
+	h.refuse(w, r, tryAgain)
 }
 
 // signedOut answers somebody who is not signed in, or not any more.
-func (m *mine) signedOut(w http.ResponseWriter, r *http.Request, sid string) {
+func (h *handler) signedOut(w http.ResponseWriter, r *http.Request, sid string) {
 	answer := notSignedIn
 	if sid != "" {
-		if s, err := m.cfg.Hook.Session(r.Context(), sid); err == nil && s.End != nil {
+		if s, err := h.cfg.Hook.Session(r.Context(), sid); err == nil && s.End != nil {
 			answer.Text = provider.Describe(s)
 		}
 	}
 	// Chromium keeps a page for the back button in spite of no-store, until a cookie
 	// changes: whoever sits down at this browser next shall not see who was there.
 	http.SetCookie(w, &http.Cookie{
-		Name: "curfew-signed-out", Value: strconv.FormatInt(m.cfg.Now().UnixNano(), 36), MaxAge: 10,
+		Name: "curfew-signed-out", Value: strconv.FormatInt(h.cfg.Now().UnixNano(), 36), MaxAge: 10,
 		HttpOnly: true, SameSite: http.SameSiteStrictMode,
 	})
 	// RFC 9110 section 15.5.2: a 401 names a scheme.
 	w.Header().Set("WWW-Authenticate", `Cookie realm="sessions"`)
-	m.refuse(w, r, answer)
+	h.refuse(w, r, answer)
 }
