@@ -9,6 +9,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -107,27 +108,12 @@ var (
 	ErrForbidden = errors.New("not allowed")
 )
 
-var (
-	// ErrStale is wrapped by the error about a change to settings that are
-	// not the current ones any more.
-	ErrStale = errors.New("the settings were changed meanwhile")
-
-	// ErrReadOnly is wrapped by the error about a change where
-	// [Config.ReadOnly] is set.
-	ErrReadOnly = errors.New("the settings are read-only")
-
-	// ErrNoUser is wrapped by the error about a user who is not in the
-	// account.
-	ErrNoUser = errors.New("the user is not in the account")
-)
-
 // An Admin administers accounts. It is made by [New], and serves the API below
-// /v1/ as an [http.Handler]. Its other methods are what the API does, for who has
-// checked that it may be done.
+// /v1/ as an [http.Handler].
 type Admin struct {
-	cfg      Config
-	api      http.Handler
-	previews previews
+	cfg     Config
+	api     http.Handler
+	service *service.Service
 }
 
 // New checks the configuration and returns the administration of a hook.
@@ -160,7 +146,10 @@ func New(cfg Config) (*Admin, error) {
 	if cfg.Failed == nil {
 		cfg.Failed = func(*http.Request, error) {}
 	}
-	a := &Admin{cfg: cfg}
+	a := &Admin{cfg: cfg, service: &service.Service{Config: service.Config{
+		Hook: cfg.Hook, Store: cfg.Store, Issuer: cfg.Issuer, Range: cfg.Range, Deployment: cfg.Deployment,
+		ReadOnly: cfg.ReadOnly, PreviewTime: cfg.PreviewTime, Failed: cfg.Failed, Now: cfg.Now,
+	}}}
 	a.api = a.routes()
 	return a, nil
 }
@@ -168,5 +157,6 @@ func New(cfg Config) (*Admin, error) {
 // ServeHTTP serves the API.
 func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.api.ServeHTTP(w, r) }
 
-// now is the time, in the precision and zone that stores keep.
-func (a *Admin) now() time.Time { return a.cfg.Now().UTC().Truncate(time.Microsecond) }
+// Service is what package console builds on. Its type is internal: it is no part of
+// what an embedder can use.
+func (a *Admin) Service() *service.Service { return a.service }

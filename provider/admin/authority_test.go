@@ -14,6 +14,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -44,54 +46,29 @@ func body(r admin.Route) any {
 	return map[string]any{"settings": map[string]any{"active": "1h"}}
 }
 
-// everything is what the store keeps of two accounts.
-func (w *world) everything() string {
-	w.t.Helper()
-	var all []any
-	for _, account := range []string{"acme", "elsewhere"} {
-		page, next, err := w.store.List(w.t.Context(), store.Filter{Account: account}, "", 1000)
-		require.NoError(w.t, err)
-		require.Empty(w.t, next)
-		for _, s := range page {
-			// Using an access token is activity, and no change.
-			s.LastActivity, s.ActivityClass, s.Due, s.Revision = time.Time{}, 0, time.Time{}, 0
-			for i := range s.Grants {
-				s.Grants[i].Used = true
-			}
-			all = append(all, s)
-		}
-		history, err := provider.AccountHistory(w.t.Context(), w.store, account, 0, 100)
-		require.NoError(w.t, err)
-		all = append(all, history)
-	}
-	text, err := json.Marshal(all)
-	require.NoError(w.t, err)
-	return string(text)
-}
-
 // Every route, from the table: nobody without a token, no user of the account, no
 // administrator of another one, and nobody who may only read sees or changes
 // anything; and none of them learns whether an account exists.
 func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	root, otherRoot, ann, auditor := w.login("root"), w.login("other-root"), w.login("ann"), w.login("auditor")
-	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
-	sid := w.sessions(root, "user="+optest.SubjectOf("ann"))[0].ID
-	before := w.everything()
+	root, otherRoot, ann, auditor := w.SignIn("root"), w.SignIn("other-root"), w.SignIn("ann"), w.SignIn("auditor")
+	w.Save(root, admintest.Bounds(8*time.Hour, time.Hour, 0, 0))
+	sid := listSessions(w, root, "user="+optest.SubjectOf("ann"))[0].ID
+	before := w.Everything()
 
 	routes := 0
 	for _, r := range admin.Routes() {
 		name := r.Method + " " + r.Pattern
 		if r.Action == admin.Describe {
-			got := w.send(r.Method, r.Pattern, "", nil)
+			got := w.Send(r.Method, r.Pattern, "", nil)
 			require.Equal(t, 200, got.Status)
 			require.JSONEq(t, string(admin.Description()), string(got.Body), "what is public is the same for everybody")
 			continue
 		}
 		routes++
-		send := func(token, account string) response {
-			return w.send(r.Method, address(r, account, sid), token, body(r), "If-Match", "*")
+		send := func(token, account string) admintest.Response {
+			return w.Send(r.Method, address(r, account, sid), token, body(r), "If-Match", "*")
 		}
 		for who, token := range map[string]string{"nobody": "", "a guess": "nonsense", "an ID": sid} {
 			got := send(token, "acme")
@@ -121,7 +98,7 @@ func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 			require.NotContains(t, string(got.Body), "8h", name)
 			require.Empty(t, got.Header.Get("ETag"), name)
 		}
-		require.Equal(t, before, w.everything(), name)
+		require.Equal(t, before, w.Everything(), name)
 
 		for header, want := range map[string]string{
 			"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -143,14 +120,14 @@ func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 			if r.Action == admin.Beat {
 				token = ann
 			}
-			got := w.send(r.Method, address(r, "acme", sid), token, body(r), "If-Match", "*")
+			got := w.Send(r.Method, address(r, "acme", sid), token, body(r), "If-Match", "*")
 			if strings.HasSuffix(r.Pattern, "/sessions/end") {
-				root = w.login("root") // it ended that one too
+				root = w.SignIn("root") // it ended that one too
 			}
 			require.Less(t, got.Status, 300, "%s %s: %s", r.Method, r.Pattern, got.Body)
 		}
 	}
-	require.NotEqual(t, before, w.everything())
+	require.NotEqual(t, before, w.Everything())
 }
 
 // withoutContext is a body without what differs from answer to answer.
@@ -169,7 +146,7 @@ func TestNothingIsOpenByDefault(t *testing.T) {
 	may := func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error) {
 		return admin.Actor{}, nil
 	}
-	good := admin.Config{Hook: w.hook, Store: w.store, Issuer: w.Issuer, Authorize: may}
+	good := admin.Config{Hook: w.Hook, Store: w.Store, Issuer: w.Issuer, Authorize: may}
 	_, err := admin.New(good)
 	require.NoError(t, err)
 	for name, spoil := range map[string]func(*admin.Config){
@@ -190,53 +167,53 @@ func TestNothingIsOpenByDefault(t *testing.T) {
 func TestAnotherWebsiteChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	root := w.login("root")
-	before := w.everything()
+	root := w.SignIn("root")
+	before := w.Everything()
 	for _, r := range admin.Routes() {
 		if r.Method == "GET" {
 			continue
 		}
 		for _, header := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example"}} {
-			got := w.send(r.Method, address(r, "acme", "x"), root, body(r), append(header, "If-Match", "*")...)
+			got := w.Send(r.Method, address(r, "acme", "x"), root, body(r), append(header, "If-Match", "*")...)
 			require.Equal(t, 403, got.Status, r.Pattern)
 			require.Contains(t, string(got.Body), "cross_origin")
 		}
 	}
-	require.Equal(t, before, w.everything())
+	require.Equal(t, before, w.Everything())
 }
 
 // Rule 8: that nobody can tell is no refusal.
 func TestAnOutageIs503(t *testing.T) {
 	t.Parallel()
 	gone := false
-	w := newWorld(t, func(w *world, c *provider.Config, _ *admin.Config) {
+	w := newWorld(t, func(w *admintest.World, c *provider.Config, _ *admin.Config) {
 		c.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) {
 			if gone {
 				return nil, context.DeadlineExceeded
 			}
-			return memberships(s.ID), nil
+			return admintest.Memberships(s.ID), nil
 		}
 	})
-	root := w.login("root")
+	root := w.SignIn("root")
 	gone = true
-	got := w.send("GET", "/v1/accounts/acme/settings", root, nil)
-	got.problem(503, "unavailable")
+	got := w.Send("GET", "/v1/accounts/acme/settings", root, nil)
+	got.Problem(503, "unavailable")
 	require.Equal(t, "2", got.Header.Get("Retry-After"))
 	require.NotContains(t, string(got.Body), "deadline", "the cause is for the log")
-	require.ErrorIs(t, w.failures[0], context.DeadlineExceeded)
+	require.ErrorIs(t, w.Failures()[0], context.DeadlineExceeded)
 	gone = false
-	require.Equal(t, 200, w.send("GET", "/v1/accounts/acme/settings", root, nil).Status)
+	require.Equal(t, 200, w.Send("GET", "/v1/accounts/acme/settings", root, nil).Status)
 }
 
 func TestUnknownAddressesAndMethods(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.send("GET", "/v1/", "", nil).problem(404, "not_found")
-	w.send("GET", "/v1/accounts", "", nil).problem(404, "not_found")
-	got := w.send("PATCH", "/v1/accounts/acme/settings", "", nil)
-	got.problem(405, "method_not_allowed")
+	w.Send("GET", "/v1/", "", nil).Problem(404, "not_found")
+	w.Send("GET", "/v1/accounts", "", nil).Problem(404, "not_found")
+	got := w.Send("PATCH", "/v1/accounts/acme/settings", "", nil)
+	got.Problem(405, "method_not_allowed")
 	require.Equal(t, "GET, PUT", got.Header.Get("Allow"))
-	got = w.send("PUT", "/v1/accounts/acme/sessions/end", "", nil)
+	got = w.Send("PUT", "/v1/accounts/acme/sessions/end", "", nil)
 	require.Equal(t, "DELETE, GET, POST", got.Header.Get("Allow"))
 }
 
@@ -244,16 +221,16 @@ func TestUnknownAddressesAndMethods(t *testing.T) {
 // and the administrator is told why.
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
-	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"acme": bounds(8*time.Hour, time.Hour, 0, 0)}}
-	w := newWorld(t, func(_ *world, c *provider.Config, a *admin.Config) {
+	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"acme": admintest.Bounds(8*time.Hour, time.Hour, 0, 0)}}
+	w := newWorld(t, func(_ *admintest.World, c *provider.Config, a *admin.Config) {
 		c.Settings, a.ReadOnly = settings, "They are in the file settings.yaml."
 	})
-	root := w.login("root")
+	root := w.SignIn("root")
 	for _, r := range admin.Routes() {
 		if r.Action == admin.Describe || r.Action == admin.Beat || r.Action == admin.EndSessions {
 			continue // the latter changes no setting
 		}
-		got := w.send(r.Method, address(r, "acme", "x"), root, body(r), "If-Match", "*")
+		got := w.Send(r.Method, address(r, "acme", "x"), root, body(r), "If-Match", "*")
 		switch {
 		case strings.Contains(r.Pattern, "{sid}"), strings.Contains(r.Pattern, "{version}"):
 			require.Equal(t, 404, got.Status, r.Pattern)
@@ -264,8 +241,8 @@ func TestReadOnly(t *testing.T) {
 			require.Equal(t, 200, got.Status, "%s: %s", r.Pattern, got.Body)
 		}
 	}
-	var s admin.Settings
-	w.send("GET", "/v1/accounts/acme/settings", root, nil).into(200, &s)
+	var s service.Settings
+	w.Send("GET", "/v1/accounts/acme/settings", root, nil).Into(200, &s)
 	require.Equal(t, settings.Accounts["acme"], s.Settings)
 	require.Equal(t, "They are in the file settings.yaml.", s.ReadOnly)
 	require.NotEmpty(t, s.EntityTag)

@@ -1,5 +1,7 @@
 package admin
 
+import "github.com/curfew-oidc/curfew/provider/admin/internal/service"
+
 // A Route is one row of the route table, for tests that hold something about all
 // of them.
 type Route struct {
@@ -21,10 +23,5 @@ func Routes() (list []Route) {
 // Description is what is served at /v1/openapi.json.
 func Description() []byte { return description }
 
-// ConsoleRoutes is the table of the console.
-func ConsoleRoutes() (list []Route) {
-	for _, r := range consoleTable() {
-		list = append(list, Route{Method: r.method, Pattern: r.pattern, Action: r.action, Body: r.method == "POST"})
-	}
-	return list
-}
+// Session is how the API writes a session.
+type Session = service.Session

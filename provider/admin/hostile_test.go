@@ -11,6 +11,8 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 )
 
 // fields are the members of the bodies that a route takes, each with a good
@@ -50,9 +52,9 @@ func object(members map[string]string) string {
 func TestHostileValuesAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	root := w.login("root")
-	w.save(root, bounds(8*time.Hour, time.Hour, 0, 0))
-	before := w.everything()
+	root := w.SignIn("root")
+	w.Save(root, admintest.Bounds(8*time.Hour, time.Hour, 0, 0))
+	before := w.Everything()
 
 	values := map[string]string{
 		"NUL": `"a\u0000b"`, "bidi": `"a\u202egpj.exe"`, "isolate": `"\u2066a"`, "line": `"a\nb"`, "escape": `"\u001b[2Jx"`,
@@ -76,7 +78,7 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 						}
 					}
 				}
-				got := w.send(r.Method, address(r, "acme", "x"), root, object(members), "If-Match", "*")
+				got := w.Send(r.Method, address(r, "acme", "x"), root, object(members), "If-Match", "*")
 				what := fmt.Sprintf("%s %s, %s: %s: %d %s", r.Method, r.Pattern, field, kind, got.Status, got.Body[:min(len(got.Body), 300)])
 				require.Contains(t, []int{400, 413}, got.Status, what)
 				if got.Status == 400 && !strings.HasPrefix(kind, "deep") {
@@ -90,7 +92,7 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 				"twice": fmt.Sprintf(`{%q:%s,%q:%s}`, field, good[field], field, good[field]),
 				"case":  fmt.Sprintf(`{%q:%s}`, strings.ToUpper(field), good[field]),
 			} {
-				got := w.send(r.Method, address(r, "acme", "x"), root, text, "If-Match", "*")
+				got := w.Send(r.Method, address(r, "acme", "x"), root, text, "If-Match", "*")
 				require.Equal(t, 400, got.Status, "%s %s: %s", r.Pattern, text, got.Body)
 				require.Contains(t, strings.ToLower(string(got.Body)), field, kind)
 			}
@@ -100,18 +102,18 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 			"empty": ``, "not JSON": `{`, "list": `[]`, "string": `"x"`, "null": `null`, "two values": object(good) + `{}`,
 			"not UTF-8": "{\"a\":\"\xff\"}", "unknown": `{"<script>":1}`, "prototype": `{"__proto__":{}}`, "HTML": `<html>`, "NaN": `{"version":NaN}`,
 		} {
-			got := w.send(r.Method, address(r, "acme", "x"), root, text, "If-Match", "*")
+			got := w.Send(r.Method, address(r, "acme", "x"), root, text, "If-Match", "*")
 			require.Equal(t, 400, got.Status, "%s %s: %s", r.Pattern, kind, got.Body)
 			require.NotContains(t, string(got.Body), "<script>", kind)
 		}
 		large := `{"message":"` + strings.Repeat("x", 10<<20) + `"}`
-		require.Equal(t, 413, w.send(r.Method, address(r, "acme", "x"), root, large, "If-Match", "*").Status, r.Pattern)
+		require.Equal(t, 413, w.Send(r.Method, address(r, "acme", "x"), root, large, "If-Match", "*").Status, r.Pattern)
 		for _, typ := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json; charset=utf-16"} {
-			require.Equal(t, 415, w.send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Type", typ).Status, typ)
+			require.Equal(t, 415, w.Send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Type", typ).Status, typ)
 		}
-		require.Equal(t, 415, w.send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Encoding", "br").Status)
-		require.Equal(t, 400, w.send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Encoding", "gzip").Status)
-		require.Equal(t, before, w.everything(), r.Pattern)
+		require.Equal(t, 415, w.Send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Encoding", "br").Status)
+		require.Equal(t, 400, w.Send(r.Method, address(r, "acme", "x"), root, object(good), "If-Match", "*", "Content-Encoding", "gzip").Status)
+		require.Equal(t, before, w.Everything(), r.Pattern)
 	}
 	require.Greater(t, tried, 200)
 }
@@ -120,8 +122,8 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 func TestHostileSettings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	root := w.login("root")
-	before := w.everything()
+	root := w.SignIn("root")
+	before := w.Everything()
 	for text, field := range map[string]string{
 		`{"active":"721h"}`:                           "settings.active",
 		`{"active":"1h","inactivity":"2h"}`:           "settings.inactivity",
@@ -145,20 +147,20 @@ func TestHostileSettings(t *testing.T) {
 		`{"extensions":{}}`:                           "settings.extensions",
 		`{"users":{"` + strings.Repeat("x", 300) + `":{"concurrent":1}}}`: "settings.users",
 	} {
-		got := w.send("PUT", "/v1/accounts/acme/settings", root, `{"settings":`+text+`}`, "If-Match", "*")
+		got := w.Send("PUT", "/v1/accounts/acme/settings", root, `{"settings":`+text+`}`, "If-Match", "*")
 		require.Equal(t, 400, got.Status, text)
 		require.Contains(t, string(got.Body), field, text)
 	}
-	require.Equal(t, before, w.everything())
+	require.Equal(t, before, w.Everything())
 
 	// What is only odd is kept as it is, and comes back as data: escaped, in
-	// a response that no browser takes for a page.
+	// a admintest.Response that no browser takes for a page.
 	odd := map[string]any{
 		"settings": map[string]any{"users": map[string]any{"<img src=x onerror=alert(1)>": map[string]any{"concurrent": 1}, "=HYPERLINK(1)": map[string]any{"concurrent": 2}}},
 		"message":  `=1+1 <script>alert(1)</script> 'quoted' "twice" ütf-8 日本`,
 	}
-	var s admin.Settings
-	got := w.send("PUT", "/v1/accounts/acme/settings", root, odd, "If-Match", "*").into(200, &s)
+	var s service.Settings
+	got := w.Send("PUT", "/v1/accounts/acme/settings", root, odd, "If-Match", "*").Into(200, &s)
 	require.Equal(t, odd["message"], s.Message)
 	require.Contains(t, s.Settings.Users, "<img src=x onerror=alert(1)>")
 	require.NotContains(t, string(got.Body), "<")
@@ -172,37 +174,37 @@ func TestHostileSettings(t *testing.T) {
 	for i := range 5000 {
 		users[fmt.Sprintf("user-%0100d", i)] = map[string]any{"concurrent": 1}
 	}
-	w.send("PUT", "/v1/accounts/acme/settings", root, map[string]any{"settings": map[string]any{"users": users}}, "If-Match", "*").into(200, &s)
+	w.Send("PUT", "/v1/accounts/acme/settings", root, map[string]any{"settings": map[string]any{"users": users}}, "If-Match", "*").Into(200, &s)
 	require.Len(t, s.Settings.Users, 5000)
 	large := `{"settings":{"users":{` + strings.Repeat(" ", policy.MaxDocument) + `}}}`
-	require.Contains(t, string(w.send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Body), "is larger than")
+	require.Contains(t, string(w.Send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Body), "is larger than")
 	large = `{"settings":{"users":{` + strings.Repeat(" ", policy.MaxDocument+(64<<10)) + `}}}`
-	require.Equal(t, 413, w.send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Status)
+	require.Equal(t, 413, w.Send("PUT", "/v1/accounts/acme/settings", root, large, "If-Match", "*").Status)
 }
 
 // Query parameters and what is in the address.
 func TestHostileAddresses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	root := w.login("root")
-	before := w.everything()
+	root := w.SignIn("root")
+	before := w.Everything()
 	for _, r := range admin.Routes() {
 		if r.Action == admin.Describe {
 			continue
 		}
 		for _, value := range []string{"%00", "a%0d%0ab", "%E2%80%AEx", "%ff"} {
 			// Whoever may not know the account is told nothing else.
-			got := w.send(r.Method, address(r, value, "x"), root, body(r), "If-Match", "*")
+			got := w.Send(r.Method, address(r, value, "x"), root, body(r), "If-Match", "*")
 			require.Contains(t, []int{403, 404}, got.Status, "%s %s", r.Pattern, value)
 			if strings.Contains(r.Pattern, "{sid}") {
-				require.Equal(t, 404, w.send(r.Method, address(r, "acme", value), root, body(r), "If-Match", "*").Status, r.Pattern)
+				require.Equal(t, 404, w.Send(r.Method, address(r, "acme", value), root, body(r), "If-Match", "*").Status, r.Pattern)
 			}
 			for _, name := range r.Query {
-				got := w.send(r.Method, strings.Split(address(r, "acme", "x"), "?")[0]+"?"+name+"="+value, root, body(r), "If-Match", "*")
+				got := w.Send(r.Method, strings.Split(address(r, "acme", "x"), "?")[0]+"?"+name+"="+value, root, body(r), "If-Match", "*")
 				require.Equal(t, 400, got.Status, "%s %s=%s", r.Pattern, name, value)
 				require.Contains(t, string(got.Body), name)
 			}
 		}
 	}
-	require.Equal(t, before, w.everything())
+	require.Equal(t, before, w.Everything())
 }

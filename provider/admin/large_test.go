@@ -19,6 +19,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 	"github.com/curfew-oidc/curfew/store/pgstore"
 )
 
@@ -62,14 +63,14 @@ func TestAPageOfAHundredThousandSessionsIsOneQuery(t *testing.T) {
 	defer pool.Close()
 	sessions, err := pgstore.New(t.Context(), pool)
 	require.NoError(t, err)
-	w := newWorld(t, func(w *world, c *provider.Config, _ *admin.Config) {
-		w.store = sessions
+	w := newWorld(t, func(w *admintest.World, c *provider.Config, _ *admin.Config) {
+		w.Store = sessions
 		// From nowhere else, so that what is counted is the list.
-		c.Settings = provider.StaticSettings{Accounts: map[string]policy.Account{"acme": bounds(24*time.Hour, time.Hour, 0, 0)}}
+		c.Settings = provider.StaticSettings{Accounts: map[string]policy.Account{"acme": admintest.Bounds(24*time.Hour, time.Hour, 0, 0)}}
 	})
-	root := w.login("root")
-	w.login("ann")
-	sid := w.sessions(root, "user=id-ann")[0].ID
+	root := w.SignIn("root")
+	w.SignIn("ann")
+	sid := listSessions(w, root, "user=id-ann")[0].ID
 
 	// 100,000 copies of ann's session. Through the store they would take half a
 	// minute.
@@ -102,7 +103,7 @@ func TestAPageOfAHundredThousandSessionsIsOneQuery(t *testing.T) {
 				Sessions []admin.Session
 				Next     string `json:"next_cursor"`
 			}
-			w.send("GET", fmt.Sprintf("/v1/accounts/acme/sessions?limit=%d&cursor=%s&%s", limit, from, query), root, nil).into(200, &got)
+			w.Send("GET", fmt.Sprintf("/v1/accounts/acme/sessions?limit=%d&cursor=%s&%s", limit, from, query), root, nil).Into(200, &got)
 			require.Len(t, got.Sessions, limit)
 			require.NotEmpty(t, got.Next)
 			var lists []pgx.TraceQueryStartData

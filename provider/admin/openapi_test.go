@@ -17,6 +17,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 )
 
 // A schema is the part of JSON Schema that the description uses.
@@ -191,9 +192,9 @@ func routeOf(method, path string) (admin.Route, bool) {
 	return r, ok
 }
 
-// asDescribed holds one response of the API against the description: its status,
-// its type and its body. Every response in the tests of this package passes here.
-func asDescribed(t testing.TB, method, path string, got response) {
+// asDescribed holds one admintest.Response of the API against the description: its status,
+// its type and its body. Every admintest.Response in the tests of this package passes here.
+func asDescribed(t testing.TB, method, path string, got admintest.Response) {
 	t.Helper()
 	r, ok := routeOf(method, path)
 	if !ok {
@@ -335,4 +336,11 @@ func TestRequestsAreAsDescribed(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(object(fields(r))), &all))
 		require.Empty(t, described.check(o.RequestBody.Content["application/json"].Schema, all, "body"), r.Pattern)
 	}
+}
+
+// newWorld is a world whose every answer is held against the description.
+func newWorld(t testing.TB, options ...admintest.Option) *admintest.World {
+	w := admintest.New(t, options...)
+	w.Described = asDescribed
+	return w
 }

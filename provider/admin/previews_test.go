@@ -14,6 +14,8 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -35,57 +37,55 @@ func TestPreviewsAreBounded(t *testing.T) {
 			}
 		}
 	}
-	w := newWorld(t, func(_ *world, c *provider.Config, _ *admin.Config) {
+	w := newWorld(t, func(_ *admintest.World, c *provider.Config, _ *admin.Config) {
 		c.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) {
 			if slow.Load() && s.ID == optest.SubjectOf("slow") {
 				began <- struct{}{}
 				<-goOn
 			}
-			return memberships(s.ID), nil
+			return admintest.Memberships(s.ID), nil
 		}
 	})
-	root, other := w.login("root"), w.login("other-root")
-	w.login("slow")
-	body := map[string]any{"settings": bounds(time.Hour, 0, 0, 0)}
-	preview := func(token, account string) response {
-		return w.send("POST", "/v1/accounts/"+account+"/settings/preview", token, body)
+	root, other := w.SignIn("root"), w.SignIn("other-root")
+	w.SignIn("slow")
+	body := map[string]any{"settings": admintest.Bounds(time.Hour, 0, 0, 0)}
+	preview := func(token, account string) admintest.Response {
+		return w.Send("POST", "/v1/accounts/"+account+"/settings/preview", token, body)
 	}
-	review := w.page("GET", "acme/edit?field=active", root, nil)
+	review := w.Page("GET", "acme/edit?field=active", root, nil)
 
 	slow.Store(true)
 	var wg sync.WaitGroup
-	hundred := make(chan response, 100)
+	hundred := make(chan admintest.Response, 100)
 	for range 100 {
 		wg.Go(func() { hundred <- preview(root, "acme") })
 	}
 	underWay(2)
 	for range 98 {
 		r := <-hundred
-		r.problem(429, "busy")
+		r.Problem(429, "busy")
 		require.Equal(t, "2", r.Header.Get("Retry-After"))
 	}
-	page := review.send("review", "active", "limit", "active_n", "1", "active_unit", "hours")
+	page := review.Send("review", "active", "limit", "active_n", "1", "active_unit", "hours")
 	require.Equal(t, 429, page.Status)
 	require.Equal(t, "2", page.Header.Get("Retry-After"))
-	require.Contains(t, page.text(), "Previews of yours are still running")
+	require.Contains(t, page.Text(), "Previews of yours are still running")
 	require.Equal(t, 200, preview(other, "elsewhere").Status)
 
 	// Six more, of others: the process has eight then.
 	errs := make(chan error, 6)
 	for i := range 6 {
 		wg.Go(func() {
-			_, err := w.api.Preview(t.Context(), admin.Actor{ID: fmt.Sprint(i)}, "acme", bounds(time.Hour, 0, 0, 0), "")
+			_, err := w.API.Service().Preview(t.Context(), service.Actor{ID: fmt.Sprint(i)}, "acme", admintest.Bounds(time.Hour, 0, 0, 0), "")
 			errs <- err
 		})
 	}
 	underWay(6)
 	r := preview(other, "elsewhere")
-	r.problem(503, "unavailable")
+	r.Problem(503, "unavailable")
 	require.Equal(t, "2", r.Header.Get("Retry-After"))
-	w.mu.Lock()
-	require.Len(t, w.failures, 1, "the operator knows why")
-	w.mu.Unlock()
-	require.Equal(t, 200, w.send("GET", "/v1/accounts/acme/settings", root, nil).Status, "everything else goes on")
+	require.Len(t, w.Failures(), 1, "the operator knows why")
+	require.Equal(t, 200, w.Send("GET", "/v1/accounts/acme/settings", root, nil).Status, "everything else goes on")
 
 	release()
 	for range 2 {

@@ -47,7 +47,7 @@ func runScript(t *testing.T, file string) {
 		case line == "", strings.HasPrefix(line, "#"):
 		case first == "as":
 			if _, known := tokens[rest]; !known {
-				tokens[rest] = w.login(rest)
+				tokens[rest] = w.SignIn(rest)
 			}
 			who, body, headers = rest, "", nil
 		case strings.HasPrefix(rest, "/v1/"):
@@ -62,7 +62,7 @@ func runScript(t *testing.T, file string) {
 			if body != "" {
 				sent = body
 			}
-			got := w.send(method, path, tokens[who], sent, headers...)
+			got := w.Send(method, path, tokens[who], sent, headers...)
 			require.Equal(t, status, fmt.Sprint(got.Status), "%s: %s", at, got.Body)
 			var shown any
 			require.NoError(t, json.Unmarshal([]byte(want), &shown), at)

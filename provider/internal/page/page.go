@@ -81,3 +81,14 @@ func Forms(trusted ...string) (*http.CrossOriginProtection, error) {
 	}
 	return forms, nil
 }
+
+// MethodsOf returns the methods that the address of a request takes.
+func MethodsOf(mux *http.ServeMux, r *http.Request) (allowed []string) {
+	for _, method := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := mux.Handler(probe); pattern != "/" && pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
+}

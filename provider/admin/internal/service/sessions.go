@@ -1,4 +1,4 @@
-package admin
+package service
 
 import (
 	"context"
@@ -77,13 +77,13 @@ type Delivery struct {
 }
 
 // view is s without its deadline.
-func (a *Admin) view(actor Actor, s store.Session) Session {
+func (sv *Service) view(actor Actor, s store.Session) Session {
 	v := Session{
 		ID: s.ID, User: s.Subject.ID, Kind: s.Kind, Client: s.Client, Clients: []string{},
 		Actor: s.Actor, Parent: s.Parent, UserAgent: s.UserAgent, Address: s.Address,
 		Started: s.Started, Authenticated: s.Authenticated, LastActivity: s.LastActivity, Activity: s.ActivityClass.String(),
 		AMR: append([]string{}, s.AMR...), ACR: s.ACR,
-		Yours: actor.User != "" && a.subject(actor.User) == s.Subject, Current: actor.SID != "" && actor.SID == s.ID,
+		Yours: actor.User != "" && sv.subject(actor.User) == s.Subject, Current: actor.SID != "" && actor.SID == s.ID,
 	}
 	for _, g := range s.Grants {
 		if g.Revoked.IsZero() && !slices.Contains(v.Clients, g.Client) {
@@ -105,12 +105,12 @@ func deliveries(s store.Session) []Delivery {
 }
 
 // viewNow is view with the deadline.
-func (a *Admin) viewNow(ctx context.Context, actor Actor, s store.Session) Session {
-	v := a.view(actor, s)
+func (sv *Service) viewNow(ctx context.Context, actor Actor, s store.Session) Session {
+	v := sv.view(actor, s)
 	if s.End == nil {
 		// A user whose rules cannot be had, because they were deleted, has
 		// sessions all the same.
-		v.EndsAt, v.EndsBy, _ = a.cfg.Hook.Deadline(ctx, s)
+		v.EndsAt, v.EndsBy, _ = sv.Hook.Deadline(ctx, s)
 	}
 	return v
 }
@@ -123,10 +123,10 @@ type Query struct {
 	State  store.State
 }
 
-func (a *Admin) filter(account string, q Query) store.Filter {
+func (sv *Service) filter(account string, q Query) store.Filter {
 	f := store.Filter{Account: account, Kind: q.Kind, Client: q.Client, State: q.State}
 	if q.User != "" {
-		f.Subject = a.subject(q.User)
+		f.Subject = sv.subject(q.User)
 	}
 	return f
 }
@@ -156,7 +156,7 @@ func openCursor(f store.Filter, sealed string) (string, error) {
 		return "", errCursor
 	}
 	cursor := string(data[len(sum):])
-	if textProblem(cursor, maxName) != "" {
+	if TextProblem(cursor, MaxName) != "" {
 		return "", errCursor
 	}
 	return cursor, nil
@@ -170,25 +170,25 @@ func filterSum(f store.Filter) ([]byte, error) {
 
 // Sessions returns one page of the sessions of an account, and the cursor of the
 // next. A page may be short; only an empty cursor says that it is the last.
-func (a *Admin) Sessions(ctx context.Context, actor Actor, account string, q Query, cursor string, limit int) ([]Session, string, error) {
-	f := a.filter(account, q)
-	page, next, err := a.page(ctx, f, cursor, limit)
+func (sv *Service) Sessions(ctx context.Context, actor Actor, account string, q Query, cursor string, limit int) ([]Session, string, error) {
+	f := sv.filter(account, q)
+	page, next, err := sv.page(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}
 	list := make([]Session, len(page))
 	for i, s := range page {
-		list[i] = a.viewNow(ctx, actor, s)
+		list[i] = sv.viewNow(ctx, actor, s)
 	}
 	return list, next, nil
 }
 
-func (a *Admin) page(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+func (sv *Service) page(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	cursor, err := openCursor(f, cursor)
 	if err != nil {
 		return nil, "", err
 	}
-	page, next, err := a.cfg.Hook.List(ctx, f, cursor, limit)
+	page, next, err := sv.Hook.List(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -198,12 +198,12 @@ func (a *Admin) page(ctx context.Context, f store.Filter, cursor string, limit i
 
 // session returns a session of the account. If there is none the error wraps
 // [store.ErrNotFound]: one of another account is as good as none.
-func (a *Admin) session(ctx context.Context, account, sid string) (store.Session, error) {
-	s, err := a.cfg.Hook.Session(ctx, sid)
+func (sv *Service) session(ctx context.Context, account, sid string) (store.Session, error) {
+	s, err := sv.Hook.Session(ctx, sid)
 	if err != nil {
 		return store.Session{}, err
 	}
-	if !slices.Contains(s.Accounts, account) || s.Subject.Issuer != a.cfg.Issuer || !s.ReservedUntil.IsZero() {
+	if !slices.Contains(s.Accounts, account) || s.Subject.Issuer != sv.Issuer || !s.ReservedUntil.IsZero() {
 		return store.Session{}, fmt.Errorf("session %q: %w", sid, store.ErrNotFound)
 	}
 	return s, nil
@@ -211,27 +211,27 @@ func (a *Admin) session(ctx context.Context, account, sid string) (store.Session
 
 // Session returns one session of the account. If there is none the error wraps
 // [store.ErrNotFound].
-func (a *Admin) Session(ctx context.Context, actor Actor, account, sid string) (Session, error) {
-	s, err := a.session(ctx, account, sid)
+func (sv *Service) Session(ctx context.Context, actor Actor, account, sid string) (Session, error) {
+	s, err := sv.session(ctx, account, sid)
 	if err != nil {
 		return Session{}, err
 	}
-	return a.viewNow(ctx, actor, s), nil
+	return sv.viewNow(ctx, actor, s), nil
 }
 
 // End ends one session of the account. Ending one that has ended succeeds and
 // changes nothing. If there is none the error wraps [store.ErrNotFound].
-func (a *Admin) End(ctx context.Context, actor Actor, account, sid string) (Session, error) {
-	s, err := a.session(ctx, account, sid)
+func (sv *Service) End(ctx context.Context, actor Actor, account, sid string) (Session, error) {
+	s, err := sv.session(ctx, account, sid)
 	if err != nil {
 		return Session{}, err
 	}
 	if s.End == nil {
-		if err := a.cfg.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
+		if err := sv.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
 			return Session{}, err
 		}
 	}
-	return a.Session(ctx, actor, account, sid)
+	return sv.Session(ctx, actor, account, sid)
 }
 
 // A Selection is which sessions of an account to end: those named, or all that
@@ -263,11 +263,11 @@ type Result struct {
 
 // EndSelected ends the sessions of an account that are selected, for the reason
 // [policy.ReasonEndedByAdmin].
-func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, sel Selection) (Result, error) {
+func (sv *Service) EndSelected(ctx context.Context, actor Actor, account string, sel Selection) (Result, error) {
 	r := Result{NotFound: []string{}, Complete: true}
 	if len(sel.Sessions) > 0 {
 		for _, sid := range sel.Sessions {
-			switch ended, err := a.endOne(ctx, actor, account, sid, sel.ExceptMine); {
+			switch ended, err := sv.endOne(ctx, actor, account, sid, sel.ExceptMine); {
 			case errors.Is(err, store.ErrNotFound):
 				r.NotFound = append(r.NotFound, sid)
 			case err != nil:
@@ -280,22 +280,22 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 	}
 	if sel.User != "" && sel.Client == "" {
 		var err error
-		r.Ended, err = a.endUser(ctx, actor, account, sel)
+		r.Ended, err = sv.endUser(ctx, actor, account, sel)
 		return r, err
 	}
-	until := time.Now().Add(a.cfg.PreviewTime)
-	f := a.filter(account, Query{User: sel.User, Client: sel.Client, State: store.Unended})
+	until := time.Now().Add(sv.PreviewTime)
+	f := sv.filter(account, Query{User: sel.User, Client: sel.Client, State: store.Unended})
 	// First, or one becomes a session behind the back of the list.
-	if err := a.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
+	if err := sv.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
 		return r, err
 	}
 	for cursor := ""; ; {
-		page, next, err := a.cfg.Hook.List(ctx, f, cursor, 200)
+		page, next, err := sv.Hook.List(ctx, f, cursor, 200)
 		if err != nil {
 			return r, err
 		}
 		for _, s := range page {
-			switch ended, err := a.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
+			switch ended, err := sv.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
 			case errors.Is(err, store.ErrNotFound): // ended and forgotten meanwhile
 			case err != nil:
 				return r, err
@@ -317,12 +317,12 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 // endUser ends the sessions of one user and what they have under way, by
 // [provider.Hook.EndAll], if they are of the account: a member now, or all that they
 // have is listed in it. Of anybody else it ends the sessions that are listed.
-func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Selection) (int, error) {
+func (sv *Service) endUser(ctx context.Context, actor Actor, account string, sel Selection) (int, error) {
 	if sel.ExceptMine && actor.SID == "" && actor.User == sel.User {
 		return 0, nil // all of them are the actor's own
 	}
-	subject := a.subject(sel.User)
-	memberships, err := a.cfg.Hook.Memberships(ctx, subject)
+	subject := sv.subject(sel.User)
+	memberships, err := sv.Hook.Memberships(ctx, subject)
 	if err != nil {
 		return 0, err
 	}
@@ -330,14 +330,14 @@ func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Se
 	var except, listed []string
 	elsewhere := false
 	for cursor := ""; ; {
-		page, next, err := a.cfg.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
+		page, next, err := sv.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
 		if err != nil {
 			return 0, err
 		}
 		for _, s := range page {
 			in := slices.Contains(s.Accounts, account)
 			elsewhere = elsewhere || !in
-			switch mine := sel.ExceptMine && a.mine(actor, s); {
+			switch mine := sel.ExceptMine && sv.mine(actor, s); {
 			case mine:
 				except = append(except, s.ID)
 			case in:
@@ -350,11 +350,11 @@ func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Se
 		cursor = next
 	}
 	if member || len(listed) > 0 && !elsewhere {
-		return a.cfg.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
+		return sv.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
 	}
 	n := 0
 	for _, sid := range listed {
-		ended, err := a.endOne(ctx, actor, account, sid, sel.ExceptMine)
+		ended, err := sv.endOne(ctx, actor, account, sid, sel.ExceptMine)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return n, err
 		}
@@ -366,29 +366,29 @@ func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Se
 }
 
 // endOne reports whether it was this call that ended the session.
-func (a *Admin) endOne(ctx context.Context, actor Actor, account, sid string, exceptMine bool) (bool, error) {
-	s, err := a.session(ctx, account, sid)
-	if err != nil || s.End != nil || exceptMine && a.mine(actor, s) {
+func (sv *Service) endOne(ctx context.Context, actor Actor, account, sid string, exceptMine bool) (bool, error) {
+	s, err := sv.session(ctx, account, sid)
+	if err != nil || s.End != nil || exceptMine && sv.mine(actor, s) {
 		return false, err
 	}
-	if err := a.cfg.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
+	if err := sv.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
 		return false, err
 	}
 	return true, nil
 }
 
 // endPending ends the logins that wait for their applications. They do not count.
-func (a *Admin) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
+func (sv *Service) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
 	for cursor := ""; ; {
-		page, next, err := a.cfg.Hook.Pending(ctx, f, cursor, 200)
+		page, next, err := sv.Hook.Pending(ctx, f, cursor, 200)
 		if err != nil {
 			return err
 		}
 		for _, s := range page {
-			if exceptMine && a.mine(actor, s) {
+			if exceptMine && sv.mine(actor, s) {
 				continue
 			}
-			if err := a.cfg.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+			if err := sv.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
 		}
@@ -399,11 +399,11 @@ func (a *Admin) endPending(ctx context.Context, actor Actor, f store.Filter, exc
 	}
 }
 
-func (a *Admin) mine(actor Actor, s store.Session) bool {
+func (sv *Service) mine(actor Actor, s store.Session) bool {
 	if actor.SID != "" {
 		return s.ID == actor.SID
 	}
-	return actor.User != "" && s.Subject == a.subject(actor.User)
+	return actor.User != "" && s.Subject == sv.subject(actor.User)
 }
 
 // An OwedDelivery is a delivery with the session whose end it is about.
@@ -423,8 +423,8 @@ const deliveryScan = 500
 // were given up, or both, and the cursor to go on with. It looks at a number of
 // ended sessions each time, so a page may be empty; only an empty cursor says that
 // it is the last.
-func (a *Admin) Deliveries(ctx context.Context, account string, owed, givenUp bool, cursor string) ([]OwedDelivery, string, error) {
-	page, next, err := a.page(ctx, a.filter(account, Query{State: store.Ended}), cursor, deliveryScan)
+func (sv *Service) Deliveries(ctx context.Context, account string, owed, givenUp bool, cursor string) ([]OwedDelivery, string, error) {
+	page, next, err := sv.page(ctx, sv.filter(account, Query{State: store.Ended}), cursor, deliveryScan)
 	if err != nil {
 		return nil, "", err
 	}
@@ -439,10 +439,6 @@ func (a *Admin) Deliveries(ctx context.Context, account string, owed, givenUp bo
 	return list, next, nil
 }
 
-// ErrLive is wrapped by the error about a logout notification for a session that
-// has not ended.
-var ErrLive = errors.New("the session has not ended")
-
 // A Redelivery says what came of telling an application once more.
 type Redelivery struct {
 	Delivered bool       `json:"delivered"`
@@ -453,19 +449,19 @@ type Redelivery struct {
 // Redeliver tells an application at once that a session of the account has ended.
 // If it does not take that, it is owed again. If the session is not there, or the
 // client had no part in it, the error wraps [store.ErrNotFound].
-func (a *Admin) Redeliver(ctx context.Context, account, sid, client string) (Redelivery, error) {
-	s, err := a.session(ctx, account, sid)
+func (sv *Service) Redeliver(ctx context.Context, account, sid, client string) (Redelivery, error) {
+	s, err := sv.session(ctx, account, sid)
 	if err != nil {
 		return Redelivery{}, err
 	}
 	if s.End == nil {
 		return Redelivery{}, fmt.Errorf("session %q: %w", sid, ErrLive)
 	}
-	failure := a.cfg.Hook.Redeliver(ctx, sid, client)
+	failure := sv.Hook.Redeliver(ctx, sid, client)
 	if errors.Is(failure, store.ErrNotFound) {
 		return Redelivery{}, failure
 	}
-	if s, err = a.session(ctx, account, sid); err != nil {
+	if s, err = sv.session(ctx, account, sid); err != nil {
 		return Redelivery{}, err
 	}
 	r := Redelivery{Delivered: failure == nil, Delivery: deliveries(s)}
@@ -482,9 +478,9 @@ func (a *Admin) Redeliver(ctx context.Context, account, sid, client string) (Red
 
 // Heartbeat says that the user of the actor's session is there. It is about that
 // session only: about any other the error wraps [store.ErrNotFound].
-func (a *Admin) Heartbeat(ctx context.Context, actor Actor, sid string) error {
+func (sv *Service) Heartbeat(ctx context.Context, actor Actor, sid string) error {
 	if actor.SID == "" || actor.SID != sid {
 		return fmt.Errorf("session %q is not the one of the access token: %w", sid, store.ErrNotFound)
 	}
-	return a.cfg.Hook.Heartbeat(ctx, sid, actor.Client)
+	return sv.Hook.Heartbeat(ctx, sid, actor.Client)
 }

@@ -1,4 +1,6 @@
-package admin_test
+// Package admintest is a provider with the administration of its accounts, for the
+// tests of the API and of the console.
+package admintest
 
 import (
 	"bytes"
@@ -8,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,65 +24,71 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/console"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
-// A world is a provider with the hook and the API, for one test. In the account
+// A World is a provider with the hook and the API, for one test. In the account
 // "acme" are root, who administers it, auditor, who may read, and everybody whose
 // name does not start with "other-"; those are in "elsewhere", which other-root
 // administers.
-type world struct {
+type World struct {
 	*optest.Server
-	t     testing.TB
-	hook  *provider.Hook
-	store store.Store
-	api   *admin.Admin
+	T     testing.TB
+	Hook  *provider.Hook
+	Store store.Store
+	API   *admin.Admin
+
+	// Described, if it is set, holds each answer of the API against its description.
+	Described func(t testing.TB, method, path string, got Response)
 
 	mu       sync.Mutex
-	asked    []admin.Action
 	failures []error
 }
 
-type option func(*world, *provider.Config, *admin.Config)
+// An Option changes how a world is made, before it is.
+type Option func(*World, *provider.Config, *admin.Config)
 
-func newWorld(t testing.TB, options ...option) *world {
-	w := &world{t: t, store: memstore.New()}
+// New starts the provider, with the API at /v1/ and the console at /console/.
+func New(t testing.TB, options ...Option) *World {
+	w := &World{T: t, Store: memstore.New()}
 	hookConfig := provider.Config{Keys: provider.Keys{provider.NewKey(time.Now())}}
 	adminConfig := admin.Config{}
 	for _, o := range options {
 		o(w, &hookConfig, &adminConfig)
 	}
-	hookConfig.Store = w.store
+	hookConfig.Store = w.Store
 	if hookConfig.Membership == nil {
-		hookConfig.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) { return memberships(s.ID), nil }
+		hookConfig.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) { return Memberships(s.ID), nil }
 	}
 	var err error
-	w.hook, err = provider.New(hookConfig)
+	w.Hook, err = provider.New(hookConfig)
 	require.NoError(t, err)
 
 	var embedded *op.Provider
-	var console http.Handler
+	var pages http.Handler
 	w.Server = optest.Start(t, optest.Config{
-		Hook: w.hook, InMemory: true,
+		Hook: w.Hook, InMemory: true,
 		Options: []op.Option{func(p *op.Provider) error { embedded = p; return nil }},
 		Middleware: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, "/v1/") {
-					w.api.ServeHTTP(rw, r)
+					w.API.ServeHTTP(rw, r)
 					return
 				}
 				if strings.HasPrefix(r.URL.Path, "/console/") {
-					optest.CORSForAll(http.StripPrefix("/console", console)).ServeHTTP(rw, r)
+					optest.CORSForAll(http.StripPrefix("/console", pages)).ServeHTTP(rw, r)
 					return
 				}
 				next.ServeHTTP(rw, r)
 			})
 		},
 	})
-	adminConfig.Hook, adminConfig.Issuer = w.hook, w.Issuer
+	adminConfig.Hook, adminConfig.Issuer = w.Hook, w.Issuer
 	if adminConfig.ReadOnly == "" && adminConfig.Store == nil {
-		adminConfig.Store = w.store
+		adminConfig.Store = w.Store
 	}
 	adminConfig.Failed = func(_ *http.Request, err error) {
 		w.mu.Lock()
@@ -86,14 +96,11 @@ func newWorld(t testing.TB, options ...option) *world {
 		w.failures = append(w.failures, err)
 	}
 	adminConfig.Authorize = func(ctx context.Context, r *http.Request, action admin.Action, account string) (admin.Actor, error) {
-		w.mu.Lock()
-		w.asked = append(w.asked, action)
-		w.mu.Unlock()
 		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !ok {
 			return admin.Actor{}, admin.ErrUnauthenticated
 		}
-		at, err := w.hook.AccessToken(op.ContextWithIssuer(ctx, w.Issuer), embedded, token)
+		at, err := w.Hook.AccessToken(op.ContextWithIssuer(ctx, w.Issuer), embedded, token)
 		if errors.Is(err, provider.ErrInvalidToken) {
 			return admin.Actor{}, fmt.Errorf("%w: %w", admin.ErrUnauthenticated, err)
 		}
@@ -106,17 +113,18 @@ func newWorld(t testing.TB, options ...option) *world {
 		}
 		return admin.Actor{}, admin.ErrForbidden
 	}
-	w.api, err = admin.New(adminConfig)
+	w.API, err = admin.New(adminConfig)
 	require.NoError(t, err)
-	console, err = admin.Console(admin.ConsoleConfig{
-		Admin: w.api, Authorize: adminConfig.Authorize, Home: "/",
+	pages, err = console.New(console.Config{
+		Admin: w.API, Authorize: adminConfig.Authorize, Home: "/",
 		Accounts: func(context.Context, *http.Request) ([]string, error) { return []string{"acme", "elsewhere"}, nil },
 	})
 	require.NoError(t, err)
 	return w
 }
 
-func memberships(sub string) []policy.Membership {
+// Memberships are the accounts that a user of the world is in.
+func Memberships(sub string) []policy.Membership {
 	switch {
 	case strings.HasPrefix(sub, optest.SubjectOf("other-")):
 		return []policy.Membership{{Account: "elsewhere"}}
@@ -133,24 +141,24 @@ func may(sub string, action admin.Action, account string) bool {
 		sub == optest.SubjectOf("other-root") && account == "elsewhere"
 }
 
-// login signs a user in, by the client web, and returns the access token.
-func (w *world) login(user string) string {
-	w.t.Helper()
+// SignIn signs a user in, by the client web, and returns the access token.
+func (w *World) SignIn(user string) string {
+	w.T.Helper()
 	return w.Login(optest.Web, user).AccessToken()
 }
 
-// A response is an answer of the API.
-type response struct {
+// A Response is an answer of the API.
+type Response struct {
 	Status int
 	Header http.Header
 	Body   []byte
 	t      testing.TB
 }
 
-// send makes a request, and holds the answer against the description of the API.
+// Send makes a request, and holds the answer against the description of the API.
 // body is JSON, or text as it is; headers come in pairs.
-func (w *world) send(method, path, token string, body any, headers ...string) response {
-	w.t.Helper()
+func (w *World) Send(method, path, token string, body any, headers ...string) Response {
+	w.T.Helper()
 	var reader io.Reader
 	switch body := body.(type) {
 	case nil:
@@ -158,11 +166,11 @@ func (w *world) send(method, path, token string, body any, headers ...string) re
 		reader = strings.NewReader(body)
 	default:
 		data, err := json.Marshal(body)
-		require.NoError(w.t, err)
+		require.NoError(w.T, err)
 		reader = bytes.NewReader(data)
 	}
 	req, err := http.NewRequest(method, w.Issuer+path, reader)
-	require.NoError(w.t, err)
+	require.NoError(w.T, err)
 	if reader != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -176,25 +184,27 @@ func (w *world) send(method, path, token string, body any, headers ...string) re
 		}
 	}
 	resp, err := w.HTTP.Do(req)
-	require.NoError(w.t, err)
+	require.NoError(w.T, err)
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
-	require.NoError(w.t, err)
-	got := response{resp.StatusCode, resp.Header, data, w.t}
-	asDescribed(w.t, method, path, got)
+	require.NoError(w.T, err)
+	got := Response{resp.StatusCode, resp.Header, data, w.T}
+	if w.Described != nil {
+		w.Described(w.T, method, path, got)
+	}
 	return got
 }
 
-// into checks the status and reads the body into v.
-func (r response) into(status int, v any) response {
+// Into checks the status and reads the body into v.
+func (r Response) Into(status int, v any) Response {
 	r.t.Helper()
 	require.Equal(r.t, status, r.Status, "%s", r.Body)
 	require.NoError(r.t, json.Unmarshal(r.Body, v), "%s", r.Body)
 	return r
 }
 
-// A problem is an answer about an error.
-type problem struct {
+// A Problem is an answer about an error.
+type Problem struct {
 	Title, Code, Detail string
 	Status              int
 	Errors              []struct {
@@ -203,25 +213,27 @@ type problem struct {
 	}
 }
 
-func (r response) problem(status int, code string) problem {
+// Problem reads an answer about an error, of the status and the code.
+func (r Response) Problem(status int, code string) Problem {
 	r.t.Helper()
-	var p problem
-	r.into(status, &p)
+	var p Problem
+	r.Into(status, &p)
 	require.Equal(r.t, "application/problem+json", r.Header.Get("Content-Type"))
 	require.Equal(r.t, code, p.Code, "%s", r.Body)
 	require.Equal(r.t, status, p.Status)
 	return p
 }
 
-// save puts settings, of whatever version.
-func (w *world) save(token string, settings policy.Account) admin.Settings {
-	w.t.Helper()
-	var s admin.Settings
-	w.send("PUT", "/v1/accounts/acme/settings", token, map[string]any{"settings": settings}, "If-Match", "*").into(200, &s)
+// Save puts settings, of whatever version.
+func (w *World) Save(token string, settings policy.Account) service.Settings {
+	w.T.Helper()
+	var s service.Settings
+	w.Send("PUT", "/v1/accounts/acme/settings", token, map[string]any{"settings": settings}, "If-Match", "*").Into(200, &s)
 	return s
 }
 
-func bounds(active, inactivity time.Duration, concurrent int, at policy.AtLimit) policy.Account {
+// Bounds are settings with the limits that are not zero.
+func Bounds(active, inactivity time.Duration, concurrent int, at policy.AtLimit) policy.Account {
 	var a policy.Account
 	if active > 0 {
 		a.Active = policy.LimitTo(active)
@@ -233,4 +245,56 @@ func bounds(active, inactivity time.Duration, concurrent int, at policy.AtLimit)
 		a.Concurrent, a.AtLimit = policy.LimitTo(concurrent), at
 	}
 	return a
+}
+
+// Everything is what the store keeps of two accounts.
+func (w *World) Everything() string {
+	w.T.Helper()
+	var all []any
+	for _, account := range []string{"acme", "elsewhere"} {
+		page, next, err := w.Store.List(w.T.Context(), store.Filter{Account: account}, "", 1000)
+		require.NoError(w.T, err)
+		require.Empty(w.T, next)
+		for _, s := range page {
+			// Using an access token is activity, and no change.
+			s.LastActivity, s.ActivityClass, s.Due, s.Revision = time.Time{}, 0, time.Time{}, 0
+			for i := range s.Grants {
+				s.Grants[i].Used = true
+			}
+			all = append(all, s)
+		}
+		history, err := provider.AccountHistory(w.T.Context(), w.Store, account, 0, 100)
+		require.NoError(w.T, err)
+		all = append(all, history)
+	}
+	text, err := json.Marshal(all)
+	require.NoError(w.T, err)
+	return string(text)
+}
+
+// Sessions returns all sessions of the account that a query selects, in pages of
+// two.
+func Sessions[S any](w *World, token, query string) []S {
+	w.T.Helper()
+	var all []S
+	for cursor := ""; ; {
+		var page struct {
+			Sessions []S    `json:"sessions"`
+			Next     string `json:"next_cursor"`
+		}
+		w.Send("GET", "/v1/accounts/acme/sessions?limit=2&"+query+"&cursor="+url.QueryEscape(cursor), token, nil).Into(200, &page)
+		require.LessOrEqual(w.T, len(page.Sessions), 2)
+		all = append(all, page.Sessions...)
+		if page.Next == "" {
+			return all
+		}
+		cursor = page.Next
+	}
+}
+
+// Failures is what the API and the console told the operator.
+func (w *World) Failures() []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.failures)
 }

@@ -1,4 +1,4 @@
-package admin
+package console
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 )
 
 // A target is whose limits a form is about: everyone's if section is empty, else
@@ -101,7 +102,7 @@ func targetOf(form url.Values) (target, string) {
 	case t.section == "kinds" && !policy.Kind(t.name).Known():
 		return t, "is not a kind of session"
 	}
-	if reason := textProblem(t.name, maxName); reason != "" {
+	if reason := service.TextProblem(t.name, service.MaxName); reason != "" {
 		return t, reason
 	}
 	return t, ""

@@ -1,4 +1,4 @@
-package admin
+package console
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
@@ -31,7 +33,7 @@ type sessionRow struct {
 	Actor, Parent                         string // who acts in it, and in which session
 }
 
-func (v *visit) row(s Session) sessionRow {
+func (v *visit) row(s service.Session) sessionRow {
 	row := sessionRow{
 		ID: s.ID, User: view.Clean(s.User), Device: plain.UserAgent(s.UserAgent), Kind: view.KindName(s.Kind), Network: plain.Network(s.Address),
 		Started: v.past(s.Started), Last: v.past(s.LastActivity), Authenticated: v.past(s.Authenticated),
@@ -71,7 +73,7 @@ type deliveryRow struct {
 	EndedAt                       view.Time
 }
 
-func (v *visit) delivery(sid string, d Delivery) deliveryRow {
+func (v *visit) delivery(sid string, d service.Delivery) deliveryRow {
 	row := deliveryRow{SID: sid, Client: d.Client, Name: view.Clean(d.Client), URI: d.URI, Error: d.Error, Attempts: d.Attempts}
 	switch {
 	case !d.GivenUp.IsZero():
@@ -90,21 +92,21 @@ type search struct{ user, client, kind, state string }
 func (v *visit) search(wrong mistakes) search {
 	s := search{v.get("user"), v.get("client"), v.get("kind"), cmp.Or(v.get("state"), "live")}
 	for field, value := range map[string]string{"user": s.user, "client": s.client} {
-		if reason := textProblem(value, maxName); reason != "" {
+		if reason := service.TextProblem(value, service.MaxName); reason != "" {
 			wrong.report(field, "It "+reason+".")
 		}
 	}
 	if s.kind != "" && !policy.Kind(s.kind).Known() {
 		wrong.report("kind", "Choose one of these.")
 	}
-	if _, known := states[s.state]; !known {
+	if _, known := service.States[s.state]; !known {
 		wrong.report("state", "Choose one of these.")
 	}
 	return s
 }
 
-func (s search) query() Query {
-	return Query{User: s.user, Kind: policy.Kind(s.kind), Client: s.client, State: states[s.state]}
+func (s search) query() service.Query {
+	return service.Query{User: s.user, Kind: policy.Kind(s.kind), Client: s.client, State: service.States[s.state]}
 }
 
 // address is the search as the query of an address.
@@ -145,9 +147,9 @@ func (c *console) showSessions(v *visit) error {
 	if len(page.Errors) > 0 {
 		status = http.StatusBadRequest
 	} else {
-		list, next, err := c.admin.Sessions(v.ctx(), v.actor, v.account, s.query(), v.get("cursor"), sessionsPerPage)
+		list, next, err := c.service.Sessions(v.ctx(), v.actor, v.account, s.query(), v.get("cursor"), sessionsPerPage)
 		if isCursor(err) {
-			return consoleNoPage
+			return noPage
 		}
 		if err != nil {
 			return err
@@ -158,7 +160,7 @@ func (c *console) showSessions(v *visit) error {
 		if next != "" {
 			page.Next = s.address("cursor", next)
 		}
-		page.CanEnd = s.state == "live" && v.may(EndSessions)
+		page.CanEnd = s.state == "live" && v.may(admin.EndSessions)
 		if s.kind == "" && len(list) > 0 {
 			page.Matching = s.matching()
 		}
@@ -194,7 +196,7 @@ func (s search) matching() string {
 }
 
 func (c *console) showSession(v *visit) error {
-	s, err := c.admin.Session(v.ctx(), v.actor, v.account, v.r.PathValue("sid"))
+	s, err := c.service.Session(v.ctx(), v.actor, v.account, v.r.PathValue("sid"))
 	if err != nil {
 		return err
 	}
@@ -204,7 +206,7 @@ func (c *console) showSession(v *visit) error {
 		AMR     []string
 		ACR     string
 		CanEnd  bool
-	}{sessionRow: v.row(s), Subject: s.User, ACR: view.Clean(s.ACR), CanEnd: v.may(EndSessions)}
+	}{sessionRow: v.row(s), Subject: s.User, ACR: view.Clean(s.ACR), CanEnd: v.may(admin.EndSessions)}
 	for _, amr := range s.AMR {
 		page.AMR = append(page.AMR, view.Clean(amr))
 	}
@@ -245,29 +247,29 @@ func (c *console) endSessions(v *visit) error {
 	s := v.search(wrong)
 	which := v.get("which")
 	if len(wrong) > 0 || s.kind != "" && which == "matching" {
-		return consoleBadForm
+		return badForm
 	}
-	sel := Selection{ExceptMine: v.get("except_mine") == "on"}
+	sel := service.Selection{ExceptMine: v.get("except_mine") == "on"}
 	switch which {
 	case "marked":
 		for _, sid := range v.form["sid"] {
-			if sid == "" || textProblem(sid, maxName) != "" || len(sel.Sessions) == MaxEnd {
-				return consoleBadForm
+			if sid == "" || service.TextProblem(sid, service.MaxName) != "" || len(sel.Sessions) == service.MaxEnd {
+				return badForm
 			}
 			sel.Sessions = append(sel.Sessions, sid)
 		}
 		if len(sel.Sessions) == 0 {
-			return consoleAnswer{http.StatusBadRequest, "No session is marked", "Go back and mark those that are to end.", false}
+			return message{http.StatusBadRequest, "No session is marked", "Go back and mark those that are to end.", false}
 		}
 	case "matching":
 		sel.User, sel.Client, sel.All = s.user, s.client, s.user == "" && s.client == ""
 	default:
-		return consoleBadForm
+		return badForm
 	}
 	if v.get("confirm") != "yes" {
 		return c.confirmEnd(v, s, sel)
 	}
-	result, err := c.admin.EndSelected(v.ctx(), v.actor, v.account, sel)
+	result, err := c.service.EndSelected(v.ctx(), v.actor, v.account, sel)
 	if err != nil {
 		return err
 	}
@@ -286,7 +288,7 @@ func (c *console) endSessions(v *visit) error {
 	return nil
 }
 
-func (c *console) confirmEnd(v *visit, s search, sel Selection) error {
+func (c *console) confirmEnd(v *visit, s search, sel service.Selection) error {
 	page := endingPage{Hidden: []pair{{"which", v.get("which")}}, Back: s.address()}
 	found, complete, err := c.selected(v, s, sel)
 	if err != nil {
@@ -328,9 +330,9 @@ func (c *console) confirmEnd(v *visit, s search, sel Selection) error {
 }
 
 // selected returns the live sessions that are to end, up to a number of them.
-func (c *console) selected(v *visit, s search, sel Selection) (found []Session, complete bool, err error) {
+func (c *console) selected(v *visit, s search, sel service.Selection) (found []service.Session, complete bool, err error) {
 	for _, sid := range sel.Sessions {
-		one, err := c.admin.Session(v.ctx(), v.actor, v.account, sid)
+		one, err := c.service.Session(v.ctx(), v.actor, v.account, sid)
 		if err != nil {
 			return nil, false, err
 		}
@@ -342,9 +344,9 @@ func (c *console) selected(v *visit, s search, sel Selection) (found []Session, 
 		return found, true, nil
 	}
 	q := s.query()
-	q.State = states["live"]
+	q.State = service.States["live"]
 	for cursor := ""; ; {
-		list, next, err := c.admin.Sessions(v.ctx(), v.actor, v.account, q, cursor, 500)
+		list, next, err := c.service.Sessions(v.ctx(), v.actor, v.account, q, cursor, 500)
 		if err != nil {
 			return nil, false, err
 		}
@@ -359,11 +361,11 @@ func (c *console) selected(v *visit, s search, sel Selection) (found []Session, 
 func (c *console) showDeliveries(v *visit) error {
 	state := cmp.Or(v.get("state"), "any")
 	if !slices.Contains([]string{"any", "owed", "given_up"}, state) {
-		return consoleNoPage
+		return noPage
 	}
-	list, next, err := c.admin.Deliveries(v.ctx(), v.account, state != "given_up", state != "owed", v.get("cursor"))
+	list, next, err := c.service.Deliveries(v.ctx(), v.account, state != "given_up", state != "owed", v.get("cursor"))
 	if isCursor(err) {
-		return consoleNoPage
+		return noPage
 	}
 	if err != nil {
 		return err
@@ -375,7 +377,7 @@ func (c *console) showDeliveries(v *visit) error {
 		CanEnd bool
 	}{
 		States: options(state, "any", "Owed and given up", "owed", "Owed", "given_up", "Given up"),
-		CanEnd: v.may(EndSessions),
+		CanEnd: v.may(admin.EndSessions),
 	}
 	for _, d := range list {
 		row := v.delivery(d.Session, d.Delivery)
@@ -392,10 +394,10 @@ func (c *console) showDeliveries(v *visit) error {
 // redeliver tells an application once more that a session has ended.
 func (c *console) redeliver(v *visit) error {
 	client, sid := v.get("client"), v.r.PathValue("sid")
-	if client == "" || textProblem(client, maxName) != "" {
-		return consoleBadForm
+	if client == "" || service.TextProblem(client, service.MaxName) != "" {
+		return badForm
 	}
-	result, err := c.admin.Redeliver(v.ctx(), v.account, sid, client)
+	result, err := c.service.Redeliver(v.ctx(), v.account, sid, client)
 	if err != nil {
 		return err
 	}

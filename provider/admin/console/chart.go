@@ -1,4 +1,4 @@
-package admin
+package console
 
 import (
 	"cmp"
@@ -76,7 +76,7 @@ func (c *console) showActivity(v *visit) error {
 		from      time.Time
 		step      time.Duration
 	}{{"The last day", "day", day, time.Hour}, {"The last 90 days", "quarter", quarter, 24 * time.Hour}} {
-		periods, err := c.admin.cfg.Hook.Counts(v.ctx(), v.account, s.from, v.now.Add(time.Microsecond), s.step)
+		periods, err := c.service.Hook.Counts(v.ctx(), v.account, s.from, v.now.Add(time.Microsecond), s.step)
 		if err != nil {
 			return err
 		}
@@ -104,7 +104,7 @@ type presence struct {
 }
 
 func (c *console) presence(v *visit) (*presence, error) {
-	periods, err := c.admin.cfg.Hook.Counts(v.ctx(), v.account, v.now.Truncate(time.Hour).Add(-23*time.Hour), v.now.Add(time.Microsecond), time.Hour)
+	periods, err := c.service.Hook.Counts(v.ctx(), v.account, v.now.Truncate(time.Hour).Add(-23*time.Hour), v.now.Add(time.Microsecond), time.Hour)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package admin
+package service
 
 import (
 	"errors"
@@ -14,10 +14,6 @@ const (
 	previewsOfOne = 2
 	previewsOfAll = 8
 )
-
-// ErrBusy is wrapped by the error about a preview that an actor asks for while others
-// of theirs are still running.
-var ErrBusy = errors.New("previews of the same administrator are still running")
 
 var errPreviews = errors.New("too many previews are running")
 

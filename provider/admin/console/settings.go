@@ -1,4 +1,4 @@
-package admin
+package console
 
 import (
 	"cmp"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -53,16 +55,16 @@ type changedView struct {
 const historyLook = 50
 
 func (c *console) showOverview(v *visit) error {
-	s, err := c.admin.Settings(v.ctx(), v.account)
+	s, err := c.service.Settings(v.ctx(), v.account)
 	if err != nil {
 		return err
 	}
-	entries, _, err := c.admin.History(v.ctx(), v.account, 0, historyLook)
+	entries, _, err := c.service.History(v.ctx(), v.account, 0, historyLook)
 	if err != nil {
 		return err
 	}
 	page := overviewPage{
-		Observe: s.Settings.Observe, CanEdit: s.ReadOnly == "" && v.may(WriteSettings),
+		Observe: s.Settings.Observe, CanEdit: s.ReadOnly == "" && v.may(admin.WriteSettings),
 		Warnings: warningViews(s.Warnings), Version: s.Version,
 	}
 	if s.Version > 0 {
@@ -83,7 +85,7 @@ func (c *console) showOverview(v *visit) error {
 		}
 		page.Tiles = append(page.Tiles, t)
 	}
-	if v.may(ReadSessions) {
+	if v.may(admin.ReadSessions) {
 		if page.Presence, err = c.presence(v); err != nil {
 			return err
 		}
@@ -240,16 +242,16 @@ func (v *visit) editing() (editing, error) {
 		return e, policy.FieldErrors{{Path: "Whom it is for", Reason: reason}}
 	}
 	if e.fields = fieldGroups[e.field]; e.fields == nil || e.field == "observe" && e.target != (target{}) {
-		return e, consoleNoPage
+		return e, noPage
 	}
 	return e, nil
 }
 
 func (c *console) showEdit(v *visit) error {
-	if c.admin.cfg.ReadOnly != "" {
-		return ErrReadOnly
+	if c.service.ReadOnly != "" {
+		return service.ErrReadOnly
 	}
-	s, err := c.admin.Settings(v.ctx(), v.account)
+	s, err := c.service.Settings(v.ctx(), v.account)
 	if err != nil {
 		return err
 	}
@@ -326,7 +328,7 @@ func (p editPage) title() string {
 }
 
 // editPage makes the form of what was typed, on top of the current settings.
-func (c *console) editPage(v *visit, e editing, s Settings, wrong mistakes, rest []string) editPage {
+func (c *console) editPage(v *visit, e editing, s service.Settings, wrong mistakes, rest []string) editPage {
 	p := editPage{
 		Scope: e.target.section, Name: e.target.name, Field: e.field, Tag: s.EntityTag, Version: s.Version,
 		Observe: e.form.Get("observe") == "on", Existing: e.target.limits(s.Settings) != policy.Limits{} && e.target.section != "",
@@ -362,7 +364,7 @@ func (c *console) control(v *visit, e editing, field string, a policy.Account) c
 	if !wide {
 		f.Inherit = "Leave it to the wider scopes (everyone: " + lowerFirst(everyone) + ")"
 	}
-	allowed := c.admin.cfg.Range
+	allowed := c.service.Range
 	switch field {
 	case "active":
 		f.Type, f.Help = "time", "How long a sign-in lasts before the user has to enter their credentials again."
@@ -425,7 +427,7 @@ func formWords(field string, l policy.Limits) string {
 // unitOptions are the units of durations; seconds only where they make sense.
 func (c *console) unitOptions(chosen string) []option {
 	list := options(chosen, "minutes", "minutes", "hours", "hours", "days", "days")
-	if chosen == "seconds" || c.admin.cfg.Range.InactivityMin%time.Minute != 0 {
+	if chosen == "seconds" || c.service.Range.InactivityMin%time.Minute != 0 {
 		list = append(options(chosen, "seconds", "seconds"), list...)
 	}
 	return list
@@ -473,14 +475,14 @@ type change struct {
 }
 
 // change reads the change of a form, on top of the current settings.
-func (c *console) change(v *visit, s Settings) (ch change, err error) {
+func (c *console) change(v *visit, s service.Settings) (ch change, err error) {
 	ch = change{what: cmp.Or(v.get("what"), "limits"), wrong: mistakes{}, settings: s.Settings}
 	switch ch.what {
 	case "restore":
 		if ch.restored, err = strconv.ParseInt(v.get("restored"), 10, 64); err != nil {
-			return ch, consoleNoPage
+			return ch, noPage
 		}
-		old, err := c.admin.Version(v.ctx(), v.account, ch.restored)
+		old, err := c.service.Version(v.ctx(), v.account, ch.restored)
 		if err != nil {
 			return ch, err
 		}
@@ -490,12 +492,12 @@ func (c *console) change(v *visit, s Settings) (ch change, err error) {
 			return ch, err
 		}
 		if ch.editing.target.section == "" {
-			return ch, consoleNoPage
+			return ch, noPage
 		}
 		ch.settings = ch.editing.target.set(s.Settings, policy.Limits{})
 	case "limits":
 		if v.r.Method != http.MethodPost {
-			return ch, consoleNoPage
+			return ch, noPage
 		}
 		if ch.editing, err = v.editing(); err != nil {
 			return ch, err
@@ -507,13 +509,13 @@ func (c *console) change(v *visit, s Settings) (ch change, err error) {
 			ch.settings = e.target.set(s.Settings, readLimits(v.form, e.fields, e.target.limits(s.Settings), ch.wrong))
 		}
 	default:
-		return ch, consoleNoPage
+		return ch, noPage
 	}
-	if reason := textProblem(v.get("message"), maxMessage); reason != "" {
+	if reason := service.TextProblem(v.get("message"), service.MaxMessage); reason != "" {
 		ch.wrong.report("message", "It "+reason+".")
 	}
 	if len(ch.wrong) == 0 {
-		ch.invalid(c.admin.Validate(ch.settings))
+		ch.invalid(c.service.Validate(ch.settings))
 	}
 	return ch, nil
 }
@@ -533,7 +535,7 @@ func (ch *change) good() bool { return len(ch.wrong) == 0 && len(ch.rest) == 0 }
 // A reviewPage shows what a change would do.
 type reviewPage struct {
 	Changes      changesInWords
-	Preview      Preview
+	Preview      service.Preview
 	Consequence  string
 	Sessions     []sessionRow
 	More         int
@@ -550,7 +552,7 @@ type reviewPage struct {
 const reviewSessions = 20
 
 func (c *console) showReview(v *visit) error {
-	s, err := c.admin.Settings(v.ctx(), v.account)
+	s, err := c.service.Settings(v.ctx(), v.account)
 	if err != nil {
 		return err
 	}
@@ -563,7 +565,7 @@ func (c *console) showReview(v *visit) error {
 
 // review shows the consequences of a change, or what is wrong with it, or what
 // others changed meanwhile.
-func (c *console) review(v *visit, s Settings) error {
+func (c *console) review(v *visit, s service.Settings) error {
 	ch, err := c.change(v, s)
 	if err != nil {
 		return err
@@ -581,7 +583,7 @@ func (c *console) review(v *visit, s Settings) error {
 	}
 	page := reviewPage{
 		Hidden: v.hidden(), Message: v.get("message"), MessageError: message, Edit: ch.what == "limits",
-		CanSave: c.admin.cfg.ReadOnly == "" && v.may(WriteSettings) && ch.good(), Problems: ch.rest,
+		CanSave: c.service.ReadOnly == "" && v.may(admin.WriteSettings) && ch.good(), Problems: ch.rest,
 		Changes: newChangesInWords(policy.Diff(s.Settings, ch.settings)),
 	}
 	status := http.StatusOK
@@ -593,7 +595,7 @@ func (c *console) review(v *visit, s Settings) error {
 		if message != "" {
 			text, status = "", http.StatusBadRequest
 		}
-		if page.Preview, err = c.admin.Preview(v.ctx(), v.actor, v.account, ch.settings, text); err != nil {
+		if page.Preview, err = c.service.Preview(v.ctx(), v.actor, v.account, ch.settings, text); err != nil {
 			return err
 		}
 	}
@@ -611,7 +613,7 @@ func (c *console) review(v *visit, s Settings) error {
 }
 
 // consequence says what a change would do, in a sentence.
-func consequence(p Preview) string {
+func consequence(p service.Preview) string {
 	least := ""
 	if !p.Complete {
 		least = "at least "
@@ -649,15 +651,15 @@ func (v *visit) hidden() (list []pair) {
 // stale answers somebody whose form was made from settings that are not the
 // current ones: it shows who changed what meanwhile, and the form as it was typed,
 // to go on with.
-func (c *console) stale(v *visit, s Settings, ch change) error {
+func (c *console) stale(v *visit, s service.Settings, ch change) error {
 	view := &staleView{}
 	since := v.version()
-	if before, err := c.admin.Version(v.ctx(), v.account, since); err == nil && before.EntityTag == v.get("tag") {
+	if before, err := c.service.Version(v.ctx(), v.account, since); err == nil && before.EntityTag == v.get("tag") {
 		view.Known, view.Changes = true, newChangesInWords(policy.Diff(before.Settings, s.Settings))
 	} else if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	entries, _, err := c.admin.History(v.ctx(), v.account, 0, 20)
+	entries, _, err := c.service.History(v.ctx(), v.account, 0, 20)
 	if err != nil {
 		return err
 	}
@@ -687,12 +689,12 @@ func (c *console) stale(v *visit, s Settings, ch change) error {
 }
 
 func (c *console) save(v *visit) error {
-	s, err := c.admin.Settings(v.ctx(), v.account)
+	s, err := c.service.Settings(v.ctx(), v.account)
 	if err != nil {
 		return err
 	}
 	if s.ReadOnly != "" {
-		return ErrReadOnly
+		return service.ErrReadOnly
 	}
 	ch, err := c.change(v, s)
 	if err != nil {
@@ -701,16 +703,16 @@ func (c *console) save(v *visit) error {
 	if !ch.good() || v.get("tag") != s.EntityTag {
 		return c.review(v, s)
 	}
-	match := Match{Tags: []string{v.get("tag")}}
-	var saved Settings
+	match := service.Match{Tags: []string{v.get("tag")}}
+	var saved service.Settings
 	if ch.what == "restore" {
-		saved, err = c.admin.Restore(v.ctx(), v.actor, v.account, match, ch.restored, v.get("message"))
+		saved, err = c.service.Restore(v.ctx(), v.actor, v.account, match, ch.restored, v.get("message"))
 	} else {
-		saved, err = c.admin.Save(v.ctx(), v.actor, v.account, match, ch.settings, v.get("message"))
+		saved, err = c.service.Save(v.ctx(), v.actor, v.account, match, ch.settings, v.get("message"))
 	}
 	switch {
-	case errors.Is(err, ErrStale):
-		if s, err = c.admin.Settings(v.ctx(), v.account); err != nil {
+	case errors.Is(err, service.ErrStale):
+		if s, err = c.service.Settings(v.ctx(), v.account); err != nil {
 			return err
 		}
 		return c.stale(v, s, ch)
@@ -747,7 +749,7 @@ func (c *console) showPresets(v *visit) error {
 	c.render(v, http.StatusOK, "presets", "Presets", "", struct {
 		Presets []presetView
 		CanEdit bool
-	}{list, c.admin.cfg.ReadOnly == "" && v.may(WriteSettings)})
+	}{list, c.service.ReadOnly == "" && v.may(admin.WriteSettings)})
 	return nil
 }
 
@@ -777,16 +779,16 @@ type overrideRow struct {
 const maxOverrides = 200
 
 func (c *console) showOverrides(v *visit) error {
-	s, err := c.admin.Settings(v.ctx(), v.account)
+	s, err := c.service.Settings(v.ctx(), v.account)
 	if err != nil {
 		return err
 	}
 	return c.overrides(v, s, "")
 }
 
-func (c *console) overrides(v *visit, s Settings, wrong string) error {
+func (c *console) overrides(v *visit, s service.Settings, wrong string) error {
 	page := overridesPage{
-		CanEdit: s.ReadOnly == "" && v.may(WriteSettings), Error: wrong, Name: v.get("name"),
+		CanEdit: s.ReadOnly == "" && v.may(admin.WriteSettings), Error: wrong, Name: v.get("name"),
 		Scope: options(v.get("scope"), "groups", "Group", "users", "User", "clients", "Application"),
 		Find:  v.get("find"),
 	}
@@ -854,7 +856,7 @@ func (c *console) showExplain(v *visit) error {
 		Kinds: kindOptions(cmp.Or(v.get("kind"), string(policy.Browser)), ""), Asked: v.form.Has("user"),
 	}
 	for field, value := range map[string]string{"user": page.User, "client": page.Client} {
-		if reason := textProblem(value, maxName); reason != "" {
+		if reason := service.TextProblem(value, service.MaxName); reason != "" {
 			page.Errors.report(field, "It "+reason+".")
 		}
 	}
@@ -866,9 +868,9 @@ func (c *console) showExplain(v *visit) error {
 		page.Errors.report("kind", "Choose one of these.")
 	}
 	if page.Asked && len(page.Errors) == 0 {
-		e, err := c.admin.Explain(v.ctx(), v.account, page.User, kind, page.Client)
+		e, err := c.service.Explain(v.ctx(), v.account, page.User, kind, page.Client)
 		switch {
-		case errors.Is(err, ErrNoUser):
+		case errors.Is(err, service.ErrNoUser):
 			page.Errors.report("user", "There is no such user in this account. Enter the subject (sub), as it is in ID tokens.")
 		case err != nil:
 			return err
@@ -944,16 +946,16 @@ type historyEntry struct {
 	Button  string // what that says
 }
 
-func (v *visit) entry(e Entry) historyEntry {
+func (v *visit) entry(e service.Entry) historyEntry {
 	return historyEntry{Version: e.Version, By: view.Clean(e.By), At: v.past(e.At), Message: e.Message, Changes: newChangesInWords(e.Changes), Back: -1}
 }
 
 func (c *console) showHistory(v *visit) error {
 	before, err := strconv.ParseInt(cmp.Or(v.get("before"), "0"), 10, 64)
 	if err != nil || before < 0 {
-		return consoleNoPage
+		return noPage
 	}
-	entries, next, err := c.admin.History(v.ctx(), v.account, before, 20)
+	entries, next, err := c.service.History(v.ctx(), v.account, before, 20)
 	if err != nil {
 		return err
 	}
@@ -962,7 +964,7 @@ func (c *console) showHistory(v *visit) error {
 		Next    int64
 		First   bool
 	}{Next: next, First: before == 0}
-	undo := c.admin.cfg.ReadOnly == "" && v.may(WriteSettings)
+	undo := c.service.ReadOnly == "" && v.may(admin.WriteSettings)
 	for i, e := range entries {
 		entry := v.entry(e)
 		switch {

@@ -1,4 +1,4 @@
-package admin
+package console
 
 import (
 	"bytes"
@@ -13,63 +13,64 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
-//go:embed templates/console_*.html
-var consoleFiles embed.FS
+//go:embed templates/*.html
+var files embed.FS
 
-//go:embed static/console.css
-var consoleOwnStyle []byte
+//go:embed console.css
+var ownStyle []byte
 
-// consoleStyle is the style of the page of one's own sessions with what the
+// style is the style of the page of one's own sessions with what the
 // console has beside it: they look as of one hand.
-var consoleStyle = slices.Concat(page.Style, []byte("\n"), consoleOwnStyle)
+var style = slices.Concat(page.Style, []byte("\n"), ownStyle)
 
-// consoleStyleName is the file of the style; consoleStyleLink has its content in it,
+// styleName is the file of the style; styleLink has its content in it,
 // so that browsers keep it for as long as it does not change.
-const consoleStyleName = "console.css"
+const styleName = "console.css"
 
-var consoleStyleLink = func() string {
-	sum := sha256.Sum256(consoleStyle)
-	return consoleStyleName + "?v=" + hex.EncodeToString(sum[:6])
+var styleLink = func() string {
+	sum := sha256.Sum256(style)
+	return styleName + "?v=" + hex.EncodeToString(sum[:6])
 }()
 
-var consoleTemplates = func() map[string]*template.Template {
+var templates = func() map[string]*template.Template {
 	m := map[string]*template.Template{}
 	for _, name := range []string{
 		"accounts", "activity", "answer", "deliveries", "edit", "ending", "explain", "history", "overrides", "overview",
 		"presets", "review", "session", "sessions", "stale",
 	} {
-		m[name] = template.Must(template.New("console_layout.html").Funcs(template.FuncMap{
+		m[name] = template.Must(template.New("layout.html").Funcs(template.FuncMap{
 			"lower":   lowerFirst,
 			"list":    func(v ...any) []any { return v },
 			"clean":   view.Clean,
 			"grouped": grouped,
 			"path":    url.PathEscape,
 			"plural":  plural,
-		}).ParseFS(consoleFiles, "templates/console_layout.html", "templates/console_"+name+".html"))
+		}).ParseFS(files, "templates/layout.html", "templates/"+name+".html"))
 	}
 	return m
 }()
 
-func serveConsoleStyle(w http.ResponseWriter, _ *http.Request) {
+func serveStyle(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/css; charset=utf-8")
 	w.Header().Set("Cache-Control", "public, max-age=86400")
 	w.Header().Del("Vary")
-	_, _ = w.Write(consoleStyle) // a browser that went away is not an error here
+	_, _ = w.Write(style) // a browser that went away is not an error here
 }
 
-// consoleHeaders sets what every answer has.
-func consoleHeaders(h http.Header) {
+// setHeaders sets what every answer has.
+func setHeaders(h http.Header) {
 	page.Protect(h, "style-src 'self'; img-src 'self'; form-action 'self'")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Vary", "Cookie")
 }
 
-// A consolePage is what the layout is executed with.
-type consolePage struct {
+// A layout is what the layout is executed with.
+type layout struct {
 	Title                 string
 	Root, Style           string
 	Home, SignIn, SignOut string
@@ -87,30 +88,30 @@ type menuItem struct {
 }
 
 // The menu, with what one may need to do to see a page.
-var consoleMenu = []struct {
+var menuPages = []struct {
 	title, page string
-	action      Action
+	action      admin.Action
 }{
-	{"Login session", "", ReadSettings},
-	{"Overrides", "overrides", ReadSettings},
-	{"Explain", "explain", ReadSettings},
-	{"History", "history", ReadSettings},
-	{"Sessions", "sessions", ReadSessions},
-	{"Deliveries", "deliveries", ReadSessions},
-	{"Activity", "activity", ReadSessions},
+	{"Login session", "", admin.ReadSettings},
+	{"Overrides", "overrides", admin.ReadSettings},
+	{"Explain", "explain", admin.ReadSettings},
+	{"History", "history", admin.ReadSettings},
+	{"Sessions", "sessions", admin.ReadSessions},
+	{"Deliveries", "deliveries", admin.ReadSessions},
+	{"Activity", "activity", admin.ReadSessions},
 }
 
 // render writes a page of the given template. menu is the page in the menu that
 // it belongs to.
 func (c *console) render(v *visit, status int, name, title, menu string, body any, notice ...string) {
-	p := consolePage{
-		Title: title, Root: v.root(), Style: consoleStyleLink,
+	p := layout{
+		Title: title, Root: v.root(), Style: styleLink,
 		Home: c.cfg.Home, SignIn: c.cfg.SignIn, SignOut: c.cfg.SignOut,
 		Account: view.Clean(v.account), Actor: view.Clean(v.actor.ID), Body: body,
 	}
 	if v.account != "" {
-		p.Path, p.ReadOnly = p.Root+url.PathEscape(v.account)+"/", c.admin.cfg.ReadOnly
-		for _, item := range consoleMenu {
+		p.Path, p.ReadOnly = p.Root+url.PathEscape(v.account)+"/", c.service.ReadOnly
+		for _, item := range menuPages {
 			if v.may(item.action) {
 				p.Menu = append(p.Menu, menuItem{item.title, item.page, item.page == menu})
 			}
@@ -120,8 +121,8 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 		p.Notice += text
 	}
 	var page bytes.Buffer
-	if err := consoleTemplates[name].Execute(&page, p); err != nil { // values that it does not expect: a defect
-		c.admin.cfg.Failed(v.r, err)
+	if err := templates[name].Execute(&page, p); err != nil { // values that it does not expect: a defect
+		c.service.Failed(v.r, err)
 		http.Error(v.w, "The page could not be written.", http.StatusInternalServerError)
 		return
 	}

@@ -1,4 +1,4 @@
-package admin
+package service
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -58,12 +57,12 @@ func allowed(r policy.Range) Allowed {
 	return Allowed{text(r.ActiveMin), text(r.ActiveMax), text(r.InactivityMin), text(r.InactivityMax)}
 }
 
-// load returns the current settings.
-func (a *Admin) load(ctx context.Context, account string) (provider.StoredAccount, error) {
-	if a.cfg.ReadOnly == "" {
-		return provider.LoadStored(ctx, a.cfg.Store, account)
+// Load returns the current settings.
+func (sv *Service) Load(ctx context.Context, account string) (provider.StoredAccount, error) {
+	if sv.ReadOnly == "" {
+		return provider.LoadStored(ctx, sv.Store, account)
 	}
-	settings, err := a.cfg.Hook.Account(ctx, account)
+	settings, err := sv.Hook.Account(ctx, account)
 	if err != nil {
 		return provider.StoredAccount{}, err
 	}
@@ -75,16 +74,16 @@ func (a *Admin) load(ctx context.Context, account string) (provider.StoredAccoun
 	return provider.StoredAccount{Settings: settings, Tag: fmt.Sprintf("f-%x", sum[:8])}, nil
 }
 
-func (a *Admin) present(account string, s provider.StoredAccount) Settings {
+func (sv *Service) present(account string, s provider.StoredAccount) Settings {
 	return Settings{
-		Account: account, EntityTag: s.Tag, Version: s.Version, Settings: s.Settings, ReadOnly: a.cfg.ReadOnly,
+		Account: account, EntityTag: s.Tag, Version: s.Version, Settings: s.Settings, ReadOnly: sv.ReadOnly,
 		ChangedAt: s.At, ChangedBy: s.By, Message: s.Message,
-		Allowed: allowed(a.cfg.Range), Warnings: a.warnings(s.Settings, s.Message),
+		Allowed: allowed(sv.Range), Warnings: sv.warnings(s.Settings, s.Message),
 	}
 }
 
-func (a *Admin) warnings(settings policy.Account, message string) []policy.Warning {
-	d := a.cfg.Deployment
+func (sv *Service) warnings(settings policy.Account, message string) []policy.Warning {
+	d := sv.Deployment
 	d.Justification = message
 	list := policy.Lint(settings, d)
 	return list[:min(len(list), maxWarnings)]
@@ -96,24 +95,24 @@ const maxWarnings = 200
 
 // Settings returns the current settings of an account. One that nothing was set
 // for has none.
-func (a *Admin) Settings(ctx context.Context, account string) (Settings, error) {
-	s, err := a.load(ctx, account)
+func (sv *Service) Settings(ctx context.Context, account string) (Settings, error) {
+	s, err := sv.Load(ctx, account)
 	if err != nil {
 		return Settings{}, err
 	}
-	return a.present(account, s), nil
+	return sv.present(account, s), nil
 }
 
 // Validate returns everything that is wrong with settings as
 // [policy.FieldErrors]: what [policy.Account.Validate] finds in the configured
 // range, and names that would mislead who reads them.
-func (a *Admin) Validate(settings policy.Account) error {
+func (sv *Service) Validate(settings policy.Account) error {
 	var problems policy.FieldErrors
-	if err := settings.Validate(a.cfg.Range); err != nil && !errors.As(err, &problems) {
+	if err := settings.Validate(sv.Range); err != nil && !errors.As(err, &problems) {
 		return err
 	}
 	name := func(section, name string) {
-		if reason := textProblem(name, maxName); name != "" && reason != "" {
+		if reason := TextProblem(name, MaxName); name != "" && reason != "" {
 			problems = append(problems, &policy.FieldError{Path: section, Reason: fmt.Sprintf("a name in it %s", reason)})
 		}
 	}
@@ -145,45 +144,45 @@ type Match struct {
 func (m Match) matches(tag string) bool { return m.Any || slices.Contains(m.Tags, tag) }
 
 // Save replaces the settings of an account, if their version is the one that the
-// change is for; if it is not the error wraps [ErrStale] and nothing changes.
+// Change is for; if it is not the error wraps [ErrStale] and nothing changes.
 // What is wrong with them is [policy.FieldErrors]. Settings that are the same as
 // before are not written again.
-func (a *Admin) Save(ctx context.Context, actor Actor, account string, match Match, settings policy.Account, message string) (Settings, error) {
-	s, err := a.change(ctx, actor, account, match, message, func(s *provider.StoredAccount) error {
+func (sv *Service) Save(ctx context.Context, actor Actor, account string, match Match, settings policy.Account, message string) (Settings, error) {
+	s, err := sv.Change(ctx, actor, account, match, message, func(s *provider.StoredAccount) error {
 		s.Settings = settings
 		return nil
 	})
 	if err != nil {
 		return Settings{}, err
 	}
-	return a.present(account, s), nil
+	return sv.present(account, s), nil
 }
 
 // Restore puts the settings in force again that version had, as a new change: the
 // history stays what it is. Version 0 is before anything was set. If there is no
 // such version the error wraps [store.ErrNotFound].
-func (a *Admin) Restore(ctx context.Context, actor Actor, account string, match Match, version int64, message string) (Settings, error) {
-	old, err := a.Version(ctx, account, version)
+func (sv *Service) Restore(ctx context.Context, actor Actor, account string, match Match, version int64, message string) (Settings, error) {
+	old, err := sv.Version(ctx, account, version)
 	if err != nil {
 		return Settings{}, err
 	}
 	if message == "" {
 		message = fmt.Sprintf("Restored version %d.", version)
 	}
-	return a.Save(ctx, actor, account, match, old.Settings, message)
+	return sv.Save(ctx, actor, account, match, old.Settings, message)
 }
 
-// change writes what edit makes of the current settings. For any version it
+// Change writes what edit makes of the current settings. For any version it
 // tries again when somebody else came first.
-func (a *Admin) change(ctx context.Context, actor Actor, account string, match Match, message string, edit func(*provider.StoredAccount) error) (provider.StoredAccount, error) {
-	if a.cfg.ReadOnly != "" {
-		return provider.StoredAccount{}, fmt.Errorf("%w: %s", ErrReadOnly, a.cfg.ReadOnly)
+func (sv *Service) Change(ctx context.Context, actor Actor, account string, match Match, message string, edit func(*provider.StoredAccount) error) (provider.StoredAccount, error) {
+	if sv.ReadOnly != "" {
+		return provider.StoredAccount{}, fmt.Errorf("%w: %s", ErrReadOnly, sv.ReadOnly)
 	}
-	if reason := textProblem(message, maxMessage); reason != "" {
+	if reason := TextProblem(message, MaxMessage); reason != "" {
 		return provider.StoredAccount{}, policy.FieldErrors{{Path: "message", Reason: reason}}
 	}
 	for {
-		current, err := a.load(ctx, account)
+		current, err := sv.Load(ctx, account)
 		if err != nil {
 			return provider.StoredAccount{}, err
 		}
@@ -194,17 +193,17 @@ func (a *Admin) change(ctx context.Context, actor Actor, account string, match M
 		if err := edit(&next); err != nil {
 			return provider.StoredAccount{}, err
 		}
-		if err := a.Validate(next.Settings); err != nil {
+		if err := sv.Validate(next.Settings); err != nil {
 			return provider.StoredAccount{}, err
 		}
-		if same, err := sameStored(current, next); err != nil || same {
+		if same, err := SameStored(current, next); err != nil || same {
 			return current, err
 		}
-		next.At, next.By, next.Message = a.now(), actor.ID, message
-		saved, err := provider.SaveStored(ctx, a.cfg.Store, account, next)
+		next.At, next.By, next.Message = sv.Time(), actor.ID, message
+		saved, err := provider.SaveStored(ctx, sv.Store, account, next)
 		switch {
 		case err == nil:
-			a.cfg.Hook.Changed(account)
+			sv.Hook.Changed(account)
 			return saved, nil
 		case !errors.Is(err, store.ErrConflict) || ctx.Err() != nil:
 			return provider.StoredAccount{}, err
@@ -212,7 +211,8 @@ func (a *Admin) change(ctx context.Context, actor Actor, account string, match M
 	}
 }
 
-func sameStored(a, b provider.StoredAccount) (bool, error) {
+// SameStored reports whether two accounts are kept with the same settings and extensions.
+func SameStored(a, b provider.StoredAccount) (bool, error) {
 	one, err := json.Marshal([]any{a.Settings, a.Extensions})
 	if err != nil {
 		return false, err
@@ -241,9 +241,9 @@ const MaxChanges = 200
 // History returns one page of the changes of an account's settings, newest first,
 // older than the version before (0: from the newest), and the version to go on
 // before; 0 on the last page.
-func (a *Admin) History(ctx context.Context, account string, before int64, limit int) ([]Entry, int64, error) {
+func (sv *Service) History(ctx context.Context, account string, before int64, limit int) ([]Entry, int64, error) {
 	entries := []Entry{}
-	more, err := a.eachVersion(ctx, account, before, limit, func(v, previous provider.StoredAccount) error {
+	more, err := sv.EachVersion(ctx, account, before, limit, func(v, previous provider.StoredAccount) error {
 		changes := policy.Diff(previous.Settings, v.Settings)
 		listed := changes[:min(len(changes), MaxChanges)]
 		entries = append(entries, Entry{
@@ -261,15 +261,15 @@ func (a *Admin) History(ctx context.Context, account string, before int64, limit
 // versionBatch is how many versions are in memory at once: each may be large.
 const versionBatch = 4
 
-// eachVersion calls visit for up to limit versions of an account's settings, the
+// EachVersion calls visit for up to limit versions of an account's settings, the
 // newest first, each with the one before it. It reports whether there are more.
-func (a *Admin) eachVersion(ctx context.Context, account string, before int64, limit int, visit func(v, previous provider.StoredAccount) error) (more bool, err error) {
-	if a.cfg.Store == nil {
+func (sv *Service) EachVersion(ctx context.Context, account string, before int64, limit int, visit func(v, previous provider.StoredAccount) error) (more bool, err error) {
+	if sv.Store == nil {
 		return false, nil
 	}
 	var v provider.StoredAccount // waits for the one before it
 	for visited := 0; ; {
-		batch, err := provider.AccountHistory(ctx, a.cfg.Store, account, before, versionBatch)
+		batch, err := provider.AccountHistory(ctx, sv.Store, account, before, versionBatch)
 		if err != nil {
 			return false, err
 		}
@@ -297,21 +297,21 @@ func (a *Admin) eachVersion(ctx context.Context, account string, before int64, l
 
 // Version returns one version of an account's settings, as it was written. If
 // there is none the error wraps [store.ErrNotFound].
-func (a *Admin) Version(ctx context.Context, account string, version int64) (Settings, error) {
+func (sv *Service) Version(ctx context.Context, account string, version int64) (Settings, error) {
 	if version == 0 {
-		return a.present(account, provider.StoredAccount{Tag: "0"}), nil
+		return sv.present(account, provider.StoredAccount{Tag: "0"}), nil
 	}
-	if version < 0 || version == math.MaxInt64 || a.cfg.Store == nil {
+	if version < 0 || version == math.MaxInt64 || sv.Store == nil {
 		return Settings{}, fmt.Errorf("version %d of the settings: %w", version, store.ErrNotFound)
 	}
-	versions, err := provider.AccountHistory(ctx, a.cfg.Store, account, version+1, 1)
+	versions, err := provider.AccountHistory(ctx, sv.Store, account, version+1, 1)
 	if err != nil {
 		return Settings{}, err
 	}
 	if len(versions) == 0 || versions[0].Version != version {
 		return Settings{}, fmt.Errorf("version %d of the settings: %w", version, store.ErrNotFound)
 	}
-	return a.present(account, versions[0]), nil
+	return sv.present(account, versions[0]), nil
 }
 
 // An Explanation says what binds one user's sessions of one kind and client, and
@@ -330,12 +330,12 @@ type Explanation struct {
 
 // Explain says what the settings of an account mean for one user. If the user is
 // not in it the error wraps [ErrNoUser].
-func (a *Admin) Explain(ctx context.Context, account, user string, kind policy.Kind, client string) (Explanation, error) {
-	s, err := a.load(ctx, account)
+func (sv *Service) Explain(ctx context.Context, account, user string, kind policy.Kind, client string) (Explanation, error) {
+	s, err := sv.Load(ctx, account)
 	if err != nil {
 		return Explanation{}, err
 	}
-	memberships, err := a.cfg.Hook.Memberships(ctx, a.subject(user))
+	memberships, err := sv.Hook.Memberships(ctx, sv.subject(user))
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -384,34 +384,34 @@ const MaxPreview = 500
 // Preview says what the change of an account's settings would do now. It changes
 // nothing. What is wrong with the settings is [policy.FieldErrors]. If too many
 // previews of the actor are still running the error wraps [ErrBusy].
-func (a *Admin) Preview(ctx context.Context, actor Actor, account string, proposed policy.Account, message string) (Preview, error) {
-	if err := a.Validate(proposed); err != nil {
+func (sv *Service) Preview(ctx context.Context, actor Actor, account string, proposed policy.Account, message string) (Preview, error) {
+	if err := sv.Validate(proposed); err != nil {
 		return Preview{}, err
 	}
-	leave, err := a.previews.enter(actor.ID)
+	leave, err := sv.previews.enter(actor.ID)
 	if err != nil {
 		return Preview{}, err
 	}
 	defer leave()
-	current, err := a.load(ctx, account)
+	current, err := sv.Load(ctx, account)
 	if err != nil {
 		return Preview{}, err
 	}
 	p := Preview{
 		Complete: true, Sessions: []PreviewEnd{},
-		Changes: policy.Diff(current.Settings, proposed), Warnings: a.warnings(proposed, message),
+		Changes: policy.Diff(current.Settings, proposed), Warnings: sv.warnings(proposed, message),
 	}
 	var own, others []PreviewEnd
 	var last store.Subject
-	pctx, cancel := context.WithTimeout(ctx, a.cfg.PreviewTime)
+	pctx, cancel := context.WithTimeout(ctx, sv.PreviewTime)
 	defer cancel()
-	err = a.cfg.Hook.Preview(pctx, account, proposed, func(s store.Session, reason policy.Reason) {
+	err = sv.Hook.Preview(pctx, account, proposed, func(s store.Session, reason policy.Reason) {
 		p.Ends++
 		if s.Subject != last { // those of one subject come together
 			p.Users++
 			last = s.Subject
 		}
-		e := PreviewEnd{a.view(actor, s), reason}
+		e := PreviewEnd{sv.view(actor, s), reason}
 		switch {
 		case e.Yours:
 			p.Yours++
@@ -439,24 +439,6 @@ func (a *Admin) Preview(ctx context.Context, actor Actor, account string, propos
 	return p, nil
 }
 
-func (a *Admin) subject(user string) store.Subject {
-	return store.Subject{Issuer: a.cfg.Issuer, ID: user}
-}
-
-const (
-	maxName    = 255 // bytes of the name of a client, group or user; OpenID Connect Core 1.0 section 2 allows 255 for "sub"
-	maxMessage = 500
-)
-
-// textProblem returns why a text is not taken, or "". Control characters and
-// marks that turn the direction of the text around would garble what others see
-// of it: a page, a log, a terminal.
-func textProblem(text string, most int) string {
-	if len(text) > most {
-		return fmt.Sprintf("has %d bytes; at most %d are allowed", len(text), most)
-	}
-	if i := strings.IndexFunc(text, misleading); i >= 0 {
-		return fmt.Sprintf("has a character that cannot be shown (%U)", []rune(text[i:])[0])
-	}
-	return ""
+func (sv *Service) subject(user string) store.Subject {
+	return store.Subject{Issuer: sv.Issuer, ID: user}
 }

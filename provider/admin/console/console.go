@@ -1,0 +1,329 @@
+// Package console is the pages on which administrators look after an account: the
+// settings, with what a change would do before it is saved, their history, and the
+// sessions.
+//
+//	pages, err := console.New(console.Config{Admin: api, Authorize: authorize, Accounts: accounts})
+//	...
+//	mux.Handle("/console/", http.StripPrefix("/console", pages))
+//
+// It needs no script, and loads nothing from elsewhere. What changes something is
+// POST only, and refused if a browser sends it from another origin
+// ([http.CrossOriginProtection]). Nobody sees a button for what they may not do.
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/store"
+)
+
+// Config configures [New]. Admin, Authorize and Accounts are required.
+type Config struct {
+	// Admin is what the console shows and changes.
+	Admin *admin.Admin
+
+	// Authorize is [admin.Config.Authorize] for the requests of browsers, which have a
+	// session of the console's own rather than an access token. It may go by a
+	// cookie alone: the console refuses forms of other websites.
+	Authorize func(ctx context.Context, r *http.Request, action admin.Action, account string) (admin.Actor, error)
+
+	// Accounts returns the accounts that the sender of a request may choose from,
+	// in the order in which they are shown. It only saves typing: Authorize
+	// decides about each. Its errors mean what those of Authorize do.
+	Accounts func(ctx context.Context, r *http.Request) ([]string, error)
+
+	// TrustedOrigins are the origins, beside that of the request itself, from
+	// which forms are accepted: the provider's own, where a proxy changes the
+	// Host header.
+	TrustedOrigins []string
+
+	// Home is the address of a page to go back to, SignIn of one to sign in at
+	// and SignOut of one to sign out at. Empty: there is no link.
+	Home, SignIn, SignOut string
+}
+
+// New returns the pages. Install them at any path that ends in a slash.
+func New(cfg Config) (http.Handler, error) {
+	switch {
+	case cfg.Admin == nil:
+		return nil, errors.New("console: Config.Admin is required")
+	case cfg.Authorize == nil:
+		return nil, errors.New("console: Config.Authorize is required")
+	case cfg.Accounts == nil:
+		return nil, errors.New("console: Config.Accounts is required")
+	}
+	c := &console{cfg: cfg, service: cfg.Admin.Service()}
+	forms, err := page.Forms(cfg.TrustedOrigins...)
+	if err != nil {
+		return nil, fmt.Errorf("console: Config.TrustedOrigins: %w", err)
+	}
+	forms.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.refuse(c.visit(w, r), foreign)
+	}))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /"+styleName, serveStyle)
+	for _, route := range routeTable() {
+		mux.HandleFunc(route.method+" "+route.pattern, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, route) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if allowed := page.MethodsOf(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			c.refuse(c.visit(w, r), wrongMethod)
+			return
+		}
+		c.refuse(c.visit(w, r), noPage)
+	})
+	guarded := forms.Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setHeaders(w.Header())
+		guarded.ServeHTTP(w, r)
+	}), nil
+}
+
+type console struct {
+	cfg     Config
+	service *service.Service
+}
+
+// A route is one address of the console. The table is the one place that
+// says which there are.
+type route struct {
+	method, pattern string
+	action          admin.Action
+	serve           func(*console, *visit) error
+}
+
+func routeTable() []route {
+	return []route{
+		{"GET", "/{$}", "", (*console).chooseAccount},
+
+		{"GET", "/{account}/{$}", admin.ReadSettings, (*console).showOverview},
+		{"GET", "/{account}/edit", admin.WriteSettings, (*console).showEdit},
+		{"POST", "/{account}/edit", admin.WriteSettings, (*console).showEdit},
+		{"GET", "/{account}/review", admin.Foresee, (*console).showReview},
+		{"POST", "/{account}/review", admin.Foresee, (*console).showReview},
+		{"POST", "/{account}/save", admin.WriteSettings, (*console).save},
+		{"GET", "/{account}/presets", admin.ReadSettings, (*console).showPresets},
+		{"GET", "/{account}/overrides", admin.ReadSettings, (*console).showOverrides},
+		{"GET", "/{account}/explain", admin.ReadSettings, (*console).showExplain},
+		{"GET", "/{account}/history", admin.ReadSettings, (*console).showHistory},
+
+		{"GET", "/{account}/activity", admin.ReadSessions, (*console).showActivity},
+		{"GET", "/{account}/sessions", admin.ReadSessions, (*console).showSessions},
+		{"GET", "/{account}/sessions/{sid}", admin.ReadSessions, (*console).showSession},
+		{"POST", "/{account}/sessions/end", admin.EndSessions, (*console).endSessions},
+		{"GET", "/{account}/deliveries", admin.ReadSessions, (*console).showDeliveries},
+		{"POST", "/{account}/sessions/{sid}/deliveries", admin.EndSessions, (*console).redeliver},
+	}
+}
+
+// A visit is one request for a page.
+type visit struct {
+	c       *console
+	w       http.ResponseWriter
+	r       *http.Request
+	account string
+	actor   service.Actor
+	form    url.Values // of the query or, of a POST, of the body
+	now     time.Time
+	allowed map[admin.Action]bool // what is known of it
+}
+
+func (v *visit) ctx() context.Context { return v.r.Context() }
+
+// get returns a value of the form as it was sent.
+func (v *visit) get(name string) string { return v.form.Get(name) }
+
+// may reports whether the actor may do something else than what they asked for:
+// a page has no button for what is refused anyway.
+func (v *visit) may(action admin.Action) bool {
+	if may, known := v.allowed[action]; known {
+		return may
+	}
+	actor, err := v.c.cfg.Authorize(v.ctx(), v.r, action, v.account)
+	v.allowed[action] = err == nil && actor.ID != ""
+	return v.allowed[action]
+}
+
+func (c *console) visit(w http.ResponseWriter, r *http.Request) *visit {
+	return &visit{c: c, w: w, r: r, account: r.PathValue("account"), now: c.service.Time(), allowed: map[admin.Action]bool{}}
+}
+
+const (
+	// maxForm is how large a form may be: one scope of the settings, or
+	// the sessions that are marked on a page.
+	maxForm = 64 << 10
+
+	// maxQuery is how long a query may be.
+	maxQuery = 8 << 10
+)
+
+func (c *console) serve(w http.ResponseWriter, r *http.Request, route route) {
+	v := c.visit(w, r)
+	if err := c.answer(v, route); err != nil {
+		c.fail(v, err)
+	}
+}
+
+func (c *console) answer(v *visit, route route) error {
+	if route.action != "" {
+		// Before anything else: who may not know learns nothing.
+		actor, err := c.cfg.Authorize(v.ctx(), v.r, route.action, v.account)
+		if err != nil {
+			return err
+		}
+		if actor.ID == "" {
+			return errors.New("Config.Authorize returned an actor without an ID")
+		}
+		v.actor = service.Actor(actor)
+		v.allowed[route.action] = true
+	}
+	for _, name := range []string{"account", "sid"} {
+		if service.TextProblem(v.r.PathValue(name), service.MaxName) != "" {
+			return store.ErrNotFound
+		}
+	}
+	if len(v.r.URL.RawQuery) > maxQuery {
+		return tooLarge
+	}
+	var err error
+	if v.r.Method == http.MethodPost {
+		v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxForm)
+		err = v.r.ParseForm()
+		v.form = v.r.PostForm
+	} else {
+		v.form, err = url.ParseQuery(v.r.URL.RawQuery)
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return tooLarge
+	case err != nil:
+		return badForm
+	}
+	return route.serve(c, v)
+}
+
+// A message is a page that only says something. It is an error too.
+type message struct {
+	status      int
+	Title, Text string
+	SignIn      bool // leads to the page to sign in at
+}
+
+func (a message) Error() string { return a.Title }
+
+const nothingChanged = "Nothing was changed. Please go back and try again."
+
+var (
+	signedOut = message{http.StatusUnauthorized, "You are not signed in", "Sign in to administer login sessions.", true}
+	forbidden = message{http.StatusForbidden, "This is not for you to see",
+		"Only those who administer this account may see or do this. If you should be one of them, ask another administrator.", false}
+	noPage = message{http.StatusNotFound, "There is no such page",
+		"The address is not complete, or what was here is gone: sessions that ended long ago are forgotten.", false}
+	foreign = message{http.StatusForbidden, "This form was sent by another website",
+		"For your safety it was not accepted, and nothing was changed. If you did not expect this page, close it.", false}
+	tooLarge    = message{http.StatusRequestEntityTooLarge, "This form is too large", nothingChanged, false}
+	badForm     = message{http.StatusBadRequest, "This form could not be read", nothingChanged, false}
+	wrongMethod = message{http.StatusMethodNotAllowed, "This is not how this page is used", nothingChanged, false}
+	busy        = message{http.StatusTooManyRequests, "Previews of yours are still running",
+		"Nothing was changed. Go back and try again in a few seconds.", false}
+	tryAgain = message{http.StatusServiceUnavailable, "Please try again",
+		"This cannot be answered at the moment. Go back and try again in a few seconds.", false}
+)
+
+// fail answers with the page that an error calls for.
+func (c *console) fail(v *visit, err error) {
+	var answer message
+	var fields policy.FieldErrors
+	switch {
+	case errors.As(err, &answer):
+	case errors.Is(err, admin.ErrUnauthenticated):
+		answer = signedOut
+		// RFC 9110 section 15.5.2: a 401 names a scheme.
+		v.w.Header().Set("WWW-Authenticate", `Cookie realm="console"`)
+	case errors.Is(err, admin.ErrForbidden):
+		answer = forbidden
+	case errors.Is(err, service.ErrBusy):
+		v.w.Header().Set("Retry-After", strconv.Itoa(service.RetryAfter))
+		answer = busy
+	case errors.Is(err, service.ErrReadOnly):
+		answer = message{http.StatusConflict, "The settings cannot be changed here", c.service.ReadOnly, false}
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, service.ErrNoUser):
+		answer = noPage
+	case errors.Is(err, service.ErrLive):
+		answer = message{http.StatusConflict, "The session has not ended", "Applications are told when it does.", false}
+	case errors.As(err, &fields):
+		answer = message{http.StatusBadRequest, "Something is not right", fields.Error(), false}
+	default:
+		if v.ctx().Err() == nil {
+			c.service.Failed(v.r, err)
+		}
+		v.w.Header().Set("Retry-After", strconv.Itoa(service.RetryAfter))
+		answer = tryAgain
+	}
+	c.refuse(v, answer)
+}
+
+func (c *console) refuse(v *visit, a message) {
+	v.account = "" // no menu: the page may be for somebody who may not know of it
+	c.render(v, a.status, "answer", a.Title, "", a)
+}
+
+// see answers a form by leading to a page, so that to load it again sends nothing
+// again. The address is relative to that of the console: http.Redirect would make
+// it absolute.
+func (v *visit) see(page string, query url.Values) {
+	to := v.root() + page
+	if len(query) > 0 {
+		to += "?" + query.Encode()
+	}
+	v.w.Header().Set("Location", to)
+	v.w.WriteHeader(http.StatusSeeOther)
+}
+
+// at is the address of a page of the account, relative to the console's.
+func (v *visit) at(page string) string { return url.PathEscape(v.account) + "/" + page }
+
+// root is the way to the address of the console from the page that is asked for.
+func (v *visit) root() string {
+	depth := strings.Count(v.r.URL.EscapedPath(), "/") - 1
+	if depth < 1 {
+		return "./"
+	}
+	return strings.Repeat("../", depth)
+}
+
+// chooseAccount is the first page. Who has one account goes on to it.
+func (c *console) chooseAccount(v *visit) error {
+	accounts, err := c.cfg.Accounts(v.ctx(), v.r)
+	if err != nil {
+		return err
+	}
+	accounts = slices.DeleteFunc(slices.Clone(accounts), func(account string) bool {
+		_, err := c.cfg.Authorize(v.ctx(), v.r, admin.ReadSettings, account)
+		return err != nil
+	})
+	switch len(accounts) {
+	case 0:
+		return admin.ErrForbidden
+	case 1:
+		v.account = accounts[0]
+		v.see(v.at(""), nil)
+		return nil
+	}
+	c.render(v, http.StatusOK, "accounts", "Choose an account", "", accounts)
+	return nil
+}
