@@ -3,13 +3,13 @@ package admin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -26,7 +26,7 @@ type Config struct {
 	Issuer string
 
 	// Authorize says who sends a request, and whether they may do what it
-	// asks for in the account; account is empty for [Beat]. It is asked
+	// asks for in the account; account is empty for [Heartbeat]. It is asked
 	// before anything else is done.
 	//
 	// It must not decide by a cookie alone where r.Method is not safe, unless
@@ -74,13 +74,13 @@ var IBMRange = policy.Range{
 type Action string
 
 const (
-	ReadSettings  Action = "read_settings"  // settings, their history, what binds a user and why
-	WriteSettings Action = "write_settings" // change settings
-	Foresee       Action = "preview"        // what a change would end: settings and sessions are read
-	ReadSessions  Action = "read_sessions"
-	EndSessions   Action = "end_sessions" // end sessions, and send logout notifications again
-	Beat          Action = "heartbeat"    // say that the user of one's own session is there
-	Describe      Action = "describe"     // the description of the API; Authorize is not asked
+	ReadSettings    Action = "read_settings"  // settings, their history, what binds a user and why
+	WriteSettings   Action = "write_settings" // change settings
+	PreviewSettings Action = "preview"        // what a change would end: settings and sessions are read
+	ReadSessions    Action = "read_sessions"
+	EndSessions     Action = "end_sessions" // end sessions, and send logout notifications again
+	Heartbeat       Action = "heartbeat"    // say that the user of one's own session is there
+	ReadDescription Action = "describe"     // the description of the API; Authorize is not asked
 )
 
 // An Actor is who sends a request.
@@ -116,7 +116,8 @@ type Admin struct {
 	service *service.Service
 }
 
-// New checks the configuration and returns the administration of a hook.
+// New checks the configuration and returns the administration of a hook. What is
+// wrong with the configuration is an error that wraps [provider.ErrConfig].
 func New(cfg Config) (*Admin, error) {
 	for _, f := range []struct {
 		name    string
@@ -128,11 +129,11 @@ func New(cfg Config) (*Admin, error) {
 		{"Authorize", cfg.Authorize == nil},
 	} {
 		if f.missing {
-			return nil, fmt.Errorf("curfew: invalid configuration of admin: %s is required", f.name)
+			return nil, invalid.Errorf(provider.ErrConfig, "admin.Config.%s is required", f.name)
 		}
 	}
 	if cfg.PreviewTime < 0 {
-		return nil, errors.New("curfew: invalid configuration of admin: PreviewTime is negative")
+		return nil, invalid.Errorf(provider.ErrConfig, "admin.Config.PreviewTime is negative")
 	}
 	if cfg.PreviewTime == 0 {
 		cfg.PreviewTime = 10 * time.Second

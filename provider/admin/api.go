@@ -49,11 +49,11 @@ const accountPath = "/v1/accounts/{account}"
 
 func routeTable() []route {
 	return []route{
-		{method: "GET", pattern: "/v1/openapi.json", action: Describe, serve: (*Admin).serveDescription},
+		{method: "GET", pattern: "/v1/openapi.json", action: ReadDescription, serve: (*Admin).serveDescription},
 
 		{method: "GET", pattern: accountPath + "/settings", action: ReadSettings, serve: (*Admin).getSettings},
 		{method: "PUT", pattern: accountPath + "/settings", action: WriteSettings, body: settingsBody, serve: (*Admin).putSettings},
-		{method: "POST", pattern: accountPath + "/settings/preview", action: Foresee, body: settingsBody, serve: (*Admin).postPreview},
+		{method: "POST", pattern: accountPath + "/settings/preview", action: PreviewSettings, body: settingsBody, serve: (*Admin).postPreview},
 		{method: "POST", pattern: accountPath + "/settings/restore", action: WriteSettings, body: smallBody, serve: (*Admin).postRestore},
 		{method: "GET", pattern: accountPath + "/settings/history", action: ReadSettings, query: []string{"before", "limit"}, serve: (*Admin).getHistory},
 		{method: "GET", pattern: accountPath + "/settings/history/{version}", action: ReadSettings, serve: (*Admin).getVersion},
@@ -68,7 +68,7 @@ func routeTable() []route {
 		{method: "GET", pattern: accountPath + "/deliveries", action: ReadSessions, query: []string{"state", "cursor"}, serve: (*Admin).getDeliveries},
 		{method: "POST", pattern: accountPath + "/sessions/{sid}/deliveries", action: EndSessions, body: smallBody, serve: (*Admin).postDelivery},
 
-		{method: "PATCH", pattern: "/v1/sessions/{sid}/state", action: Beat, body: smallBody, serve: (*Admin).patchState},
+		{method: "PATCH", pattern: "/v1/sessions/{sid}/state", action: Heartbeat, body: smallBody, serve: (*Admin).patchState},
 
 		{method: "GET", pattern: accountPath + "/settings/identity", action: ReadSettings, query: ibmQuery, ibm: true, serve: (*Admin).getIBM},
 		{method: "PUT", pattern: accountPath + "/settings/identity", action: WriteSettings, body: ibmBody, query: ibmQuery, ibm: true, serve: (*Admin).putIBM},
@@ -156,7 +156,7 @@ func (a *Admin) handler(route route) http.Handler {
 
 func (a *Admin) serve(w http.ResponseWriter, r *http.Request, route route) (answer, error) {
 	c := &call{r: r, account: r.PathValue("account")}
-	if route.action != Describe {
+	if route.action != ReadDescription {
 		// Before anything else: who may not know learns nothing.
 		actor, err := a.cfg.Authorize(r.Context(), r, route.action, c.account)
 		if err != nil {

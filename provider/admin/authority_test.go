@@ -32,7 +32,7 @@ func address(r admin.Route, account, sid string) string {
 // something.
 func body(r admin.Route) any {
 	switch {
-	case !r.Body || r.Action == admin.Beat:
+	case !r.Body || r.Action == admin.Heartbeat:
 		return nil
 	case r.IBM:
 		return map[string]any{"session_expiration_in_seconds": "3600"}
@@ -60,7 +60,7 @@ func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 	routes := 0
 	for _, r := range admin.Routes() {
 		name := r.Method + " " + r.Pattern
-		if r.Action == admin.Describe {
+		if r.Action == admin.ReadDescription {
 			got := w.Send(r.Method, r.Pattern, "", nil)
 			require.Equal(t, 200, got.Status)
 			require.JSONEq(t, string(admin.Description()), string(got.Body), "what is public is the same for everybody")
@@ -80,13 +80,13 @@ func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 			require.Equal(t, want, got.Header.Get("WWW-Authenticate"), name)
 		}
 		strangers := map[string]string{"another account": otherRoot, "a member": ann}
-		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.Foresee {
+		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.PreviewSettings {
 			strangers["who may only read"] = auditor
 		}
 		for who, token := range strangers {
 			got, missing := send(token, "acme"), send(token, "no-such-account")
 			want := 403
-			if r.Action == admin.Beat {
+			if r.Action == admin.Heartbeat {
 				if who == "a member" {
 					continue // it is their own session
 				}
@@ -113,11 +113,11 @@ func TestEveryRouteIsForThoseWhoMay(t *testing.T) {
 	// something. What ends sessions comes last.
 	for _, ending := range []bool{false, true} {
 		for _, r := range admin.Routes() {
-			if r.Action == admin.Describe || (r.Action == admin.EndSessions) != ending {
+			if r.Action == admin.ReadDescription || (r.Action == admin.EndSessions) != ending {
 				continue
 			}
 			token := root
-			if r.Action == admin.Beat {
+			if r.Action == admin.Heartbeat {
 				token = ann
 			}
 			got := w.Send(r.Method, address(r, "acme", sid), token, body(r), "If-Match", "*")
@@ -158,7 +158,8 @@ func TestNothingIsOpenByDefault(t *testing.T) {
 		c := good
 		spoil(&c)
 		_, err := admin.New(c)
-		require.ErrorContains(t, err, name+" is required")
+		require.EqualError(t, err, "curfew: admin.Config."+name+" is required")
+		require.ErrorIs(t, err, provider.ErrConfig)
 	}
 }
 
@@ -227,7 +228,7 @@ func TestReadOnly(t *testing.T) {
 	})
 	root := w.SignIn("root")
 	for _, r := range admin.Routes() {
-		if r.Action == admin.Describe || r.Action == admin.Beat || r.Action == admin.EndSessions {
+		if r.Action == admin.ReadDescription || r.Action == admin.Heartbeat || r.Action == admin.EndSessions {
 			continue // the latter changes no setting
 		}
 		got := w.Send(r.Method, address(r, "acme", "x"), root, body(r), "If-Match", "*")

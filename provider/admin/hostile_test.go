@@ -64,7 +64,7 @@ func TestHostileValuesAreRefusedByName(t *testing.T) {
 	}
 	tried := 0
 	for _, r := range admin.Routes() {
-		if !r.Body || r.Action == admin.Beat {
+		if !r.Body || r.Action == admin.Heartbeat {
 			continue
 		}
 		good := fields(r)
@@ -189,7 +189,7 @@ func TestHostileAddresses(t *testing.T) {
 	root := w.SignIn("root")
 	before := w.Everything()
 	for _, r := range admin.Routes() {
-		if r.Action == admin.Describe {
+		if r.Action == admin.ReadDescription {
 			continue
 		}
 		for _, value := range []string{"%00", "a%0d%0ab", "%E2%80%AEx", "%ff"} {

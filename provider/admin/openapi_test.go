@@ -251,8 +251,8 @@ func TestTheDescriptionIsTheRouteTable(t *testing.T) {
 		if r.Action == admin.WriteSettings {
 			require.Equal(t, []string{"If-Match"}, header, r.Pattern)
 		}
-		require.Equal(t, r.Body && r.Action != admin.Beat, o.RequestBody != nil, r.Pattern)
-		require.Equal(t, r.Action == admin.Describe, o.Security != nil, "only the description is for everybody")
+		require.Equal(t, r.Body && r.Action != admin.Heartbeat, o.RequestBody != nil, r.Pattern)
+		require.Equal(t, r.Action == admin.ReadDescription, o.Security != nil, "only the description is for everybody")
 		require.NotEmpty(t, o.Summary)
 		require.False(t, ids[o.OperationID], o.OperationID)
 		ids[o.OperationID] = true

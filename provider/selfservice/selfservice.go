@@ -22,6 +22,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -75,7 +76,8 @@ func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (sto
 	}
 }
 
-// New returns the page. Install it at any path that ends in a slash.
+// New returns the page. Install it at any path that ends in a slash. What is wrong
+// with the configuration is an error that wraps [provider.ErrConfig].
 //
 //	GET  ./            the page, with ?page=2 the next 50 sessions
 //	POST ./end         ends the session with the form value sid
@@ -86,9 +88,9 @@ func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (sto
 func New(cfg Config) (http.Handler, error) {
 	switch {
 	case cfg.Hook == nil:
-		return nil, errors.New("selfservice: Config.Hook is required")
+		return nil, invalid.Errorf(provider.ErrConfig, "selfservice.Config.Hook is required")
 	case cfg.Subject == nil:
-		return nil, errors.New("selfservice: Config.Subject is required")
+		return nil, invalid.Errorf(provider.ErrConfig, "selfservice.Config.Subject is required")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -96,7 +98,7 @@ func New(cfg Config) (http.Handler, error) {
 	h := &handler{cfg: cfg}
 	forms, err := page.Forms(cfg.TrustedOrigins...)
 	if err != nil {
-		return nil, fmt.Errorf("selfservice: Config.TrustedOrigins: %w", err)
+		return nil, invalid.Errorf(provider.ErrConfig, "selfservice.Config.TrustedOrigins: %w", err)
 	}
 	forms.SetDenyHandler(http.HandlerFunc(h.crossOrigin))
 

@@ -540,7 +540,8 @@ func TestConfig(t *testing.T) {
 		"Hook": {Subject: subject}, "Subject": {Hook: hook}, "TrustedOrigins": {Hook: hook, Subject: subject, TrustedOrigins: []string{"login.example.com"}},
 	} {
 		_, err := selfservice.New(cfg)
-		require.ErrorContains(t, err, "Config."+field)
+		require.ErrorContains(t, err, "curfew: selfservice.Config."+field)
+		require.ErrorIs(t, err, provider.ErrConfig)
 	}
 	mine, err := selfservice.New(selfservice.Config{Hook: hook, Subject: subject})
 	require.NoError(t, err)

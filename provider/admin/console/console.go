@@ -14,7 +14,6 @@ package console
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,8 +22,10 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -54,20 +55,21 @@ type Config struct {
 	Home, SignIn, SignOut string
 }
 
-// New returns the pages. Install them at any path that ends in a slash.
+// New returns the pages. Install them at any path that ends in a slash. What is wrong
+// with the configuration is an error that wraps [provider.ErrConfig].
 func New(cfg Config) (http.Handler, error) {
 	switch {
 	case cfg.Admin == nil:
-		return nil, errors.New("console: Config.Admin is required")
+		return nil, invalid.Errorf(provider.ErrConfig, "console.Config.Admin is required")
 	case cfg.Authorize == nil:
-		return nil, errors.New("console: Config.Authorize is required")
+		return nil, invalid.Errorf(provider.ErrConfig, "console.Config.Authorize is required")
 	case cfg.Accounts == nil:
-		return nil, errors.New("console: Config.Accounts is required")
+		return nil, invalid.Errorf(provider.ErrConfig, "console.Config.Accounts is required")
 	}
 	c := &console{cfg: cfg, service: cfg.Admin.Service()}
 	forms, err := page.Forms(cfg.TrustedOrigins...)
 	if err != nil {
-		return nil, fmt.Errorf("console: Config.TrustedOrigins: %w", err)
+		return nil, invalid.Errorf(provider.ErrConfig, "console.Config.TrustedOrigins: %w", err)
 	}
 	forms.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.refuse(c.visit(w, r), foreign)
@@ -112,8 +114,8 @@ func routeTable() []route {
 		{"GET", "/{account}/{$}", admin.ReadSettings, (*console).showOverview},
 		{"GET", "/{account}/edit", admin.WriteSettings, (*console).showEdit},
 		{"POST", "/{account}/edit", admin.WriteSettings, (*console).showEdit},
-		{"GET", "/{account}/review", admin.Foresee, (*console).showReview},
-		{"POST", "/{account}/review", admin.Foresee, (*console).showReview},
+		{"GET", "/{account}/review", admin.PreviewSettings, (*console).showReview},
+		{"POST", "/{account}/review", admin.PreviewSettings, (*console).showReview},
 		{"POST", "/{account}/save", admin.WriteSettings, (*console).save},
 		{"GET", "/{account}/presets", admin.ReadSettings, (*console).showPresets},
 		{"GET", "/{account}/overrides", admin.ReadSettings, (*console).showOverrides},

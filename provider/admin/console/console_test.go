@@ -81,7 +81,7 @@ func TestConsoleIsForThoseWhoMay(t *testing.T) {
 			require.NotContains(t, got.Body, "acme", name)
 		}
 		strangers := []string{otherRoot, ann}
-		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.Foresee {
+		if r.Action == admin.WriteSettings || r.Action == admin.EndSessions || r.Action == admin.PreviewSettings {
 			strangers = append(strangers, auditor)
 		}
 		for _, token := range strangers {
@@ -595,7 +595,8 @@ func TestConsoleAccounts(t *testing.T) {
 		c := console.Config{Admin: w.API, Accounts: anyAccounts(), Authorize: anybody}
 		spoil(&c)
 		_, err := console.New(c)
-		require.ErrorContains(t, err, "Config."+name, fmt.Sprint(name))
+		require.ErrorContains(t, err, "curfew: console.Config."+name)
+		require.ErrorIs(t, err, provider.ErrConfig)
 	}
 	require.Equal(t, 405, w.Page("PUT", "acme/save", root, nil).Status)
 	require.Equal(t, 404, w.Page("GET", "acme/nothing", root, nil).Status)

@@ -108,7 +108,7 @@ func New(t testing.TB, options ...Option) *World {
 			return admin.Actor{}, err
 		}
 		actor := admin.Actor{ID: at.Subject, User: at.Subject, SID: at.Session.ID, Client: at.Client}
-		if action == admin.Beat || may(at.Subject, action, account) {
+		if action == admin.Heartbeat || may(at.Subject, action, account) {
 			return actor, nil
 		}
 		return admin.Actor{}, admin.ErrForbidden
