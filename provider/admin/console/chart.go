@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,72 +61,6 @@ const (
 	plotLeft, plotRight     = 40.0, 342.0
 	plotTop, plotBottom     = 12.0, 162.0
 )
-
-func (c *console) showActivity(v *visit) error {
-	type section struct {
-		Title, ID string
-		Charts    []chart
-	}
-	day := v.now.Truncate(time.Hour).Add(-23 * time.Hour)
-	quarter := v.now.Truncate(24*time.Hour).AddDate(0, 0, -89)
-	var page []section
-	for _, s := range []struct {
-		title, id string
-		from      time.Time
-		step      time.Duration
-	}{{"The last day", "day", day, time.Hour}, {"The last 90 days", "quarter", quarter, 24 * time.Hour}} {
-		periods, err := c.service.Hook.Counts(v.ctx(), v.account, s.from, v.now.Add(time.Microsecond), s.step)
-		if err != nil {
-			return err
-		}
-		page = append(page, section{s.title, s.id, charts(s.id, periods, s.step)})
-	}
-	c.render(v, http.StatusOK, "activity", "Activity", "activity", page)
-	return nil
-}
-
-func charts(id string, periods []provider.Period, step time.Duration) []chart {
-	refused := func(p provider.Period) map[policy.Reason]int64 { return p.Refused }
-	ended := func(p provider.Period) map[policy.Reason]int64 { return p.Ended }
-	return []chart{
-		liveChart(id+"-live", periods, step),
-		stackedChart(id+"-refused", "Refused sign-ins", periods, step, refused),
-		stackedChart(id+"-ended", "Ended sessions", periods, step, ended),
-	}
-}
-
-// presence is the number of sessions now and over the last day.
-type presence struct {
-	Now, Refused, Ended string
-	Line, Area          string
-	Summary             string
-}
-
-func (c *console) presence(v *visit) (*presence, error) {
-	periods, err := c.service.Hook.Counts(v.ctx(), v.account, v.now.Truncate(time.Hour).Add(-23*time.Hour), v.now.Add(time.Microsecond), time.Hour)
-	if err != nil {
-		return nil, err
-	}
-	live := liveChart("", periods, time.Hour)
-	p := &presence{Line: live.Line, Area: live.Area, Summary: live.Summary, Now: "–"}
-	for _, period := range periods {
-		if period.Samples > 0 {
-			p.Now = "about " + grouped(int(math.Round(period.Live)))
-		}
-	}
-	sum := func(of func(provider.Period) map[policy.Reason]int64) string {
-		var n int64
-		for _, period := range periods {
-			for _, count := range of(period) {
-				n += count
-			}
-		}
-		return grouped(int(n))
-	}
-	p.Refused = sum(func(p provider.Period) map[policy.Reason]int64 { return p.Refused })
-	p.Ended = sum(func(p provider.Period) map[policy.Reason]int64 { return p.Ended })
-	return p, nil
-}
 
 func periodName(t time.Time, step time.Duration) string {
 	if step >= 24*time.Hour {

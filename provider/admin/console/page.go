@@ -92,6 +92,7 @@ var menuPages = []struct {
 	title, page string
 	action      admin.Action
 }{
+
 	{"Login session", "", admin.ReadSettings},
 	{"Overrides", "overrides", admin.ReadSettings},
 	{"Explain", "explain", admin.ReadSettings},
@@ -143,6 +144,9 @@ func (v *visit) past(t time.Time) view.Time {
 func (v *visit) future(t time.Time) view.Time {
 	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: plain.In(t.Sub(v.now))}
 }
+
+// A pair is a name and what it says.
+type pair struct{ Name, Value string }
 
 // An option is one choice of a list.
 type option struct {

@@ -214,6 +214,13 @@ func upperFirst(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
+func lowerFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}
+
 // durationsInWords replaces the durations in a text that was written for
 // settings files, such as "24h" or "1h30m", by words.
 func durationsInWords(text string) string {

@@ -2,10 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -66,16 +62,6 @@ type Ended struct {
 	Deliveries []Delivery `json:"deliveries"`
 }
 
-// A Delivery is a logout notification to an application that did not get it.
-type Delivery struct {
-	Client   string    `json:"client"`
-	URI      string    `json:"uri,omitempty"`   // where it was tried last
-	Error    string    `json:"error,omitempty"` // what came of it, for people
-	Attempts int       `json:"attempts"`
-	Next     time.Time `json:"next,omitzero"`     // when it is tried again
-	GivenUp  time.Time `json:"given_up,omitzero"` // since when it is not
-}
-
 // view is s without its deadline.
 func (sv *Service) view(actor Actor, s store.Session) Session {
 	v := Session{
@@ -94,14 +80,6 @@ func (sv *Service) view(actor Actor, s store.Session) Session {
 		v.Ended = &Ended{At: s.End.At, Reason: s.End.Reason, Text: provider.Describe(s), By: s.End.By, Deliveries: deliveries(s)}
 	}
 	return v
-}
-
-func deliveries(s store.Session) []Delivery {
-	list := []Delivery{}
-	for _, d := range s.Deliveries {
-		list = append(list, Delivery{Client: d.Client, URI: d.URI, Error: d.Error, Attempts: d.Attempts, Next: d.Next, GivenUp: d.GivenUp})
-	}
-	return list
 }
 
 // viewNow is view with the deadline.
@@ -129,43 +107,6 @@ func (sv *Service) filter(account string, q Query) store.Filter {
 		f.Subject = sv.subject(q.User)
 	}
 	return f
-}
-
-// errCursor is about a cursor that was not made for the query.
-var errCursor = policy.FieldErrors{{Path: "cursor", Reason: "is not one that this list returned"}}
-
-// sealCursor binds a cursor to the filter that it is good for.
-func sealCursor(f store.Filter, cursor string) (string, error) {
-	if cursor == "" {
-		return "", nil
-	}
-	sum, err := filterSum(f)
-	return base64.RawURLEncoding.EncodeToString(append(sum, cursor...)), err
-}
-
-func openCursor(f store.Filter, sealed string) (string, error) {
-	if sealed == "" {
-		return "", nil
-	}
-	sum, err := filterSum(f)
-	if err != nil {
-		return "", err
-	}
-	data, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
-	if err != nil || len(data) <= len(sum) || string(data[:len(sum)]) != string(sum) {
-		return "", errCursor
-	}
-	cursor := string(data[len(sum):])
-	if TextProblem(cursor, MaxName) != "" {
-		return "", errCursor
-	}
-	return cursor, nil
-}
-
-func filterSum(f store.Filter) ([]byte, error) {
-	text, err := json.Marshal(f)
-	sum := sha256.Sum256(text)
-	return sum[:6], err
 }
 
 // Sessions returns one page of the sessions of an account, and the cursor of the
@@ -219,263 +160,6 @@ func (sv *Service) Session(ctx context.Context, actor Actor, account, sid string
 	return sv.viewNow(ctx, actor, s), nil
 }
 
-// End ends one session of the account. Ending one that has ended succeeds and
-// changes nothing. If there is none the error wraps [store.ErrNotFound].
-func (sv *Service) End(ctx context.Context, actor Actor, account, sid string) (Session, error) {
-	s, err := sv.session(ctx, account, sid)
-	if err != nil {
-		return Session{}, err
-	}
-	if s.End == nil {
-		if err := sv.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
-			return Session{}, err
-		}
-	}
-	return sv.Session(ctx, actor, account, sid)
-}
-
-// A Selection is which sessions of an account to end: those named, or all that
-// match.
-type Selection struct {
-	Sessions []string // IDs; at most [MaxEnd]
-
-	User   string
-	Client string
-	All    bool
-
-	// ExceptMine leaves out the session that the request was made in, or
-	// those of the actor if it was made in none.
-	ExceptMine bool
-}
-
-// MaxEnd is how many sessions may be named at once.
-const MaxEnd = 1000
-
-// A Result says what became of a selection.
-type Result struct {
-	Ended    int      `json:"ended"`     // how many this ended
-	NotFound []string `json:"not_found"` // of those named
-
-	// Complete is false if there was no time for all: the same again goes
-	// on.
-	Complete bool `json:"complete"`
-}
-
-// EndSelected ends the sessions of an account that are selected, for the reason
-// [policy.ReasonEndedByAdmin].
-func (sv *Service) EndSelected(ctx context.Context, actor Actor, account string, sel Selection) (Result, error) {
-	r := Result{NotFound: []string{}, Complete: true}
-	if len(sel.Sessions) > 0 {
-		for _, sid := range sel.Sessions {
-			switch ended, err := sv.endOne(ctx, actor, account, sid, sel.ExceptMine); {
-			case errors.Is(err, store.ErrNotFound):
-				r.NotFound = append(r.NotFound, sid)
-			case err != nil:
-				return r, err
-			case ended:
-				r.Ended++
-			}
-		}
-		return r, nil
-	}
-	if sel.User != "" && sel.Client == "" {
-		var err error
-		r.Ended, err = sv.endUser(ctx, actor, account, sel)
-		return r, err
-	}
-	until := time.Now().Add(sv.PreviewTime)
-	f := sv.filter(account, Query{User: sel.User, Client: sel.Client, State: store.Unended})
-	// First, or one becomes a session behind the back of the list.
-	if err := sv.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
-		return r, err
-	}
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.List(ctx, f, cursor, 200)
-		if err != nil {
-			return r, err
-		}
-		for _, s := range page {
-			switch ended, err := sv.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
-			case errors.Is(err, store.ErrNotFound): // ended and forgotten meanwhile
-			case err != nil:
-				return r, err
-			case ended:
-				r.Ended++
-			}
-		}
-		if next == "" {
-			return r, nil
-		}
-		if time.Now().After(until) {
-			r.Complete = false
-			return r, nil
-		}
-		cursor = next
-	}
-}
-
-// endUser ends the sessions of one user and what they have under way, by
-// [provider.Hook.EndAll], if they are of the account: a member now, or all that they
-// have is listed in it. Of anybody else it ends the sessions that are listed.
-func (sv *Service) endUser(ctx context.Context, actor Actor, account string, sel Selection) (int, error) {
-	if sel.ExceptMine && actor.SID == "" && actor.User == sel.User {
-		return 0, nil // all of them are the actor's own
-	}
-	subject := sv.subject(sel.User)
-	memberships, err := sv.Hook.Memberships(ctx, subject)
-	if err != nil {
-		return 0, err
-	}
-	member := slices.ContainsFunc(memberships, func(m policy.Membership) bool { return m.Account == account })
-	var except, listed []string
-	elsewhere := false
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
-		if err != nil {
-			return 0, err
-		}
-		for _, s := range page {
-			in := slices.Contains(s.Accounts, account)
-			elsewhere = elsewhere || !in
-			switch mine := sel.ExceptMine && sv.mine(actor, s); {
-			case mine:
-				except = append(except, s.ID)
-			case in:
-				listed = append(listed, s.ID)
-			}
-		}
-		if next == "" {
-			break
-		}
-		cursor = next
-	}
-	if member || len(listed) > 0 && !elsewhere {
-		return sv.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
-	}
-	n := 0
-	for _, sid := range listed {
-		ended, err := sv.endOne(ctx, actor, account, sid, sel.ExceptMine)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return n, err
-		}
-		if ended {
-			n++
-		}
-	}
-	return n, nil
-}
-
-// endOne reports whether it was this call that ended the session.
-func (sv *Service) endOne(ctx context.Context, actor Actor, account, sid string, exceptMine bool) (bool, error) {
-	s, err := sv.session(ctx, account, sid)
-	if err != nil || s.End != nil || exceptMine && sv.mine(actor, s) {
-		return false, err
-	}
-	if err := sv.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
-		return false, err
-	}
-	return true, nil
-}
-
-// endPending ends the logins that wait for their applications. They do not count.
-func (sv *Service) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.Pending(ctx, f, cursor, 200)
-		if err != nil {
-			return err
-		}
-		for _, s := range page {
-			if exceptMine && sv.mine(actor, s) {
-				continue
-			}
-			if err := sv.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
-		}
-		if next == "" {
-			return nil
-		}
-		cursor = next
-	}
-}
-
-func (sv *Service) mine(actor Actor, s store.Session) bool {
-	if actor.SID != "" {
-		return s.ID == actor.SID
-	}
-	return actor.User != "" && s.Subject == sv.subject(actor.User)
-}
-
-// An OwedDelivery is a delivery with the session whose end it is about.
-type OwedDelivery struct {
-	Session string        `json:"session"`
-	User    string        `json:"user"`
-	EndedAt time.Time     `json:"ended_at"`
-	Reason  policy.Reason `json:"reason"`
-	Delivery
-}
-
-// deliveryScan is how many ended sessions one page of deliveries looks at. They
-// are few that are owed any, and no index finds them.
-const deliveryScan = 500
-
-// Deliveries returns logout notifications of an account that are owed, or that
-// were given up, or both, and the cursor to go on with. It looks at a number of
-// ended sessions each time, so a page may be empty; only an empty cursor says that
-// it is the last.
-func (sv *Service) Deliveries(ctx context.Context, account string, owed, givenUp bool, cursor string) ([]OwedDelivery, string, error) {
-	page, next, err := sv.page(ctx, sv.filter(account, Query{State: store.Ended}), cursor, deliveryScan)
-	if err != nil {
-		return nil, "", err
-	}
-	list := []OwedDelivery{}
-	for _, s := range page {
-		for _, d := range deliveries(s) {
-			if d.GivenUp.IsZero() && owed || !d.GivenUp.IsZero() && givenUp {
-				list = append(list, OwedDelivery{s.ID, s.Subject.ID, s.End.At, s.End.Reason, d})
-			}
-		}
-	}
-	return list, next, nil
-}
-
-// A Redelivery says what came of telling an application once more.
-type Redelivery struct {
-	Delivered bool       `json:"delivered"`
-	Error     string     `json:"error,omitempty"` // why not, for people
-	Delivery  []Delivery `json:"deliveries"`      // of the session, as they are now
-}
-
-// Redeliver tells an application at once that a session of the account has ended.
-// If it does not take that, it is owed again. If the session is not there, or the
-// client had no part in it, the error wraps [store.ErrNotFound].
-func (sv *Service) Redeliver(ctx context.Context, account, sid, client string) (Redelivery, error) {
-	s, err := sv.session(ctx, account, sid)
-	if err != nil {
-		return Redelivery{}, err
-	}
-	if s.End == nil {
-		return Redelivery{}, fmt.Errorf("session %q: %w", sid, ErrLive)
-	}
-	failure := sv.Hook.Redeliver(ctx, sid, client)
-	if errors.Is(failure, store.ErrNotFound) {
-		return Redelivery{}, failure
-	}
-	if s, err = sv.session(ctx, account, sid); err != nil {
-		return Redelivery{}, err
-	}
-	r := Redelivery{Delivered: failure == nil, Delivery: deliveries(s)}
-	if failure != nil {
-		r.Error = "the application could not be told"
-		for _, d := range r.Delivery {
-			if d.Client == client && d.Error != "" {
-				r.Error = d.Error
-			}
-		}
-	}
-	return r, nil
-}
-
 // Heartbeat says that the user of the actor's session is there. It is about that
 // session only: about any other the error wraps [store.ErrNotFound].
 func (sv *Service) Heartbeat(ctx context.Context, actor Actor, sid string) error {
@@ -483,4 +167,8 @@ func (sv *Service) Heartbeat(ctx context.Context, actor Actor, sid string) error
 		return fmt.Errorf("session %q is not the one of the access token: %w", sid, store.ErrNotFound)
 	}
 	return sv.Hook.Heartbeat(ctx, sid, actor.Client)
+}
+
+func (sv *Service) subject(user string) store.Subject {
+	return store.Subject{Issuer: sv.Issuer, ID: user}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -18,6 +19,84 @@ import (
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
 )
+
+// peers.md section 5 number 12: what the preview says is exactly what then ends,
+// for a change that ends sessions for all three reasons at once.
+func TestAPreviewIsExactlyWhatThenEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { _ = w.Hook.Run(ctx) }()
+
+		w.SignIn("ann") // too old for the new limit
+		time.Sleep(7 * time.Hour)
+		w.SignIn("bob") // unused for too long
+		for range 3 {
+			w.SignIn("cid") // three, of which one will be left
+			time.Sleep(time.Second)
+		}
+		w.SignIn("other-dan")
+		time.Sleep(3 * time.Hour)
+		for range 3 {
+			w.SignIn("cid")
+			time.Sleep(time.Second)
+		}
+		w.SignIn("root")
+		time.Sleep(time.Second)
+		root := w.SignIn("root")
+
+		proposed := admintest.Bounds(8*time.Hour, 2*time.Hour, 1, policy.EndOldest)
+		var p service.Preview
+		w.Send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": proposed}).Into(200, &p)
+		require.True(t, p.Complete)
+		require.Equal(t, 8, p.Ends, "ann 1, bob 1, cid 5, root 1")
+		require.Equal(t, 4, p.Users)
+		require.Equal(t, 1, p.Yours)
+		require.True(t, p.Sessions[0].Yours, "the own first")
+		foreseen := map[string]policy.Reason{}
+		for _, s := range p.Sessions {
+			foreseen[s.ID] = s.Reason
+		}
+		require.Len(t, foreseen, 8)
+
+		// It changed nothing.
+		require.Len(t, listSessions(w, root, "state=live"), 10)
+		var s service.Settings
+		w.Send("GET", "/v1/accounts/acme/settings", root, nil).Into(200, &s)
+		require.EqualValues(t, 0, s.Version)
+
+		w.Save(root, proposed)
+		synctest.Wait() // Run was woken: nobody waited for its tick
+		ended := map[string]policy.Reason{}
+		for _, s := range listSessions(w, root, "state=ended") {
+			ended[s.ID] = s.Ended.Reason
+		}
+		require.Equal(t, foreseen, ended)
+		require.Len(t, listSessions(w, root, "state=live"), 1+1, "cid and root")
+		page, _, err := w.Hook.List(t.Context(), store.Filter{Account: "elsewhere"}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, page, 1, "another account is not touched")
+
+		// Loosened again, nothing comes back, and nothing is foreseen to end.
+		w.Send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": policy.Account{}}).Into(200, &p)
+		require.Zero(t, p.Ends)
+		w.Save(root, policy.Account{})
+		synctest.Wait()
+		require.Len(t, listSessions(w, root, "state=ended"), 8)
+	})
+}
+
+// A preview that runs out of time says so, and what it found.
+func TestAPreviewThatIsNotComplete(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ *admintest.World, _ *provider.Config, c *admin.Config) { c.PreviewTime = 1 })
+	root := w.SignIn("root")
+	var p service.Preview
+	w.Send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": admintest.Bounds(time.Hour, 0, 0, 0)}).Into(200, &p)
+	require.False(t, p.Complete)
+	require.Len(t, p.Changes, 1)
+}
 
 // Somebody who asks for a hundred previews at once gets two, and the others are told
 // to wait; other administrators are not kept waiting by that. Nor does a crowd of
