@@ -15,9 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -119,10 +119,10 @@ type AskTime struct {
 func (t AskTime) IsZero() bool { return t.At.IsZero() }
 
 // DateTime is the time for the datetime attribute of a time element.
-func (t AskTime) DateTime() string { return t.At.UTC().Format(time.RFC3339) }
+func (t AskTime) DateTime() string { return view.Time(t).DateTime() }
 
 // Date is the time for people.
-func (t AskTime) Date() string { return plain.Date(t.At) }
+func (t AskTime) Date() string { return view.Time(t).Date() }
 
 // maxListed bounds the sessions on a page.
 const maxListed = 100
@@ -215,21 +215,17 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 			page.More = len(live) - i
 			break
 		}
-		s := &live[i]
-		v := AskSession{
-			ID: s.ID, Kind: s.Kind, Clients: s.ClientNames,
-			UserAgent: plain.UserAgent(s.UserAgent), Network: plain.Network(s.Address),
-			Pending: !s.ReservedUntil.IsZero(), Counts: rm.counts[s.ID], This: s.ID == own.ID,
-			Since:    AskTime{s.Started, plain.Ago(now.Sub(s.Started))},
-			LastUsed: AskTime{s.LastActivity, plain.Ago(now.Sub(s.LastActivity))},
+		s := view.Of(live[i], "", now)
+		s.EndsAt(rm.ruling.rules.Deadline(live[i].Policy()))
+		clients := s.Names
+		if len(clients) == 0 && s.Client != "" {
+			clients = []string{s.Client}
 		}
-		if len(v.Clients) == 0 && s.Client != "" {
-			v.Clients = []string{s.Client}
-		}
-		if end, _ := rm.ruling.rules.Deadline(s.Policy()); !end.IsZero() {
-			v.Ends = AskTime{end, plain.In(end.Sub(now))}
-		}
-		page.Sessions = append(page.Sessions, v)
+		page.Sessions = append(page.Sessions, AskSession{
+			ID: s.ID, Kind: s.Kind, Clients: clients, UserAgent: s.Device(), Network: s.Network(),
+			This: s.ID == own.ID, Pending: s.Pending, Counts: rm.counts[s.ID],
+			Since: AskTime(s.Started), LastUsed: AskTime(s.LastUsed), Ends: AskTime(s.Ends),
+		})
 	}
 	return page
 }

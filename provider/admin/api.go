@@ -18,6 +18,7 @@ import (
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -520,8 +521,8 @@ func (a *Admin) getPresets(*call) (answer, error) {
 
 // A sessionPage is one page of sessions.
 type sessionPage struct {
-	Sessions []service.Session `json:"sessions"`
-	Next     string            `json:"next_cursor,omitempty"`
+	Sessions []view.Session `json:"sessions"`
+	Next     string         `json:"next_cursor,omitempty"`
 }
 
 func (a *Admin) getSessions(c *call) (answer, error) {
@@ -594,10 +595,10 @@ func (a *Admin) getDeliveries(c *call) (answer, error) {
 	if !ok {
 		state = "any"
 	}
-	if !slices.Contains([]string{"owed", "given_up", "any"}, state) {
+	if !slices.Contains(service.DeliveryStates, state) {
 		return answer{}, policy.FieldErrors{{Path: "state", Reason: "is not owed, given_up or any"}}
 	}
-	list, next, err := a.service.Deliveries(c.ctx(), c.account, state != "given_up", state != "owed", c.query["cursor"])
+	list, next, err := a.service.Deliveries(c.ctx(), c.account, state, c.query["cursor"])
 	return answer{body: deliveryPage{list, next}}, err
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
-	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 )
 
 // What an application did not get is listed with why, and sent again on demand.
@@ -46,9 +45,14 @@ func TestDeliveriesAreListedAndSentAgain(t *testing.T) {
 	redo(sid, optest.Web2).Problem(409, "live")
 	require.Equal(t, 200, w.Send("DELETE", path, root, nil).Status)
 
-	list := func(state string) []service.OwedDelivery {
+	type owed struct {
+		Session, User string
+		Reason        policy.Reason
+		delivery
+	}
+	list := func(state string) []owed {
 		t.Helper()
-		var page struct{ Deliveries []service.OwedDelivery }
+		var page struct{ Deliveries []owed }
 		w.Send("GET", "/v1/accounts/acme/deliveries?state="+state, root, nil).Into(200, &page)
 		return page.Deliveries
 	}
@@ -61,18 +65,22 @@ func TestDeliveriesAreListedAndSentAgain(t *testing.T) {
 	require.Equal(t, application.URL+"/logout", d.URI)
 	require.NotEmpty(t, d.Error)
 	require.Empty(t, list("given_up"))
-	var s admin.Session
+	var s session
 	w.Send("GET", path, root, nil).Into(200, &s)
 	require.Len(t, s.Ended.Deliveries, 1)
 
-	var r service.Redelivery
+	var r struct {
+		Delivered  bool
+		Error      string
+		Deliveries []delivery
+	}
 	redo(sid, optest.Web2).Into(200, &r)
 	require.False(t, r.Delivered)
 	require.NotEmpty(t, r.Error)
 	up.Store(true)
 	redo(sid, optest.Web2).Into(200, &r)
 	require.True(t, r.Delivered)
-	require.Empty(t, r.Delivery)
+	require.Empty(t, r.Deliveries)
 	require.Empty(t, list("any"))
 
 	redo(sid, optest.Web).Problem(404, "not_found")

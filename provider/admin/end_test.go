@@ -7,7 +7,6 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
-	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store"
@@ -55,7 +54,7 @@ func TestAnAdministratorEndsSessions(t *testing.T) {
 
 	// One. Again it succeeds and changes nothing.
 	for range 2 {
-		var s admin.Session
+		var s session
 		w.Send("DELETE", "/v1/accounts/acme/sessions/"+ann[0].ID, root, nil).Into(200, &s)
 		require.Equal(t, policy.ReasonEndedByAdmin, s.Ended.Reason)
 		require.Equal(t, optest.SubjectOf("root"), s.Ended.By)
@@ -92,7 +91,7 @@ func TestAnAdministratorEndsSessions(t *testing.T) {
 	}
 	require.Len(t, listSessions(w, root, ""), 1)
 
-	var s admin.Session
+	var s session
 	w.Send("GET", "/v1/accounts/acme/sessions/"+ann[0].ID, root, nil).Into(200, &s)
 	require.Equal(t, ann[0].ID, s.ID)
 	w.Send("GET", "/v1/accounts/acme/sessions/"+other[0].ID, root, nil).Problem(404, "not_found")

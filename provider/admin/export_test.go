@@ -1,7 +1,5 @@
 package admin
 
-import "github.com/curfew-oidc/curfew/provider/admin/internal/service"
-
 // A Route is one row of the route table, for tests that hold something about all
 // of them.
 type Route struct {
@@ -22,6 +20,3 @@ func Routes() (list []Route) {
 
 // Description is what is served at /v1/openapi.json.
 func Description() []byte { return description }
-
-// Session is how the API writes a session.
-type Session = service.Session

@@ -47,7 +47,7 @@ func TestAPreviewIsExactlyWhatThenEnds(t *testing.T) {
 		root := w.SignIn("root")
 
 		proposed := admintest.Bounds(8*time.Hour, 2*time.Hour, 1, policy.EndOldest)
-		var p service.Preview
+		var p preview
 		w.Send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": proposed}).Into(200, &p)
 		require.True(t, p.Complete)
 		require.Equal(t, 8, p.Ends, "ann 1, bob 1, cid 5, root 1")
@@ -92,10 +92,22 @@ func TestAPreviewThatIsNotComplete(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(_ *admintest.World, _ *provider.Config, c *admin.Config) { c.PreviewTime = 1 })
 	root := w.SignIn("root")
-	var p service.Preview
+	var p preview
 	w.Send("POST", "/v1/accounts/acme/settings/preview", root, map[string]any{"settings": admintest.Bounds(time.Hour, 0, 0, 0)}).Into(200, &p)
 	require.False(t, p.Complete)
 	require.Len(t, p.Changes, 1)
+}
+
+// A preview is what the tests read of one.
+type preview struct {
+	Ends, Users, Yours int
+	Complete           bool
+	Sessions           []struct {
+		session
+		Reason policy.Reason
+	}
+	Changes  []policy.Change
+	Warnings []policy.Warning
 }
 
 // Somebody who asks for a hundred previews at once gets two, and the others are told

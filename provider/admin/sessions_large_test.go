@@ -100,7 +100,7 @@ func TestAPageOfAHundredThousandSessionsIsOneQuery(t *testing.T) {
 			}
 			queries.take()
 			var got struct {
-				Sessions []admin.Session
+				Sessions []session
 				Next     string `json:"next_cursor"`
 			}
 			w.Send("GET", fmt.Sprintf("/v1/accounts/acme/sessions?limit=%d&cursor=%s&%s", limit, from, query), root, nil).Into(200, &got)

@@ -10,23 +10,23 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
-	"github.com/curfew-oidc/curfew/store"
 )
 
 //go:embed templates/sessions.html
 var files embed.FS
 
 var sessionsTemplate = template.Must(template.New("sessions.html").Funcs(template.FuncMap{
-	"list": func(v ...any) []any { return v },
+	"clean": view.Clean,
+	"list":  func(v ...any) []any { return v },
 }).ParseFS(files, "templates/sessions.html"))
 
 // styleName is the file of the style; styleLink has its content in it, so
@@ -38,139 +38,89 @@ var styleLink = func() string {
 	return styleName + "?v=" + hex.EncodeToString(sum[:6])
 }()
 
-// Sessions is the answer in JSON. Times are RFC 3339 in UTC.
-type Sessions struct {
-	// Caps are the limits on how many sessions the user may hold at once: on all
-	// of them, and those on some that they have.
-	Caps []Cap `json:"caps"`
+// A list is what there is to say of somebody's sessions: a page of the live ones,
+// and those that ended lately.
+type list struct {
+	Caps []capView
 
-	// Sessions are the live sessions of this page, the one that the request
-	// comes from first, then the one that was used last. There are Total of them
-	// on Pages pages.
-	Sessions []Session `json:"sessions"`
-	Total    int       `json:"total"`
-	Page     int       `json:"page"`
-	Pages    int       `json:"pages"`
+	// Live are the live sessions of this page, the one that the request comes
+	// from first, then the one that was used last. There are Total of them on
+	// Pages pages.
+	Live               []view.Session
+	Total, Page, Pages int
+
+	// Others is how many live sessions there are beside the one that the request
+	// comes from.
+	Others int
 
 	// Pending is how many logins that are not completed hold a place.
-	Pending int `json:"pending"`
+	Pending int
 
-	// Ended are sessions that ended lately, the latest first. If
-	// EndedIncomplete is true there are too many for all to be looked at.
-	Ended           []Ended `json:"ended"`
-	EndedIncomplete bool    `json:"ended_incomplete"`
+	Ended           []view.Session
+	EndedIncomplete bool
 
-	now    time.Time
-	others int
-}
-
-// A Cap is a limit on concurrent sessions: those of one kind or one client if
-// Kind or Client is set, else all.
-type Cap struct {
-	Used   int         `json:"used"`
-	Max    int         `json:"max"`
-	Kind   policy.Kind `json:"kind,omitempty"`
-	Client string      `json:"client,omitempty"`
-}
-
-// A Session is one session. Device and Network are empty if they are not
-// known: the device is what a client said of itself.
-type Session struct {
-	SID          string        `json:"sid"`
-	Current      bool          `json:"current"` // the request comes from it
-	Kind         policy.Kind   `json:"kind"`
-	Device       string        `json:"device"`          // "Firefox on Linux"
-	Network      string        `json:"network"`         // "192.0.2.x"
-	Applications []string      `json:"applications"`    // names of the clients, or their IDs
-	Actor        string        `json:"actor,omitempty"` // the sub of somebody else who acts in it as the user
-	Started      time.Time     `json:"started"`
-	LastUsed     time.Time     `json:"last_used"`
-	EndsAt       time.Time     `json:"ends_at,omitzero"`      // if it is not used again; absent: never
-	EndsBecause  policy.Reason `json:"ends_because,omitzero"` // "inactivity" or "active_limit"
-}
-
-// A Ended is a session that has ended.
-type Ended struct {
-	Session
-	EndedAt     time.Time     `json:"ended_at"`
-	Reason      policy.Reason `json:"reason"`
-	Description string        `json:"description"` // the reason in a sentence
+	now time.Time
 }
 
 const pageSize = 50
 
-func newSessions(o provider.Overview, v visitor, page int, now time.Time) Sessions {
-	out := Sessions{
-		Caps: newCaps(o.Caps), Sessions: []Session{}, Ended: []Ended{},
-		Total: len(o.Live), Pending: o.Pending, EndedIncomplete: o.Incomplete, now: now,
+func newList(o provider.Overview, v visitor, page int, now time.Time) list {
+	l := list{Caps: newCaps(o.Caps), Total: len(o.Live), Pending: o.Pending, EndedIncomplete: o.Incomplete, now: now}
+	live := o.Live
+	if own := slices.IndexFunc(live, func(s provider.LiveSession) bool { return s.ID == v.sid }); own >= 0 {
+		live = slices.Concat(live[own:own+1], live[:own], live[own+1:])
+		l.Others = l.Total - 1
+	} else {
+		l.Others = l.Total
 	}
-	live := make([]Session, 0, len(o.Live))
-	for i := range o.Live {
-		s := newSession(&o.Live[i].Session)
-		s.EndsAt, s.EndsBecause = o.Live[i].Deadline, o.Live[i].Limit
-		if s.EndsAt.IsZero() {
-			s.EndsBecause = ""
-		}
-		if s.SID == v.sid {
-			s.Current = true
-			live = append([]Session{s}, live...)
-			continue
-		}
-		live = append(live, s)
-		out.others++
+	l.Pages = max(1, (len(live)+pageSize-1)/pageSize)
+	l.Page = min(page, l.Pages)
+	first := (l.Page - 1) * pageSize
+	for _, s := range live[first:min(len(live), first+pageSize)] {
+		one := view.Of(s.Session, "", now)
+		one.EndsAt(s.Deadline, s.Limit)
+		one.Current = s.ID == v.sid
+		l.Live = append(l.Live, one)
 	}
-	out.Pages = max(1, (len(live)+pageSize-1)/pageSize)
-	out.Page = min(page, out.Pages)
-	first := (out.Page - 1) * pageSize
-	out.Sessions = append(out.Sessions, live[first:min(len(live), first+pageSize)]...)
-	for i := range o.Ended {
-		s := &o.Ended[i]
-		out.Ended = append(out.Ended, Ended{newSession(s), s.End.At, s.End.Reason, provider.Describe(*s)})
+	for _, s := range o.Ended {
+		l.Ended = append(l.Ended, view.Of(s, provider.Describe(s), now))
 	}
-	return out
+	return l
 }
+
+// Current reports whether the request is known to come from one of the sessions.
+func (l list) Current() bool { return l.Others < l.Total }
+
+// Previous and Next are the numbers of the pages beside this one; 0: there is none.
+func (l list) Previous() int { return l.Page - 1 }
+
+func (l list) Next() int {
+	if l.Page == l.Pages {
+		return 0
+	}
+	return l.Page + 1
+}
+
+// A capView is a cap as the page draws it.
+type capView struct{ Cap }
 
 // newCaps returns the caps that say something to the user: on all their sessions
 // the strictest one, and those on some of which they have any.
-func newCaps(all []provider.CapUse) []Cap {
-	out := []Cap{}
+func newCaps(all []provider.CapUse) []capView {
+	var out []capView
 	overall := -1
 	for _, c := range all {
-		cap := Cap{Used: c.Used, Max: c.Max, Kind: c.Scope.Kind, Client: view.Clean(c.Scope.Client)}
+		cap := capView{Cap{Used: c.Used, Max: c.Max, Kind: c.Scope.Kind, Client: view.Clean(c.Scope.Client)}}
 		switch {
 		case cap.Kind == "" && cap.Client == "":
 			if overall < 0 {
-				out = append([]Cap{cap}, out...)
+				out = append([]capView{cap}, out...)
 				overall = 0
 			} else if cap.Max-cap.Used < out[overall].Max-out[overall].Used {
 				out[overall] = cap
 			}
 		case c.Used > 0:
 			out = append(out, cap)
-		}
-	}
-	return out
-}
-
-func newSession(s *store.Session) Session {
-	out := Session{
-		SID: s.ID, Kind: s.Kind, Device: plain.UserAgent(s.UserAgent), Network: plain.Network(s.Address),
-		Applications: []string{}, Actor: view.Clean(s.Actor), Started: s.Started, LastUsed: s.LastActivity,
-	}
-	names := s.ClientNames
-	if len(names) == 0 {
-		names = []string{s.Client}
-		for _, g := range s.Grants {
-			if g.Revoked.IsZero() {
-				names = append(names, g.Client)
-			}
-		}
-	}
-	seen := map[string]bool{"": true}
-	for _, name := range names {
-		if name = view.Clean(name); !seen[name] {
-			seen[name] = true
-			out.Applications = append(out.Applications, name)
 		}
 	}
 	return out
@@ -237,18 +187,18 @@ func serveStyle(w http.ResponseWriter, _ *http.Request) {
 // A pageData is what the template is executed with.
 type pageData struct {
 	Answer       *answer // if it is not nil, all that the page says
-	Sessions     Sessions
+	Sessions     list
 	Notice       string
 	Home, SignIn string
 	Style        string
 }
 
-func (h *handler) writeSessions(w http.ResponseWriter, r *http.Request, s Sessions) {
+func (h *handler) writeSessions(w http.ResponseWriter, r *http.Request, l list) {
 	if wantsJSON(r) {
-		writeJSON(w, http.StatusOK, s)
+		writeJSON(w, http.StatusOK, l.json())
 		return
 	}
-	h.writePage(w, http.StatusOK, pageData{Sessions: s, Notice: s.notice(r.URL.Query().Get("ended"))})
+	h.writePage(w, http.StatusOK, pageData{Sessions: l, Notice: l.notice(r.URL.Query().Get("ended"))})
 }
 
 // refuse answers with something else than the sessions.
@@ -306,12 +256,12 @@ const noticeFor = 5 * time.Minute
 
 // notice says what was ended just now. Anybody can make an address with ended in
 // it: what it says is what the sessions say.
-func (s *Sessions) notice(ended string) string {
+func (l list) notice(ended string) string {
 	n := 0
-	for _, e := range s.Ended {
-		lately := e.Reason == policy.ReasonEndedByUser && s.now.Sub(e.EndedAt) < noticeFor
+	for _, e := range l.Ended {
+		lately := e.Ended.Reason == policy.ReasonEndedByUser && l.now.Sub(e.Ended.At.At) < noticeFor
 		switch {
-		case lately && e.SID == ended:
+		case lately && e.ID == ended:
 			return "Ended: " + e.Title() + ". Whoever uses it has to sign in again there."
 		case lately:
 			n++
@@ -328,27 +278,8 @@ func (s *Sessions) notice(ended string) string {
 	return strconv.Itoa(n) + " other sign-ins were ended."
 }
 
-// Title names a session for people: by its device, else by its kind.
-func (s Session) Title() string {
-	if s.Device != "" {
-		return s.Device
-	}
-	return view.KindName(s.Kind)
-}
-
-// KindName is the kind in words, if the title does not say it.
-func (s Session) KindName() string {
-	if s.Device == "" || s.Kind == policy.Browser {
-		return ""
-	}
-	return view.KindName(s.Kind)
-}
-
-// Icon is the name of the picture for the session.
-func (s Session) Icon() string { return view.Icon(s.Kind, s.Device) }
-
 // Words says what the cap is on, after "sign-ins": "in browsers".
-func (c Cap) Words() string {
+func (c capView) Words() string {
 	switch {
 	case c.Client != "":
 		return "in " + c.Client
@@ -365,11 +296,11 @@ func (c Cap) Words() string {
 }
 
 // Full reports whether there is no place left.
-func (c Cap) Full() bool { return c.Used >= c.Max }
+func (c capView) Full() bool { return c.Used >= c.Max }
 
 // Slots are the places of a cap that is small enough to be drawn, each true if it
 // is taken.
-func (c Cap) Slots() []bool {
+func (c capView) Slots() []bool {
 	if c.Max > 20 || c.Used > c.Max {
 		return nil
 	}
@@ -381,30 +312,4 @@ func (c Cap) Slots() []bool {
 }
 
 // Percent is how much of a cap is used, at most 100.
-func (c Cap) Percent() int { return min(100, 100*c.Used/max(1, c.Max)) }
-
-// Others is how many live sessions there are beside the one that the request
-// comes from.
-func (s Sessions) Others() int { return s.others }
-
-// Current reports whether the request is known to come from one of the sessions.
-func (s Sessions) Current() bool { return s.others < s.Total }
-
-// Previous and Next are the numbers of the pages beside this one; 0: there is none.
-func (s Sessions) Previous() int { return s.Page - 1 }
-
-func (s Sessions) Next() int {
-	if s.Page == s.Pages {
-		return 0
-	}
-	return s.Page + 1
-}
-
-func (s Sessions) when(t time.Time, words string) view.Time {
-	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: words}
-}
-
-// Past and Future write a point in time as of when the page was made.
-func (s Sessions) Past(t time.Time) view.Time { return s.when(t, plain.Ago(s.now.Sub(t))) }
-
-func (s Sessions) Future(t time.Time) view.Time { return s.when(t, plain.In(t.Sub(s.now))) }
+func (c capView) Percent() int { return min(100, 100*c.Used/max(1, c.Max)) }

@@ -147,7 +147,7 @@ func (h *handler) show(w http.ResponseWriter, r *http.Request, v visitor) {
 		h.unavailable(w, r, err)
 		return
 	}
-	h.writeSessions(w, r, newSessions(o, v, pageNumber(r), h.cfg.Now()))
+	h.writeSessions(w, r, newList(o, v, pageNumber(r), h.cfg.Now()))
 }
 
 // pageNumber returns which page is asked for, from 1.

@@ -9,37 +9,14 @@ import (
 
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
-	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
-
-// A deliveryRow is a logout notification that an application did not get.
-type deliveryRow struct {
-	SID, Client, Name, URI, Error string
-	Attempts                      int
-	Next, GivenUp                 *view.Time
-	User, Reason                  string
-	EndedAt                       view.Time
-}
-
-func (v *visit) delivery(sid string, d service.Delivery) deliveryRow {
-	row := deliveryRow{SID: sid, Client: d.Client, Name: view.Clean(d.Client), URI: d.URI, Error: d.Error, Attempts: d.Attempts}
-	switch {
-	case !d.GivenUp.IsZero():
-		at := v.past(d.GivenUp)
-		row.GivenUp = &at
-	case !d.Next.IsZero():
-		at := v.future(d.Next)
-		row.Next = &at
-	}
-	return row
-}
 
 func (c *console) showDeliveries(v *visit) error {
 	state := cmp.Or(v.get("state"), "any")
-	if !slices.Contains([]string{"any", "owed", "given_up"}, state) {
+	if !slices.Contains(service.DeliveryStates, state) {
 		return noPage
 	}
-	list, next, err := c.service.Deliveries(v.ctx(), v.account, state != "given_up", state != "owed", v.get("cursor"))
+	list, next, err := c.service.Deliveries(v.ctx(), v.account, state, v.get("cursor"))
 	if isCursor(err) {
 		return noPage
 	}
@@ -48,17 +25,12 @@ func (c *console) showDeliveries(v *visit) error {
 	}
 	page := struct {
 		States []option
-		Rows   []deliveryRow
+		Rows   []service.OwedDelivery
 		Next   template.URL
 		CanEnd bool
 	}{
 		States: options(state, "any", "Owed and given up", "owed", "Owed", "given_up", "Given up"),
-		CanEnd: v.may(admin.EndSessions),
-	}
-	for _, d := range list {
-		row := v.delivery(d.Session, d.Delivery)
-		row.User, row.Reason, row.EndedAt = view.Clean(d.User), d.Reason.Info().Label, v.past(d.EndedAt)
-		page.Rows = append(page.Rows, row)
+		Rows:   list, CanEnd: v.may(admin.EndSessions),
 	}
 	if next != "" {
 		page.Next = template.URL(url.Values{"state": {state}, "cursor": {next}}.Encode())

@@ -8,12 +8,13 @@ import (
 	"strconv"
 
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
 // An endingPage asks whether sessions are to end.
 type endingPage struct {
 	Title, Text, Matching string
-	Rows                  []sessionRow
+	Rows                  []view.Session
 	Count, Button         string
 	More                  int
 	Yours                 int
@@ -86,7 +87,7 @@ func (c *console) confirmEnd(v *visit, s search, sel service.Selection) error {
 			page.Yours++
 		}
 		if len(page.Rows) < reviewSessions {
-			page.Rows = append(page.Rows, v.row(one))
+			page.Rows = append(page.Rows, one)
 		}
 	}
 	page.More = len(found) - len(page.Rows)
@@ -115,7 +116,7 @@ func (c *console) confirmEnd(v *visit, s search, sel service.Selection) error {
 }
 
 // selected returns the live sessions that are to end, up to a number of them.
-func (c *console) selected(v *visit, s search, sel service.Selection) (found []service.Session, complete bool, err error) {
+func (c *console) selected(v *visit, s search, sel service.Selection) (found []view.Session, complete bool, err error) {
 	for _, sid := range sel.Sessions {
 		one, err := c.service.Session(v.ctx(), v.actor, v.account, sid)
 		if err != nil {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
@@ -50,6 +49,7 @@ var templates = func() map[string]*template.Template {
 			"grouped": grouped,
 			"path":    url.PathEscape,
 			"plural":  plural,
+			"reason":  func(r policy.Reason) string { return r.Info().Label },
 		}).ParseFS(files, "templates/layout.html", "templates/"+name+".html"))
 	}
 	return m
@@ -137,13 +137,7 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 // only shown then.
 func (v *visit) fromHere() bool { return v.r.Header.Get("Sec-Fetch-Site") == "same-origin" }
 
-func (v *visit) past(t time.Time) view.Time {
-	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: plain.Ago(v.now.Sub(t))}
-}
-
-func (v *visit) future(t time.Time) view.Time {
-	return view.Time{At: t.UTC().Format(time.RFC3339), Date: plain.Date(t), Words: plain.In(t.Sub(v.now))}
-}
+func (v *visit) past(t time.Time) view.Time { return view.Past(t, v.now) }
 
 // A pair is a name and what it says.
 type pair struct{ Name, Value string }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -85,7 +86,7 @@ type reviewPage struct {
 	Changes      changesInWords
 	Preview      service.Preview
 	Consequence  string
-	Sessions     []sessionRow
+	Sessions     []service.PreviewEnd
 	More         int
 	Yours        bool // the session that the console is used in ends
 	Warnings     []warningView
@@ -148,12 +149,8 @@ func (c *console) review(v *visit, s service.Settings) error {
 		}
 	}
 	page.Consequence = consequence(page.Preview)
-	for _, end := range page.Preview.Sessions[:min(len(page.Preview.Sessions), reviewSessions)] {
-		row := v.row(end.Session)
-		row.Reason = end.Reason.Info().Label
-		page.Sessions = append(page.Sessions, row)
-		page.Yours = page.Yours || end.Current
-	}
+	page.Sessions = page.Preview.Sessions[:min(len(page.Preview.Sessions), reviewSessions)]
+	page.Yours = slices.ContainsFunc(page.Sessions, func(end service.PreviewEnd) bool { return end.Current })
 	page.More = page.Preview.Ends - len(page.Sessions)
 	page.Warnings = warningViews(page.Preview.Warnings)
 	c.render(v, status, "review", "Review the change", menuOf(ch.editing.target), page)

@@ -53,7 +53,7 @@ type sessionsPage struct {
 	User, Client  string
 	Kinds, States []option
 	Errors        mistakes
-	Rows          []sessionRow
+	Rows          []view.Session
 	Next          template.URL // query of the next page
 	Later         bool         // it is not the first page
 	First         template.URL // query of the first page
@@ -82,9 +82,7 @@ func (c *console) showSessions(v *visit) error {
 		if err != nil {
 			return err
 		}
-		for _, one := range list {
-			page.Rows = append(page.Rows, v.row(one))
-		}
+		page.Rows = list
 		if next != "" {
 			page.Next = s.address("cursor", next)
 		}

@@ -5,6 +5,7 @@ package view
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -44,18 +45,13 @@ func KindName(kind policy.Kind) string {
 	return cmp.Or(Clean(kind.Label()), "Another sign-in")
 }
 
-// Icon is the name of the picture for a session.
-func Icon(kind policy.Kind, device string) string {
-	switch {
-	case kind == policy.CLI:
-		return "terminal"
-	case kind == policy.Automation:
-		return "gear"
-	case strings.HasSuffix(device, "iPhone"), strings.HasSuffix(device, "Android"):
-		return "phone"
+// cleaned are the names that are left when they are clean, each once.
+func cleaned(names []string) []string {
+	out := []string{}
+	for _, name := range names {
+		if name = Clean(name); name != "" && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
 	}
-	return "screen"
+	return out
 }
-
-// A Time is a point in time with the words for it.
-type Time struct{ At, Date, Words string }

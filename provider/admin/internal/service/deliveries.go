@@ -4,57 +4,44 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
-
-// A Delivery is a logout notification to an application that did not get it.
-type Delivery struct {
-	Client   string    `json:"client"`
-	URI      string    `json:"uri,omitempty"`   // where it was tried last
-	Error    string    `json:"error,omitempty"` // what came of it, for people
-	Attempts int       `json:"attempts"`
-	Next     time.Time `json:"next,omitzero"`     // when it is tried again
-	GivenUp  time.Time `json:"given_up,omitzero"` // since when it is not
-}
-
-func deliveries(s store.Session) []Delivery {
-	list := []Delivery{}
-	for _, d := range s.Deliveries {
-		list = append(list, Delivery{Client: d.Client, URI: d.URI, Error: d.Error, Attempts: d.Attempts, Next: d.Next, GivenUp: d.GivenUp})
-	}
-	return list
-}
 
 // An OwedDelivery is a delivery with the session whose end it is about.
 type OwedDelivery struct {
 	Session string        `json:"session"`
 	User    string        `json:"user"`
-	EndedAt time.Time     `json:"ended_at"`
+	EndedAt view.Time     `json:"ended_at"`
 	Reason  policy.Reason `json:"reason"`
-	Delivery
+	view.Delivery
 }
 
 // deliveryScan is how many ended sessions one page of deliveries looks at. They
 // are few that are owed any, and no index finds them.
 const deliveryScan = 500
 
-// Deliveries returns logout notifications of an account that are owed, or that
-// were given up, or both, and the cursor to go on with. It looks at a number of
+// DeliveryStates are what deliveries to choose from: those that are owed, those that
+// were given up, or both.
+var DeliveryStates = []string{"any", "owed", "given_up"}
+
+// Deliveries returns logout notifications of an account in one of [DeliveryStates],
+// and the cursor to go on with. It looks at a number of
 // ended sessions each time, so a page may be empty; only an empty cursor says that
 // it is the last.
-func (sv *Service) Deliveries(ctx context.Context, account string, owed, givenUp bool, cursor string) ([]OwedDelivery, string, error) {
+func (sv *Service) Deliveries(ctx context.Context, account, state, cursor string) ([]OwedDelivery, string, error) {
 	page, next, err := sv.page(ctx, sv.filter(account, Query{State: store.Ended}), cursor, deliveryScan)
 	if err != nil {
 		return nil, "", err
 	}
 	list := []OwedDelivery{}
 	for _, s := range page {
-		for _, d := range deliveries(s) {
-			if d.GivenUp.IsZero() && owed || !d.GivenUp.IsZero() && givenUp {
-				list = append(list, OwedDelivery{s.ID, s.Subject.ID, s.End.At, s.End.Reason, d})
+		v := view.Of(s, "", sv.Time())
+		for _, d := range v.Ended.Deliveries {
+			if state == "any" || (state == "owed") == d.GivenUp.IsZero() {
+				list = append(list, OwedDelivery{v.ID, v.User, v.Ended.At, v.Ended.Reason, d})
 			}
 		}
 	}
@@ -63,9 +50,9 @@ func (sv *Service) Deliveries(ctx context.Context, account string, owed, givenUp
 
 // A Redelivery says what came of telling an application once more.
 type Redelivery struct {
-	Delivered bool       `json:"delivered"`
-	Error     string     `json:"error,omitempty"` // why not, for people
-	Delivery  []Delivery `json:"deliveries"`      // of the session, as they are now
+	Delivered bool            `json:"delivered"`
+	Error     string          `json:"error,omitempty"` // why not, for people
+	Delivery  []view.Delivery `json:"deliveries"`      // of the session, as they are now
 }
 
 // Redeliver tells an application at once that a session of the account has ended.
@@ -86,7 +73,7 @@ func (sv *Service) Redeliver(ctx context.Context, account, sid, client string) (
 	if s, err = sv.session(ctx, account, sid); err != nil {
 		return Redelivery{}, err
 	}
-	r := Redelivery{Delivered: failure == nil, Delivery: deliveries(s)}
+	r := Redelivery{Delivered: failure == nil, Delivery: view.Of(s, "", sv.Time()).Ended.Deliveries}
 	if failure != nil {
 		r.Error = "the application could not be told"
 		for _, d := range r.Delivery {

@@ -7,19 +7,20 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // End ends one session of the account. Ending one that has ended succeeds and
 // changes nothing. If there is none the error wraps [store.ErrNotFound].
-func (sv *Service) End(ctx context.Context, actor Actor, account, sid string) (Session, error) {
+func (sv *Service) End(ctx context.Context, actor Actor, account, sid string) (view.Session, error) {
 	s, err := sv.session(ctx, account, sid)
 	if err != nil {
-		return Session{}, err
+		return view.Session{}, err
 	}
 	if s.End == nil {
 		if err := sv.Hook.End(ctx, sid, policy.ReasonEndedByAdmin, actor.ID); err != nil {
-			return Session{}, err
+			return view.Session{}, err
 		}
 	}
 	return sv.Session(ctx, actor, account, sid)

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -33,7 +34,7 @@ type Preview struct {
 
 // A PreviewEnd is a session that would end, and why.
 type PreviewEnd struct {
-	Session
+	view.Session
 	Reason policy.Reason `json:"reason"`
 }
 
