@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
@@ -131,15 +132,16 @@ func (c *console) selected(v *visit, s search, sel service.Selection) (found []v
 	}
 	q := s.query()
 	q.State = service.States["live"]
-	for cursor := ""; ; {
-		list, next, err := c.service.Sessions(v.ctx(), v.actor, v.account, q, cursor, 500)
+	for one, err := range paged.All(func(cursor string) ([]view.Session, string, error) {
+		return c.service.Sessions(v.ctx(), v.actor, v.account, q, cursor, 500)
+	}) {
 		if err != nil {
 			return nil, false, err
 		}
-		found = append(found, list...)
-		if next == "" || len(found) >= endingLook {
-			return found, next == "", nil
+		if len(found) == endingLook {
+			return found, false, nil
 		}
-		cursor = next
+		found = append(found, one)
 	}
+	return found, true, nil
 }

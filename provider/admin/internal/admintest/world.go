@@ -21,6 +21,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
@@ -277,19 +278,19 @@ func (w *World) Everything() string {
 func Sessions[S any](w *World, token, query string) []S {
 	w.T.Helper()
 	var all []S
-	for cursor := ""; ; {
+	for one, err := range paged.All(func(cursor string) ([]S, string, error) {
 		var page struct {
 			Sessions []S    `json:"sessions"`
 			Next     string `json:"next_cursor"`
 		}
 		w.Send("GET", "/v1/accounts/acme/sessions?limit=2&"+query+"&cursor="+url.QueryEscape(cursor), token, nil).Into(200, &page)
 		require.LessOrEqual(w.T, len(page.Sessions), 2)
-		all = append(all, page.Sessions...)
-		if page.Next == "" {
-			return all
-		}
-		cursor = page.Next
+		return page.Sessions, page.Next, nil
+	}) {
+		require.NoError(w.T, err)
+		all = append(all, one)
 	}
+	return all
 }
 
 // Failures is what the API and the console told the operator.

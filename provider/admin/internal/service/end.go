@@ -3,9 +3,11 @@ package service
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
@@ -81,29 +83,32 @@ func (sv *Service) EndSelected(ctx context.Context, actor Actor, account string,
 	if err := sv.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
 		return r, err
 	}
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.List(ctx, f, cursor, 200)
+	over := false
+	for s, err := range each(ctx, sv.Hook.List, f) {
 		if err != nil {
 			return r, err
 		}
-		for _, s := range page {
-			switch ended, err := sv.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
-			case errors.Is(err, store.ErrNotFound): // ended and forgotten meanwhile
-			case err != nil:
-				return r, err
-			case ended:
-				r.Ended++
-			}
-		}
-		if next == "" {
-			return r, nil
-		}
-		if time.Now().After(until) {
+		if over {
 			r.Complete = false
 			return r, nil
 		}
-		cursor = next
+		switch ended, err := sv.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
+		case errors.Is(err, store.ErrNotFound): // ended and forgotten meanwhile
+		case err != nil:
+			return r, err
+		case ended:
+			r.Ended++
+		}
+		over = time.Now().After(until)
 	}
+	return r, nil
+}
+
+// each returns what a list of the hook has for a filter.
+func each(
+	ctx context.Context, list func(context.Context, store.Filter, string, int) ([]store.Session, string, error), f store.Filter,
+) iter.Seq2[store.Session, error] {
+	return paged.All(func(cursor string) ([]store.Session, string, error) { return list(ctx, f, cursor, 200) })
 }
 
 // endUser ends the sessions of one user and what they have under way, by
@@ -121,25 +126,18 @@ func (sv *Service) endUser(ctx context.Context, actor Actor, account string, sel
 	member := slices.ContainsFunc(memberships, func(m policy.Membership) bool { return m.Account == account })
 	var except, listed []string
 	elsewhere := false
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
+	for s, err := range each(ctx, sv.Hook.List, store.Filter{Subject: subject, State: store.Unended}) {
 		if err != nil {
 			return 0, err
 		}
-		for _, s := range page {
-			in := slices.Contains(s.Accounts, account)
-			elsewhere = elsewhere || !in
-			switch mine := sel.ExceptMine && sv.mine(actor, s); {
-			case mine:
-				except = append(except, s.ID)
-			case in:
-				listed = append(listed, s.ID)
-			}
+		in := slices.Contains(s.Accounts, account)
+		elsewhere = elsewhere || !in
+		switch mine := sel.ExceptMine && sv.mine(actor, s); {
+		case mine:
+			except = append(except, s.ID)
+		case in:
+			listed = append(listed, s.ID)
 		}
-		if next == "" {
-			break
-		}
-		cursor = next
 	}
 	if member || len(listed) > 0 && !elsewhere {
 		return sv.Hook.EndAll(ctx, subject, policy.ReasonEndedByAdmin, actor.ID, except...)
@@ -171,24 +169,18 @@ func (sv *Service) endOne(ctx context.Context, actor Actor, account, sid string,
 
 // endPending ends the logins that wait for their applications. They do not count.
 func (sv *Service) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
-	for cursor := ""; ; {
-		page, next, err := sv.Hook.Pending(ctx, f, cursor, 200)
+	for s, err := range each(ctx, sv.Hook.Pending, f) {
 		if err != nil {
 			return err
 		}
-		for _, s := range page {
-			if exceptMine && sv.mine(actor, s) {
-				continue
-			}
-			if err := sv.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
-			}
+		if exceptMine && sv.mine(actor, s) {
+			continue
 		}
-		if next == "" {
-			return nil
+		if err := sv.Hook.End(ctx, s.ID, policy.ReasonEndedByAdmin, actor.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
 		}
-		cursor = next
 	}
+	return nil
 }
 
 func (sv *Service) mine(actor Actor, s store.Session) bool {
