@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -231,21 +230,20 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 // it may lead to.
 func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
 	p.Nonce = newStyleNonce()
-	var body bytes.Buffer
-	if err := h.cfg.AskTemplate.Execute(&body, p); err != nil {
-		// The user is not to be stopped by it.
-		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
-		body.Reset()
-		if err := defaultAskTemplate.Execute(&body, p); err != nil {
-			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
-			return
-		}
-	}
 	form := "'self'"
 	if scheme != "" {
 		form += " " + scheme + ":"
 	}
-	page.Write(w, status, ownPolicy(p.Nonce)+"; form-action "+form, body.Bytes())
+	loads := ownPolicy(p.Nonce) + "; form-action " + form
+	err := page.Execute(w, status, loads, h.cfg.AskTemplate, p)
+	if err != nil {
+		// The user is not to be stopped by it.
+		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
+		err = page.Execute(w, status, loads, defaultAskTemplate, p)
+	}
+	if err != nil {
+		http.Error(w, "The page could not be written.", http.StatusInternalServerError)
+	}
 }
 
 // ownPolicy is what the hook's own pages may load: the styles that have the nonce,

@@ -1,10 +1,7 @@
 package selfservice
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"encoding/json"
 	"html/template"
 	"mime"
@@ -29,14 +26,13 @@ var sessionsTemplate = template.Must(template.New("sessions.html").Funcs(templat
 	"list":  func(v ...any) []any { return v },
 }).ParseFS(files, "templates/sessions.html"))
 
-// styleName is the file of the style; styleLink has its content in it, so
-// that browsers keep it for as long as it does not change.
+// styleName is the file of the style.
 const styleName = "style.css"
 
-var styleLink = func() string {
-	sum := sha256.Sum256(page.Style)
-	return styleName + "?v=" + hex.EncodeToString(sum[:6])
-}()
+var style = page.NewStylesheet(styleName, page.Style)
+
+// loads is what a page may load, and where its forms lead.
+const loads = "style-src 'self'; form-action 'self'"
 
 // A list is what there is to say of somebody's sessions: a page of the live ones,
 // and those that ended lately.
@@ -173,15 +169,8 @@ func wantsJSON(r *http.Request) bool {
 
 // setHeaders sets what every answer has.
 func setHeaders(h http.Header) {
-	page.Protect(h, "style-src 'self'; form-action 'self'")
+	page.Protect(h, loads)
 	h.Set("Vary", "Accept, Cookie")
-}
-
-func serveStyle(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	w.Header().Set("Cache-Control", "public, max-age=86400")
-	w.Header().Del("Vary")
-	_, _ = w.Write(page.Style) // a browser that went away is not an error here
 }
 
 // A pageData is what the template is executed with.
@@ -229,15 +218,10 @@ func (h *handler) done(w http.ResponseWriter, r *http.Request, n int, what strin
 }
 
 func (h *handler) writePage(w http.ResponseWriter, status int, p pageData) {
-	p.Home, p.SignIn, p.Style = h.cfg.Home, h.cfg.SignIn, styleLink
-	var body bytes.Buffer
-	if err := sessionsTemplate.Execute(&body, p); err != nil { // values that it does not expect: a defect
+	p.Home, p.SignIn, p.Style = h.cfg.Home, h.cfg.SignIn, style.Link
+	if err := page.Execute(w, status, loads, sessionsTemplate, p); err != nil { // values that it does not expect: a defect
 		http.Error(w, "The page could not be written.", http.StatusInternalServerError)
-		return
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = body.WriteTo(w) // a browser that went away is not an error here
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

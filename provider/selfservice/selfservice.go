@@ -106,7 +106,7 @@ func New(cfg Config) (http.Handler, error) {
 	mux.HandleFunc("GET /{$}", h.asked(h.show))
 	mux.HandleFunc("POST /end", h.asked(h.endOne))
 	mux.HandleFunc("POST /end-others", h.asked(h.endOthers))
-	mux.HandleFunc("GET /"+styleName, serveStyle)
+	mux.Handle("GET /"+styleName, style)
 	mux.HandleFunc("/{$}", h.only("GET, HEAD"))
 	mux.HandleFunc("/end", h.only("POST"))
 	mux.HandleFunc("/end-others", h.only("POST"))

@@ -72,7 +72,7 @@ func New(cfg Config) (http.Handler, error) {
 		c.refuse(c.visit(w, r), foreign)
 	}))
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /"+styleName, serveStyle)
+	mux.Handle("GET /"+styleName, style)
 	for _, route := range routeTable() {
 		mux.HandleFunc(route.method+" "+route.pattern, func(w http.ResponseWriter, r *http.Request) { c.serve(w, r, route) })
 	}

@@ -1,14 +1,10 @@
 package console
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"embed"
-	"encoding/hex"
 	"html/template"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -23,18 +19,12 @@ var files embed.FS
 //go:embed console.css
 var ownStyle []byte
 
-// style is the style of the page of one's own sessions with what the
-// console has beside it: they look as of one hand.
-var style = slices.Concat(page.Style, []byte("\n"), ownStyle)
-
-// styleName is the file of the style; styleLink has its content in it,
-// so that browsers keep it for as long as it does not change.
+// styleName is the file of the style.
 const styleName = "console.css"
 
-var styleLink = func() string {
-	sum := sha256.Sum256(style)
-	return styleName + "?v=" + hex.EncodeToString(sum[:6])
-}()
+// style is that of the page of one's own sessions with what the console has beside
+// it: they look as of one hand.
+var style = page.NewStylesheet(styleName, page.Style, ownStyle)
 
 var templates = func() map[string]*template.Template {
 	m := map[string]*template.Template{}
@@ -55,16 +45,12 @@ var templates = func() map[string]*template.Template {
 	return m
 }()
 
-func serveStyle(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	w.Header().Set("Cache-Control", "public, max-age=86400")
-	w.Header().Del("Vary")
-	_, _ = w.Write(style) // a browser that went away is not an error here
-}
+// loads is what a page may load, and where its forms lead.
+const loads = "style-src 'self'; img-src 'self'; form-action 'self'"
 
 // setHeaders sets what every answer has.
 func setHeaders(h http.Header) {
-	page.Protect(h, "style-src 'self'; img-src 'self'; form-action 'self'")
+	page.Protect(h, loads)
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Vary", "Cookie")
 }
@@ -106,7 +92,7 @@ var menuPages = []struct {
 // it belongs to.
 func (c *console) render(v *visit, status int, name, title, menu string, body any, notice ...string) {
 	p := layout{
-		Title: title, Root: v.root(), Style: styleLink,
+		Title: title, Root: v.root(), Style: style.Link,
 		Home: c.cfg.Home, SignIn: c.cfg.SignIn, SignOut: c.cfg.SignOut,
 		Account: view.Clean(v.account), Actor: view.Clean(v.actor.ID), Body: body,
 	}
@@ -121,15 +107,10 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 	for _, text := range notice {
 		p.Notice += text
 	}
-	var page bytes.Buffer
-	if err := templates[name].Execute(&page, p); err != nil { // values that it does not expect: a defect
+	if err := page.Execute(v.w, status, loads, templates[name], p); err != nil { // values that it does not expect: a defect
 		c.service.Failed(v.r, err)
 		http.Error(v.w, "The page could not be written.", http.StatusInternalServerError)
-		return
 	}
-	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	v.w.WriteHeader(status)
-	_, _ = page.WriteTo(v.w) // a browser that went away is not an error here
 }
 
 // fromHere reports whether a request follows from one of the console's own pages,

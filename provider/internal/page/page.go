@@ -3,16 +3,12 @@
 package page
 
 import (
+	"bytes"
 	_ "embed"
+	"html/template"
 	"net/http"
 	"strings"
 )
-
-// Style is the style of the pages that show sessions, as users and administrators
-// see them.
-//
-//go:embed style.css
-var Style []byte
 
 // ForNobodyElse takes back what a CORS middleware has set: the answer is for pages
 // of this origin.
@@ -45,6 +41,17 @@ func Protect(h http.Header, policy string) {
 func Write(w http.ResponseWriter, status int, policy string, body []byte) {
 	Protect(w.Header(), policy)
 	write(w, status, body)
+}
+
+// Execute writes a page that a template makes; see [Write]. If the template fails
+// nothing is written.
+func Execute(w http.ResponseWriter, status int, policy string, t *template.Template, data any) error {
+	var body bytes.Buffer
+	if err := t.Execute(&body, data); err != nil {
+		return err
+	}
+	Write(w, status, policy, body.Bytes())
+	return nil
 }
 
 // WritePassing writes a page that nobody stops at: its script sends its form on, to
