@@ -158,7 +158,7 @@ func (a *Admin) handler(route route) http.Handler {
 func (a *Admin) serve(w http.ResponseWriter, r *http.Request, route route) (answer, error) {
 	c := &call{r: r, account: r.PathValue("account")}
 	if route.action != ReadDescription {
-		// Before anything else: who may not know learns nothing.
+		// Before anything else: somebody who may not know learns nothing.
 		actor, err := a.cfg.Authorize(r.Context(), r, route.action, c.account)
 		if err != nil {
 			return answer{}, err

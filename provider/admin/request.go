@@ -150,7 +150,7 @@ func (o *object) raw(name string, required bool) json.RawMessage {
 	return raw
 }
 
-// decode reads a member of one type, exactly; null is none.
+// decode reads a member of one type, exactly; null is not of any.
 func decode[T any](o *object, name, want string) (v T) {
 	raw, ok := o.members[name]
 	if !ok {

@@ -7,7 +7,7 @@ import (
 	"github.com/curfew-oidc/curfew/provider/admin"
 )
 
-// chooseAccount is the first page. Who has one account goes on to it.
+// chooseAccount is the first page. Somebody with one account goes on to it.
 func (c *console) chooseAccount(v *visit) error {
 	accounts, err := c.cfg.Accounts(v.ctx(), v.r)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 // browser needs a script for it.
 type chart struct {
 	ID, Title string
-	Summary   string // in a sentence, for who does not see it
+	Summary   string // in a sentence, for people who do not see it
 	Unit      string // of the periods: "Hour", "Day"
 	Grid      []gridLine
 	Ticks     []tick

@@ -178,7 +178,7 @@ func (c *console) serve(w http.ResponseWriter, r *http.Request, route route) {
 
 func (c *console) answer(v *visit, route route) error {
 	if route.action != "" {
-		// Before anything else: who may not know learns nothing.
+		// Before anything else: somebody who may not know learns nothing.
 		actor, err := c.cfg.Authorize(v.ctx(), v.r, route.action, v.account)
 		if err != nil {
 			return err

@@ -214,7 +214,7 @@ func readLimits(form url.Values, fields []string, l policy.Limits, wrong mistake
 }
 
 // unchosen reports a number that was entered beside another choice. Without a
-// script nothing chooses "At most" for who enters one.
+// script nothing chooses "At most" for somebody who enters one.
 func unchosen(form, before url.Values, field string, wrong mistakes) {
 	n := strings.TrimSpace(form.Get(field + "_n"))
 	if form.Get(field) != modeLimit && n != "" && n != before.Get(field+"_n") {

@@ -32,7 +32,7 @@ import (
 )
 
 // A World is a provider with the hook and the API, for one test. In the account
-// "acme" are root, who administers it, auditor, who may read, and everybody whose
+// "acme" are root, who administers it, auditor, an administrator that only reads, and everybody whose
 // name does not start with "other-"; those are in "elsewhere", which other-root
 // administers.
 type World struct {

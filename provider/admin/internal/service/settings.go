@@ -104,7 +104,7 @@ func (sv *Service) Settings(ctx context.Context, account string) (Settings, erro
 
 // Validate returns everything that is wrong with settings as
 // [policy.FieldErrors]: what [policy.Account.Validate] finds in the configured
-// range, and names that would mislead who reads them.
+// range, and names that would mislead their readers.
 func (sv *Service) Validate(settings policy.Account) error {
 	var problems policy.FieldErrors
 	if err := settings.Validate(sv.Range); err != nil && !errors.As(err, &problems) {
