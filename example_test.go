@@ -22,7 +22,9 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/console"
 	"github.com/curfew-oidc/curfew/provider/providertest"
+	"github.com/curfew-oidc/curfew/provider/selfservice"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
@@ -275,9 +277,9 @@ func _(ctx context.Context, dir, issuer string, config *oauth2.Config, verifier 
 }
 
 func _(hook *provider.Hook, issuer string, mux *http.ServeMux) error {
-	mine, err := admin.Mine(admin.MineConfig{
+	mine, err := selfservice.New(selfservice.Config{
 		Hook: hook, Home: "/",
-		Subject: admin.BrowserSubject(hook, issuer), // who is asking, by the hook's cookie
+		Subject: selfservice.BrowserSubject(hook, issuer), // who is asking, by the hook's cookie
 	})
 	if err != nil {
 		return err
@@ -290,13 +292,13 @@ func _(api *admin.Admin, rp *middleware.RelyingParty, mux *http.ServeMux,
 	byCookie func(context.Context, *http.Request, admin.Action, string) (admin.Actor, error),
 	accounts func(context.Context, *http.Request) ([]string, error),
 ) error {
-	console, err := admin.Console(admin.ConsoleConfig{
+	pages, err := console.New(console.Config{
 		Admin: api, Authorize: byCookie, Accounts: accounts,
 		Home: "/", SignIn: "/console/auth/signin", SignOut: "/console/auth/signout",
 	})
 	if err != nil {
 		return err
 	}
-	mux.Handle("/console/", rp.Handler(http.StripPrefix("/console", console)))
+	mux.Handle("/console/", rp.Handler(http.StripPrefix("/console", pages)))
 	return nil
 }

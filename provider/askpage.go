@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/rand"
 	"embed"
@@ -14,9 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -118,10 +117,10 @@ type AskTime struct {
 func (t AskTime) IsZero() bool { return t.At.IsZero() }
 
 // DateTime is the time for the datetime attribute of a time element.
-func (t AskTime) DateTime() string { return t.At.UTC().Format(time.RFC3339) }
+func (t AskTime) DateTime() string { return view.Time(t).DateTime() }
 
 // Date is the time for people.
-func (t AskTime) Date() string { return plain.Date(t.At) }
+func (t AskTime) Date() string { return view.Time(t).Date() }
 
 // askPage fills the page in but for its form.
 func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
@@ -145,21 +144,17 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 			page.More = len(live) - i
 			break
 		}
-		s := &live[i]
-		v := AskSession{
-			ID: s.ID, Kind: s.Kind, Clients: s.ClientNames,
-			UserAgent: plain.UserAgent(s.UserAgent), Network: plain.Network(s.Address),
-			Pending: !s.ReservedUntil.IsZero(), Counts: rm.counts[s.ID], This: s.ID == own.ID,
-			Since:    AskTime{s.Started, plain.Ago(now.Sub(s.Started))},
-			LastUsed: AskTime{s.LastActivity, plain.Ago(now.Sub(s.LastActivity))},
+		s := view.Of(live[i], "", now)
+		s.EndsAt(rm.ruling.rules.Deadline(live[i].Policy()))
+		clients := s.Names
+		if len(clients) == 0 && s.Client != "" {
+			clients = []string{s.Client}
 		}
-		if len(v.Clients) == 0 && s.Client != "" {
-			v.Clients = []string{s.Client}
-		}
-		if end, _ := rm.ruling.rules.Deadline(s.Policy()); !end.IsZero() {
-			v.Ends = AskTime{end, plain.In(end.Sub(now))}
-		}
-		page.Sessions = append(page.Sessions, v)
+		page.Sessions = append(page.Sessions, AskSession{
+			ID: s.ID, Kind: s.Kind, Clients: clients, UserAgent: s.Device(), Network: s.Network(),
+			This: s.ID == own.ID, Pending: s.Pending, Counts: rm.counts[s.ID],
+			Since: AskTime(s.Started), LastUsed: AskTime(s.LastUsed), Ends: AskTime(s.Ends),
+		})
 	}
 	return page
 }
@@ -168,21 +163,20 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 // it may lead to.
 func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
 	p.Nonce = newStyleNonce()
-	var body bytes.Buffer
-	if err := h.cfg.AskTemplate.Execute(&body, p); err != nil {
-		// The user is not to be stopped by it.
-		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
-		body.Reset()
-		if err := defaultAskTemplate.Execute(&body, p); err != nil {
-			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
-			return
-		}
-	}
 	form := "'self'"
 	if scheme != "" {
 		form += " " + scheme + ":"
 	}
-	page.Write(w, status, ownPolicy(p.Nonce)+"; form-action "+form, body.Bytes())
+	loads := ownPolicy(p.Nonce) + "; form-action " + form
+	err := page.Execute(w, status, loads, h.cfg.AskTemplate, p)
+	if err != nil {
+		// The user is not to be stopped by it.
+		h.event(r.Context(), Event{Type: EventPageFailed, Err: fmt.Errorf("AskTemplate: %w", err)})
+		err = page.Execute(w, status, loads, defaultAskTemplate, p)
+	}
+	if err != nil {
+		http.Error(w, "The page could not be written.", http.StatusInternalServerError)
+	}
 }
 
 // ownPolicy is what the hook's own pages may load: the styles that have the nonce,

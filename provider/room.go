@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -34,22 +35,18 @@ func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind
 	defer cancel()
 	now := h.now()
 	var held []policy.Session
-	for cursor := ""; ; {
-		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, maxListed)
+	for s, err := range paged.All(func(cursor string) ([]store.Session, string, error) {
+		return h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, maxListed)
+	}) {
 		if err != nil {
 			return room{}, fmt.Errorf("list sessions: %w", err)
 		}
-		for _, s := range page {
-			if rm.fence = s.Fence; s.Fenced() {
-				continue
-			}
-			held = append(held, s.Policy())
-			if r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
-				rm.live = append(rm.live, s)
-			}
+		if rm.fence = s.Fence; s.Fenced() {
+			continue
 		}
-		if cursor = next; cursor == "" {
-			break
+		held = append(held, s.Policy())
+		if r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
+			rm.live = append(rm.live, s)
 		}
 	}
 	begins := policy.Session{Kind: kind, Client: client, Started: now, Authenticated: now, LastActivity: now}

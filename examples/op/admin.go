@@ -61,7 +61,7 @@ func (p *pages) authorizeToken(ctx context.Context, token string, action admin.A
 	if err != nil {
 		return admin.Actor{}, err
 	}
-	if action == admin.Beat { // of the session of the token, whatever its scope
+	if action == admin.Heartbeat { // of the session of the token, whatever its scope
 		return actor, nil
 	}
 	if !slices.Contains(record.Scopes, adminScope) || !slices.Contains(p.administers(record), account) {

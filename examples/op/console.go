@@ -15,6 +15,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/middleware"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/console"
 )
 
 const (
@@ -54,7 +55,7 @@ func consoleClient(issuer string, k *keys) (*client, error) {
 // requests to the provider, without the network: the address at which browsers
 // find the provider may not be one at which it finds itself.
 func (p *pages) console(a *admin.Admin, server http.Handler) (http.Handler, error) {
-	console, err := admin.Console(admin.ConsoleConfig{
+	pages, err := console.New(console.Config{
 		Admin: a,
 		Authorize: func(ctx context.Context, r *http.Request, action admin.Action, account string) (admin.Actor, error) {
 			s := middleware.SessionFrom(r.Context())
@@ -88,7 +89,7 @@ func (p *pages) console(a *admin.Admin, server http.Handler) (http.Handler, erro
 	if err != nil {
 		return nil, err
 	}
-	return rp.Handler(http.StripPrefix(strings.TrimSuffix(consolePath, "/"), console)), nil
+	return rp.Handler(http.StripPrefix(strings.TrimSuffix(consolePath, "/"), pages)), nil
 }
 
 // inside is an http.RoundTripper whose requests a handler of this process

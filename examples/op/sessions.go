@@ -3,7 +3,7 @@ package main
 import (
 	"net/http"
 
-	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/selfservice"
 )
 
 const sessionsPath = "/sessions/"
@@ -11,8 +11,8 @@ const sessionsPath = "/sessions/"
 // ownSessions returns the page on which users look after their own sessions, below
 // sessionsPath.
 func (p *pages) ownSessions() (http.Handler, error) {
-	mine, err := admin.Mine(admin.MineConfig{
-		Hook: p.hook, Subject: admin.BrowserSubject(p.hook, p.issuer), TrustedOrigins: []string{p.issuer}, Home: "/",
+	mine, err := selfservice.New(selfservice.Config{
+		Hook: p.hook, Subject: selfservice.BrowserSubject(p.hook, p.issuer), TrustedOrigins: []string{p.issuer}, Home: "/",
 		Failed: func(r *http.Request, err error) {
 			p.log.ErrorContext(r.Context(), "a page failed", "path", r.URL.Path, "error", err)
 		},

@@ -71,8 +71,16 @@ var rules = []struct {
 		why: "who does not switch metrics on links no client of Prometheus",
 	},
 	{
-		pkg: "provider/admin", not: slices.Concat(drivers, testOnly, []string{prometheus}),
-		why: "it looks after whatever store the hook has, in production",
+		pkg: "provider/admin", not: slices.Concat(drivers, []string{prometheus}),
+		why: "it looks after whatever store the hook has",
+	},
+	{
+		pkg: "provider/selfservice", not: slices.Concat(drivers, testOnly, []string{prometheus, module + "/provider/admin"}),
+		why: "a user's own page is served where no administrator's page may be, and links none of what one can do",
+	},
+	{
+		pkg: "provider/admin", not: []string{module + "/provider/selfservice"},
+		why: "administration does not depend on what users are shown: what both have is below them, in provider/internal",
 	},
 	{
 		pkg: "provider/metrics", not: slices.Concat(drivers, testOnly),
@@ -128,6 +136,8 @@ var rules = []struct {
 	{pkg: "store", only: true, not: testOnly, why: "the same; storetest is a package of its own"},
 	{pkg: "store/memstore", not: testOnly, why: "the same"},
 	{pkg: "store/sqlitestore", not: testOnly, why: "the same"},
+	{pkg: "provider/admin", only: true, not: testOnly, why: "the same; admintest is a package of its own"},
+	{pkg: "provider/admin/console", not: testOnly, why: "the same"},
 	{pkg: "provider", only: true, not: testOnly, why: "the same; providertest is a package of its own"},
 	{pkg: "middleware", only: true, not: testOnly, why: "the same"},
 	{pkg: "middleware/clitoken", not: testOnly, why: "the same"},

@@ -3,12 +3,13 @@ package admin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -25,7 +26,7 @@ type Config struct {
 	Issuer string
 
 	// Authorize says who sends a request, and whether they may do what it
-	// asks for in the account; account is empty for [Beat]. It is asked
+	// asks for in the account; account is empty for [Heartbeat]. It is asked
 	// before anything else is done.
 	//
 	// It must not decide by a cookie alone where r.Method is not safe, unless
@@ -73,13 +74,13 @@ var IBMRange = policy.Range{
 type Action string
 
 const (
-	ReadSettings  Action = "read_settings"  // settings, their history, what binds a user and why
-	WriteSettings Action = "write_settings" // change settings
-	Foresee       Action = "preview"        // what a change would end: settings and sessions are read
-	ReadSessions  Action = "read_sessions"
-	EndSessions   Action = "end_sessions" // end sessions, and send logout notifications again
-	Beat          Action = "heartbeat"    // say that the user of one's own session is there
-	Describe      Action = "describe"     // the description of the API; Authorize is not asked
+	ReadSettings    Action = "read_settings"  // settings, their history, what binds a user and why
+	WriteSettings   Action = "write_settings" // change settings
+	PreviewSettings Action = "preview"        // what a change would end: settings and sessions are read
+	ReadSessions    Action = "read_sessions"
+	EndSessions     Action = "end_sessions" // end sessions, and send logout notifications again
+	Heartbeat       Action = "heartbeat"    // say that the user of one's own session is there
+	ReadDescription Action = "describe"     // the description of the API; Authorize is not asked
 )
 
 // An Actor is who sends a request.
@@ -107,30 +108,16 @@ var (
 	ErrForbidden = errors.New("not allowed")
 )
 
-var (
-	// ErrStale is wrapped by the error about a change to settings that are
-	// not the current ones any more.
-	ErrStale = errors.New("the settings were changed meanwhile")
-
-	// ErrReadOnly is wrapped by the error about a change where
-	// [Config.ReadOnly] is set.
-	ErrReadOnly = errors.New("the settings are read-only")
-
-	// ErrNoUser is wrapped by the error about a user who is not in the
-	// account.
-	ErrNoUser = errors.New("the user is not in the account")
-)
-
 // An Admin administers accounts. It is made by [New], and serves the API below
-// /v1/ as an [http.Handler]. Its other methods are what the API does, for who has
-// checked that it may be done.
+// /v1/ as an [http.Handler].
 type Admin struct {
-	cfg      Config
-	api      http.Handler
-	previews previews
+	cfg     Config
+	api     http.Handler
+	service *service.Service
 }
 
-// New checks the configuration and returns the administration of a hook.
+// New checks the configuration and returns the administration of a hook. What is
+// wrong with the configuration is an error that wraps [provider.ErrConfig].
 func New(cfg Config) (*Admin, error) {
 	for _, f := range []struct {
 		name    string
@@ -142,11 +129,11 @@ func New(cfg Config) (*Admin, error) {
 		{"Authorize", cfg.Authorize == nil},
 	} {
 		if f.missing {
-			return nil, fmt.Errorf("curfew: invalid configuration of admin: %s is required", f.name)
+			return nil, invalid.Errorf(provider.ErrConfig, "admin.Config.%s is required", f.name)
 		}
 	}
 	if cfg.PreviewTime < 0 {
-		return nil, errors.New("curfew: invalid configuration of admin: PreviewTime is negative")
+		return nil, invalid.Errorf(provider.ErrConfig, "admin.Config.PreviewTime is negative")
 	}
 	if cfg.PreviewTime == 0 {
 		cfg.PreviewTime = 10 * time.Second
@@ -160,7 +147,10 @@ func New(cfg Config) (*Admin, error) {
 	if cfg.Failed == nil {
 		cfg.Failed = func(*http.Request, error) {}
 	}
-	a := &Admin{cfg: cfg}
+	a := &Admin{cfg: cfg, service: &service.Service{Config: service.Config{
+		Hook: cfg.Hook, Store: cfg.Store, Issuer: cfg.Issuer, Range: cfg.Range, Deployment: cfg.Deployment,
+		ReadOnly: cfg.ReadOnly, PreviewTime: cfg.PreviewTime, Failed: cfg.Failed, Now: cfg.Now,
+	}}}
 	a.api = a.routes()
 	return a, nil
 }
@@ -168,5 +158,6 @@ func New(cfg Config) (*Admin, error) {
 // ServeHTTP serves the API.
 func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.api.ServeHTTP(w, r) }
 
-// now is the time, in the precision and zone that stores keep.
-func (a *Admin) now() time.Time { return a.cfg.Now().UTC().Truncate(time.Microsecond) }
+// Service is what package console builds on. Its type is internal: it is no part of
+// what an embedder can use.
+func (a *Admin) Service() *service.Service { return a.service }

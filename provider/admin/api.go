@@ -16,6 +16,9 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
+	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -47,11 +50,11 @@ const accountPath = "/v1/accounts/{account}"
 
 func routeTable() []route {
 	return []route{
-		{method: "GET", pattern: "/v1/openapi.json", action: Describe, serve: (*Admin).serveDescription},
+		{method: "GET", pattern: "/v1/openapi.json", action: ReadDescription, serve: (*Admin).serveDescription},
 
 		{method: "GET", pattern: accountPath + "/settings", action: ReadSettings, serve: (*Admin).getSettings},
 		{method: "PUT", pattern: accountPath + "/settings", action: WriteSettings, body: settingsBody, serve: (*Admin).putSettings},
-		{method: "POST", pattern: accountPath + "/settings/preview", action: Foresee, body: settingsBody, serve: (*Admin).postPreview},
+		{method: "POST", pattern: accountPath + "/settings/preview", action: PreviewSettings, body: settingsBody, serve: (*Admin).postPreview},
 		{method: "POST", pattern: accountPath + "/settings/restore", action: WriteSettings, body: smallBody, serve: (*Admin).postRestore},
 		{method: "GET", pattern: accountPath + "/settings/history", action: ReadSettings, query: []string{"before", "limit"}, serve: (*Admin).getHistory},
 		{method: "GET", pattern: accountPath + "/settings/history/{version}", action: ReadSettings, serve: (*Admin).getVersion},
@@ -66,7 +69,7 @@ func routeTable() []route {
 		{method: "GET", pattern: accountPath + "/deliveries", action: ReadSessions, query: []string{"state", "cursor"}, serve: (*Admin).getDeliveries},
 		{method: "POST", pattern: accountPath + "/sessions/{sid}/deliveries", action: EndSessions, body: smallBody, serve: (*Admin).postDelivery},
 
-		{method: "PATCH", pattern: "/v1/sessions/{sid}/state", action: Beat, body: smallBody, serve: (*Admin).patchState},
+		{method: "PATCH", pattern: "/v1/sessions/{sid}/state", action: Heartbeat, body: smallBody, serve: (*Admin).patchState},
 
 		{method: "GET", pattern: accountPath + "/settings/identity", action: ReadSettings, query: ibmQuery, ibm: true, serve: (*Admin).getIBM},
 		{method: "PUT", pattern: accountPath + "/settings/identity", action: WriteSettings, body: ibmBody, query: ibmQuery, ibm: true, serve: (*Admin).putIBM},
@@ -77,7 +80,7 @@ func routeTable() []route {
 // A call is one request that was authorized.
 type call struct {
 	r       *http.Request
-	actor   Actor
+	actor   service.Actor
 	account string
 	query   map[string]string
 	body    []byte
@@ -109,7 +112,7 @@ func (a *Admin) routes() http.Handler {
 		mux.Handle(route.method+" "+route.pattern, a.handler(route))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if allowed := methodsOf(mux, r); len(allowed) > 0 {
+		if allowed := page.MethodsOf(mux, r); len(allowed) > 0 {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
 			writeProblem(w, &problem{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "this address takes " + strings.Join(allowed, ", ")})
 			return
@@ -134,17 +137,6 @@ func (a *Admin) routes() http.Handler {
 	})
 }
 
-// methodsOf returns the methods that the address of a request takes.
-func methodsOf(mux *http.ServeMux, r *http.Request) (allowed []string) {
-	for _, method := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
-		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
-		if _, pattern := mux.Handler(probe); pattern != "/" && pattern != "" {
-			allowed = append(allowed, method)
-		}
-	}
-	return allowed
-}
-
 func (a *Admin) handler(route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, err := a.serve(w, r, route)
@@ -165,18 +157,19 @@ func (a *Admin) handler(route route) http.Handler {
 
 func (a *Admin) serve(w http.ResponseWriter, r *http.Request, route route) (answer, error) {
 	c := &call{r: r, account: r.PathValue("account")}
-	if route.action != Describe {
-		// Before anything else: who may not know learns nothing.
-		var err error
-		if c.actor, err = a.cfg.Authorize(r.Context(), r, route.action, c.account); err != nil {
+	if route.action != ReadDescription {
+		// Before anything else: somebody who may not know learns nothing.
+		actor, err := a.cfg.Authorize(r.Context(), r, route.action, c.account)
+		if err != nil {
 			return answer{}, err
 		}
-		if c.actor.ID == "" {
+		if actor.ID == "" {
 			return answer{}, errors.New("Config.Authorize returned an actor without an ID")
 		}
+		c.actor = service.Actor(actor)
 	}
 	for _, name := range []string{"account", "sid"} {
-		if textProblem(r.PathValue(name), maxName) != "" {
+		if service.TextProblem(r.PathValue(name), service.MaxName) != "" {
 			return answer{}, store.ErrNotFound
 		}
 	}
@@ -212,7 +205,7 @@ func parameters(r *http.Request, route route) (map[string]string, error) {
 		case len(list) > 1:
 			reason = "is there more than once"
 		default:
-			reason = textProblem(list[0], 1024)
+			reason = service.TextProblem(list[0], 1024)
 		}
 		if reason != "" {
 			return nil, policy.FieldErrors{{Path: printable(name), Reason: reason}}
@@ -265,9 +258,6 @@ func bodyProblem(err error) error {
 	return &problem{status: http.StatusBadRequest, code: "invalid_body", detail: "the body could not be read to its end"}
 }
 
-// retryAfter is when to come back after a 429 or a 503, in seconds.
-const retryAfter = 2
-
 // problemOf says which response an error calls for.
 func (a *Admin) problemOf(r *http.Request, err error) *problem {
 	var p *problem
@@ -281,15 +271,15 @@ func (a *Admin) problemOf(r *http.Request, err error) *problem {
 		return &problem{status: http.StatusUnauthorized, code: "unauthenticated", detail: "a valid access token is needed"}
 	case errors.Is(err, ErrForbidden):
 		return &problem{status: http.StatusForbidden, code: "forbidden", detail: "this is not allowed"}
-	case errors.Is(err, ErrReadOnly):
+	case errors.Is(err, service.ErrReadOnly):
 		return &problem{status: http.StatusConflict, code: "read_only", detail: "the settings cannot be changed here. " + a.cfg.ReadOnly}
-	case errors.Is(err, ErrBusy):
+	case errors.Is(err, service.ErrBusy):
 		return &problem{status: http.StatusTooManyRequests, code: "busy", detail: "previews of yours are still running; wait for them"}
-	case errors.Is(err, ErrStale):
+	case errors.Is(err, service.ErrStale):
 		return &problem{status: http.StatusPreconditionFailed, code: "stale", detail: "the settings were changed meanwhile; nothing was changed. Read them again."}
-	case errors.Is(err, ErrNoUser):
+	case errors.Is(err, service.ErrNoUser):
 		return &problem{status: http.StatusNotFound, code: "not_found", detail: "the user is not in this account"}
-	case errors.Is(err, ErrLive):
+	case errors.Is(err, service.ErrLive):
 		return &problem{status: http.StatusConflict, code: "live", detail: "the session has not ended"}
 	case errors.Is(err, store.ErrNotFound):
 		return &problem{status: http.StatusNotFound, code: "not_found", detail: "there is no such thing in this account"}
@@ -310,7 +300,7 @@ func (a *Admin) fail(w http.ResponseWriter, r *http.Request, route route, err er
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
 	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
-		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
+		w.Header().Set("Retry-After", strconv.Itoa(service.RetryAfter))
 	}
 	if route.ibm {
 		writeIBMProblem(w, p)
@@ -365,12 +355,12 @@ func writeJSON(w http.ResponseWriter, contentType string, status int, body any) 
 }
 
 func (a *Admin) getSettings(c *call) (answer, error) {
-	s, err := a.Settings(c.ctx(), c.account)
+	s, err := a.service.Settings(c.ctx(), c.account)
 	return answer{etag: s.EntityTag, body: s}, err
 }
 
 // match returns the If-Match of a request that needs one.
-func match(r *http.Request) (Match, error) {
+func match(r *http.Request) (service.Match, error) {
 	m, err := parseMatch(r.Header.Values("If-Match"))
 	if err == nil && !m.Any && len(m.Tags) == 0 {
 		// RFC 6585 section 3.
@@ -388,7 +378,7 @@ func (a *Admin) putSettings(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.Save(c.ctx(), c.actor, c.account, m, settings, message)
+	s, err := a.service.Save(c.ctx(), c.actor, c.account, m, settings, message)
 	return answer{etag: s.EntityTag, body: s}, underSettings(err)
 }
 
@@ -397,7 +387,7 @@ func (a *Admin) postPreview(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	p, err := a.Preview(c.ctx(), c.actor, c.account, settings, message)
+	p, err := a.service.Preview(c.ctx(), c.actor, c.account, settings, message)
 	return answer{body: p}, underSettings(err)
 }
 
@@ -411,11 +401,11 @@ func (a *Admin) postRestore(c *call) (answer, error) {
 		return answer{}, err
 	}
 	version := o.integer("version", true)
-	message := o.text("message", maxMessage)
+	message := o.text("message", service.MaxMessage)
 	if err := o.err(); err != nil {
 		return answer{}, err
 	}
-	s, err := a.Restore(c.ctx(), c.actor, c.account, m, version, message)
+	s, err := a.service.Restore(c.ctx(), c.actor, c.account, m, version, message)
 	return answer{etag: s.EntityTag, body: s}, underSettings(err)
 }
 
@@ -426,7 +416,7 @@ func proposal(body []byte) (policy.Account, string, error) {
 		return policy.Account{}, "", err
 	}
 	raw := o.raw("settings", true)
-	message := o.text("message", maxMessage)
+	message := o.text("message", service.MaxMessage)
 	if err := o.err(); err != nil {
 		return policy.Account{}, "", err
 	}
@@ -458,8 +448,8 @@ func underSettings(err error) error {
 
 // A HistoryPage is one page of the history.
 type historyPage struct {
-	History []Entry `json:"history"`
-	Next    int64   `json:"next_before,omitempty"`
+	History []service.Entry `json:"history"`
+	Next    int64           `json:"next_before,omitempty"`
 }
 
 func (a *Admin) getHistory(c *call) (answer, error) {
@@ -471,7 +461,7 @@ func (a *Admin) getHistory(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	entries, next, err := a.History(c.ctx(), c.account, before, int(limit))
+	entries, next, err := a.service.History(c.ctx(), c.account, before, int(limit))
 	return answer{body: historyPage{entries, next}}, err
 }
 
@@ -493,7 +483,7 @@ func (a *Admin) getVersion(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, store.ErrNotFound
 	}
-	s, err := a.Version(c.ctx(), c.account, n)
+	s, err := a.service.Version(c.ctx(), c.account, n)
 	return answer{body: s}, err
 }
 
@@ -505,7 +495,7 @@ func (a *Admin) getExplain(c *call) (answer, error) {
 	if c.query["user"] == "" {
 		return answer{}, policy.FieldErrors{{Path: "user", Reason: "is missing: the subject of a user"}}
 	}
-	e, err := a.Explain(c.ctx(), c.account, c.query["user"], kind, c.query["client"])
+	e, err := a.service.Explain(c.ctx(), c.account, c.query["user"], kind, c.query["client"])
 	return answer{body: e}, err
 }
 
@@ -531,11 +521,9 @@ func (a *Admin) getPresets(*call) (answer, error) {
 
 // A sessionPage is one page of sessions.
 type sessionPage struct {
-	Sessions []Session `json:"sessions"`
-	Next     string    `json:"next_cursor,omitempty"`
+	Sessions []view.Session `json:"sessions"`
+	Next     string         `json:"next_cursor,omitempty"`
 }
-
-var states = map[string]store.State{"live": store.Unended, "ended": store.Ended, "any": store.Any}
 
 func (a *Admin) getSessions(c *call) (answer, error) {
 	limit, err := c.number("limit", 50, 1, 500)
@@ -550,22 +538,22 @@ func (a *Admin) getSessions(c *call) (answer, error) {
 	if !ok {
 		state = "live"
 	}
-	selected, ok := states[state]
+	selected, ok := service.States[state]
 	if !ok {
 		return answer{}, policy.FieldErrors{{Path: "state", Reason: "is not live, ended or any"}}
 	}
-	q := Query{User: c.query["user"], Kind: kind, Client: c.query["client"], State: selected}
-	page, next, err := a.Sessions(c.ctx(), c.actor, c.account, q, c.query["cursor"], int(limit))
+	q := service.Query{User: c.query["user"], Kind: kind, Client: c.query["client"], State: selected}
+	page, next, err := a.service.Sessions(c.ctx(), c.actor, c.account, q, c.query["cursor"], int(limit))
 	return answer{body: sessionPage{page, next}}, err
 }
 
 func (a *Admin) getSession(c *call) (answer, error) {
-	s, err := a.Session(c.ctx(), c.actor, c.account, c.r.PathValue("sid"))
+	s, err := a.service.Session(c.ctx(), c.actor, c.account, c.r.PathValue("sid"))
 	return answer{body: s}, err
 }
 
 func (a *Admin) deleteSession(c *call) (answer, error) {
-	s, err := a.End(c.ctx(), c.actor, c.account, c.r.PathValue("sid"))
+	s, err := a.service.End(c.ctx(), c.actor, c.account, c.r.PathValue("sid"))
 	return answer{body: s}, err
 }
 
@@ -574,9 +562,9 @@ func (a *Admin) postEnd(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	sel := Selection{
-		Sessions: o.texts("sessions", MaxEnd, maxName),
-		User:     o.text("user", maxName), Client: o.text("client", maxName),
+	sel := service.Selection{
+		Sessions: o.texts("sessions", service.MaxEnd, service.MaxName),
+		User:     o.text("user", service.MaxName), Client: o.text("client", service.MaxName),
 		All: o.truth("all"), ExceptMine: o.truth("except_mine"),
 	}
 	if err := o.err(); err != nil {
@@ -592,14 +580,14 @@ func (a *Admin) postEnd(c *call) (answer, error) {
 		// "user": "" must not mean everybody.
 		return answer{}, policy.FieldErrors{{Path: "sessions", Reason: "say which to end: sessions, or user and client (one or both), or all: true"}}
 	}
-	r, err := a.EndSelected(c.ctx(), c.actor, c.account, sel)
+	r, err := a.service.EndSelected(c.ctx(), c.actor, c.account, sel)
 	return answer{body: r}, err
 }
 
 // A deliveryPage is one page of deliveries.
 type deliveryPage struct {
-	Deliveries []OwedDelivery `json:"deliveries"`
-	Next       string         `json:"next_cursor,omitempty"`
+	Deliveries []service.OwedDelivery `json:"deliveries"`
+	Next       string                 `json:"next_cursor,omitempty"`
 }
 
 func (a *Admin) getDeliveries(c *call) (answer, error) {
@@ -607,10 +595,10 @@ func (a *Admin) getDeliveries(c *call) (answer, error) {
 	if !ok {
 		state = "any"
 	}
-	if !slices.Contains([]string{"owed", "given_up", "any"}, state) {
+	if !slices.Contains(service.DeliveryStates, state) {
 		return answer{}, policy.FieldErrors{{Path: "state", Reason: "is not owed, given_up or any"}}
 	}
-	list, next, err := a.Deliveries(c.ctx(), c.account, state != "given_up", state != "owed", c.query["cursor"])
+	list, next, err := a.service.Deliveries(c.ctx(), c.account, state, c.query["cursor"])
 	return answer{body: deliveryPage{list, next}}, err
 }
 
@@ -620,16 +608,16 @@ func (a *Admin) postDelivery(c *call) (answer, error) {
 		return answer{}, err
 	}
 	o.raw("client", true)
-	client := o.text("client", maxName)
+	client := o.text("client", service.MaxName)
 	if err := o.err(); err != nil {
 		return answer{}, err
 	}
-	r, err := a.Redeliver(c.ctx(), c.account, c.r.PathValue("sid"), client)
+	r, err := a.service.Redeliver(c.ctx(), c.account, c.r.PathValue("sid"), client)
 	return answer{body: r}, err
 }
 
 func (a *Admin) patchState(c *call) (answer, error) {
-	return answer{}, a.Heartbeat(c.ctx(), c.actor, c.r.PathValue("sid"))
+	return answer{}, a.service.Heartbeat(c.ctx(), c.actor, c.r.PathValue("sid"))
 }
 
 // timestamp writes a time as the documents do.

@@ -14,6 +14,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 )
 
 // What an application did not get is listed with why, and sent again on demand.
@@ -26,7 +27,7 @@ func TestDeliveriesAreListedAndSentAgain(t *testing.T) {
 		}
 	}))
 	defer application.Close()
-	w := newWorld(t, func(_ *world, c *provider.Config, _ *admin.Config) {
+	w := newWorld(t, func(_ *admintest.World, c *provider.Config, _ *admin.Config) {
 		c.Logout = provider.Logout{Loopback: true, URIs: func(_ context.Context, client string) (provider.LogoutURIs, error) {
 			if client == optest.Web2 {
 				return provider.LogoutURIs{BackChannel: application.URL + "/logout?key=secret"}, nil
@@ -34,20 +35,25 @@ func TestDeliveriesAreListedAndSentAgain(t *testing.T) {
 			return provider.LogoutURIs{}, nil
 		}}
 	})
-	root := w.login("root")
+	root := w.SignIn("root")
 	w.Login(optest.Web2, "ann")
-	sid := w.sessions(root, "client="+optest.Web2)[0].ID
+	sid := listSessions(w, root, "client="+optest.Web2)[0].ID
 	path := "/v1/accounts/acme/sessions/" + sid
-	redo := func(sid, client string) response {
-		return w.send("POST", "/v1/accounts/acme/sessions/"+sid+"/deliveries", root, map[string]any{"client": client})
+	redo := func(sid, client string) admintest.Response {
+		return w.Send("POST", "/v1/accounts/acme/sessions/"+sid+"/deliveries", root, map[string]any{"client": client})
 	}
-	redo(sid, optest.Web2).problem(409, "live")
-	require.Equal(t, 200, w.send("DELETE", path, root, nil).Status)
+	redo(sid, optest.Web2).Problem(409, "live")
+	require.Equal(t, 200, w.Send("DELETE", path, root, nil).Status)
 
-	list := func(state string) []admin.OwedDelivery {
+	type owed struct {
+		Session, User string
+		Reason        policy.Reason
+		delivery
+	}
+	list := func(state string) []owed {
 		t.Helper()
-		var page struct{ Deliveries []admin.OwedDelivery }
-		w.send("GET", "/v1/accounts/acme/deliveries?state="+state, root, nil).into(200, &page)
+		var page struct{ Deliveries []owed }
+		w.Send("GET", "/v1/accounts/acme/deliveries?state="+state, root, nil).Into(200, &page)
 		return page.Deliveries
 	}
 	require.Eventually(t, func() bool { d := list("owed"); return len(d) == 1 && d[0].Attempts > 0 }, 10*time.Second, 10*time.Millisecond)
@@ -59,21 +65,25 @@ func TestDeliveriesAreListedAndSentAgain(t *testing.T) {
 	require.Equal(t, application.URL+"/logout", d.URI)
 	require.NotEmpty(t, d.Error)
 	require.Empty(t, list("given_up"))
-	var s admin.Session
-	w.send("GET", path, root, nil).into(200, &s)
+	var s session
+	w.Send("GET", path, root, nil).Into(200, &s)
 	require.Len(t, s.Ended.Deliveries, 1)
 
-	var r admin.Redelivery
-	redo(sid, optest.Web2).into(200, &r)
+	var r struct {
+		Delivered  bool
+		Error      string
+		Deliveries []delivery
+	}
+	redo(sid, optest.Web2).Into(200, &r)
 	require.False(t, r.Delivered)
 	require.NotEmpty(t, r.Error)
 	up.Store(true)
-	redo(sid, optest.Web2).into(200, &r)
+	redo(sid, optest.Web2).Into(200, &r)
 	require.True(t, r.Delivered)
-	require.Empty(t, r.Delivery)
+	require.Empty(t, r.Deliveries)
 	require.Empty(t, list("any"))
 
-	redo(sid, optest.Web).problem(404, "not_found")
-	redo("nonsense", optest.Web2).problem(404, "not_found")
-	require.Equal(t, "state", w.send("GET", "/v1/accounts/acme/deliveries?state=lost", root, nil).problem(400, "invalid").Errors[0].Field)
+	redo(sid, optest.Web).Problem(404, "not_found")
+	redo("nonsense", optest.Web2).Problem(404, "not_found")
+	require.Equal(t, "state", w.Send("GET", "/v1/accounts/acme/deliveries?state=lost", root, nil).Problem(400, "invalid").Errors[0].Field)
 }

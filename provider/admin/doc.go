@@ -13,13 +13,13 @@
 // Identity Services, for clients that speak that: three of its fields are
 // limits, the others are kept and given back.
 //
-// Whoever changes settings says which version they saw (If-Match, RFC 9110
-// section 13.1.1), so that of two who save at once neither overwrites what they
-// have not seen. Each change is one entry in the history, and may be undone by
+// A change of settings says which version it is for (If-Match, RFC 9110 section
+// 13.1.1), so that of two people who save at once neither overwrites what they have
+// not seen. Each change is one entry in the history, and may be undone by
 // another change. A preview says which sessions a change would end.
 //
-// [Mine] is the page on which users look after their own sessions; it needs
-// nothing of the above.
+// The same for people, as pages, is package console. The page on which users look
+// after their own sessions is package selfservice.
 //
 // The description of all routes is served at /v1/openapi.json.
 package admin

@@ -20,11 +20,3 @@ func Routes() (list []Route) {
 
 // Description is what is served at /v1/openapi.json.
 func Description() []byte { return description }
-
-// ConsoleRoutes is the table of the console.
-func ConsoleRoutes() (list []Route) {
-	for _, r := range consoleTable() {
-		list = append(list, Route{Method: r.method, Pattern: r.pattern, Action: r.action, Body: r.method == "POST"})
-	}
-	return list
-}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 )
 
 // The account settings of IBM Cloud IAM Identity Services: what
@@ -84,7 +85,7 @@ func ibmText(most int) func(json.RawMessage) string {
 		if !ok {
 			return "must be a string"
 		}
-		return textProblem(s, most)
+		return service.TextProblem(s, most)
 	}
 }
 
@@ -142,11 +143,11 @@ func ibmList(raw json.RawMessage, key string, members map[string]func(json.RawMe
 
 var (
 	ibmUserMFAMembers = map[string]func(json.RawMessage) string{
-		"iam_id": ibmText(maxName), "mfa": ibmOneOf(ibmMFA...),
+		"iam_id": ibmText(service.MaxName), "mfa": ibmOneOf(ibmMFA...),
 		"name": ibmText(1024), "userName": ibmText(1024), "email": ibmText(1024), "description": ibmText(1024),
 	}
 	ibmDomainMembers = map[string]func(json.RawMessage) string{
-		"realm_id": ibmText(maxName), "restrict_invitation": ibmBool, "invitation_email_allow_patterns": ibmPatterns,
+		"realm_id": ibmText(service.MaxName), "restrict_invitation": ibmBool, "invitation_email_allow_patterns": ibmPatterns,
 	}
 )
 
@@ -431,7 +432,7 @@ func (a *Admin) ibmResponse(c *call, s provider.StoredAccount, history bool) (ma
 	body["account_id"], body["entity_tag"] = c.account, s.Tag
 	entries := []map[string]any{} // never null, which the client could not tell from missing
 	if history {
-		_, err := a.eachVersion(c.ctx(), c.account, 0, ibmHistory, func(v, previous provider.StoredAccount) error {
+		_, err := a.service.EachVersion(c.ctx(), c.account, 0, ibmHistory, func(v, previous provider.StoredAccount) error {
 			params, err := ibmChanged(previous, v)
 			entries = append(entries, map[string]any{
 				"timestamp": timestamp(v.At), "iam_id": v.By, "iam_id_account": c.account,
@@ -498,7 +499,7 @@ func (a *Admin) getIBM(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.load(c.ctx(), c.account)
+	s, err := a.service.Load(c.ctx(), c.account)
 	if err != nil {
 		return answer{}, err
 	}
@@ -518,7 +519,7 @@ func (a *Admin) putIBM(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.change(c.ctx(), c.actor, c.account, m, "Account settings updated", func(s *provider.StoredAccount) error {
+	s, err := a.service.Change(c.ctx(), c.actor, c.account, m, "Account settings updated", func(s *provider.StoredAccount) error {
 		return ibmMerge(s, c.account, update)
 	})
 	if err != nil {
@@ -533,7 +534,7 @@ func (a *Admin) getIBMEffective(c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.load(c.ctx(), c.account)
+	s, err := a.service.Load(c.ctx(), c.account)
 	if err != nil {
 		return answer{}, err
 	}

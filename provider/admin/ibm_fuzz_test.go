@@ -13,6 +13,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -59,7 +60,7 @@ func FuzzIBMMerge(f *testing.F) {
 		}
 		require.NoError(t, readable)
 		// It can be stored, and says the same then.
-		same, err := sameStored(after, stored(t, after))
+		same, err := service.SameStored(after, stored(t, after))
 		require.NoError(t, err)
 		require.True(t, same)
 
@@ -106,7 +107,7 @@ func FuzzIBMMerge(f *testing.F) {
 		again := after
 		again.Extensions = maps.Clone(after.Extensions)
 		require.NoError(t, ibmMerge(&again, "acme", changes))
-		same, err = sameStored(after, again)
+		same, err = service.SameStored(after, again)
 		require.NoError(t, err)
 		require.True(t, same)
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 )
 
 // A schema is the part of JSON Schema that the description uses.
@@ -191,9 +192,9 @@ func routeOf(method, path string) (admin.Route, bool) {
 	return r, ok
 }
 
-// asDescribed holds one response of the API against the description: its status,
-// its type and its body. Every response in the tests of this package passes here.
-func asDescribed(t testing.TB, method, path string, got response) {
+// asDescribed holds one admintest.Response of the API against the description: its status,
+// its type and its body. Every admintest.Response in the tests of this package passes here.
+func asDescribed(t testing.TB, method, path string, got admintest.Response) {
 	t.Helper()
 	r, ok := routeOf(method, path)
 	if !ok {
@@ -250,8 +251,8 @@ func TestTheDescriptionIsTheRouteTable(t *testing.T) {
 		if r.Action == admin.WriteSettings {
 			require.Equal(t, []string{"If-Match"}, header, r.Pattern)
 		}
-		require.Equal(t, r.Body && r.Action != admin.Beat, o.RequestBody != nil, r.Pattern)
-		require.Equal(t, r.Action == admin.Describe, o.Security != nil, "only the description is for everybody")
+		require.Equal(t, r.Body && r.Action != admin.Heartbeat, o.RequestBody != nil, r.Pattern)
+		require.Equal(t, r.Action == admin.ReadDescription, o.Security != nil, "only the description is for everybody")
 		require.NotEmpty(t, o.Summary)
 		require.False(t, ids[o.OperationID], o.OperationID)
 		ids[o.OperationID] = true
@@ -335,4 +336,11 @@ func TestRequestsAreAsDescribed(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(object(fields(r))), &all))
 		require.Empty(t, described.check(o.RequestBody.Content["application/json"].Schema, all, "body"), r.Pattern)
 	}
+}
+
+// newWorld is a world whose every answer is held against the description.
+func newWorld(t testing.TB, options ...admintest.Option) *admintest.World {
+	w := admintest.New(t, options...)
+	w.Described = asDescribed
+	return w
 }

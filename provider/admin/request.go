@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/admin/internal/service"
 )
 
 // maxDepth is how deeply a body may nest, as for a settings document.
@@ -149,7 +150,7 @@ func (o *object) raw(name string, required bool) json.RawMessage {
 	return raw
 }
 
-// decode reads a member of one type, exactly; null is none.
+// decode reads a member of one type, exactly; null is not of any.
 func decode[T any](o *object, name, want string) (v T) {
 	raw, ok := o.members[name]
 	if !ok {
@@ -163,7 +164,7 @@ func decode[T any](o *object, name, want string) (v T) {
 
 func (o *object) text(name string, most int) string {
 	v := decode[string](o, name, "a string")
-	if reason := textProblem(v, most); reason != "" {
+	if reason := service.TextProblem(v, most); reason != "" {
 		o.report(name, reason)
 	}
 	return v
@@ -176,7 +177,7 @@ func (o *object) texts(name string, most, length int) []string {
 		return nil
 	}
 	for i, v := range list {
-		reason := textProblem(v, length)
+		reason := service.TextProblem(v, length)
 		if v == "" {
 			reason = "is empty"
 		}
@@ -204,8 +205,8 @@ func (o *object) integer(name string, required bool) int64 {
 // parseMatch reads If-Match (RFC 9110 section 13.1.1): a star or a list of entity
 // tags. Tags without quotes are taken too, since IBM's clients send them so. A
 // weak tag matches nothing, as the section says.
-func parseMatch(lines []string) (Match, error) {
-	var m Match
+func parseMatch(lines []string) (service.Match, error) {
+	var m service.Match
 	text := strings.TrimSpace(strings.Join(lines, ","))
 	bad := &problem{status: 400, code: "invalid", detail: "nothing was changed", fields: policy.FieldErrors{{Path: "If-Match", Reason: "is not an entity tag, nor *"}}}
 	if len(text) > 4096 {
@@ -224,13 +225,13 @@ func parseMatch(lines []string) (Match, error) {
 				part = part[1 : len(part)-1]
 			}
 			if part == "" || strings.ContainsAny(part, "\" \t") {
-				return Match{}, bad
+				return service.Match{}, bad
 			}
 			m.Tags = append(m.Tags, part)
 		}
 	}
 	if m.Any && len(m.Tags) > 0 {
-		return Match{}, bad
+		return service.Match{}, bad
 	}
 	return m, nil
 }

@@ -3,6 +3,9 @@
 package page
 
 import (
+	"bytes"
+	_ "embed"
+	"html/template"
 	"net/http"
 	"strings"
 )
@@ -40,6 +43,17 @@ func Write(w http.ResponseWriter, status int, policy string, body []byte) {
 	write(w, status, body)
 }
 
+// Execute writes a page that a template makes; see [Write]. If the template fails
+// nothing is written.
+func Execute(w http.ResponseWriter, status int, policy string, t *template.Template, data any) error {
+	var body bytes.Buffer
+	if err := t.Execute(&body, data); err != nil {
+		return err
+	}
+	Write(w, status, policy, body.Bytes())
+	return nil
+}
+
 // WritePassing writes a page that nobody stops at: its script sends its form on, to
 // another server. It may be in a frame, where what it answers may be (prompt=none),
 // and that server learns where the form comes from.
@@ -73,4 +87,15 @@ func Forms(trusted ...string) (*http.CrossOriginProtection, error) {
 		}
 	}
 	return forms, nil
+}
+
+// MethodsOf returns the methods that the address of a request takes.
+func MethodsOf(mux *http.ServeMux, r *http.Request) (allowed []string) {
+	for _, method := range []string{"DELETE", "GET", "PATCH", "POST", "PUT"} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		if _, pattern := mux.Handler(probe); pattern != "/" && pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
 }
