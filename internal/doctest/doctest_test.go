@@ -1,6 +1,7 @@
-package curfew_test
+package doctest
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -20,6 +21,15 @@ import (
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/metrics"
 )
+
+// TestMain names files from the root of the repository, as documents do.
+func TestMain(m *testing.M) {
+	if err := os.Chdir("../.."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
 
 // documents are the Markdown files of the repository.
 func documents(t *testing.T) map[string]string {
@@ -56,16 +66,22 @@ func unindented(code string) string {
 	return comment.ReplaceAllString(indent.ReplaceAllString(code, ""), " //")
 }
 
-// TestGoCodeInDocs looks for each Go block in example_test.go, which compiles.
+// TestGoCodeInDocs looks for each Go block in the examples of the packages, which compile,
+// and which pkg.go.dev shows too.
 func TestGoCodeInDocs(t *testing.T) {
-	source, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	compiled := unindented(string(source))
+	var compiled strings.Builder
+	for file := range sources(t) {
+		if name := filepath.Base(file); strings.HasPrefix(name, "example") && strings.HasSuffix(name, "_test.go") {
+			source, err := os.ReadFile(file)
+			require.NoError(t, err)
+			compiled.WriteString(unindented(string(source)))
+		}
+	}
 	found := map[string]int{}
 	for file, text := range documents(t) {
 		for _, block := range goBlock.FindAllStringSubmatch(text, -1) {
 			found[file]++
-			require.True(t, strings.Contains(compiled, unindented(block[1])), "%s: not in example_test.go:\n%s", file, block[1])
+			require.True(t, strings.Contains(compiled.String(), unindented(block[1])), "%s: in no example_test.go:\n%s", file, block[1])
 		}
 	}
 	require.Positive(t, found["README.md"])
