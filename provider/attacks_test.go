@@ -626,7 +626,7 @@ func TestTheHooksScopeStaysInside(t *testing.T) {
 	require.NotContains(t, fmt.Sprint(s.ParseIDToken(optest.Web, r.IDToken())), "curfew:session")
 }
 
-// DESIGN section 7, for an exchange of a subject without a session: the retry of
+// For an exchange of a subject without a session: the retry of
 // a client whose first answer was lost is not one login too many.
 func TestAnExchangeThatIsRetriedTakesOneSlot(t *testing.T) {
 	for name, broken := range map[string]string{"the storage fails": "CreateAccessToken", "the store's answer is lost": ""} {

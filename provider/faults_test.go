@@ -354,7 +354,7 @@ var flows = map[string]flow{
 	},
 }
 
-// DESIGN section 7: each store call of each flow fails before, fails after its
+// Rule 8: each store call of each flow fails before, fails after its
 // commit, and times out; then the client's retry succeeds and the live sessions
 // are recounted. On storages that rotate and that do not, with and without a
 // cap.

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -46,7 +47,7 @@ func documents(t *testing.T) map[string]string {
 	}
 	for _, file := range []string{
 		"README.md", "CHANGELOG.md", "SECURITY.md",
-		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md",
+		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md", "docs/rules.md",
 	} {
 		require.NotEmpty(t, docs[file], file)
 	}
@@ -160,7 +161,7 @@ func sources(t *testing.T) map[string]*ast.File {
 		if d.IsDir() || filepath.Ext(path) != ".go" {
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
 		files[filepath.ToSlash(path)] = f
 		return err
 	})
@@ -292,8 +293,8 @@ func TestOperationsNamesWhatThereIs(t *testing.T) {
 	}
 }
 
-// TestOperationsListsTestedVersions holds the table to what must be in it: who reads
-// "tested" has to learn of what is not.
+// TestOperationsListsTestedVersions holds the table to what must be in it: readers of
+// "tested" have to learn of what is not.
 func TestOperationsListsTestedVersions(t *testing.T) {
 	_, section, ok := strings.Cut(documents(t)["docs/operations.md"], "\n## Tested versions\n")
 	require.True(t, ok)
@@ -326,3 +327,36 @@ func TestNoTestSkips(t *testing.T) {
 		})
 	}
 }
+
+// TestEachRuleHasItsTests holds docs/rules.md: fifteen rules, each with a row of tests,
+// and no comment about a rule that is not there.
+func TestEachRuleHasItsTests(t *testing.T) {
+	text, proof, ok := strings.Cut(documents(t)["docs/rules.md"], "\n## Where each rule is kept\n")
+	require.True(t, ok)
+	const rules = 15
+	require.Len(t, rule.FindAllString(text, -1), rules)
+	rows := ruleRow.FindAllStringSubmatch(proof, -1)
+	require.Len(t, rows, rules)
+	for i, row := range rows {
+		require.Equal(t, strconv.Itoa(i+1), row[1])
+		require.Regexp(t, testName, row[2], "rule %d", i+1)
+	}
+	cited := 0
+	for file, f := range sources(t) {
+		for _, group := range f.Comments {
+			for _, number := range citedRule.FindAllStringSubmatch(group.Text(), -1) {
+				n, err := strconv.Atoi(number[1])
+				require.NoError(t, err)
+				require.LessOrEqual(t, n, rules, "%s: %s", file, number[0])
+				cited++
+			}
+		}
+	}
+	require.Positive(t, cited)
+}
+
+var (
+	rule      = regexp.MustCompile(`(?m)^\d+\. \*\*`)
+	ruleRow   = regexp.MustCompile(`(?m)^\| (\d+)\. [^|]*\|[^|]*\|([^|]*)\|$`)
+	citedRule = regexp.MustCompile(`\b[Rr]ule (\d+)\b`)
+)
