@@ -14,6 +14,13 @@ BIN := .bin
 # What needs more than users of the library should have to load is a module of its own.
 MODULES := internal/browser internal/ibmtest
 
+MODULE := github.com/curfew-oidc/curfew
+SPACE  := $() $()
+
+# A check of the format, for recipes.
+UNFORMATTED = echo 'gofmt -l .'; unformatted=$$(gofmt -l .); \
+	if [[ -n $$unformatted ]]; then echo "not formatted: run gofmt -w on"; echo "$$unformatted"; exit 1; fi
+
 # How long each fuzz target runs.
 FUZZTIME ?= 30s
 
@@ -39,10 +46,26 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 	cd internal/browser && CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	cd internal/ibmtest && CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 
+# What make quick leaves to make test: packages that start database servers,
+# browsers or programs, or try the rules on many servers, and tests that take
+# seconds each.
+SLOW_PACKAGES := examples/cli examples/demo examples/op examples/rp internal/bench internal/demodata internal/engine \
+	internal/pgprimary internal/proctest internal/soak middleware/sqlsessions provider/providertest \
+	store/pgstore store/redisstore store/sqlitestore
+SLOW_TESTS := TestPolicyVectorsOverHTTP TestOwnTestsOfOp TestPeersBugsWithRealClients TestEachStoreCallOfEachFlowFails
+
+# Results of packages that have not changed come from the cache.
+.PHONY: quick
+quick: go ## Check the code and run the fast tests, to be run at each save
+	@$(UNFORMATTED)
+	go vet ./...
+	go test -skip '^($(subst $(SPACE),|,$(SLOW_TESTS)))$$' $$(go list ./... | grep -vxF $(SLOW_PACKAGES:%=-e $(MODULE)/%))
+	@echo 'This was quick. Left to make test: the race detector, the linters, what $(words $(SLOW_PACKAGES)) packages'; \
+	echo 'test ($(SLOW_PACKAGES)), and'; echo '$(SLOW_TESTS).'
+
 .PHONY: lint
 lint: go staticcheck ## Check format, vet, staticcheck and go.mod
-	@echo 'gofmt -l .'; unformatted=$$(gofmt -l .); \
-	if [[ -n $$unformatted ]]; then echo "not formatted: run gofmt -w on"; echo "$$unformatted"; exit 1; fi
+	@$(UNFORMATTED)
 	go vet ./...
 	$(BIN)/staticcheck ./...
 	go mod tidy -diff
