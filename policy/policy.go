@@ -197,6 +197,10 @@ type Use struct {
 	// grant rests on. Zero means the session's own: an older grant keeps the
 	// end of its own authentication.
 	Authenticated time.Time
+
+	// Within is the window of the session that this one ends with: it has no later
+	// End. Zero: there is none.
+	Within Window
 }
 
 // A Window is how long a session, as one client uses it, may go on. A zero

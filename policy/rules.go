@@ -365,6 +365,9 @@ func (r Rules) Window(s Session, use Use) Window {
 		}
 		w.Active, w.End = active, instant(from, active)
 	}
+	if end := use.Within.End; !end.IsZero() && (w.End.IsZero() || end.Before(w.End)) {
+		w.Active, w.End = use.Within.Active, end
+	}
 	if inactivity, limits := l.Inactivity.Value(); limits {
 		w.Inactivity, w.Idle = inactivity, instant(lastUse(s), inactivity)
 	}

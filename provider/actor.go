@@ -2,10 +2,8 @@ package provider
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/store"
@@ -43,31 +41,6 @@ func withActor(req *request, claims map[string]any) map[string]any {
 	}
 	claims["act"] = act
 	return claims
-}
-
-// introspectActor is the same for the answer to an introspection.
-func (c *core) introspectActor(req *request, resp *oidc.IntrospectionResponse, s *store.Session) error {
-	if s.Parent == "" {
-		return nil
-	}
-	if said := resp.Actor; said != nil {
-		own := *said
-		own.Claims = maps.Clone(own.Claims)
-		if own.Claims == nil {
-			own.Claims = map[string]any{}
-		}
-		own.Claims["sid"] = s.Parent
-		resp.Actor = &own
-		return nil
-	}
-	if said, ok := resp.Claims["act"]; ok {
-		resp.Claims = maps.Clone(resp.Claims)
-		resp.Claims["act"] = actorOf(s, said)
-		return nil
-	}
-	act, err := json.Marshal(actorOf(s, nil))
-	req.extra = appendRaw(req.extra, "act", string(act))
-	return err
 }
 
 // GetPrivateClaimsFromScopes adds "act" to a JWT access token.

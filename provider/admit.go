@@ -1,13 +1,11 @@
 package provider
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -15,9 +13,23 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
+// A browserCookie is what a browser holds of the sessions that it signs in to.
+type browserCookie interface {
+	// enter notes in a session what its browser holds from now on. A new
+	// authentication voids what it held before.
+	enter(s *store.Session, renewed bool)
+}
+
 // An admission is a login that asks for a session.
 type admission struct {
-	login Login
+	subject    store.Subject
+	client     string // its ID
+	clientName string // by which users know it
+	kind       policy.Kind
+	authTime   time.Time // when the user entered their credentials; zero: the provider does not say
+
+	// From where it comes, as far as that is kept.
+	address, userAgent string
 
 	// sid returns the session's ID. n counts the sessions before it that
 	// went by the same name and do not stand in its way; see passed. Each has
@@ -37,7 +49,7 @@ type admission struct {
 	// it; nil: it gets none. joins is the session that the login belongs to
 	// already, own the name that stands for this login alone, and alias the
 	// same where it has to be noted that the login joined another session.
-	browser           *browserJoin
+	browser           browserCookie
 	joins, own, alias string
 
 	// silent says that the application asked for an answer without the user
@@ -74,9 +86,6 @@ type admission struct {
 	// none.
 	parent *store.Session
 
-	// client is who makes the login where there is no op.Client: a service.
-	client string
-
 	amr []string
 	acr string
 }
@@ -111,11 +120,6 @@ func (a *admission) codeIn(s *store.Session) int {
 	return codeAt(s.Codes, a.code)
 }
 
-// codeAt returns where a code is among those of a session; -1: it is not.
-func codeAt(codes []store.Code, hash []byte) int {
-	return slices.IndexFunc(codes, func(c store.Code) bool { return bytes.Equal(c.Hash, hash) })
-}
-
 // reserveIn enters the login's code in a session, unless it is there, and returns
 // until when it is good.
 func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Duration) time.Time {
@@ -130,13 +134,6 @@ func (a *admission) reserveIn(s *store.Session, now time.Time, lifetime time.Dur
 	return until
 }
 
-// withCode returns the codes of a session with one more.
-func withCode(codes []store.Code, c store.Code, now time.Time) []store.Code {
-	codes = slices.DeleteFunc(slices.Clone(codes), func(c store.Code) bool { return now.Sub(c.Until) >= codeRemembered })
-	codes = append(codes, c)
-	return codes[max(0, len(codes)-maxCodes):]
-}
-
 // enterClient remembers the application of a login that is answered by an ID token
 // alone: it is told of the end like those that have a grant (Back-Channel Logout
 // 1.0 section 2.3).
@@ -144,9 +141,9 @@ func (a *admission) enterClient(s *store.Session, now time.Time, max int) {
 	if !a.idToken {
 		return
 	}
-	id := accessGrantID(a.clientID(), s.Authenticated, "")
+	id := accessGrantID(a.client, s.Authenticated, "")
 	if s.Grant(id) == nil {
-		putGrant(s, store.Grant{ID: id, Client: a.clientID(), Authenticated: s.Authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}, max)
+		putGrant(s, store.Grant{ID: id, Client: a.client, Authenticated: s.Authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}, max)
 	}
 }
 
@@ -156,13 +153,13 @@ func (a *admission) passed(s *store.Session, now time.Time) bool {
 	if s.End == nil || a.late(s, now) {
 		return false
 	}
-	if a.login.AuthTime.IsZero() && a.alias != "" {
+	if a.authTime.IsZero() && a.alias != "" {
 		return true // the name is another tab's, and nothing says that the credentials are older
 	}
 	if a.parent != nil {
 		return true // which goes on, and is who may begin another one
 	}
-	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.login.AuthTime.Before(s.End.At)
+	return s.End.Reason == policy.ReasonAbandoned || a.renews && !a.authTime.Before(s.End.At)
 }
 
 // authenticated is who entered the credentials that the login rests on.
@@ -170,7 +167,7 @@ func (a *admission) authenticated() store.Subject {
 	if a.parent != nil {
 		return a.parent.Subject
 	}
-	return a.login.Subject
+	return a.subject
 }
 
 // freed reports whether a name leads to a session that has ended, and that this
@@ -178,7 +175,7 @@ func (a *admission) authenticated() store.Subject {
 // Where the provider says nothing of them, they were entered now.
 func (a *admission) freed(s *store.Session) bool {
 	return s.End != nil && a.codeIn(s) < 0 &&
-		(s.End.Reason == policy.ReasonAbandoned || a.login.AuthTime.IsZero() || a.login.AuthTime.After(s.End.At))
+		(s.End.Reason == policy.ReasonAbandoned || a.authTime.IsZero() || a.authTime.After(s.End.At))
 }
 
 // standingApart is a login that has a session of its own, and leaves the browser
@@ -191,26 +188,27 @@ func (a admission) standingApart() admission {
 // admit gives a login its session: the one it has already, or a new one if the
 // policy lets it. It is the one choke point: every first token comes after it.
 // The error is a *refusedError, or one of the store.
-func (h *Hook) admit(ctx context.Context, req *request, a admission) (store.Session, ruling, error) {
-	r, err := h.rules(ctx, a.login.Subject, true)
+func (h *Hook) admit(ctx context.Context, a admission) (store.Session, ruling, error) {
+	r, err := h.rules(ctx, a.subject, true)
 	if err != nil {
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
 	}
 	// Before, so that it ends nobody's session at a cap.
-	if a.outdated, err = h.outdated(ctx, a.authenticated(), a.login.AuthTime); err != nil {
+	if a.outdated, err = h.outdated(ctx, a.authenticated(), a.authTime); err != nil {
 		return store.Session{}, r, err
 	}
-	s, r, err := h.admitUnder(ctx, req, a, r)
+	s, r, err := h.admitUnder(ctx, a, r)
 	if err != nil || a.outdated {
 		return s, r, err
 	}
 	// And after: what is changed from now on finds the session, and ends it.
-	switch outdated, err := h.outdated(ctx, a.authenticated(), a.login.AuthTime); {
+	switch outdated, err := h.outdated(ctx, a.authenticated(), a.authTime); {
 	case err != nil:
 		return store.Session{}, r, err
 	case outdated:
 		h.withdraw(ctx, s, r, &a)
-		return store.Session{}, r, h.refuseOutdated(ctx, &a, r, policy.ReasonCredentialChange)
+		h.tellOutdated(ctx, &a, r, policy.ReasonCredentialChange)
+		return store.Session{}, r, isOver(policy.Decision{Reason: policy.ReasonCredentialChange}, h.now())
 	}
 	return s, r, nil
 }
@@ -234,20 +232,13 @@ func (h *Hook) outdated(ctx context.Context, subject store.Subject, at time.Time
 // go on in.
 var errOutdated = errors.New("the login rests on credentials that are not the user's any more")
 
-// refuseOutdated refuses a login that rests on credentials that are not the user's
-// any more, or on an authentication from before all sessions ended.
-func (h *Hook) refuseOutdated(ctx context.Context, a *admission, r ruling, why policy.Reason) error {
-	s := store.Session{Subject: a.login.Subject, Accounts: r.accounts, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login)}
-	return h.refuse(ctx, s, policy.Decision{Reason: why}, true)
-}
-
 // withdraw ends the reservation of a login that is refused after all, unless newer
 // credentials came to it. If that fails it is over soon.
 func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, a *admission) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	_, _ = h.change(ctx, s, func(s *store.Session) error {
-		if s.End != nil || s.ReservedUntil.IsZero() || s.Authenticated.After(a.login.AuthTime) {
+		if s.End != nil || s.ReservedUntil.IsZero() || s.Authenticated.After(a.authTime) {
 			return errNoChange
 		}
 		s.ReservedUntil = h.now()
@@ -258,13 +249,22 @@ func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, a *admis
 
 // confirm makes a session of a reservation, where no grant that is made confirms it.
 func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
-	if s.ReservedUntil.IsZero() {
-		return s, nil
+	s, began, err := h.makeSession(ctx, s, r)
+	if err != nil || !began {
+		return s, err
 	}
-	wctx, cancel := h.detach(ctx)
+	h.started(ctx, &s)
+	return s, nil
+}
+
+// makeSession makes a session of a reservation, and reports whether it was still one.
+func (h *Hook) makeSession(ctx context.Context, s store.Session, r ruling) (made store.Session, began bool, err error) {
+	if s.ReservedUntil.IsZero() {
+		return s, false, nil
+	}
+	ctx, cancel := h.detach(ctx)
 	defer cancel()
-	began := false
-	s, err := h.change(wctx, s, func(s *store.Session) error {
+	made, err = h.change(ctx, s, func(s *store.Session) error {
 		if err := usable(s, r, h.now(), policy.Use{}); err != nil {
 			return err
 		}
@@ -274,16 +274,13 @@ func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Se
 		return nil
 	})
 	if err != nil {
-		return store.Session{}, err
+		return store.Session{}, false, err
 	}
-	if !began {
-		return s, nil
-	}
-	return s, h.started(ctx, &s)
+	return made, began, nil
 }
 
 // admitUnder is admit under the rules r.
-func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruling) (store.Session, ruling, error) {
+func (h *Hook) admitUnder(ctx context.Context, a admission, r ruling) (store.Session, ruling, error) {
 	base := ctx
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -305,7 +302,7 @@ func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruli
 		}
 		// The session that it joined is no more, and it may have another one.
 	}
-	s := h.newSession(ctx, req, a, r, a.sid(0))
+	s := h.newSession(a, r, a.sid(0))
 	tooOld := policy.Decision{Reason: policy.ReasonCredentialChange}
 	if !a.outdated {
 		var err error
@@ -318,7 +315,7 @@ func (h *Hook) admitUnder(ctx context.Context, req *request, a admission, r ruli
 		got, err := h.createOrJoin(base, s, a, r, tooOld)
 		if errors.Is(err, errApart) {
 			a, n = a.standingApart(), 0
-			s = h.newSession(ctx, req, a, r, a.sid(0))
+			s = h.newSession(a, r, a.sid(0))
 			continue
 		}
 		if err != nil {
@@ -344,19 +341,25 @@ func (h *Hook) createOrJoin(ctx context.Context, s store.Session, a admission, r
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	if tooOld.Allow {
+		var parent store.Session
 		if a.parent != nil {
-			if err := h.enterChild(ctx, *a.parent, s.ID); err != nil {
+			var err error
+			if parent, err = h.enterChild(ctx, *a.parent, s.ID); err != nil {
 				return store.Session{}, err
 			}
 		}
 		created, err := h.create(ctx, s, a, r)
+		if err == nil && a.parent != nil {
+			err = h.boundChildren(ctx, parent, s.ID)
+		}
 		if !errors.Is(err, store.ErrExists) {
 			return created, err
 		}
 	}
 	joined, err := h.join(ctx, a, r, s.ID)
 	if errors.Is(err, store.ErrNotFound) && !tooOld.Allow {
-		return store.Session{}, h.refuse(ctx, s, tooOld, true)
+		h.tellRefused(ctx, s, tooOld)
+		return store.Session{}, isOver(tooOld, h.now())
 	}
 	return joined, err
 }
@@ -394,20 +397,20 @@ func (h *Hook) renewed(ctx context.Context, first store.Session, n int, latest s
 }
 
 // newSession is the session that a login makes if it is admitted.
-func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruling, id string) store.Session {
+func (h *Hook) newSession(a admission, r ruling, id string) store.Session {
 	now := h.now()
-	started := a.login.AuthTime.UTC().Truncate(time.Microsecond)
-	if a.login.AuthTime.IsZero() || started.After(now) {
+	started := a.authTime.UTC().Truncate(time.Microsecond)
+	if a.authTime.IsZero() || started.After(now) {
 		started = now
 	}
 	s := store.Session{
-		Format: store.Format, ID: id, Subject: a.login.Subject,
-		Accounts: r.accounts, Who: r.who, Kind: h.cfg.Kind(ctx, a.login),
+		Format: store.Format, ID: id, Subject: a.subject,
+		Accounts: r.accounts, Who: r.who, Kind: a.kind,
 		Started: started, Authenticated: started, LastActivity: now, ActivityClass: policy.Interactive,
 		AMR: a.amr, ACR: a.acr,
-		UserAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""), Address: coarse(req.address),
-		ClientNames: withName(nil, h.clientName(ctx, a.clientID())),
-		Adopted:     a.adopt, Client: a.clientID(),
+		UserAgent: a.userAgent, Address: a.address,
+		ClientNames: withName(nil, a.clientName),
+		Adopted:     a.adopt, Client: a.client,
 	}
 	if a.parent != nil {
 		s.Parent, s.Actor, s.Started = a.parent.ID, a.parent.Subject.ID, now
@@ -421,79 +424,6 @@ func (h *Hook) newSession(ctx context.Context, req *request, a admission, r ruli
 	}
 	h.schedule(&s, r)
 	return s
-}
-
-// schedule sets when a sweep has to look at s next.
-func (h *Hook) schedule(s *store.Session, r ruling) {
-	if s.End != nil {
-		forget := h.forgetAt(s)
-		if s.End.Latest == "" || s.Due.Before(forget) {
-			s.Due = forget
-		}
-		next := notify.Next(s)
-		if s.End.Owed {
-			if announce := h.now().Add(h.announceIn(s.End)); next.IsZero() || announce.Before(next) {
-				next = announce
-			}
-		}
-		if !next.IsZero() { // something is left to do first
-			s.Due = next
-		}
-		return
-	}
-	h.belongs(s, r)
-	s.Due, _ = r.rules.Deadline(s.Policy())
-	look := h.now().Add(lookAgain)
-	if !s.Gone.IsZero() && s.Gone.Add(h.cfg.GoneAfter).Before(look) {
-		look = s.Gone.Add(h.cfg.GoneAfter)
-	}
-	if s.Due.IsZero() || look.Before(s.Due) {
-		s.Due = look
-	}
-}
-
-// lookAgain is how long a sweep leaves a live session alone at most: whose user was
-// deleted, or is in another group since, shows in nothing but a look.
-const lookAgain = 24 * time.Hour
-
-// belongs notes whose session it is: the accounts of its user, and since when there
-// are none any more. It keeps those that it had.
-func (h *Hook) belongs(s *store.Session, r ruling) {
-	switch {
-	case r.gone || len(r.accounts) == 0 && len(s.Accounts) > 0:
-		if s.Gone.IsZero() {
-			s.Gone = h.now()
-		}
-		return
-	case s.Who == "":
-		s.Who = r.who // it is from before a version that notes it
-	}
-	s.Accounts, s.Gone = r.accounts, time.Time{}
-}
-
-// postpone is schedule after an activity, which moves the deadline back. The time
-// that was set stays as long as it is not too early by more than half of what is
-// left: stores have an index of these times, and to change that costs more than the
-// rest of a refresh. A sweep that comes too early sets the right one.
-func (h *Hook) postpone(s *store.Session, r ruling) {
-	was := s.Due
-	h.schedule(s, r)
-	if middle := s.LastActivity.Add(s.Due.Sub(s.LastActivity) / 2); s.End == nil && was.After(middle) && was.Before(s.Due) {
-		s.Due = was
-	}
-}
-
-// remember is how long an ended session is kept. A login that was never
-// completed is worth a day: until no code for it can turn up any more. One that
-// was adopted is kept for as long as its token would be adopted again.
-func (h *Hook) remember(s *store.Session) time.Duration {
-	if s.Adopted {
-		return max(h.cfg.Remember, h.cfg.AdoptUntil.Sub(s.End.At))
-	}
-	if s.End.Reason == policy.ReasonAbandoned {
-		return min(24*time.Hour, h.cfg.Remember)
-	}
-	return h.cfg.Remember
 }
 
 // tooOld decides whether the authentication of a new session is over already.
@@ -548,7 +478,8 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 	var err error
 	if !r.rules.Capped(s.Kind, s.Client) && !(r.observes && r.observed.Capped(s.Kind, s.Client)) {
 		if err = h.cfg.Store.Create(ctx, s, h.cfg.MaxSessions); err == nil {
-			return s, h.started(ctx, &s)
+			h.started(ctx, &s)
+			return s, nil
 		}
 		if !errors.Is(err, store.ErrFull) && !errors.Is(err, store.ErrFenced) {
 			return store.Session{}, err
@@ -601,12 +532,15 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 			return store.Session{}, cmp.Or(err, store.ErrExists)
 		}
 		if refused.over {
-			return store.Session{}, h.refuse(ctx, s, refused.d, true)
+			h.tellRefused(ctx, s, refused.d)
+			return store.Session{}, isOver(refused.d, h.now())
 		}
 		if refused.d.Ask && a.ask != nil && a.ask(s, refused.d) {
-			return store.Session{}, h.asked(ctx, s, refused.d)
+			h.tellAsked(ctx, s, refused.d)
+			return store.Session{}, oneTooMany(refused.d)
 		}
-		return store.Session{}, h.refuse(ctx, s, refused.d, false)
+		h.tellRefused(ctx, s, refused.d)
+		return store.Session{}, oneTooMany(refused.d)
 	case err != nil:
 		return store.Session{}, err
 	}
@@ -621,7 +555,8 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 	for i := range ended {
 		h.announceEnd(ctx, r, ended[i])
 	}
-	return s, h.started(ctx, &s)
+	h.started(ctx, &s)
+	return s, nil
 }
 
 // lastUseOf returns when the subject's live sessions that rest on the same
@@ -679,24 +614,39 @@ type decidedError struct {
 
 func (e *decidedError) Error() string { return "refused: " + string(e.d.Reason) }
 
-func (h *Hook) refuse(ctx context.Context, s store.Session, d policy.Decision, over bool) error {
+// tellRefused tells of a login that is refused, and counts it.
+func (h *Hook) tellRefused(ctx context.Context, s store.Session, d policy.Decision) {
 	e := Event{
 		Type: EventRefused, Subject: s.Subject, Client: s.Client, Kind: s.Kind,
 		Reason: d.Reason, Used: d.Used, Max: d.Max,
 	}
 	h.count(e, &s)
 	h.event(ctx, e)
-	text := refusalText(d)
-	if d.At.After(h.now()) {
-		text = almostOverText(d)
-	}
-	return &refusedError{reason: d.Reason, text: text, over: over}
 }
 
-// asked is the refusal of a login whose user is asked to make room first.
-func (h *Hook) asked(ctx context.Context, s store.Session, d policy.Decision) error {
+// tellAsked tells of a login whose user is asked to make room first.
+func (h *Hook) tellAsked(ctx context.Context, s store.Session, d policy.Decision) {
 	h.event(ctx, Event{Type: EventAsked, Subject: s.Subject, Client: s.Client, Kind: s.Kind, Reason: d.Reason, Used: d.Used, Max: d.Max})
+}
+
+// tellOutdated tells of a login that rests on credentials that are not the user's
+// any more, or on an authentication from before all sessions ended.
+func (h *Hook) tellOutdated(ctx context.Context, a *admission, r ruling, why policy.Reason) {
+	h.tellRefused(ctx, store.Session{Subject: a.subject, Accounts: r.accounts, Client: a.client, Kind: a.kind}, policy.Decision{Reason: why})
+}
+
+// oneTooMany is the refusal of a login by a cap.
+func oneTooMany(d policy.Decision) *refusedError {
 	return &refusedError{reason: d.Reason, text: refusalText(d)}
+}
+
+// isOver is the refusal of a login that is over, or is about to be.
+func isOver(d policy.Decision, now time.Time) *refusedError {
+	text := refusalText(d)
+	if d.At.After(now) {
+		text = almostOverText(d)
+	}
+	return &refusedError{reason: d.Reason, text: text, over: true}
 }
 
 func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decision) {
@@ -707,11 +657,10 @@ func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decisi
 }
 
 // started tells of a session that began. A reservation has not begun yet.
-func (h *Hook) started(ctx context.Context, s *store.Session) error {
+func (h *Hook) started(ctx context.Context, s *store.Session) {
 	if s.ReservedUntil.IsZero() {
 		h.sessionEvent(ctx, EventStarted, s, "")
 	}
-	return nil
 }
 
 // join finds the session that a login continues. A re-authentication starts
@@ -729,18 +678,18 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			return store.Session{}, err
 		}
 	}
-	if s.Subject != a.login.Subject {
+	if s.Subject != a.subject {
 		return store.Session{}, fmt.Errorf("session %s is another subject's", id)
 	}
 	if s, r, err = h.settle(ctx, s, r); err != nil {
 		return store.Session{}, err
 	}
 	decided := a.codeIn(&s) >= 0 // before, that it joins it
-	if a.apart != nil && s.End == nil && !decided && !h.mayJoin(ctx, &a, r, &s) {
+	if a.apart != nil && s.End == nil && !decided && !h.mayJoin(&a, r, &s) {
 		return store.Session{}, errApart
 	}
 	now := h.now()
-	name := h.clientName(ctx, a.clientID())
+	name := a.clientName
 	var soon policy.Decision
 	var why policy.Reason // the login may not go on
 	joined, err := h.change(ctx, s, func(s *store.Session) error {
@@ -754,7 +703,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		if a.late(s, now) {
 			return lateCode()
 		}
-		t := a.login.AuthTime.UTC().Truncate(time.Microsecond)
+		t := a.authTime.UTC().Truncate(time.Microsecond)
 		older := !t.IsZero() && s.Fence.Past(t)
 		if (a.outdated || older) && (!s.ReservedUntil.IsZero() || t.After(s.Authenticated)) {
 			if why = policy.ReasonCredentialChange; older {
@@ -770,7 +719,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		}
 		renewed := t.After(s.Authenticated) && !t.After(now)
 		// Of a provider that gives no auth_time nobody knows whether the user was asked.
-		if soon = h.almostOver(s, r, a.clientID(), t, now); !soon.Allow && !renewed && !t.IsZero() && a.codeIn(s) < 0 {
+		if soon = h.almostOver(s, r, a.client, t, now); !soon.Allow && !renewed && !t.IsZero() && a.codeIn(s) < 0 {
 			return errAlmostOver
 		}
 		if renewed {
@@ -781,7 +730,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 		if a.browser != nil {
 			a.browser.enter(s, renewed)
 		}
-		h.slide(s, r, a.clientID(), now, class)
+		h.slide(s, r, a.client, now, class)
 		s.ClientNames = withName(s.ClientNames, name)
 		a.enterClient(s, now, h.cfg.MaxGrants)
 		if !a.reserve {
@@ -794,9 +743,11 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	})
 	switch {
 	case errors.Is(err, errOutdated):
-		err = h.refuseOutdated(ctx, &a, r, why)
+		h.tellOutdated(ctx, &a, r, why)
+		err = isOver(policy.Decision{Reason: why}, now)
 	case errors.Is(err, errAlmostOver):
-		err = h.refuse(ctx, store.Session{Subject: s.Subject, Accounts: s.Accounts, Client: a.clientID(), Kind: s.Kind}, soon, true)
+		h.tellRefused(ctx, store.Session{Subject: s.Subject, Accounts: s.Accounts, Client: a.client, Kind: s.Kind}, soon)
+		err = isOver(soon, now)
 	}
 	if err != nil {
 		return store.Session{}, err
@@ -815,7 +766,8 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 	}
 	confirmed := s.End == nil && !s.ReservedUntil.IsZero() && joined.ReservedUntil.IsZero()
 	if confirmed || joined.End == nil && a.unheardOf(&s, now.Add(-h.cfg.CodeLifetime)) {
-		return joined, h.started(ctx, &joined)
+		h.started(ctx, &joined)
+		return joined, nil
 	}
 	return joined, nil
 }
@@ -840,20 +792,5 @@ func lateCode() error {
 // after it failed, and it may be that nobody was told of the beginning.
 func (a *admission) unheardOf(s *store.Session, since time.Time) bool {
 	return s.Revision == 1 && s.End == nil && s.ReservedUntil.IsZero() && s.LastActivity.After(since) &&
-		(a.login.AuthTime.IsZero() || !a.login.AuthTime.UTC().Truncate(time.Microsecond).After(s.Authenticated))
-}
-
-func (a *admission) clientID() string {
-	if a.login.Client == nil {
-		return a.client
-	}
-	return a.login.Client.GetID()
-}
-
-// slide records activity of a class that the policy counts for the client. A
-// clock that was stepped back moves nothing.
-func (h *Hook) slide(s *store.Session, r ruling, client string, now time.Time, class policy.Class) {
-	if now.After(s.LastActivity) && r.rules.Slides(s.Policy(), client, class) {
-		s.LastActivity, s.ActivityClass = now, class
-	}
+		(a.authTime.IsZero() || !a.authTime.UTC().Truncate(time.Microsecond).After(s.Authenticated))
 }

@@ -63,14 +63,13 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	if st.ruling, err = h.rules(ctx, subject, false); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	st.adopt = &admission{
-		login: Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated},
-		adopt: true, amr: ir.GetAMR(),
-	}
+	a := h.asks(ctx, req, Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated})
+	a.adopt, a.amr = true, ir.GetAMR()
+	st.adopt = &a
 	if err := h.ofTheseCredentials(ctx, st); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	st.session = h.newSession(ctx, req, *st.adopt, st.ruling, st.token.SID)
+	st.session = h.newSession(*st.adopt, st.ruling, st.token.SID)
 	st.session.Grants = []store.Grant{{
 		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: st.token.Nonce.Hash(),
 	}}

@@ -238,9 +238,9 @@ func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choi
 	chosen := form[endField]
 	switch action := form.Get(actionField); {
 	case action == "cancel":
-		_ = h.refuse(ctx, store.Session{
+		h.tellRefused(ctx, store.Session{
 			Subject: q.subject, Client: q.client, Kind: q.kind, Accounts: h.rulesToEnd(ctx, &store.Session{Subject: q.subject}).accounts,
-		}, q.decision(), false)
+		}, q.decision())
 		return &choice{cancelled: &q}, nil
 	case action != "end" && action != "", len(chosen) > maxListed:
 		return &choice{problem: staleText}, nil

@@ -66,6 +66,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 	as := Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime}
 	kind := h.cfg.Kind(ctx, as)
 	client := login.Client.GetID()
+	asked := admission{subject: login.Subject, client: client, kind: kind, authTime: login.AuthTime}
 	query := r.URL.RawQuery
 
 	secret := h.deviceSecret(r, login.Subject.Issuer)
@@ -85,7 +86,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	case outdated:
-		_ = h.refuseOutdated(ctx, &admission{login: as}, h.rulesToEnd(ctx, &store.Session{Subject: login.Subject}), policy.ReasonCredentialChange) // it is told
+		h.tellOutdated(ctx, &asked, h.rulesToEnd(ctx, &store.Session{Subject: login.Subject}), policy.ReasonCredentialChange)
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)
@@ -94,7 +95,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		return DeviceDecision{}
 	}
 	if at := login.AuthTime.Truncate(time.Microsecond); !at.IsZero() && rm.fence.Past(at) {
-		_ = h.refuseOutdated(ctx, &admission{login: as}, rm.ruling, rm.fence.Reason)
+		h.tellOutdated(ctx, &asked, rm.ruling, rm.fence.Reason)
 		return DeviceDecision{Deny: true}
 	}
 	d := rm.decision
@@ -104,10 +105,10 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 	s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: rm.ruling.accounts}
 	until, inTime := askUntil(login.AuthTime, h.now())
 	if !d.Ask || !inTime {
-		_ = h.refuse(ctx, s, d, false)
+		h.tellRefused(ctx, s, d)
 		return DeviceDecision{Deny: true, Used: d.Used, Max: d.Max}
 	}
-	_ = h.asked(ctx, s, d)
+	h.tellAsked(ctx, s, d)
 	if secret == "" {
 		secret = rand.Text()
 		http.SetCookie(w, h.deviceCookie(login.Subject.Issuer, secret))

@@ -79,13 +79,13 @@ func (req *request) asked(location string) *target {
 }
 
 // form returns the parameters of a request as op reads them: the last value of
-// each, those of the address after those that were posted.
+// each, those of the address after those that were posted, and by names in any case.
 func (req *request) form() url.Values {
 	_, posted := req.logoutForm()
 	form := url.Values{}
 	for _, part := range []url.Values{posted, req.http.URL.Query()} {
 		for name, values := range part {
-			form.Set(name, values[len(values)-1])
+			form.Set(strings.ToLower(name), values[len(values)-1])
 		}
 	}
 	return form

@@ -19,7 +19,7 @@ type begun struct {
 	session  store.Session
 	ruling   ruling
 	reserved store.Session // as it was before, a reservation; zero: it was a session already
-	grant    store.Grant   // what was entered
+	grant    store.Grant   // what was entered; zero: the session alone
 	before   *store.Grant  // what the grant was before; nil: it is new
 	evicted  []store.Grant // what had to make room for it
 	code     []byte        // the hash of the code that was redeemed; nil: none was
@@ -34,7 +34,7 @@ func (h *Hook) begin(ctx context.Context, req *request, b *begun) {
 		return
 	}
 	if b.reserved.ID != "" {
-		_ = h.started(ctx, &b.session)
+		h.started(ctx, &b.session)
 	}
 }
 
@@ -57,7 +57,7 @@ func (w *responseWriter) settle(status int) {
 		// session is over when its reservation is.
 		_ = w.hook.confirmAlone(ctx, w.req)
 	case b.reserved.ID != "":
-		_ = w.hook.started(ctx, &b.session)
+		w.hook.started(ctx, &b.session)
 	}
 }
 
@@ -89,6 +89,14 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	s, err := h.change(ctx, b.session, func(s *store.Session) error {
+		if b.grant.ID == "" { // no tokens but an ID token
+			if s.End != nil || s.Revision != b.session.Revision {
+				return errNoChange
+			}
+			s.ReservedUntil = b.reserved.ReservedUntil
+			h.schedule(s, b.ruling)
+			return nil
+		}
 		g := s.Grant(b.grant.ID)
 		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
 			return errNoChange // others went on with it
@@ -130,7 +138,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		return nil
 	})
 	if err == nil && b.reserved.ID != "" && s.End == nil {
-		_ = h.started(ctx, &s) // for others, after all
+		h.started(ctx, &s) // for others, after all
 	}
 }
 
@@ -149,4 +157,13 @@ func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
 	}
 	*req.session = s
 	return nil
+}
+
+// confirmFor is the same for a request whose response may fail yet.
+func (h *Hook) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
+	s, began, err := h.makeSession(ctx, reserved, r)
+	if err == nil && began {
+		h.begin(ctx, req, &begun{session: s, ruling: r, reserved: reserved})
+	}
+	return s, err
 }

@@ -387,15 +387,15 @@ func (h *Hook) StartedHere(r *http.Request, issuer, authRequestID string) bool {
 // is. An authentication must be as new as max_age says, counted from the request:
 // who is asked for a consent may take their time. A provider that gives no
 // auth_time is believed.
-func (b *binding) refuses(login Login) *refusedError {
-	if b.Hint != nil && subtle.ConstantTimeCompare(b.Hint, hintMark(login.Subject)) == 0 {
+func (b *binding) refuses(subject store.Subject, authTime time.Time) *refusedError {
+	if b.Hint != nil && subtle.ConstantTimeCompare(b.Hint, hintMark(subject)) == 0 {
 		return &refusedError{text: "another user is signed in than id_token_hint names", over: true}
 	}
 	const ages = int64(100 * 365 * 24 * time.Hour / time.Second) // no authentication is older
-	if b.MaxAge < 0 || b.MaxAge >= ages || login.AuthTime.IsZero() {
+	if b.MaxAge < 0 || b.MaxAge >= ages || authTime.IsZero() {
 		return nil
 	}
-	at := login.AuthTime.UTC().Truncate(time.Microsecond)
+	at := authTime.UTC().Truncate(time.Microsecond)
 	since := b.Made.Add(-time.Duration(b.MaxAge) * time.Second)
 	if at.Nanosecond() == 0 { // a provider that keeps whole seconds, as the claim auth_time does
 		since = since.Truncate(time.Second)
@@ -572,20 +572,20 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 	}
 	a.silent, a.prompted = b.Silent, !b.Silent
 	if b.Silent { // whatever the answer is
-		req.browser.setCookie(cookieNamesOf(a.login.Subject.Issuer).cookie(b.name, "", -1))
+		req.browser.setCookie(cookieNamesOf(a.subject.Issuer).cookie(b.name, "", -1))
 	}
-	if refused := b.refuses(a.login); refused != nil {
+	if refused := b.refuses(a.subject, a.authTime); refused != nil {
 		return h.notAsAsked(ctx, a, refused)
 	}
 	if native && !a.silent {
 		return nil // each of its logins is its own
 	}
-	issuer := a.login.Subject.Issuer
+	issuer := a.subject.Issuer
 	s, shown, err := h.cookieSession(ctx, req.browser.cookies, issuer)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	own := err == nil && s.Subject == a.login.Subject
+	own := err == nil && s.Subject == a.subject
 	if a.silent && !a.named && (!own || s.End != nil) {
 		return notSignedIn(&s, own)
 	}
@@ -603,12 +603,12 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 			if err != nil {
 				return fmt.Errorf("settings: %w", err)
 			}
-			if !h.mayJoin(ctx, a, r, &s) {
+			if !h.mayJoin(a, r, &s) {
 				a.browser = nil
 				return nil // a session of its own, which the caps count; the cookie stays the other one's
 			}
 			a.joins = s.ID
-		case s.End.Reason != policy.ReasonAbandoned && !a.login.AuthTime.IsZero() && !a.login.AuthTime.After(s.End.At):
+		case s.End.Reason != policy.ReasonAbandoned && !a.authTime.IsZero() && !a.authTime.After(s.End.At):
 			return h.notAsAsked(ctx, a, &refusedError{reason: s.End.Reason, text: endedText(&s), over: true})
 		}
 	}
@@ -628,7 +628,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		a.sid = func(n int) string { return derivedSID(a.login.Subject, n, "auth", root) }
+		a.sid = func(n int) string { return derivedSID(a.subject, n, "auth", root) }
 		if a.joins == "" {
 			a.alias = a.own // of what admission makes or finds
 			return nil
@@ -649,7 +649,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar o
 func (h *Hook) notAsAsked(ctx context.Context, a *admission, refused *refusedError) error {
 	if !a.silent {
 		h.event(ctx, Event{
-			Type: EventNotAsAsked, Subject: a.login.Subject, Client: a.clientID(), Kind: h.cfg.Kind(ctx, a.login),
+			Type: EventNotAsAsked, Subject: a.subject, Client: a.client, Kind: a.kind,
 			Reason: refused.reason, Err: refused,
 		})
 	}
@@ -659,8 +659,8 @@ func (h *Hook) notAsAsked(ctx context.Context, a *admission, refused *refusedErr
 // mayJoin reports whether a login may become part of a session: not if it would make
 // one of another kind, nor if a cap that counts it does not count the session. The
 // limits of a kind or client could else be got round by beginning with another one.
-func (h *Hook) mayJoin(ctx context.Context, a *admission, r ruling, s *store.Session) bool {
-	return h.cfg.Kind(ctx, a.login) == s.Kind && r.rules.MayJoin(s.Policy(), a.clientID())
+func (h *Hook) mayJoin(a *admission, r ruling, s *store.Session) bool {
+	return a.kind == s.Kind && r.rules.MayJoin(s.Policy(), a.client)
 }
 
 // notSignedIn refuses an answer without the user where the browser has no live
@@ -686,7 +686,7 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 	defer cancel()
 	now := h.now()
 	err := h.cfg.Store.Create(ctx, store.Session{
-		Format: store.Format, ID: name, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.clientID(),
+		Format: store.Format, ID: name, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.client,
 		Started: now, Authenticated: now, LastActivity: now, ActivityClass: policy.Interactive,
 		ReservedUntil: now, Due: now, Joined: s.ID,
 	}, math.MaxInt)
@@ -697,63 +697,4 @@ func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name s
 		return &refusedError{reason: s.Fence.Reason, text: s.Fence.Reason.Info().Description(), over: true}
 	}
 	return err
-}
-
-// afterTheEnd lowers max_age where the session of the browser is over, so that
-// the provider's own sign-on does not continue it: an authentication from before
-// the end could only be refused at the callback. With prompt=none it is, with
-// the reason. So could one of a session that is almost over, see Config.Remainder. So could one from before Config.NotBefore of a login that stands
-// apart from a session which goes on.
-func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.AuthRequest {
-	if slices.Contains(ar.Prompt, oidc.PromptNone) {
-		return ar
-	}
-	s, live, err := c.h.browserSession(ctx, c.h.requestFrom(ctx))
-	if err != nil {
-		return ar // if it cannot be told now, the callback decides
-	}
-	var age uint
-	switch now := c.h.now(); {
-	case live && (c.almostOver(ctx, ar, &s) || c.outdatedApart(ctx, ar, &s)):
-		age = uint(max(0, now.Sub(s.Authenticated)-time.Second) / time.Second)
-	case live, s.End == nil, s.End.Reason == policy.ReasonAbandoned:
-		return ar
-	default:
-		age = uint(max(0, now.Sub(s.End.At)) / time.Second)
-	}
-	if ar.MaxAge != nil && *ar.MaxAge <= age {
-		return ar
-	}
-	tight := *ar
-	tight.MaxAge = &age
-	return &tight
-}
-
-// almostOver reports whether too little is left of the browser's session for an
-// authorization request. What cannot be told is for the callback to decide.
-func (c *core) almostOver(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
-	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.almostOver(s, r, ar.ClientID, s.Authenticated, c.h.now()).Allow
-}
-
-// outdatedApart reports whether an authorization request that a sign-on on the
-// browser's session s would answer could only be refused: its login would be a
-// session of its own, and s began with other credentials than are the user's now.
-// What cannot be told is for the callback to decide.
-func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
-	if !s.Fence.Past(s.Authenticated) {
-		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
-			return false
-		}
-	}
-	client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID)
-	if err != nil {
-		return false
-	}
-	if client.ApplicationType() == op.ApplicationTypeNative {
-		return true
-	}
-	a := admission{login: Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated}}
-	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.mayJoin(ctx, &a, r, s)
 }

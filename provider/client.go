@@ -70,13 +70,6 @@ func (c *globClient) PostLogoutRedirectURIGlobs() []string {
 	return c.globs.PostLogoutRedirectURIGlobs()
 }
 
-// The names of the clients that are kept with a session, and their length in
-// bytes.
-const (
-	maxClientNames = 10
-	maxClientName  = 64
-)
-
 // clientName returns the name by which users know a client.
 func (h *Hook) clientName(ctx context.Context, clientID string) string {
 	name := ""
@@ -87,17 +80,4 @@ func (h *Hook) clientName(ctx context.Context, clientID string) string {
 		name = clientID
 	}
 	return strings.ToValidUTF8(short(name, maxClientName), "")
-}
-
-// withName adds the name of a client to those of a session. The first one, which
-// the session began with, and the latest stay.
-func withName(names []string, name string) []string {
-	if name == "" || slices.Contains(names, name) {
-		return names
-	}
-	names = slices.Clone(names)
-	if len(names) >= maxClientNames {
-		names = slices.Delete(names, 1, 2+len(names)-maxClientNames)
-	}
-	return append(names, name)
 }

@@ -73,15 +73,14 @@ func (h *Hook) note(ctx context.Context, key string, version int64, v any) (int6
 	return h.cfg.Store.PutDocument(ctx, store.Document{Key: key, Version: version, Body: body, At: h.now(), NoHistory: true})
 }
 
-// dueBetween looks at what is due if that was long ago.
-func (h *Hook) dueBetween(ctx context.Context, last *time.Time) error {
+// dueBetween looks at what is due if that was long ago. It reports false if the store
+// seems to be down; what fails alone is put off, and holds nobody up.
+func (h *Hook) dueBetween(ctx context.Context, last *time.Time, errs *failures) bool {
 	if time.Since(*last) < dueEvery {
-		return nil
+		return true
 	}
-	var errs failures
-	h.sweepDue(ctx, &errs)
-	*last = time.Now()
-	return errs.join()
+	defer func() { *last = time.Now() }()
+	return h.sweepDue(ctx, errs)
 }
 
 // convergeKnown applies the settings of accounts that this process has met, where
@@ -237,14 +236,15 @@ func (h *Hook) pass(ctx context.Context, account string, version int64, c conver
 		lctx, cancel := h.bounded(ctx)
 		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, c.Pass.Cursor, applyPage)
 		cancel()
-		if err != nil {
-			errs.add(err)
+		errs.add(err)
+		if err != nil && !alone(err) {
 			if c.Pass.Cursor != "" && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 				c.Pass.Cursor, c.Pass.Until = "", time.Time{} // it may be the cursor that is no good
 				_, _ = h.note(ctx, key, version, c)
 			}
 			return false, errs.join()
 		}
+		c.Pass.Broken = c.Pass.Broken || err != nil
 		failed, late, err := h.applyPage(ctx, page, &errs)
 		if err != nil {
 			errs.add(err)
@@ -264,8 +264,7 @@ func (h *Hook) pass(ctx context.Context, account string, version int64, c conver
 			errs.add(ctx.Err())
 			return err == nil && ctx.Err() == nil && !late, errs.join()
 		}
-		if err := h.dueBetween(ctx, &lastDue); err != nil {
-			errs.add(err)
+		if !h.dueBetween(ctx, &lastDue, &errs) {
 			return false, errs.join()
 		}
 	}
@@ -313,12 +312,11 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			return
 		}
 		this := h.applySubject(ctx, subject)
-		var rules *rulesError
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case this == nil:
-		case errors.As(this, &rules), errors.Is(this, store.ErrConflict): // the others fare better
+		case alone(this), errors.Is(this, store.ErrConflict):
 			errs.add(this)
 			failed = true
 		case err == nil:
@@ -461,13 +459,14 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 		lctx, cancel := h.bounded(ctx)
 		page, next, err := h.cfg.Store.List(lctx, f, w.Cursor, walkPage)
 		cancel()
-		if err != nil {
+		if err != nil && !alone(err) {
 			if w.Cursor != "" && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 				w.Cursor, w.Until = "", time.Time{} // it may be the cursor that is no good
 				_, _ = h.note(ctx, walkKey, version, w)
 			}
 			return err
 		}
+		errs.add(err)
 		for i := range page {
 			if ctx.Err() != nil {
 				break
@@ -510,8 +509,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 		if w.Cursor = next; next == "" {
 			break
 		}
-		if err := h.dueBetween(ctx, &lastDue); err != nil {
-			errs.add(err)
+		if !h.dueBetween(ctx, &lastDue, &errs) {
 			return errs.join()
 		}
 	}

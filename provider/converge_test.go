@@ -537,6 +537,83 @@ func TestWhatFailsAloneHoldsNobodyUp(t *testing.T) {
 	})
 }
 
+// A user whose rules cannot be had is put off, and the settings of an account are
+// applied to all others meanwhile.
+func TestAUserWithoutRulesDoesNotHoldUpSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := errors.New("no such account")
+		slow := &watchedStore{Store: memstore.New(), admit: func() { time.Sleep(5 * time.Millisecond) }}
+		x := tenants(t, slow, limits(0, 0, 1, policy.EndOldest), func(cfg *provider.Config) {
+			of := cfg.Settings
+			cfg.Settings = settingsOf(func(ctx context.Context, account string) (policy.Account, error) {
+				if account == "bad" {
+					return policy.Account{}, bad
+				}
+				return of.Account(ctx, account)
+			})
+		})
+		began := time.Now()
+		const users = 4000 // 5 s, four at once
+		for i := range users {
+			for n := range 2 {
+				x.session(t, fmt.Sprintf("big.user%d", i), n, began.Add(time.Duration(n)*time.Second), time.Time{})
+			}
+		}
+		for n := range 4 {
+			x.session(t, fmt.Sprintf("bad.user%d", n), 0, began, began.Add(time.Duration(n)*time.Second))
+		}
+		err := x.hook.Sweep(t.Context())
+		require.ErrorIs(t, err, bad)
+		require.Equal(t, users, x.unended(t, "big"))
+	})
+}
+
+// A fence that cannot be carried out, because one session of its subject is locked by
+// somebody, is put off like a session.
+func TestAFenceThatCannotBeCarriedOutHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locked := &lockedStore{Store: memstore.New()}
+		x := tenants(t, locked, limits(0, 0, 1, policy.EndOldest), nil)
+		began := time.Now()
+		stuck := x.session(t, "one.stuck", 0, began, time.Time{})
+		other := x.session(t, "one.other", 0, began, time.Time{})
+		for n := range 2 {
+			x.session(t, "two.alice", n, began.Add(time.Duration(n)*time.Second), time.Time{})
+		}
+		for i, s := range []store.Session{stuck, other} {
+			_, err := x.store.PutFence(t.Context(), store.Fence{
+				Subject: s.Subject, At: began.UTC(), Reason: policy.ReasonCredentialChange, Due: began.Add(time.Duration(i) * time.Second).UTC(),
+			})
+			require.NoError(t, err)
+		}
+		time.Sleep(2 * time.Second)
+		locked.id = stuck.ID
+		require.ErrorIs(t, x.hook.Sweep(t.Context()), context.DeadlineExceeded)
+		require.NotNil(t, x.ended(t, other.ID), "the next fence was carried out")
+		require.Equal(t, 1, x.unended(t, "two"), "settings were applied")
+		require.NoError(t, x.hook.Sweep(t.Context()), "it is put off")
+
+		locked.id = ""
+		time.Sleep(10 * time.Minute)
+		require.NoError(t, x.hook.Sweep(t.Context()))
+		require.NotNil(t, x.ended(t, stuck.ID))
+	})
+}
+
+// A lockedStore has a session that somebody else has locked: who writes it waits.
+type lockedStore struct {
+	store.Store
+	id string
+}
+
+func (s *lockedStore) Update(ctx context.Context, session store.Session) (int64, error) {
+	if session.ID == s.id {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return s.Store.Update(ctx, session)
+}
+
 // A clock that was a day ahead and is set right holds nothing up for a day: the pass
 // that counts, what a sweep took to itself, a notification that is tried again, a
 // login whose code was not redeemed.

@@ -42,3 +42,22 @@ func TestCountersThatWaitAreBounded(t *testing.T) {
 	require.Len(t, s.accounts, dropAtOnce)
 	require.WithinDuration(t, time.Now().Add(-CountsKept-dropEvery), s.before, time.Hour)
 }
+
+// However many accounts have live sessions, the store is given no more at a time than it
+// takes.
+func TestLiveSessionsOfManyAccountsAreCounted(t *testing.T) {
+	s := memstore.New()
+	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
+	require.NoError(t, err)
+	live := map[string]int64{}
+	for i := range 2*store.MaxAddedCounts + 1 {
+		live[fmt.Sprint(i)] = 1
+	}
+	hour := time.Now().UTC().Truncate(time.Hour)
+	require.NoError(t, h.countLive(t.Context(), hour, live))
+	for account := range live {
+		counts, err := s.ReadCounts(t.Context(), account, hour, hour.Add(time.Hour))
+		require.NoError(t, err)
+		require.Len(t, counts, 1)
+	}
+}

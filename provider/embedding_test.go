@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,11 +181,11 @@ func TestWhatFailsLeavesNoSlot(t *testing.T) {
 		},
 		"assertion": func(s *setup) optest.Reply { return s.JWTProfile(optest.SubjectOf("alice")) },
 		"id_token": func(s *setup) optest.Reply {
-			v := s.Browser().Login(optest.Web, "alice", url.Values{"response_type": {"id_token"}})
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
 			return optest.Reply{Status: map[bool]int{true: 500, false: 200}[v.Error() != ""]}
 		},
 		"implicit": func(s *setup) optest.Reply {
-			v := s.Browser().Login(optest.Web, "alice", url.Values{"response_type": {"id_token token"}})
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
 			return optest.Reply{Status: map[bool]int{true: 500, false: 200}[v.Error() != ""]}
 		},
 	}
@@ -314,6 +315,52 @@ func TestTokensOfTheProvidersOwn(t *testing.T) {
 	_, err = token(provider.InSession(job(), sid), "alice")
 	require.Error(t, err)
 	require.Len(t, s.live(t, "alice"), 0)
+}
+
+// What is stated is for requests of the provider's own types. The tokens of op's own
+// requests are of the sessions that these are about, whatever the context says.
+func TestWhatIsStatedIsNotForRequestsOfOp(t *testing.T) {
+	for name, embedding := range optest.Embeddings {
+		t.Run(name, func(t *testing.T) {
+			var stated atomic.Pointer[string]
+			s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
+				inMemory(p, o)
+				o.Embedding = embedding
+				o.Middleware = func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if sid := stated.Load(); sid != nil {
+							r = r.WithContext(provider.InSession(r.Context(), *sid))
+						}
+						next.ServeHTTP(w, r)
+					})
+				}
+			})
+			alices := s.sid(t, optest.Web, s.Login(optest.Web, "alice"))
+			before, err := s.hook.Session(t.Context(), alices)
+			require.NoError(t, err)
+			stated.Store(&alices)
+
+			web := s.Login(optest.Web, "bob")
+			bobs := s.sid(t, optest.Web, web)
+			require.NotEqual(t, alices, bobs)
+			require.Equal(t, bobs, s.sid(t, optest.Web, ok(t, s.Refresh(optest.Web, web.RefreshToken()))))
+			exchanged := s.Login(optest.Exchange, "admin")
+			own := s.sid(t, optest.Exchange, exchanged)
+			exchanged = ok(t, s.TokenExchange(optest.Exchange, exchanged.AccessToken(), optest.AccessTokenType, nil))
+			require.Equal(t, own, s.Introspect(optest.Exchange, exchanged.AccessToken()).String("sid"))
+			require.NotEqual(t, alices, s.sid(t, optest.Native, s.DeviceLogin(optest.Native, "alice")))
+			for _, sessionless := range []optest.Reply{s.ClientCredentials(), s.JWTProfile("")} {
+				require.NotContains(t, s.Introspect(optest.Exchange, ok(t, sessionless).AccessToken()).JSON, "sid")
+			}
+			implicit := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token"}})
+			_, claims := readJWT(t, implicit.Params.Get("id_token"))
+			require.NotEqual(t, alices, claims["sid"])
+
+			after, err := s.hook.Session(t.Context(), alices)
+			require.NoError(t, err)
+			require.Equal(t, before.Grants, after.Grants, "nobody came into it")
+		})
+	}
 }
 
 func active(r optest.Reply) bool {
@@ -646,6 +693,67 @@ func TestATimeOutInsideOfTheHook(t *testing.T) {
 		storage.takes = 0
 		ok(t, s.Refresh(optest.Web, got.RefreshToken()))
 		require.False(t, storage.reuse)
+	})
+}
+
+// notingExchanges is a storage that notes the tokens of the exchanges that it is asked about.
+type notingExchanges struct {
+	*optest.Intercepted
+	note func(subject, actor string)
+}
+
+func (s notingExchanges) ValidateTokenExchangeRequest(ctx context.Context, r op.TokenExchangeRequest) error {
+	s.note(r.GetExchangeSubjectTokenIDOrToken(), r.GetExchangeActorTokenIDOrToken())
+	return s.Intercepted.ValidateTokenExchangeRequest(ctx, r)
+}
+
+// The same while the tokens of an exchange are looked up: the look-ups that one under way
+// still makes are of these tokens, though the response is over.
+func TestATimeOutAmidAnExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls, slow atomic.Int64
+		var noted atomic.Pointer[[2]string]
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
+			o.InMemory = true
+			o.Wrap = func(st *optest.Storage) op.Storage {
+				return notingExchanges{
+					Intercepted: &optest.Intercepted{Storage: st, Before: func(_ context.Context, method string) error {
+						if method == "TokenRequestByRefreshToken" && calls.Add(1) == slow.Load() {
+							time.Sleep(2 * time.Second)
+						}
+						return nil
+					}},
+					note: func(subject, actor string) { noted.Store(&[2]string{subject, actor}) },
+				}
+			}
+			o.Inside = func(_ *op.Provider, next http.Handler) http.Handler {
+				return http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					next.ServeHTTP(w, r.WithContext(context.WithoutCancel(r.Context()))) // what was begun is finished
+				}), time.Second, "slow")
+			}
+		})
+		subject, actor := s.Login(optest.Exchange, "admin").RefreshToken(), s.Login(optest.Exchange, "admin").RefreshToken()
+		exchange := func() optest.Reply {
+			return s.TokenExchange(optest.Exchange, subject, string(oidc.RefreshTokenType), url.Values{
+				"actor_token": {actor}, "actor_token_type": {string(oidc.RefreshTokenType)},
+			})
+		}
+		calls.Store(0)
+		ok(t, exchange())
+		n, want := calls.Load(), *noted.Load()
+		require.Equal(t, int64(4), n, "op looks at both, and the hook")
+		require.NotEqual(t, want[0], want[1])
+		for i := range n {
+			calls.Store(0)
+			slow.Store(i + 1)
+			require.Equal(t, http.StatusServiceUnavailable, exchange().Status)
+			time.Sleep(2 * time.Second)
+			require.Equal(t, want, *noted.Load(), "look-up %d", i+1)
+		}
+		slow.Store(0)
+		ok(t, exchange())
+		ok(t, s.Refresh(optest.Exchange, subject))
+		ok(t, s.Refresh(optest.Exchange, actor))
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
@@ -330,4 +331,121 @@ func originsOf(addresses []string) []string {
 		}
 	}
 	return list
+}
+
+// TerminateSessionFromRequest ends the session that the hint names, the "sid" of
+// an ID token that op has verified (RP-Initiated Logout 1.0 section 2), or the
+// browser's, once its user has said so.
+func (c *core) TerminateSessionFromRequest(ctx context.Context, er *op.EndSessionRequest) (string, error) {
+	req, leave := c.h.enter(ctx)
+	defer leave()
+	if req == nil {
+		return "", c.noHandler(ctx)
+	}
+	if err := c.issued(ctx); err != nil {
+		return "", err
+	}
+	if err := c.checkLogoutHint(ctx, req, er); err != nil {
+		return "", err
+	}
+	w, err := c.whoseLogout(ctx, req, er)
+	if err != nil {
+		return "", c.outage(ctx, req, err)
+	}
+	if w.ask != nil {
+		req.page = w.ask
+		return er.RedirectURI, nil // which the page takes the place of
+	}
+	redirect := er.RedirectURI
+	own, precise := c.Storage.(op.CanTerminateSessionFromRequest)
+	if precise {
+		var err error
+		if redirect, err = own.TerminateSessionFromRequest(ctx, w.request(er)); err != nil {
+			return "", err
+		}
+	}
+	last := true
+	var ended []endedLogout
+	if w.user != "" {
+		var err error
+		if last, ended, err = c.logout(ctx, w.user, er.ClientID, w.sid, w.hinted); err != nil {
+			return "", c.outage(ctx, req, err)
+		}
+	}
+	if !precise && last {
+		if err := c.Storage.TerminateSession(ctx, w.user, er.ClientID); err != nil {
+			return "", err
+		}
+	}
+	// The browser keeps its cookie, which is good for nothing any more but to say
+	// why: without it the provider's own sign-on could continue what has ended.
+	c.leave(ctx, req, ended, redirect)
+	return redirect, nil
+}
+
+// An endedLogout is a session that a logout ended, and when its applications were
+// told.
+type endedLogout struct {
+	session store.Session
+	told    <-chan struct{}
+}
+
+// logout ends sessions of a subject, and reports whether none with the client is
+// left that is live: TerminateSession of a typical storage ends them all. An empty
+// ID is none: a hint from before the installation has no other.
+func (c *core) logout(ctx context.Context, userID, clientID string, sids ...string) (last bool, ended []endedLogout, err error) {
+	h := c.h
+	ctx = context.WithoutCancel(ctx) // of which each step has a time of its own: OnEnd may use up its
+	subject := subjectOf(ctx, userID)
+	for _, sid := range sids {
+		if sid == "" {
+			continue
+		}
+		s, told, err := c.logoutOf(ctx, subject, sid)
+		if err != nil {
+			return false, ended, err
+		}
+		if told != nil {
+			ended = append(ended, endedLogout{s, told})
+		}
+	}
+	for cursor := ""; ; {
+		page, next, err := h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
+		if errors.Is(err, store.ErrUnreadable) {
+			return false, ended, nil // there may be one that is live
+		}
+		if err != nil {
+			return false, ended, err
+		}
+		if len(page) > 0 {
+			return false, ended, nil
+		}
+		if next == "" {
+			return true, ended, nil
+		}
+		cursor = next
+	}
+}
+
+// logoutOf ends one session, if it is the subject's and has not ended; told is nil
+// if not.
+func (c *core) logoutOf(ctx context.Context, subject store.Subject, sid string) (s store.Session, told <-chan struct{}, err error) {
+	h := c.h
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	s, err = h.getOrLost(ctx, sid)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (s.Subject != subject || s.End != nil) {
+		return s, nil, nil
+	}
+	if err != nil {
+		return s, nil, err
+	}
+	return h.endTelling(ctx, s, h.rulesToEnd(ctx, &s), policy.ReasonLogout, subject.ID)
+}
+
+// TerminateSession is called by op only where TerminateSessionFromRequest is
+// missing, which it is not. An embedder who calls it means the user's sessions
+// with the client, as the storage does.
+func (c *core) TerminateSession(ctx context.Context, userID, clientID string) error {
+	return c.Storage.TerminateSession(ctx, userID, clientID)
 }

@@ -280,3 +280,43 @@ func TestSkewedClocksAndANewLoginByTheSameName(t *testing.T) {
 		require.Len(t, slow.live(t, "alice"), 1)
 	})
 }
+
+// What a clock that was a day ahead wrote in a session, when its user authenticated and
+// when it was used last, stays when the clock is set right: of two clocks nobody knows
+// which one is right, and the mending by one that is behind would sign everybody out. The
+// session lasts for a day longer, and no more: what is used meanwhile moves nothing.
+func TestAClockADayAheadLengthensByADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const day = 24 * time.Hour
+		x := tenants(t, memstore.New(), limits(2*time.Hour, time.Hour, 0, 0), nil)
+		began := time.Now()
+		used := x.session(t, "acme.used", 0, began.Add(day), began.Add(day+time.Hour))
+		unused := x.session(t, "acme.unused", 0, began.Add(day), began.Add(day+time.Hour))
+		reaches := func(after time.Duration) {
+			t.Helper()
+			for time.Since(began) < after {
+				time.Sleep(min(10*time.Minute, after-time.Since(began)))
+				require.NoError(t, x.hook.Sweep(t.Context()))
+			}
+		}
+		for h := range 24 {
+			reaches(time.Duration(h) * time.Hour)
+			require.NoError(t, x.hook.Heartbeat(t.Context(), used.ID, "web"))
+			s, err := x.hook.Session(t.Context(), used.ID)
+			require.NoError(t, err)
+			require.Equal(t, used.LastActivity, s.LastActivity)
+		}
+		reaches(day + 59*time.Minute)
+		require.NoError(t, x.hook.Heartbeat(t.Context(), used.ID, "web"))
+		require.Nil(t, x.ended(t, unused.ID))
+		reaches(day + time.Hour)
+		require.Equal(t, policy.ReasonInactivity, x.ended(t, unused.ID).Reason)
+		reaches(day + 90*time.Minute)
+		require.NoError(t, x.hook.Heartbeat(t.Context(), used.ID, "web"))
+		reaches(day + 2*time.Hour - time.Millisecond)
+		require.NoError(t, x.hook.Heartbeat(t.Context(), used.ID, "web"))
+		reaches(day + 2*time.Hour)
+		require.ErrorIs(t, x.hook.Heartbeat(t.Context(), used.ID, "web"), provider.ErrEnded)
+		require.Equal(t, policy.ReasonActiveLimit, x.ended(t, used.ID).Reason)
+	})
+}

@@ -155,3 +155,14 @@ func logMistakes(ctx context.Context, e Event) {
 		slog.WarnContext(ctx, string(e.Type), slog.Any("error", e.Err))
 	}
 }
+
+// Changed says that the settings of an account were changed: this process reads
+// them at their next use, and [Hook.Run] applies them to live sessions at once
+// instead of at its next sweep. Without it both happen a little later.
+func (h *Hook) Changed(account string) {
+	h.settings.outdate(account)
+	select {
+	case h.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}

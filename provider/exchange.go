@@ -87,7 +87,7 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		return x.answer(ctx, req, invalidToken(err, "subject_token"), oidc.ErrInvalidRequest())
 	}
 	f.subject = subject
-	if acts, doubled := req.param("actor_token"); acts != "" || doubled || tr.GetExchangeActor() != "" {
+	if acts, unclear := req.param("actor_token"); acts != "" || unclear || tr.GetExchangeActor() != "" {
 		actor, err := x.exchanged(ctx, req, exchangeToken{
 			name: "actor_token", client: tr.GetClientID(), kind: tr.GetExchangeActorTokenType(), vouched: req.vouched.actor,
 			token: tr.GetExchangeActorTokenIDOrToken(), user: tr.GetExchangeActor(), claims: tr.GetExchangeActorTokenClaims(),
@@ -113,15 +113,18 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		if state.session, state.ruling, err = x.h.admit(ctx, req, a); err != nil {
+		if state.session, state.ruling, err = x.h.admit(ctx, a); err != nil {
 			return x.answer(ctx, req, deadOr(err), oidc.ErrInvalidRequest())
 		}
-		state.authenticated, state.acr = restsOn(a.login.AuthTime, &state.session), a.acr
+		state.authenticated, state.acr = restsOn(a.authTime, &state.session), a.acr
 		// What ended the session that it is made from may have come before this
 		// one was there to be ended.
 		if state.session, err = x.h.endedWithParent(ctx, state.session); err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
+	}
+	if state.ruling, err = x.h.withParents(ctx, state.session, state.ruling); err != nil {
+		return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 	}
 	req.exchange = state
 	use := policy.Use{Client: f.GetClientID(), Authenticated: state.authenticated}
@@ -149,8 +152,8 @@ func (x exchanger) exchangeAdmission(ctx context.Context, req *request, f *excha
 	if err != nil {
 		return admission{}, err
 	}
-	a := admission{reserve: true, acr: f.subject.acr}
-	a.login = Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated}
+	a := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
+	a.reserve, a.acr = true, f.subject.acr
 	name := []string{"exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID()}
 	parent := &f.subject.session
 	if parent.ID == "" {
@@ -197,6 +200,9 @@ var errDeadToken = &refusedError{text: "the token has expired, or its login sess
 
 // errOtherKind refuses a token of ours that is not what the request calls it.
 var errOtherKind = &refusedError{text: "the token is not of the type that the request says, or is no token"}
+
+// errUnclear refuses a token of which nobody can tell how it was presented.
+var errUnclear = &refusedError{text: "the token is there more than once, or in a form that is too long or not application/x-www-form-urlencoded"}
 
 // invalidToken says in a refusal, as op does, which token it is about.
 func invalidToken(err error, which string) error {
@@ -346,11 +352,12 @@ var errSpent = &refusedError{text: "the refresh token was refreshed already, and
 // exchangedRefreshToken looks a refresh token up that is exchanged for others. It
 // stands here as at a refresh, and what is refused has the same consequences. op had
 // it looked up already, by TokenRequestByRefreshToken; for the actor of an exchange
-// as well, before the subject is asked for, and so one of two is looked up again.
+// as well, before the subject is asked for, and so one of two is looked up again: as part
+// of this call, which goes on when the response is over.
 func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
-			if _, err := c.TokenRequestByRefreshToken(ctx, e.token); err != nil {
+			if _, err := c.lookUp(ctx, req, e.token); err != nil {
 				if e.vouched {
 					return c.exchangedForeign(ctx, req, e, err)
 				}
@@ -361,6 +368,9 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 	st := req.refresh
 	if req.refused != nil {
 		st = req.refused.state
+	}
+	if st == nil || st.presented != e.token {
+		return presentedToken{}, c.noHandler(ctx) // the response went out before it was looked up
 	}
 	if owner := st.token.Client; owner != e.client && !c.mayExchange(ctx, req, e.client, owner) {
 		return presentedToken{}, errDeadToken // as a refresh tells another client nothing
@@ -400,9 +410,9 @@ func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeTok
 // presented. What the storage says is in one that it vouches for counts only for a
 // token that nobody else can read.
 func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
-	presented, doubled := req.param(e.name)
-	if doubled {
-		return "", otherKind, nil, errOtherKind
+	presented, unclear := req.param(e.name)
+	if unclear || presented == "" {
+		return "", otherKind, nil, errUnclear
 	}
 	typ, claims, isJWT := parseJWT(presented)
 	if !isJWT {
@@ -515,7 +525,7 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 		return err
 	}
 	if ex := req.exchange; ex != nil && ex.session.ID != "" && !ex.session.ReservedUntil.IsZero() {
-		s, err := x.h.confirm(ctx, ex.session, ex.ruling)
+		s, err := x.h.confirmFor(ctx, req, ex.session, ex.ruling)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}

@@ -15,15 +15,6 @@ import (
 // authentication begins one. The documents follow, one by one, so that everybody is
 // told; what is missing a sweep does.
 
-// load reads a session as it is: one that its subject's fence stops has ended.
-func (h *Hook) load(ctx context.Context, id string) (store.Session, error) {
-	s, err := h.cfg.Store.Get(ctx, id)
-	if err == nil {
-		h.obey(ctx, &s)
-	}
-	return s, err
-}
-
 // obey makes an ended session of one that its subject's fence stops. It is not
 // written.
 func (h *Hook) obey(ctx context.Context, s *store.Session) {
@@ -162,20 +153,32 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 	due, err := h.cfg.Store.DueFences(dctx, h.now(), fenceBatch)
 	if err != nil {
 		errs.add(fmt.Errorf("fences: %w", err))
+	}
+	if err != nil && !alone(err) {
 		return false
 	}
+	began := time.Now()
 	for _, f := range due {
 		err := h.sweepFence(ctx, f)
+		if err == nil {
+			continue
+		}
 		errs.add(err)
-		if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
-			return false // the others would wait as long for what does not answer
+		if ctx.Err() != nil || time.Since(began) > sweepLease/2 {
+			return false // what follows may wait as long for what does not answer
+		}
+		// What fails alone is put off. If that fails too the store seems to be down.
+		if err := h.moveFence(ctx, f, h.now().Add(announceEvery)); err != nil {
+			errs.add(fmt.Errorf("fences: %w", err))
+			return false
 		}
 	}
 	return true
 }
 
 func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
-	if _, err := h.endStopped(ctx, f, (*store.Session).Fenced); err != nil {
+	_, err := h.endStopped(ctx, f, (*store.Session).Fenced)
+	if err != nil {
 		return fmt.Errorf("end what a fence stops: %w", err)
 	}
 	return h.carriedOut(ctx, f)
@@ -183,12 +186,17 @@ func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
 
 // carriedOut notes that all that a fence stops has ended in its own document.
 func (h *Hook) carriedOut(ctx context.Context, f store.Fence) error {
-	ctx, cancel := h.detach(ctx)
-	defer cancel()
 	due := h.fenceLife(f)
 	if !h.now().Before(due) {
 		due = time.Time{}
 	}
+	return h.moveFence(ctx, f, due)
+}
+
+// moveFence notes when a sweep has to look at a fence next; zero: it is forgotten.
+func (h *Hook) moveFence(ctx context.Context, f store.Fence, due time.Time) error {
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
 	err := h.cfg.Store.MoveFence(ctx, f, due)
 	if errors.Is(err, store.ErrConflict) {
 		return nil // another one was put, and is due

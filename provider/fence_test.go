@@ -374,3 +374,44 @@ func TestWhatAnEndSpares(t *testing.T) {
 		ok(t, s.Refresh(optest.Web, bobs.RefreshToken()))
 	})
 }
+
+// A page that asks at the cap was open when all sessions but one ended: who stands there
+// authenticated before, and may not end the one that goes on. At the page of an
+// application, and at that of a device, the first time and with an answer.
+func TestAPageOfTheCapIsOverWithAnEndOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(0, 0, 1, policy.Ask), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			o.Storage = optest.NewStorage()
+		})
+		mine := s.Login(optest.Web, "alice")
+		sid := s.sid(t, optest.Web, mine)
+		b := s.Browser()
+		page := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+		d := s.desk(t, "alice", "ABCD-EFGH")
+		desk, _ := d.do(nil)
+		mustBeAsked(t, desk)
+		late := s.desk(t, "alice", "IJKL-MNOP") // has signed in, and not confirmed yet
+		time.Sleep(time.Second)
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByUser, "alice", sid)
+		require.NoError(t, err)
+
+		_, decision := late.do(nil)
+		require.Equal(t, provider.DeviceDecision{Deny: true}, decision)
+		_, decision = d.do(d.answers(desk, answer(sid)))
+		require.Equal(t, provider.DeviceDecision{Deny: true}, decision)
+		require.Equal(t, "login_required", b.Submit(page, answer(sid)).Error())
+		require.Empty(t, s.seen(provider.EventEnded))
+		for _, e := range s.seen(provider.EventRefused) {
+			require.Equal(t, policy.ReasonEndedByUser, e.Reason)
+		}
+		require.Len(t, s.seen(provider.EventRefused), 3)
+		ok(t, s.Refresh(optest.Web, mine.RefreshToken()))
+
+		time.Sleep(time.Second) // who authenticates after it is asked, and may
+		d = s.desk(t, "alice", "ABCD-EFGH")
+		desk, _ = d.do(nil)
+		_, decision = d.do(d.answers(mustBeAsked(t, desk), answer(sid)))
+		require.Equal(t, provider.DeviceDecision{Approve: true}, decision)
+	})
+}

@@ -87,6 +87,9 @@ func (c *core) inSession(ctx context.Context, req *request, tr op.TokenRequest, 
 	}
 	s, r, err := c.h.inUse(ctx, s)
 	if err == nil {
+		r, err = c.h.withParents(ctx, s, r)
+	}
+	if err == nil {
 		err = usable(&s, r, c.h.now(), policy.Use{Client: client})
 	}
 	return s, r, client, err

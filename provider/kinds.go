@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -76,23 +77,41 @@ func (c *core) beforeInstallation(ctx context.Context, issued time.Time) (bool, 
 // adopting reports whether tokens from before the installation are still taken.
 func (c *core) adopting() bool { return c.h.now().Before(c.h.cfg.AdoptUntil) }
 
+// oddType is the type of a JWT that nobody issues as it is written.
+const oddType = "odd"
+
 // parseJWT returns the type in a JWT's header, in lower case and without
 // "application/" (RFC 7515 section 4.1.9), and its claims. It verifies nothing.
+//
+// A storage may verify tokens by a library that reads more than op does, white space
+// and the JSON serialization (RFC 7515 section 7.2) among it. What anybody could read
+// as a JWT must not pass here for something else.
 func parseJWT(token string) (typ string, claims map[string]any, ok bool) {
+	token = strings.Join(strings.Fields(token), "")
 	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
+	if strings.HasPrefix(token, "{") {
+		var jws struct{ Payload string }
+		if json.Unmarshal([]byte(token), &jws) != nil {
+			return "", nil, false
+		}
+		parts = []string{"", jws.Payload, ""}
+	}
+	if len(parts) != 3 || !decodePart(parts[1], &claims) || claims == nil {
 		return "", nil, false
 	}
 	var header struct {
 		Type string `json:"typ"`
 	}
-	for i, into := range []any{&header, &claims} {
-		decoded, err := base64.RawURLEncoding.DecodeString(parts[i])
-		if err != nil || json.Unmarshal(decoded, into) != nil {
-			return "", nil, false
-		}
+	if !decodePart(parts[0], &header) {
+		return oddType, claims, true
 	}
-	return strings.TrimPrefix(strings.ToLower(header.Type), "application/"), claims, claims != nil
+	return strings.TrimPrefix(strings.ToLower(header.Type), "application/"), claims, true
+}
+
+// decodePart decodes the header or the claims of a JWT.
+func decodePart(part string, into any) bool {
+	decoded, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(part, "="))
+	return err == nil && json.Unmarshal(decoded, into) == nil
 }
 
 // bare decides about the ID of an access token that the hook did not seal, by the
@@ -170,26 +189,51 @@ func (req *request) bearer() string {
 	return token
 }
 
-// param returns a parameter of the request's query or form. Of several by one name
-// nobody can tell which one op takes: then it is empty, and doubled is true (RFC 6749
-// section 3.2 forbids it).
-func (req *request) param(name string) (value string, doubled bool) {
+// param returns a parameter of the request's query or form. unclear says that nobody
+// can tell which value op takes: there are several (RFC 6749 section 3.2 forbids it),
+// or op reads a form that was not kept. op takes names in any case.
+func (req *request) param(name string) (value string, unclear bool) {
+	if req.unread() {
+		return "", true
+	}
 	all, _ := req.logoutForm()
-	switch values := all[name]; len(values) {
+	var found []string
+	for other, values := range all {
+		if strings.EqualFold(other, name) {
+			found = append(found, values...)
+		}
+	}
+	switch len(found) {
 	case 0:
 		return "", false
 	case 1:
-		return values[0], false
+		return found[0], false
 	}
 	return "", true
+}
+
+// unread reports whether the request posts a form that op reads and keepForm has not
+// kept: a long one, or one in many parts.
+func (req *request) unread() bool {
+	if req.posted != nil {
+		return req.posted.Len() >= maxPosted
+	}
+	return req.http != nil && req.http.Body != nil && strings.HasPrefix(formType(req.http), "multipart/")
 }
 
 // holderMark stands in a sealed access token without a session for the subject that
 // it was issued to: op does not authenticate what it puts beside the ID.
 func holderMark(s store.Subject) string { return grantID("holder", s.Issuer, s.ID) }
 
-// isForm reports whether a request posts a form as op reads it.
+// isForm reports whether a request posts a form as op reads it, by net/http: by the same
+// methods, and the very same type.
 func isForm(r *http.Request) bool {
-	return r.Method == http.MethodPost && r.Body != nil &&
-		strings.Contains(strings.ToLower(r.Header.Get("Content-Type")), "x-www-form-urlencoded")
+	return r.Body != nil && formType(r) == "application/x-www-form-urlencoded" &&
+		(r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch)
+}
+
+// formType is the media type of a request's body.
+func formType(r *http.Request) string {
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // as net/http, which takes it with a bad parameter too
+	return mediaType
 }

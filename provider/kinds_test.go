@@ -124,7 +124,7 @@ func (s issuerOnly) VerifyExchangeActorToken(ctx context.Context, token string, 
 	return s.VerifyExchangeSubjectToken(ctx, token, typ)
 }
 
-func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWorld {
+func newKindsWorld(t *testing.T, embedding optest.Embedding, wrap func(*optest.Storage) op.Storage) *kindsWorld {
 	t.Helper()
 	keys := provider.Keys{provider.NewKey(time.Now())}
 	sessions := memstore.New()
@@ -132,7 +132,7 @@ func newKindsWorld(t *testing.T, wrap func(*optest.Storage) op.Storage) *kindsWo
 		p.Store, p.Keys = sessions, keys
 		// Tokens from before the installation are still adopted: none of these is one.
 		p.AdoptUntil = time.Now().Add(time.Hour)
-		o.Wrap = wrap
+		o.Embedding, o.Wrap = embedding, wrap
 	}
 	_, err := sessions.PutDocument(t.Context(), store.Document{Key: "installation", At: time.Now().Add(-time.Hour), Body: make([]byte, 32)})
 	require.NoError(t, err)
@@ -586,22 +586,36 @@ func (w *kindsWorld) snapshot() string {
 	}
 }
 
+// elsewhere are the doors at which nothing of op's HTTP is in between.
+var elsewhere = []string{"Hook.AccessToken", "admin API", "back channel", "Resource, introspection", "Resource, JWT"}
+
+// The embeddings differ in who reads a request, not in what can be the matter with a
+// token: with the others, tokens that are good somewhere are tried.
 func TestATokenOpensOnlyItsOwnDoor(t *testing.T) {
 	quiet(t)
+	own := func(s *optest.Storage) op.Storage { return profiled{s} }
 	for name, world := range map[string]struct {
-		wrap    func(*optest.Storage) op.Storage
-		vouches bool
+		embedding  optest.Embedding
+		wrap       func(*optest.Storage) op.Storage
+		vouches    bool
+		situations []situation
+		without    []string // doors
 	}{
-		"the storage knows its own":                              {wrap: func(s *optest.Storage) op.Storage { return profiled{s} }},
-		"the storage vouches for each JWT":                       {func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, true} }, true},
-		"the storage vouches for each JWT, and does not say how": {func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, false} }, true},
+		"the storage knows its own":                              {wrap: own, situations: situations},
+		"the storage vouches for each JWT":                       {wrap: func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, true} }, vouches: true, situations: situations},
+		"the storage vouches for each JWT, and does not say how": {wrap: func(s *optest.Storage) op.Storage { return issuerOnly{profiled{s}, false} }, vouches: true, situations: situations},
+		"LegacyServer": {embedding: optest.AsLegacyServer, wrap: own, situations: []situation{live, otherClient}, without: elsewhere},
+		"Server":       {embedding: optest.AsServer, wrap: own, situations: []situation{live, otherClient}, without: elsewhere},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newKindsWorld(t, world.wrap)
+			w := newKindsWorld(t, world.embedding, world.wrap)
 			for _, kind := range tokenKinds {
-				for _, in := range situations {
+				for _, in := range world.situations {
 					text := kind.make(w, in)
 					for _, door := range tokenDoors {
+						if slices.Contains(world.without, door.name) {
+							continue
+						}
 						if text == "" {
 							text = kind.make(w, in)
 						}
@@ -665,6 +679,7 @@ var (
 		"provider.RevokeToken":                {"revocation"},
 		"provider.GetRefreshTokenInfo":        {"revocation"},
 		"provider.TokenRequestByRefreshToken": {"refresh", asRefresh, actRefr},
+		"provider.lookUp":                     {"refresh", asRefresh, actRefr},
 		"provider.exchangedForeign":           {asRefresh, actRefr},
 		"provider.kindOfExchanged":            {asAccess, asID, asJWT, actAccess, actID, actJWT},
 		"provider.isIDToken":                  {"authorize hint", "end_session hint"},
@@ -701,7 +716,7 @@ func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
 		known(kind.name, slices.Collect(maps.Keys(kind.opens)), true)
 	}
 
-	w := newKindsWorld(t, nil)
+	w := newKindsWorld(t, optest.AsProvider, nil)
 	require.NoError(t, chi.Walk(op.CreateRouter(w.p), func(_, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
 		doors, ok := doorsOfRoutes[route]
 		known("route "+route, doors, ok)

@@ -401,3 +401,21 @@ func TestRetriesAreSpread(t *testing.T) {
 		require.Greater(t, len(times), 15)
 	})
 }
+
+// An application with two grants in a session, of two of its tabs, is told once.
+func TestAnApplicationIsToldOncePerSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := startNotified(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
+			o.Storage = optest.NewStorage()
+			o.Storage.SSO = true
+		})
+		b := n.Browser()
+		sid := n.sid(t, optest.Web, ok(t, n.Code(optest.Web, b.Login(optest.Web, "alice", nil))))
+		require.Equal(t, sid, n.sid(t, optest.Web, ok(t, n.Code(optest.Web, b.Authorize(optest.Web, nil)))))
+		require.Len(t, n.kept(t, sid).Grants, 2)
+		require.NoError(t, n.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
+		require.Len(t, n.kept(t, sid).Deliveries, 1)
+		n.sweepFor(t, 10*time.Minute)
+		n.web.Once(sid)
+	})
+}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/zitadel/oidc/v3/pkg/oidc"
-
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -73,6 +71,33 @@ func (h *Hook) outlives(ctx context.Context, parent, child store.Session) bool {
 	return h.cfg.Outlives != nil && h.cfg.Outlives(ctx, parent.Clone(), child.Clone())
 }
 
+// errTooManyAncestors refuses one more exchange for another user.
+var errTooManyAncestors = &refusedError{text: fmt.Sprintf("the token was made by more than %d exchanges for other users in a row", maxAncestors)}
+
+// withParents returns the rules of a session with the earliest end of those that it was
+// made from, and ends with: no token outlives it.
+func (h *Hook) withParents(ctx context.Context, s store.Session, r ruling) (ruling, error) {
+	for range maxAncestors {
+		if s.Parent == "" || h.cfg.Outlives != nil {
+			break
+		}
+		parent, err := h.get(ctx, s.Parent)
+		if errors.Is(err, store.ErrNotFound) {
+			break // which ends it at its next use
+		}
+		if err != nil {
+			return r, err
+		}
+		pr, err := h.rulesOf(ctx, &parent)
+		if err != nil {
+			return r, err
+		}
+		r.within = pr.rules.Window(parent.Policy(), policy.Use{Within: r.within})
+		s = parent
+	}
+	return r, nil
+}
+
 // endWith ends a session as its parent ended.
 func (h *Hook) endWith(ctx context.Context, s store.Session, r ruling, end *store.End) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
@@ -120,8 +145,9 @@ func (h *Hook) endChildren(ctx context.Context, parent *store.Session) error {
 }
 
 // enterChild enters a session that is about to begin in the one that it is made from,
-// unless that has ended. With more than Config.MaxGrants the oldest one ends.
-func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string) error {
+// unless that has ended. It may never begin, and so takes nobody's place yet: see
+// boundChildren.
+func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	gone := map[string]bool{}
@@ -129,14 +155,12 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 		for _, sid := range parent.Children {
 			s, err := h.load(ctx, sid)
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
-				return err
+				return store.Session{}, err
 			}
 			gone[sid] = err != nil || s.End != nil
 		}
 	}
-	var tooMany []string
-	_, err := h.change(ctx, parent, func(s *store.Session) error {
-		tooMany = nil
+	return h.change(ctx, parent, func(s *store.Session) error {
 		switch {
 		case s.End != nil:
 			return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
@@ -144,20 +168,31 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 			return errNoChange
 		}
 		children := slices.DeleteFunc(slices.Clone(s.Children), func(sid string) bool { return gone[sid] })
-		surplus := max(0, len(children)+1-h.cfg.MaxGrants)
-		tooMany = children[:surplus:surplus]
-		s.Children = append(children[surplus:len(children):len(children)], sid)
+		s.Children = append(children, sid)
 		return nil
 	})
-	if err != nil {
-		return err
+}
+
+// boundChildren ends the oldest sessions that were made from one, where with the one
+// that has begun now there are more than Config.MaxGrants.
+func (h *Hook) boundChildren(ctx context.Context, parent store.Session, sid string) error {
+	others := slices.DeleteFunc(slices.Clone(parent.Children), func(other string) bool { return other == sid })
+	tooMany := others[:max(0, len(parent.Children)-h.cfg.MaxGrants)]
+	if len(tooMany) == 0 {
+		return nil
 	}
 	for _, sid := range tooMany {
 		if err := h.End(ctx, sid, policy.ReasonConcurrency, ""); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}
-	return nil
+	ctx, cancel := h.detach(ctx)
+	defer cancel()
+	_, err := h.change(ctx, parent, func(s *store.Session) error {
+		s.Children = slices.DeleteFunc(slices.Clone(s.Children), func(sid string) bool { return slices.Contains(tooMany, sid) })
+		return nil
+	})
+	return err
 }
 
 // mayHaveChild refuses to make a session from one that stands at the end of a long row.
@@ -173,5 +208,5 @@ func (h *Hook) mayHaveChild(ctx context.Context, s store.Session) error {
 			return err
 		}
 	}
-	return oidc.ErrInvalidRequest().WithDescription("the token was made by more than %d exchanges for other users in a row", maxAncestors)
+	return errTooManyAncestors
 }

@@ -152,7 +152,8 @@ type Config struct {
 	// Outlives says whether a session that was made from another one by token
 	// exchange, for another user, goes on when that one has ended: parent.End says
 	// how. It is asked at the end and at each later use, for as long as the end is
-	// remembered; see Remember. Nil: none does.
+	// remembered; after that nobody knows the parent, and the child is over; see
+	// Remember. Nil: none does.
 	Outlives func(ctx context.Context, parent, child store.Session) bool
 
 	// RemoteAddress returns the address of the client of a request, for a
@@ -401,7 +402,7 @@ func New(cfg Config) (*Hook, error) {
 			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
 		}
 	}
-	ring, err := seal.New(cfg.Keys, cfg.KeyRollover)
+	ring, err := seal.New(cfg.Keys.sealing(), cfg.KeyRollover)
 	if err != nil {
 		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
 	}

@@ -80,22 +80,6 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 	s.Codes = codes
 }
 
-// withoutAnswers returns the codes of a session without the answers of those that are
-// chosen.
-func withoutAnswers(codes []store.Code, chosen func(store.Code) bool) []store.Code {
-	old := func(x store.Code) bool { return x.Repeat != nil && chosen(x) }
-	if !slices.ContainsFunc(codes, old) {
-		return codes
-	}
-	codes = slices.Clone(codes)
-	for i := range codes {
-		if old(codes[i]) {
-			codes[i].Repeat, codes[i].Address = nil, nil
-		}
-	}
-	return codes
-}
-
 // redeemedAgain answers a code that has brought its tokens: within the grace with the
 // same answer, or with the newest one if its refresh token was exchanged meanwhile.
 func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {

@@ -62,8 +62,12 @@ func (h *Hook) sweepFailed(ctx context.Context, err error) {
 }
 
 // Sweep does once what [Hook.Run] does all the time. What is due comes first. When
-// the store fails it stops, and says so.
+// the store fails it stops, and says so. A store that is another one than it was it
+// leaves alone: its users may be nobody that this process knows.
 func (h *Hook) Sweep(ctx context.Context) error {
+	if err := h.notLost(ctx); err != nil {
+		return err
+	}
 	var errs failures
 	if !h.sweepDue(ctx, &errs) {
 		return errs.join()
@@ -84,8 +88,8 @@ func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
 		cancel()
-		if err != nil {
-			errs.add(err)
+		errs.add(err)
+		if err != nil && !alone(err) {
 			return false
 		}
 		if h.sweepAll(ctx, batch, errs) {
@@ -95,7 +99,7 @@ func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 			errs.add(ctx.Err())
 			return false
 		}
-		if len(batch) < sweepBatch {
+		if len(batch) < sweepBatch && err == nil {
 			return h.sweepFences(ctx, errs)
 		}
 	}
@@ -114,11 +118,10 @@ func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failur
 		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound) {
 			return
 		}
-		var rules *rulesError // that one was put off
 		mu.Lock()
 		defer mu.Unlock()
 		errs.add(err)
-		broken = broken || err != nil && !errors.As(err, &rules)
+		broken = broken || err != nil && !alone(err)
 	})
 	return broken
 }
@@ -183,6 +186,13 @@ type rulesError struct{ err error }
 
 func (e *rulesError) Error() string { return e.err.Error() }
 func (e *rulesError) Unwrap() error { return e.err }
+
+// alone reports whether an error is about one session or user, and others fare
+// better.
+func alone(err error) bool {
+	var rules *rulesError
+	return errors.As(err, &rules) || errors.Is(err, store.ErrUnreadable)
+}
 
 // sweepAgain is when a session whose rules cannot be had is looked at again. The
 // limits hold meanwhile.

@@ -351,25 +351,3 @@ func (h *Hook) AcceptStore(ctx context.Context) (string, error) {
 	}
 	return i.id(), nil
 }
-
-// notLost returns an error that wraps ErrStoreLost if the store has lost what it had:
-// before it is said that something is not in it.
-func (h *Hook) notLost(ctx context.Context) error {
-	if !h.watch.refuses || h.watch.known() == "" {
-		return nil
-	}
-	_, err := h.watch.installed(ctx)
-	return err
-}
-
-// getOrLost reads a session for who takes it for an answer that there is none: that is
-// said only by a store that is the one that it was.
-func (h *Hook) getOrLost(ctx context.Context, id string) (store.Session, error) {
-	s, err := h.get(ctx, id)
-	if errors.Is(err, store.ErrNotFound) {
-		if lost := h.notLost(ctx); lost != nil {
-			return s, lost
-		}
-	}
-	return s, err
-}

@@ -3,8 +3,10 @@ package provider_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -462,5 +464,37 @@ func TestADamagedInstallationIsAccepted(t *testing.T) {
 		_, err = s.hook.AcceptStore(t.Context())
 		require.NoError(t, err)
 		s.Login(optest.Web, "alice")
+	})
+}
+
+// A process that was given the address of another provider's store knows nobody there.
+// It says so, and takes none of the sessions for those of users who are gone.
+func TestASweepLeavesAnotherStoreAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), nil)
+		_, err := x.hook.StoreID(t.Context())
+		require.NoError(t, err)
+		s := x.session(t, "acme.alice", 0, time.Now(), time.Now().Add(30*time.Minute))
+		over := x.session(t, "acme.bob", 0, time.Now(), time.Now().Add(time.Minute))
+		var others []provider.Event
+		stranger := tenants(t, x.store, limits(time.Minute, 0, 0, 0), func(cfg *provider.Config) {
+			cfg.StoreID = "0123456789abcdef"
+			cfg.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) { return nil, nil }
+			cfg.Events = func(_ context.Context, e provider.Event) { others = append(others, e) }
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Hour)
+		defer cancel()
+		require.ErrorIs(t, stranger.hook.Run(ctx), context.DeadlineExceeded)
+		require.ErrorIs(t, stranger.hook.Sweep(t.Context()), provider.ErrStoreLost)
+		for _, one := range []store.Session{s, over} {
+			is, err := x.store.Get(t.Context(), one.ID)
+			require.NoError(t, err)
+			require.EqualValues(t, 1, is.Revision, "nobody wrote it")
+		}
+		require.True(t, slices.ContainsFunc(others, func(e provider.Event) bool {
+			return e.Type == provider.EventSweepFailed && errors.Is(e.Err, provider.ErrStoreLost)
+		}))
+		require.NoError(t, x.hook.Sweep(t.Context()))
+		require.Equal(t, policy.ReasonActiveLimit, x.ended(t, over.ID).Reason)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,6 +14,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 )
 
@@ -195,6 +197,36 @@ func TestAnAddressWithParametersOfItsOwnGetsGoodTokens(t *testing.T) {
 			require.NotEmpty(t, token, "%v", v)
 			require.Equal(t, http.StatusOK, s.Userinfo(token).Status)
 			require.Len(t, s.started(t, "alice"), 1)
+		})
+	}
+}
+
+// A storage that cannot delete the auth request: op answers with an error, whatever was
+// made before.
+func TestAnAuthRequestThatIsNotDeletedLeavesNoSlot(t *testing.T) {
+	for _, responses := range []string{"id_token", "id_token token", "code id_token", "code token", "token"} {
+		t.Run(responses, func(t *testing.T) {
+			var away atomic.Bool
+			s := start(t, limits(0, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
+				o.Wrap = func(st *optest.Storage) op.Storage {
+					return &optest.Intercepted{Storage: st, Before: func(_ context.Context, method string) error {
+						if method == "DeleteAuthRequest" && away.Load() {
+							return errUsersAway
+						}
+						return nil
+					}}
+				}
+			})
+			away.Store(true)
+			v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {responses}})
+			require.Equal(t, "server_error", v.Error())
+			require.Empty(t, s.started(t, "alice"))
+			require.Empty(t, s.seen(provider.EventStarted))
+			away.Store(false)
+			v = s.Browser().Login(optest.Implicit, "bob", url.Values{"response_type": {responses}})
+			require.Empty(t, v.Error(), v.Description())
+			require.Len(t, s.started(t, "bob"), 1)
+			require.Len(t, s.seen(provider.EventStarted), 1)
 		})
 	}
 }

@@ -133,11 +133,12 @@ func (f Fence) inUTC() Fence {
 	return f
 }
 
-// ParseFence returns the fence of a document. Its Revision is zero.
+// ParseFence returns the fence of a document. Its Revision is zero. Its errors wrap
+// [ErrUnreadable].
 func ParseFence(document string) (Fence, error) {
 	var f Fence
 	if err := json.NewDecoder(strings.NewReader(document)).Decode(&f); err != nil {
-		return Fence{}, fmt.Errorf("read the document of a fence: %w", err)
+		return Fence{}, fmt.Errorf("read the document of a fence: %w: %w", ErrUnreadable, err)
 	}
 	return f, nil
 }
@@ -160,6 +161,7 @@ type Fences interface {
 	MoveFence(ctx context.Context, f Fence, due time.Time) error
 
 	// DueFences returns up to limit fences whose Due time is set and not after
-	// now, the most overdue first. A limit below 1 is an error.
+	// now, the most overdue first. Those that cannot be read are not among the
+	// limit. A limit below 1 is an error.
 	DueFences(ctx context.Context, now time.Time, limit int) ([]Fence, error)
 }

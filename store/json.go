@@ -59,8 +59,9 @@ func (s *Session) sizeHint() int {
 }
 
 // UnmarshalJSON replaces s by the session of the document. Its Revision is then
-// zero. If the document's format is newer than [Format] the error wraps
-// [ErrFormat]: members that are only added do not make a new format.
+// zero. Its errors wrap [ErrUnreadable]. If the document's format is newer than
+// [Format] the error wraps [ErrFormat] too: members that are only added do not make a
+// new format.
 func (s *Session) UnmarshalJSON(data []byte) error { return unmarshal(data, s, (*decoder).session) }
 
 // ParseDocument returns the session of a document, as UnmarshalJSON reads it. The
@@ -423,7 +424,7 @@ func unmarshal[T any](data []byte, v *T, read func(*decoder, *T) error) error {
 
 func parse[T any](document string, read func(*decoder, *T) error) (v T, err error) {
 	if !utf8.ValidString(document) {
-		return v, errors.New("read session document: not valid UTF-8")
+		return v, fmt.Errorf("read session document: %w: not valid UTF-8", ErrUnreadable)
 	}
 	d := decoder{src: document}
 	err = read(&d, &v)
@@ -434,7 +435,7 @@ func parse[T any](document string, read func(*decoder, *T) error) (v T, err erro
 	}
 	if err != nil {
 		var none T
-		return none, fmt.Errorf("read session document: at byte %d: %w", d.pos, err)
+		return none, fmt.Errorf("read session document: %w: at byte %d: %w", ErrUnreadable, d.pos, err)
 	}
 	return v, nil
 }

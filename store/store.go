@@ -39,6 +39,12 @@ var (
 	// ErrFenced is wrapped by Create's error when all of the subject's sessions
 	// ended after the one to be added began: see [Fence].
 	ErrFenced = errors.New("older than the end of all sessions of the subject")
+
+	// ErrUnreadable is wrapped by errors about a session, or a fence, that is in the
+	// store and cannot be read: it is damaged, or a newer version of this package wrote
+	// it, and then the error wraps ErrFormat too. What such a session is, or whether it
+	// goes on, nobody knows until it is repaired.
+	ErrUnreadable = errors.New("the document cannot be read")
 )
 
 // Sessions keeps the login sessions of all subjects.
@@ -68,8 +74,14 @@ var (
 // must be tried again (a serialization failure, a busy database), the store
 // tries again until the context ends.
 //
+// One session that cannot be read does not hold up others. List, Due and DueFences
+// return those that can, as if it were not there, together with an error that wraps
+// ErrUnreadable and names it, or ten of them and how many more there are. It counts
+// for caps all the same: Create counts it, and Admit of its subject fails with such an
+// error. Delete removes it.
+//
 // An error that wraps one of the errors above, or decide's error, means that
-// nothing changed. Any other error means that the store could not answer;
+// nothing changed, but for a claim of Due. Any other error means that the store could not answer;
 // whether a write took effect is then unknown, unless its argument was refused.
 type Sessions interface {
 	// Get returns the session with the given ID, ended or not, with the fence of
@@ -131,7 +143,9 @@ type Sessions interface {
 	// than three times the lease from now is not heeded: the clock that made it
 	// was ahead, and was set right. A write of a claimed session
 	// releases the claim. A claim is not a write: the revision stays the
-	// same, and nobody but Due heeds it. A limit below 1 is an error.
+	// same, and nobody but Due heeds it. A session that cannot be read takes its
+	// place within the limit and is claimed as the others are: it is named again
+	// when the lease is over. A limit below 1 is an error.
 	Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]Session, error)
 
 	// Delete removes a session if its stored revision is still the given one.

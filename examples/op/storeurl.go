@@ -208,6 +208,9 @@ func parseRedis(parts urlParts, _ string) (storeURL, error) {
 		// The name may lead to another server some day, and the one before may
 		// not know that it is a replica, nor close its connections.
 		ConnMaxLifetime: 5 * time.Minute,
+		// A server that vanishes without a word leaves connections behind of which
+		// each would cost a request its whole time.
+		ConnMaxIdleTime: 10 * time.Second,
 	}
 	port := "6379"
 	path := strings.Split(parts.path, "/")

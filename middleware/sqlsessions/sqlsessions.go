@@ -94,12 +94,18 @@ func open(ctx context.Context, db *sql.DB) (*Store, error) {
 
 // changed returns how many rows a statement has changed. On a connection that can
 // only be read, or that the driver knows is broken, it has changed none, and is
-// executed on another: on as many as may be as old as that one, and one more.
+// executed on another: on as many as may be as old as that one, and one more. One that
+// has lost a race is executed again, until the context ends: then it sees who won.
 func (s *Store) changed(ctx context.Context, statement string, args ...any) (n int64, err error) {
-	for old := s.db.Stats().Idle + 1; ; old-- {
+	for old := s.db.Stats().Idle + 1; ; {
 		n, err = s.execute(ctx, statement, args...)
-		unchanged := readOnly(err) || errors.Is(err, driver.ErrBadConn)
-		if !unchanged || old == 0 || ctx.Err() != nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return n, err
+		case raced(err):
+		case old > 0 && (readOnly(err) || errors.Is(err, driver.ErrBadConn)):
+			old--
+		default:
 			return n, err
 		}
 	}
@@ -128,6 +134,11 @@ func (s *Store) execute(ctx context.Context, statement string, args ...any) (int
 
 // readOnly reports whether PostgreSQL says so: it is a standby, or is set up so.
 func readOnly(err error) bool { return sqlState(err) == "25006" }
+
+// raced reports whether PostgreSQL says that the same must be tried again: it could not
+// serialize, as only with another default_transaction_isolation than its own, or found
+// a deadlock.
+func raced(err error) bool { return sqlState(err) == "40001" || sqlState(err) == "40P01" }
 
 // sqlState returns the code of an error of PostgreSQL's, and nothing of another. The
 // drivers have no error in common, but this method.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -53,6 +54,19 @@ func TestContractPostgres(t *testing.T) {
 	t.Parallel()
 	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore {
 		return newStore(t, open(t, "pgx", enginetest.PostgresURL(t)))
+	})
+}
+
+// A database may have another isolation by default than PostgreSQL.
+func TestContractPostgresSerializable(t *testing.T) {
+	t.Parallel()
+	sessiontest.Run(t, func(t *testing.T) middleware.SessionStore {
+		u, err := url.Parse(enginetest.PostgresURL(t))
+		require.NoError(t, err)
+		query := u.Query()
+		query.Set("default_transaction_isolation", "serializable")
+		u.RawQuery = query.Encode()
+		return newStore(t, open(t, "pgx", u.String()))
 	})
 }
 

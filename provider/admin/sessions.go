@@ -189,12 +189,17 @@ func (a *Admin) page(ctx context.Context, f store.Filter, cursor string, limit i
 		return nil, "", err
 	}
 	page, next, err := a.cfg.Hook.List(ctx, f, cursor, limit)
-	if err != nil {
+	if err != nil && !unreadable(err) {
 		return nil, "", err
 	}
 	next, err = sealCursor(f, next)
 	return page, next, err
 }
+
+// unreadable reports whether an error is only that some sessions cannot be read. An
+// administrator goes on with the others: sweeps tell the operator, who can do something
+// about it.
+func unreadable(err error) bool { return errors.Is(err, store.ErrUnreadable) }
 
 // session returns a session of the account. If there is none the error wraps
 // [store.ErrNotFound]: one of another account is as good as none.
@@ -289,11 +294,13 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 	if err := a.endPending(ctx, actor, f, sel.ExceptMine); err != nil {
 		return r, err
 	}
+	var unread error // these were not ended
 	for cursor := ""; ; {
 		page, next, err := a.cfg.Hook.List(ctx, f, cursor, 200)
-		if err != nil {
+		if err != nil && !unreadable(err) {
 			return r, err
 		}
+		unread = errors.Join(unread, err)
 		for _, s := range page {
 			switch ended, err := a.endOne(ctx, actor, account, s.ID, sel.ExceptMine); {
 			case errors.Is(err, store.ErrNotFound): // ended and forgotten meanwhile
@@ -304,7 +311,7 @@ func (a *Admin) EndSelected(ctx context.Context, actor Actor, account string, se
 			}
 		}
 		if next == "" {
-			return r, nil
+			return r, unread
 		}
 		if time.Now().After(until) {
 			r.Complete = false
@@ -331,9 +338,10 @@ func (a *Admin) endUser(ctx context.Context, actor Actor, account string, sel Se
 	elsewhere := false
 	for cursor := ""; ; {
 		page, next, err := a.cfg.Hook.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 200)
-		if err != nil {
+		if err != nil && !unreadable(err) {
 			return 0, err
 		}
+		elsewhere = elsewhere || err != nil // it may be
 		for _, s := range page {
 			in := slices.Contains(s.Accounts, account)
 			elsewhere = elsewhere || !in
@@ -381,7 +389,7 @@ func (a *Admin) endOne(ctx context.Context, actor Actor, account, sid string, ex
 func (a *Admin) endPending(ctx context.Context, actor Actor, f store.Filter, exceptMine bool) error {
 	for cursor := ""; ; {
 		page, next, err := a.cfg.Hook.Pending(ctx, f, cursor, 200)
-		if err != nil {
+		if err != nil && !unreadable(err) {
 			return err
 		}
 		for _, s := range page {

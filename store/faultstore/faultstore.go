@@ -187,10 +187,10 @@ func (f *Store) List(ctx context.Context, filter store.Filter, cursor string, li
 		page, next, err = f.inner.List(ctx, filter, cursor, limit)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return nil, "", err
 	}
-	return page, next, nil
+	return page, next, err
 }
 
 // Due implements [store.Sessions].
@@ -199,10 +199,10 @@ func (f *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		due, err = f.inner.Due(ctx, now, lease, limit)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return nil, err
 	}
-	return due, nil
+	return due, err
 }
 
 // Delete implements [store.Sessions].
@@ -245,10 +245,10 @@ func (f *Store) DueFences(ctx context.Context, now time.Time, limit int) (due []
 		due, err = f.inner.DueFences(ctx, now, limit)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrUnreadable) {
 		return nil, err
 	}
-	return due, nil
+	return due, err
 }
 
 // Document implements [store.Documents].

@@ -9,10 +9,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 const (
-	fenceSQL = `SELECT revision, document FROM curfew_fences WHERE subject = $1::bytea`
+	fenceSQL = `SELECT subject, revision, document FROM curfew_fences WHERE subject = $1::bytea`
 
 	// $5 is the revision before, 0 if there is none.
 	putFenceSQL = `INSERT INTO curfew_fences (subject, at, due, document, revision)
@@ -22,30 +23,44 @@ const (
 
 	removeFenceSQL = `DELETE FROM curfew_fences WHERE subject = $1::bytea AND revision = $2::bigint AND at = $3::bigint`
 
-	dueFencesSQL = `SELECT revision, document FROM curfew_fences WHERE due <= $1::bigint ORDER BY due LIMIT $2::bigint`
+	dueFencesSQL = `SELECT subject, revision, document FROM curfew_fences WHERE due <= $1::bigint ORDER BY due LIMIT $2::bigint`
 )
 
-// fences reads the rows of a query for revision and document.
-func fences(rows pgx.Rows, err error) ([]store.Fence, error) {
+// fences reads the rows of a query for subject, revision and document.
+func fences(rows pgx.Rows, err error) (list []store.Fence, unread unreadable.List, _ error) {
 	if err != nil {
-		return nil, err
+		return nil, unread, err
 	}
 	defer rows.Close()
-	var list []store.Fence
-	var document pgtype.DriverBytes
+	var subject, document pgtype.DriverBytes
 	for rows.Next() {
 		var revision int64
-		if err := rows.Scan(&revision, &document); err != nil {
-			return nil, err
+		if err := rows.Scan(&subject, &revision, &document); err != nil {
+			return nil, unread, err
 		}
 		f, err := store.ParseFence(string(document))
 		if err != nil {
-			return nil, &refusal{err}
+			unread.Add(fmt.Errorf("of subject %q: %w", subject, err))
+			continue
 		}
 		f.Revision = revision
 		list = append(list, f)
 	}
-	return list, rows.Err()
+	return list, unread, rows.Err()
+}
+
+// oneFence is fences for the fence of a subject. The zero Fence: it has none.
+func oneFence(rows pgx.Rows, err error) (store.Fence, error) {
+	list, unread, err := fences(rows, err)
+	switch {
+	case err != nil:
+		return store.Fence{}, err
+	case unread.Len() > 0:
+		return store.Fence{}, &refusal{unread.Err()}
+	case len(list) == 0:
+		return store.Fence{}, nil
+	}
+	return list[0], nil
 }
 
 // writeFence writes a fence in the place of one of the revision before, and reports
@@ -77,13 +92,9 @@ func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error
 			if done, err := writeFence(ctx, c, joined, is.Revision); done || err != nil {
 				return err
 			}
-			list, err := fences(c.Query(ctx, fenceSQL, subjectTerm(f.Subject)))
-			if err != nil {
+			var err error
+			if is, err = oneFence(c.Query(ctx, fenceSQL, subjectTerm(f.Subject))); err != nil {
 				return err
-			}
-			is = store.Fence{}
-			if len(list) > 0 {
-				is = list[0]
 			}
 		}
 	})
@@ -96,11 +107,10 @@ func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error
 // MoveFence implements [store.Fences].
 func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
 	err := s.do(ctx, func(c *pgx.Conn) error {
-		list, err := fences(c.Query(ctx, fenceSQL, subjectTerm(f.Subject)))
-		if err != nil || len(list) == 0 {
+		is, err := oneFence(c.Query(ctx, fenceSQL, subjectTerm(f.Subject)))
+		if err != nil || is.At.IsZero() {
 			return err
 		}
-		is := list[0]
 		if f.Moved(is) {
 			return refuse("%w: it was written meanwhile", store.ErrConflict)
 		}
@@ -131,12 +141,24 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 		return nil, fmt.Errorf("due fences: limit is %d, at least 1 is required", limit)
 	}
 	var due []store.Fence
+	var unread unreadable.List
 	err := s.do(ctx, func(c *pgx.Conn) (err error) {
-		due, err = fences(c.Query(ctx, dueFencesSQL, now.UnixMicro(), int64(limit)))
-		return err
+		unread = unreadable.List{}
+		for before := -1; before < unread.Len(); { // in place of those that cannot be read others are asked for
+			before = unread.Len()
+			due, unread, err = fences(c.Query(ctx, dueFencesSQL, now.UnixMicro(), int64(min(limit, mostListed)+before)))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("due fences: %w", fault(ctx, err))
+	}
+	due = due[:min(limit, len(due))]
+	if err := unread.Err(); err != nil {
+		return due, fmt.Errorf("due fences: %w", err)
 	}
 	return due, nil
 }

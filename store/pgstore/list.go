@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // mostListed is more than anybody asks for, and far from an overflow.
@@ -22,9 +23,11 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	limit = min(limit, mostListed)
 	query, args := listSQL(f, cursor, limit)
 	var page []store.Session
-	var last string // where the walk was cut short, if it was
+	var next string
+	var unread unreadable.List
 	err := s.do(ctx, func(c *pgx.Conn) error {
-		page, last = nil, ""
+		page, next, unread = nil, "", unreadable.List{}
+		n, last := 0, ""
 		rows, err := c.Query(ctx, query, args...)
 		if err != nil {
 			return err
@@ -37,13 +40,19 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 			if err := rows.Scan(&id, &revision, &document, &fence); err != nil {
 				return err
 			}
+			if n == limit {
+				next = last // there is one more, or the walk was cut short
+				break
+			}
 			if revision == nil {
-				last = string(id)
+				next = string(id) // the walk was cut short
 				continue
 			}
+			n, last = n+1, string(id)
 			one, err := scan(*revision, document, fence)
 			if err != nil {
-				return &refusal{err}
+				unread.Add(fmt.Errorf("session %q: %w", id, err))
+				continue
 			}
 			page = append(page, one)
 		}
@@ -52,11 +61,10 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	if err != nil {
 		return nil, "", fmt.Errorf("list sessions: %w", fault(ctx, err))
 	}
-	if len(page) > limit {
-		page = page[:limit]
-		last = page[limit-1].ID
+	if err := unread.Err(); err != nil {
+		return page, next, fmt.Errorf("list sessions: %w", err)
 	}
-	return page, last, nil
+	return page, next, nil
 }
 
 // mostSteps is how many steps a walk over several lists takes at most: a fraction of

@@ -113,6 +113,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // Store is a [store.Store] in a PostgreSQL database. It is made by [New].
@@ -172,14 +173,14 @@ const (
 	// The fence of a session's subject: one of its terms is the subject's.
 	fenceOf = `(SELECT f.document FROM curfew_fences f WHERE f.subject = ANY (s.terms))`
 
-	getSQL = `SELECT s.revision, s.document, ` + fenceOf + ` FROM curfew_sessions s WHERE s.id = $1::bytea`
+	getSQL = `SELECT s.id, s.revision, s.document, ` + fenceOf + ` FROM curfew_sessions s WHERE s.id = $1::bytea`
 
 	// OFFSET 0 keeps the planner from turning the look-up of each row by its key
 	// into a walk over the whole table, here and below.
 	//
 	// What a step saw stays until it is committed: an end or a removal that others
 	// see before the step is one that the step has seen.
-	heldSQL = `SELECT s.revision, s.document, NULL::bytea
+	heldSQL = `SELECT t.id, s.revision, s.document, NULL::bytea
 		FROM curfew_terms t, LATERAL (
 			SELECT revision, document FROM curfew_sessions x WHERE x.id = t.id AND NOT x.ended OFFSET 0 FOR NO KEY UPDATE) s
 		WHERE t.term = $1::bytea AND t.ended = false ORDER BY t.id`
@@ -243,7 +244,7 @@ const (
 				SELECT id FROM curfew_sessions WHERE due <= $1::bigint AND (claimed IS NULL OR claimed <= $1::bigint OR claimed > $3::bigint)
 				ORDER BY due, id LIMIT %d FOR NO KEY UPDATE SKIP LOCKED))
 			RETURNING due, id, revision, document, terms)
-		SELECT s.revision, s.document, ` + fenceOf + ` FROM claimed s ORDER BY s.due, s.id`
+		SELECT s.id, s.revision, s.document, ` + fenceOf + ` FROM claimed s ORDER BY s.due, s.id`
 
 	statsSQL = `SELECT
 		(SELECT count(*) FROM curfew_terms WHERE term = '*' AND ended = false),
@@ -430,33 +431,42 @@ func scan(revision int64, document, fence []byte) (store.Session, error) {
 	return s, err
 }
 
-// sessions reads the rows of a query for revision, document and fence.
-func sessions(rows pgx.Rows, err error) ([]store.Session, error) {
+// sessions reads the rows of a query for ID, revision, document and fence.
+func sessions(rows pgx.Rows, err error) (list []store.Session, unread unreadable.List, _ error) {
 	if err != nil {
-		return nil, err
+		return nil, unread, err
 	}
 	defer rows.Close()
-	var list []store.Session
-	var document, fence pgtype.DriverBytes // which scan copies
+	var id, document, fence pgtype.DriverBytes // which scan copies
 	for rows.Next() {
 		var revision int64
-		if err := rows.Scan(&revision, &document, &fence); err != nil {
-			return nil, err
+		if err := rows.Scan(&id, &revision, &document, &fence); err != nil {
+			return nil, unread, err
 		}
 		one, err := scan(revision, document, fence)
 		if err != nil {
-			return nil, &refusal{err}
+			unread.Add(fmt.Errorf("session %q: %w", id, err))
+			continue
 		}
 		list = append(list, one)
 	}
-	return list, rows.Err()
+	return list, unread, rows.Err()
+}
+
+// allSessions is sessions where one that cannot be read is an error.
+func allSessions(rows pgx.Rows, err error) ([]store.Session, error) {
+	list, unread, err := sessions(rows, err)
+	if err == nil && unread.Len() > 0 {
+		err = &refusal{unread.Err()}
+	}
+	return list, err
 }
 
 // Get implements [store.Sessions].
 func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	var got store.Session
 	err := s.do(ctx, func(c *pgx.Conn) error {
-		list, err := sessions(c.Query(ctx, getSQL, []byte(id)))
+		list, err := allSessions(c.Query(ctx, getSQL, []byte(id)))
 		if err == nil && len(list) == 0 {
 			err = notFound(id)
 		}
@@ -532,15 +542,13 @@ func begin(ctx context.Context, c *pgx.Conn, subject []byte) (held []store.Sessi
 	b.Queue(beginSQL)
 	b.Queue(lockSQL, lockClass, lockOf(subject))
 	b.Queue(heldSQL, subject).Query(func(rows pgx.Rows) (err error) {
-		held, err = sessions(rows, nil)
+		held, err = allSessions(rows, nil)
 		return err
 	})
 	b.Queue(fenceSQL, subject).Query(func(rows pgx.Rows) error {
-		list, err := fences(rows, nil)
-		if len(list) > 0 {
-			fence = list[0]
-			fence.Revision = 0
-		}
+		var err error
+		fence, err = oneFence(rows, nil)
+		fence.Revision = 0
 		return err
 	})
 	err = c.SendBatch(ctx, &b).Close()
@@ -744,12 +752,16 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		far = now.Add(3 * lease).UnixMicro()
 	}
 	var due []store.Session
+	var unread unreadable.List
 	err := s.do(ctx, func(c *pgx.Conn) (err error) {
-		due, err = sessions(c.Query(ctx, query, now.UnixMicro(), now.Add(lease).UnixMicro(), far))
+		due, unread, err = sessions(c.Query(ctx, query, now.UnixMicro(), now.Add(lease).UnixMicro(), far))
 		return sent(err)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
+	}
+	if err := unread.Err(); err != nil {
+		return due, fmt.Errorf("due sessions: %w", err)
 	}
 	return due, nil
 }

@@ -7,6 +7,7 @@
 //		Addrs:                 []string{"redis.internal:6379"},
 //		ContextTimeoutEnabled: true,            // required: deadlines of contexts count
 //		ConnMaxLifetime:       5 * time.Minute, // a name may lead elsewhere
+//		ConnMaxIdleTime:       10 * time.Second, // a server may vanish without a word
 //	})
 //	sessions, err := redisstore.New(ctx, client)
 //
@@ -64,8 +65,8 @@
 // lost does not count. Revocations since then are undone in the same way.
 //
 // maxmemory-policy must not be one of allkeys-*, which would evict sessions; New
-// refuses that. When memory is full, what adds sessions then fails, a write takes
-// effect as a whole or not at all, and reads and Delete go on.
+// refuses that. When memory is full, what adds or changes sessions then fails, a write
+// takes effect as a whole or not at all, and reads, ends, PutFence and Delete go on.
 //
 // # Fail-over
 //
@@ -81,6 +82,10 @@
 // for one: give connections a lifetime (ConnMaxLifetime), so that they follow the name,
 // and set min-replicas-to-write, with which a primary that is cut off refuses all
 // calls, reads included. replica-read-only must be yes, which is Redis's default.
+//
+// A server that vanishes without a word, as by a loss of power, leaves its connections
+// open, and a call by one of them waits until its context ends. With a ConnMaxIdleTime
+// of some seconds those that were idle for longer are closed instead of used.
 //
 // A server that cannot save to its disk (MISCONF) refuses reads as it refuses writes.
 //

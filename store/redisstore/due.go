@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // putBack is how many claims that are over one call of Due puts back in each
@@ -20,9 +21,12 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	if limit < 1 {
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)
 	}
-	sessions, err := s.due(ctx, now, lease, limit)
+	sessions, unread, err := s.due(ctx, now, lease, limit)
 	if err != nil {
 		return nil, fmt.Errorf("due sessions: %w", err)
+	}
+	if err := unread.Err(); err != nil {
+		return sessions, fmt.Errorf("due sessions: %w", err)
 	}
 	return sessions, nil
 }
@@ -33,27 +37,27 @@ type item string
 func (i item) id() string     { return string(i[timeSize:]) }
 func (i item) bucket() string { return string(i[timeSize : timeSize+2]) }
 
-func (s *Store) due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]store.Session, error) {
+func (s *Store) due(ctx context.Context, now time.Time, lease time.Duration, limit int) (list []store.Session, unread unreadable.List, _ error) {
 	var claimed []item
 	sessions := map[item]store.Session{}
 	seen := map[item]bool{}
-	for len(claimed) < limit {
+	for len(claimed)+unread.Len() < limit {
 		// Without a lease what is claimed here stays in the queue.
 		items, err := s.peek(ctx, now, notHeeded(now, lease), min(limit, 1<<20))
 		if err != nil {
-			return nil, err
+			return nil, unread, err
 		}
 		items = slices.DeleteFunc(items, func(i item) bool { return seen[i] })
-		items = items[:min(limit-len(claimed), len(items))]
+		items = items[:min(limit-len(claimed)-unread.Len(), len(items))]
 		if len(items) == 0 {
 			break
 		}
 		for _, i := range items {
 			seen[i] = true
 		}
-		won, err := s.claim(ctx, now, lease, items)
+		won, err := s.claim(ctx, now, lease, items, &unread)
 		if err != nil {
-			return nil, err
+			return nil, unread, err
 		}
 		for i, one := range won {
 			claimed = append(claimed, i)
@@ -61,11 +65,11 @@ func (s *Store) due(ctx context.Context, now time.Time, lease time.Duration, lim
 		}
 	}
 	slices.Sort(claimed)
-	list := make([]store.Session, 0, len(claimed))
+	list = make([]store.Session, 0, len(claimed))
 	for _, i := range claimed {
 		list = append(list, sessions[i])
 	}
-	return list, nil
+	return list, unread, nil
 }
 
 // notHeeded returns from when on a claim is not heeded.
@@ -125,8 +129,8 @@ func (s *Store) peek(ctx context.Context, now time.Time, far string, limit int) 
 	}
 }
 
-// claim claims items and returns those that nobody else has claimed.
-func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, items []item) (map[item]store.Session, error) {
+// claim claims items and returns those that nobody else has claimed, and can be read.
+func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, items []item, unread *unreadable.List) (map[item]store.Session, error) {
 	until := ""
 	if lease > 0 {
 		until = sortable(now.Add(lease))
@@ -162,7 +166,8 @@ func (s *Store) claim(ctx context.Context, now time.Time, lease time.Duration, i
 			}
 			one, err := parseFenced(list[2*k], list[2*k+1])
 			if err != nil {
-				return nil, fmt.Errorf("session %q: %w", i.id(), err)
+				unread.Add(fmt.Errorf("session %q: %w", i.id(), err))
+				continue
 			}
 			won[i] = one
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // Reads returns how many reads are under way, a pipeline being one, and how many wait
@@ -31,7 +32,7 @@ func (s *Store) Claim(ctx context.Context, now time.Time, lease time.Duration, i
 	for n, i := range items {
 		list[n] = item(i)
 	}
-	sessions, err := s.claim(ctx, now, lease, list)
+	sessions, err := s.claim(ctx, now, lease, list, new(unreadable.List))
 	for _, i := range list {
 		if one, ok := sessions[i]; ok {
 			won = append(won, one)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/redisstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
@@ -231,6 +232,24 @@ func TestMemoryFull(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 1, got.Revision)
 	require.NoError(t, s.Delete(ctx, gone.ID, 1))
+	// What has begun can end.
+	_, err = s.PutFence(ctx, store.Fence{Subject: one.Subject, At: one.Started.Add(-time.Hour), Reason: policy.ReasonAccountDisabled})
+	require.NoError(t, err)
+	for _, end := range []func(store.Session) error{
+		func(one store.Session) error { _, err := s.Update(ctx, one); return err },
+		func(one store.Session) error {
+			return s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil })
+		},
+	} {
+		require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
+		ends := session("e", "eve")
+		require.NoError(t, s.Create(ctx, ends, 1))
+		require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
+		ends.Revision, ends.End = 1, &store.End{At: ends.Started.Add(time.Hour), Reason: policy.ReasonLogout}
+		ends.Due = ends.End.At.Add(time.Hour)
+		require.NoError(t, end(ends))
+		require.NoError(t, s.Delete(ctx, ends.ID, 2))
+	}
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
 	_, err = s.Update(ctx, one)
 	require.NoError(t, err)

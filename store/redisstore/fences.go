@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // A fence is kept as
@@ -123,26 +124,13 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 	if limit < 1 {
 		return nil, fmt.Errorf("due fences: limit is %d, at least 1 is required", limit)
 	}
-	calls := make([]call, buckets)
-	for n := range calls {
-		bucket := bucketName(n)
-		calls[n] = call{dueFences, []string{fencesKey(bucket), fencesDueKey(bucket)}, []any{"(" + sortable(now.Add(time.Microsecond)), limit}}
-	}
-	results, err := s.run(ctx, calls...)
-	if err != nil {
-		return nil, fmt.Errorf("due fences: %w", err)
-	}
 	var due []store.Fence
-	for _, result := range results {
-		for _, record := range texts(result) {
-			if record == "" {
-				continue
-			}
-			f, err := parseFence(record)
-			if err != nil {
-				return nil, fmt.Errorf("due fences: %w", err)
-			}
-			due = append(due, f)
+	var unread unreadable.List
+	for before := -1; before < unread.Len(); { // in place of those that cannot be read others are asked for
+		before = unread.Len()
+		var err error
+		if due, unread, err = s.peekFences(ctx, now, limit+before); err != nil {
+			return nil, fmt.Errorf("due fences: %w", err)
 		}
 	}
 	slices.SortFunc(due, func(a, b store.Fence) int {
@@ -151,5 +139,36 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 		}
 		return strings.Compare(subjectTerm(a.Subject), subjectTerm(b.Subject))
 	})
-	return due[:min(limit, len(due))], nil
+	due = due[:min(limit, len(due))]
+	if err := unread.Err(); err != nil {
+		return due, fmt.Errorf("due fences: %w", err)
+	}
+	return due, nil
+}
+
+// peekFences returns the most overdue fences of each bucket, up to limit of each.
+func (s *Store) peekFences(ctx context.Context, now time.Time, limit int) (due []store.Fence, unread unreadable.List, _ error) {
+	calls := make([]call, buckets)
+	for n := range calls {
+		bucket := bucketName(n)
+		calls[n] = call{dueFences, []string{fencesKey(bucket), fencesDueKey(bucket)}, []any{"(" + sortable(now.Add(time.Microsecond)), limit}}
+	}
+	results, err := s.run(ctx, calls...)
+	if err != nil {
+		return nil, unread, err
+	}
+	for _, result := range results {
+		for one := range slices.Chunk(texts(result), 2) { // a term and a record
+			if one[1] == "" {
+				continue
+			}
+			f, err := parseFence(one[1])
+			if err != nil {
+				unread.Add(fmt.Errorf("of subject %q: %w", one[0], err))
+				continue
+			}
+			due = append(due, f)
+		}
+	}
+	return due, unread, nil
 }

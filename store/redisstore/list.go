@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // pageSize is how many sessions one page looks at, however long it may be.
@@ -19,16 +20,19 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	if limit < 1 {
 		return nil, "", fmt.Errorf("list sessions: limit is %d, at least 1 is required", limit)
 	}
-	page, next, err := s.list(ctx, f, cursor, min(limit, pageSize))
+	page, next, unread, err := s.list(ctx, f, cursor, min(limit, pageSize))
 	if err != nil {
 		return nil, "", fmt.Errorf("list sessions: %w", err)
+	}
+	if err := unread.Err(); err != nil {
+		return page, next, fmt.Errorf("list sessions: %w", err)
 	}
 	return page, next, nil
 }
 
-func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit int) (matching []store.Session, next string, unread unreadable.List, _ error) {
 	if err := ctx.Err(); err != nil {
-		return nil, "", err
+		return nil, "", unread, err
 	}
 	if f.Subject != (store.Subject{}) {
 		return s.listSubject(ctx, f, cursor, limit)
@@ -47,58 +51,79 @@ func (s *Store) list(ctx context.Context, f store.Filter, cursor string, limit i
 		in = in[len(some):]
 		found, err := s.candidates(ctx, f, some, cursor, limit+1-len(ids))
 		if err != nil {
-			return nil, "", err
+			return nil, "", unread, err
 		}
 		ids = append(ids, found...)
 	}
-	next := ""
 	if len(ids) > limit {
 		ids = ids[:limit]
 		next = ids[limit-1]
 	}
-	sessions, err := s.load(ctx, ids)
+	sessions, unread, err := s.load(ctx, ids)
 	if err != nil {
-		return nil, "", err
+		return nil, "", unread, err
 	}
 	// An index that was read a moment ago says nothing of the other filters,
 	// nor of now.
-	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
+	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, unread, nil
 }
 
 // listSubject reads a page of one subject's sessions at one moment: they are all
 // in one bucket.
-func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
+func (s *Store) listSubject(ctx context.Context, f store.Filter, cursor string, limit int) (matching []store.Session, next string, unread unreadable.List, _ error) {
 	bucket, after := store.Bucket(f.Subject), "-"
 	if cursor != "" {
 		after = "(" + cursor
 	}
-	keys := []string{fencesKey(bucket)}
+	var indexes []string
 	for _, ended := range partsOf(f.State) {
-		keys = append(keys, indexKey(bucket, ended, subjectTerm(f.Subject)))
+		indexes = append(indexes, indexKey(bucket, ended, subjectTerm(f.Subject)))
 	}
-	results, err := s.run(ctx, call{page, keys, []any{after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:", subjectTerm(f.Subject)}})
+	list, err := s.records(ctx, call{page, append([]string{fencesKey(bucket)}, indexes...), []any{
+		after, strconv.Itoa(limit + 1), bucketPrefix(bucket) + "s:", subjectTerm(f.Subject), len(indexes),
+	}}, indexes, 1)
 	if err != nil {
-		return nil, "", err
+		return nil, "", unread, err
 	}
-	var sessions []store.Session
-	list := texts(results[0])
-	if len(list) == 0 {
-		return nil, "", fmt.Errorf("the script returned %v", results[0])
+	fence, found := list[0], slices.Collect(slices.Chunk(list[1:], 2)) // each an ID and a record
+	slices.SortFunc(found, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
+	if len(found) > limit {
+		found = found[:limit]
+		next = found[limit-1][0]
 	}
-	for _, record := range list[1:] {
-		one, err := parseFenced(record, list[0])
+	for _, one := range found {
+		s, err := parseFenced(one[1], fence)
 		if err != nil {
-			return nil, "", fmt.Errorf("a session of the subject: %w", err)
+			unread.Add(fmt.Errorf("session %q: %w", one[0], err))
+		} else if matches(&s, f) {
+			matching = append(matching, s)
 		}
-		sessions = append(sessions, one)
 	}
-	slices.SortFunc(sessions, func(a, b store.Session) int { return strings.Compare(a.ID, b.ID) })
-	next := ""
-	if len(sessions) > limit {
-		sessions = sessions[:limit]
-		next = sessions[limit-1].ID
+	return matching, next, unread, nil
+}
+
+// records makes a call of a script that returns, after some other texts, the records of
+// the sessions in indexes, whose keys are not declared. One that is not there may be on
+// another server, if a cluster moves them: then the call is made once more, with those
+// keys, and has to wait until they are in one place.
+func (s *Store) records(ctx context.Context, c call, indexes []string, others int) ([]string, error) {
+	results, err := s.run(ctx, c)
+	for again := true; err == nil; again = false {
+		list := texts(results[0])
+		if len(list) < others {
+			return nil, fmt.Errorf("the script returned %v", results[0])
+		}
+		if !again || !slices.Contains(list[others:], "") {
+			return list, nil
+		}
+		if results, err = s.run(ctx, call{candidates, indexes, []any{len(indexes), "-", -1}}); err == nil {
+			for _, id := range texts(results[0]) {
+				c.keys = append(c.keys, sessionKey(id))
+			}
+			results, err = s.run(ctx, c)
+		}
 	}
-	return slices.DeleteFunc(sessions, func(one store.Session) bool { return !matches(&one, f) }), next, nil
+	return nil, err
 }
 
 // partsOf returns the parts of an index that hold what is in the state.
@@ -162,9 +187,9 @@ func filterTerms(f store.Filter) []string {
 }
 
 // load returns the sessions with these IDs that are still there.
-func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error) {
+func (s *Store) load(ctx context.Context, ids []string) (sessions []store.Session, unread unreadable.List, _ error) {
 	if len(ids) == 0 {
-		return nil, nil
+		return nil, unread, nil
 	}
 	calls := make([]call, len(ids))
 	for i, id := range ids {
@@ -172,9 +197,9 @@ func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error)
 	}
 	results, err := s.run(ctx, calls...)
 	if err != nil {
-		return nil, err
+		return nil, unread, err
 	}
-	sessions := make([]store.Session, 0, len(ids))
+	sessions = make([]store.Session, 0, len(ids))
 	for i, result := range results {
 		list := texts(result)
 		if len(list) == 0 {
@@ -182,11 +207,12 @@ func (s *Store) load(ctx context.Context, ids []string) ([]store.Session, error)
 		}
 		one, err := parseFenced(list[0], list[1])
 		if err != nil {
-			return nil, fmt.Errorf("session %q: %w", ids[i], err)
+			unread.Add(fmt.Errorf("session %q: %w", ids[i], err))
+			continue
 		}
 		sessions = append(sessions, one)
 	}
-	return sessions, nil
+	return sessions, unread, nil
 }
 
 func matches(s *store.Session, f store.Filter) bool {

@@ -2,7 +2,6 @@ package redisstore
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -82,7 +81,7 @@ type head struct {
 	terms    []string
 }
 
-var errRecord = errors.New("the record is damaged")
+var errRecord = fmt.Errorf("%w: the record is damaged", store.ErrUnreadable)
 
 const fixedHead = termsAt - claimSize + 4 // without the terms
 

@@ -450,13 +450,10 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) ([]store.Session, store.Fence, step, error) {
 	var fence store.Fence
 	term := subjectTerm(subject)
-	results, err := s.run(ctx, call{held, []string{indexKey(bucket, false, term), generationKey(bucket), fencesKey(bucket)}, []any{bucketPrefix(bucket) + "s:", term}})
+	index := indexKey(bucket, false, term)
+	list, err := s.records(ctx, call{held, []string{index, generationKey(bucket), fencesKey(bucket)}, []any{bucketPrefix(bucket) + "s:", term}}, []string{index}, 2)
 	if err != nil {
 		return nil, fence, step{}, err
-	}
-	list := texts(results[0])
-	if len(list) < 2 {
-		return nil, fence, step{}, fmt.Errorf("the script returned %v", results[0])
 	}
 	if list[1] != "" {
 		if fence, err = parseFence(list[1]); err != nil {
@@ -465,19 +462,20 @@ func (s *Store) held(ctx context.Context, bucket string, subject store.Subject) 
 		fence.Revision = 0
 	}
 	records := list[2:]
-	st := step{bucket: bucket, subject: term, generation: list[0], exact: strconv.Itoa(len(records))}
-	sessions := make([]store.Session, len(records))
-	for i, record := range records {
+	st := step{bucket: bucket, subject: term, generation: list[0], exact: strconv.Itoa(len(records) / 2)}
+	sessions := make([]store.Session, 0, len(records)/2)
+	for i := 0; i < len(records); i += 2 {
+		id, record := records[i], records[i+1]
 		one, err := parseRecord(record)
 		if err != nil {
-			return nil, fence, step{}, fmt.Errorf("a session of the subject: %w", err)
+			return nil, fence, step{}, fmt.Errorf("session %q: %w", id, err)
 		}
 		h, err := parseHead(headOf(record))
 		if err != nil {
-			return nil, fence, step{}, fmt.Errorf("session %q: %w", one.ID, err)
+			return nil, fence, step{}, fmt.Errorf("session %q: %w", id, err)
 		}
 		one.Fence = fence
-		sessions[i] = one
+		sessions = append(sessions, one)
 		st.sessions = append(st.sessions, change{id: one.ID, before: &h, only: true})
 	}
 	return sessions, fence, st, nil

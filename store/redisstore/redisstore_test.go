@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -68,7 +69,11 @@ func TestDamagedRecordsInTheServer(t *testing.T) {
 	client := single(t)
 	s := newStore(t, client)
 	one := session("a", "alice")
+	one.Due = one.Started
 	require.NoError(t, s.Create(ctx, one, 1))
+	other := session("b", "bob")
+	other.Due = one.Due.Add(time.Second)
+	require.NoError(t, s.Create(ctx, other, 1))
 	one.Revision = 1
 	key := "curfew:{" + one.ID[:2] + "}:s:" + one.ID
 	whole, err := client.Get(ctx, key).Result()
@@ -81,11 +86,17 @@ func TestDamagedRecordsInTheServer(t *testing.T) {
 	for name, record := range damaged {
 		require.NoError(t, client.Set(ctx, key, record, 0).Err())
 		_, err := s.Get(ctx, one.ID)
-		require.Error(t, err, name)
+		require.ErrorIs(t, err, store.ErrUnreadable, name)
 		require.NotErrorIs(t, err, store.ErrNotFound, name)
-		_, _, err = s.List(ctx, store.Filter{}, "", 10)
-		require.Error(t, err, name)
-		require.Error(t, s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }), name)
+		page, _, err := s.List(ctx, store.Filter{}, "", 10)
+		require.ErrorIs(t, err, store.ErrUnreadable, name)
+		require.Len(t, page, 1, name)
+		require.ErrorIs(t, s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, nil }), store.ErrUnreadable, name)
+		due, err := s.Due(ctx, other.Due, 0, 10)
+		require.Len(t, due, 1, "%s: %v", name, err)
+		if err != nil {
+			require.ErrorIs(t, err, store.ErrUnreadable, name)
+		}
 		if name != "no document" {
 			require.Error(t, s.Delete(ctx, one.ID, 1), name)
 			next := one

@@ -16,7 +16,8 @@ import (
 
 // A script is atomic in Redis. It compares what is stored with what was read, and
 // writes if it is the same; it knows nothing else. All keys are declared where it
-// writes, so that a cluster that is moving them refuses it before it begins.
+// writes, so that a cluster that is moving them refuses it before it begins; see
+// removal, too.
 type script struct {
 	source, sha string
 	writes      bool
@@ -41,12 +42,35 @@ const subjectOf = `
 local function subjectOf(record)
 	local n, unit, i = 0, 1, 30
 	local b = string.byte(record, i)
-	while b >= 128 do
+	while b and b >= 128 do
 		n, unit, i = n + (b - 128) * unit, unit * 128, i + 1
 		b = string.byte(record, i)
 	end
-	n = n + b * unit
+	n = n + (b or 0) * unit -- of a damaged record there may be no more
 	return string.sub(record, i + 1, i + n)
+end
+`
+
+// removal is the part of a script that removes members of sorted sets, when all that
+// is added was added. A set that loses its last member is gone, and of a key that is not
+// there a cluster that moves its slot says that it is elsewhere, to a script that has
+// written half of a step too. So no script asks for a key again that it may have emptied.
+const removal = `
+-- Called with the number of a set in KEYS and a member it takes note, and without it removes.
+local function newRemoved()
+	local members = {}
+	return function(key, member)
+		if key then
+			members[key] = members[key] or {}
+			table.insert(members[key], member)
+			return
+		end
+		for key, list in pairs(members) do
+			for i = 1, #list, 1000 do
+				redis.call('ZREM', KEYS[key], unpack(list, i, math.min(i + 999, #list)))
+			end
+		end
+	end
 end
 `
 
@@ -87,16 +111,19 @@ if sub(old, 9, 16) ~= sub(expected, 9, 16) or sub(old, 26) ~= sub(expected, 26) 
 	old = redis.call('GET', KEYS[1])
 	return sub(old, 9, 29 + struct.unpack('>I4', old, 26))
 end
+if was ~= is then
+	redis.call('PERSIST', KEYS[1]) -- full memory stops no script that has written: an end is possible
+end
 local id, claim, before, after = sub(KEYS[1], 15), sub(old, 1, 8), sub(old, 18, 25), sub(record, 18, 25)
 if claim ~= none then
 	redis.call('ZREM', KEYS[3], claim .. before .. id)
 	redis.call('ZREM', KEYS[4], before .. id)
 end
-if before ~= after and before ~= none then
-	redis.call('ZREM', KEYS[2], before .. id)
-end
 if after ~= none and (before ~= after or claim ~= none) then
 	redis.call('ZADD', KEYS[2], 0, after .. id)
+end
+if before ~= after and before ~= none then
+	redis.call('ZREM', KEYS[2], before .. id)
 end
 if was ~= is then
 	for i = 5, #KEYS, 2 do
@@ -110,7 +137,7 @@ return 1
 
 	// write adds, replaces and removes sessions of one subject, all or nothing.
 	// It returns "" or what is in the way.
-	write = newScript(true, `
+	write = newScript(true, removal+`
 -- KEYS: due, claims, claimed, generation, the subject's unended, fences, n sessions, indexes
 -- ARGV: generation or '', exact number of unended or '', maximum or '', since when it is or '', the term of the subject, n,
 --   n times: ID, expected head ('': it is not there), record ('': remove it, '=': leave it),
@@ -154,16 +181,19 @@ if ARGV[4] ~= '' then
 		end
 	end
 end
+local removed = newRemoved()
 for i = 1, n do
 	local id, record = ARGV[3 * i + 4], ARGV[3 * i + 6]
+	local before, after = none, none
 	if old[i] and record ~= '=' then
-		local claim, due = string.sub(old[i], 1, 8), string.sub(old[i], 18, 25)
-		if claim ~= none then
-			redis.call('ZREM', KEYS[2], claim .. due .. id)
-			redis.call('ZREM', KEYS[3], due .. id)
+		if string.byte(record, 17) == 49 then
+			redis.call('PERSIST', KEYS[6 + i]) -- full memory stops no script that has written: an end is possible
 		end
-		if due ~= none then
-			redis.call('ZREM', KEYS[1], due .. id)
+		local claim = string.sub(old[i], 1, 8)
+		before = string.sub(old[i], 18, 25)
+		if claim ~= none then
+			removed(2, claim .. before .. id)
+			removed(3, before .. id)
 		end
 	end
 	if record == '' then
@@ -173,31 +203,35 @@ for i = 1, n do
 		end
 	elseif record ~= '=' then
 		redis.call('SET', KEYS[6 + i], record)
-		local due = string.sub(record, 18, 25)
-		if due ~= none then
-			redis.call('ZADD', KEYS[1], 0, due .. id)
+		after = string.sub(record, 18, 25)
+		if after ~= none then
+			redis.call('ZADD', KEYS[1], 0, after .. id)
 		end
+	end
+	if before ~= none and before ~= after then
+		removed(1, before .. id)
 	end
 end
 for i = 3 * n + 7, #ARGV, 3 do
 	if ARGV[i + 1] == '+' then
 		redis.call('ZADD', KEYS[tonumber(ARGV[i])], 0, ARGV[i + 2])
 	else
-		redis.call('ZREM', KEYS[tonumber(ARGV[i])], ARGV[i + 2])
+		removed(tonumber(ARGV[i]), ARGV[i + 2])
 	end
 end
+removed()
 return ''
 `)
 
 	// held returns the generation of the bucket, the subject's fence or "", and the
-	// records of its unended sessions, in order of ID. Their keys cannot be
+	// IDs and records of its unended sessions, in order of ID. Their keys cannot be
 	// declared; it only reads.
 	held = newScript(false, proves+`
 -- KEYS: the subject's unended, generation, fences
 -- ARGV: what the keys of sessions begin with, the term of the subject
 local found = {redis.call('GET', KEYS[2]) or '0', redis.call('HGET', KEYS[3], ARGV[2]) or ''}
 for i, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-	found[i + 2] = redis.call('GET', ARGV[1] .. id) or ''
+	found[2 * i + 1], found[2 * i + 2] = id, redis.call('GET', ARGV[1] .. id) or ''
 end
 return found
 `)
@@ -227,15 +261,16 @@ end
 return found
 `)
 
-	// page returns the subject's fence or "", and the records of its sessions after
+	// page returns the subject's fence or "", and the IDs and records of its sessions after
 	// an ID, all read at one moment: a session that takes the place of another is on
 	// it, or the other is.
 	page = newScript(false, proves+`
 -- KEYS: fences, the subject's indexes
--- ARGV: after which ID, how many of each, what the keys of sessions begin with, the term of the subject
+-- ARGV: after which ID, how many of each, what the keys of sessions begin with, the term of the subject, how many indexes
 local found = {redis.call('HGET', KEYS[1], ARGV[4]) or ''}
-for i = 2, #KEYS do
+for i = 2, 1 + ARGV[5] do
 	for _, id in ipairs(redis.call('ZRANGEBYLEX', KEYS[i], ARGV[1], '+', 'LIMIT', 0, ARGV[2])) do
+		found[#found + 1] = id
 		found[#found + 1] = redis.call('GET', ARGV[3] .. id) or ''
 	end
 end
@@ -265,7 +300,7 @@ return redis.call('ZRANGEBYLEX', KEYS[1], '-', ARGV[1], 'LIMIT', 0, ARGV[2])
 	// claim claims those of some sessions that are due as they were and that
 	// nobody else has claimed, and returns their records, and '' for the others,
 	// each followed by the fence of its subject or ''.
-	claim = newScript(true, proves+subjectOf+`
+	claim = newScript(true, proves+subjectOf+removal+`
 -- KEYS: due, claims, claimed, fences, the sessions
 -- ARGV: now, until when or '', from when on a claim is not heeded or '', of each session its time and ID
 local none = '\0\0\0\0\0\0\0\0'
@@ -274,33 +309,34 @@ local function after(a, b)
 	local b1, b2 = struct.unpack('>I4I4', b)
 	return a1 > b1 or (a1 == b1 and a2 > b2)
 end
-local found = {}
+local found, removed = {}, newRemoved()
 for i = 5, #KEYS do
 	local item, record, n = ARGV[i - 1], redis.call('GET', KEYS[i]), 2 * i - 9
 	found[n], found[n + 1] = '', ''
 	if not record or string.sub(record, 18, 25) ~= string.sub(item, 1, 8) then
-		redis.call('ZREM', KEYS[1], item)
+		removed(1, item)
 	else
 		local claim = string.sub(record, 1, 8)
 		if after(claim, ARGV[1]) and (ARGV[3] == '' or after(ARGV[3], claim)) then
 			-- Somebody was faster, or a clock was stepped back after it was put back.
-			redis.call('ZREM', KEYS[1], item)
 			redis.call('ZADD', KEYS[2], 0, claim .. item)
 			redis.call('ZADD', KEYS[3], 0, item)
+			removed(1, item)
 		else
 			found[n], found[n + 1] = record, redis.call('HGET', KEYS[4], subjectOf(record)) or ''
 			if ARGV[2] ~= '' then
-				if claim ~= none then
-					redis.call('ZREM', KEYS[2], claim .. item)
-				end
 				redis.call('SETRANGE', KEYS[i], 0, ARGV[2])
-				redis.call('ZREM', KEYS[1], item)
 				redis.call('ZADD', KEYS[2], 0, ARGV[2] .. item)
 				redis.call('ZADD', KEYS[3], 0, item)
+				removed(1, item)
+				if claim ~= none and claim ~= ARGV[2] then
+					removed(2, claim .. item)
+				end
 			end
 		end
 	end
 end
+removed()
 return found
 `)
 
@@ -313,26 +349,27 @@ return {redis.call('ZCARD', KEYS[1]), redis.call('ZCARD', KEYS[2]),
 `)
 
 	// putFence puts a fence in the place of another, or removes it, and returns
-	// nothing; or the one that is there, if that is another.
-	putFence = newScript(true, `
+	// nothing; or the one that is there, if that is another. Full memory does not stop
+	// it, since it has written: an end of all is a few bytes, one time for each subject.
+	putFence = newScript(true, proves+`
 -- KEYS: fences, due
 -- ARGV: the term of the subject, the fence before or '', the fence or ''
 local none = '\0\0\0\0\0\0\0\0'
 local old = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if old ~= ARGV[2] then
-	redis.call('PERSIST', KEYS[1])
 	return {old}
 end
-if old ~= '' and string.sub(old, 17, 24) ~= none then
-	redis.call('ZREM', KEYS[2], string.sub(old, 17, 24) .. ARGV[1])
-end
+local before, after = string.sub(old, 17, 24), string.sub(ARGV[3], 17, 24)
 if ARGV[3] == '' then
 	redis.call('HDEL', KEYS[1], ARGV[1])
-	return {}
+else
+	redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+	if after ~= none then
+		redis.call('ZADD', KEYS[2], 0, after .. ARGV[1])
+	end
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if string.sub(ARGV[3], 17, 24) ~= none then
-	redis.call('ZADD', KEYS[2], 0, string.sub(ARGV[3], 17, 24) .. ARGV[1])
+if old ~= '' and before ~= none and before ~= after then
+	redis.call('ZREM', KEYS[2], before .. ARGV[1])
 end
 return {}
 `)
@@ -344,13 +381,15 @@ return {}
 return redis.call('HGET', KEYS[1], ARGV[1])
 `)
 
-	// dueFences returns the fences that are due, the most overdue first.
+	// dueFences returns the terms of subjects and the fences that are due, the most
+	// overdue first.
 	dueFences = newScript(false, proves+`
 -- KEYS: fences, due
 -- ARGV: what is after now, how many
 local found = {}
 for i, item in ipairs(redis.call('ZRANGEBYLEX', KEYS[2], '-', ARGV[1], 'LIMIT', 0, ARGV[2])) do
-	found[i] = redis.call('HGET', KEYS[1], string.sub(item, 9)) or ''
+	local term = string.sub(item, 9)
+	found[2 * i - 1], found[2 * i] = term, redis.call('HGET', KEYS[1], term) or ''
 end
 return found
 `)
@@ -433,12 +472,14 @@ if version ~= tonumber(ARGV[1]) then
 	redis.call('PERSIST', KEYS[1])
 	return version
 end
-if ARGV[4] == '1' then
-	redis.call('DEL', KEYS[1])
-end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 if newest or ARGV[4] == '1' then
 	redis.call('HSET', KEYS[1], 'newest', ARGV[2])
+end
+if ARGV[4] == '1' then
+	while version > 0 and redis.call('HDEL', KEYS[1], version) == 1 do
+		version = version - 1
+	end
 end
 return ''
 `)

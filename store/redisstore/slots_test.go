@@ -15,7 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/redisstore"
 )
 
 // movable is a cluster whose slots can be moved.
@@ -69,32 +71,51 @@ func (m *movable) owner(slot int64) int {
 	return 0
 }
 
+// open begins to move a slot to the next server.
+func (m *movable) open(slot int64) (from, to int) {
+	m.t.Helper()
+	from = m.owner(slot)
+	to = (from + 1) % len(m.servers)
+	m.do(to, "cluster", "setslot", slot, "importing", m.ids[from])
+	m.do(from, "cluster", "setslot", slot, "migrating", m.ids[to])
+	return from, to
+}
+
+// take moves keys of a slot that is open.
+func (m *movable) take(from, to int, keys []string) {
+	m.t.Helper()
+	host, port, _ := strings.Cut(m.cluster.Servers[to].Addr(), ":")
+	args := []any{"migrate", host, port, "", 0, 5000, "auth", m.cluster.Password(), "keys"}
+	for _, key := range keys {
+		args = append(args, key)
+	}
+	m.do(from, args...)
+}
+
+// settle ends the move of a slot.
+func (m *movable) settle(slot int64, from, to int) {
+	m.t.Helper()
+	m.do(to, "cluster", "setslot", slot, "node", m.ids[to])
+	m.do(from, "cluster", "setslot", slot, "node", m.ids[to])
+}
+
 // move moves a slot to the next server, key by key, and waits when some have been
 // moved: those who come meanwhile find a part of it here and a part there.
 func (m *movable) move(slot int64, halfway func()) {
 	m.t.Helper()
-	from := m.owner(slot)
-	to := (from + 1) % len(m.servers)
-	m.do(to, "cluster", "setslot", slot, "importing", m.ids[from])
-	m.do(from, "cluster", "setslot", slot, "migrating", m.ids[to])
-	host, port, _ := strings.Cut(m.cluster.Servers[to].Addr(), ":")
+	from, to := m.open(slot)
 	for n, some := 0, 3; ; n, some = n+1, 500 {
 		keys, err := m.do(from, "cluster", "getkeysinslot", slot, some).StringSlice()
 		require.NoError(m.t, err)
 		if len(keys) == 0 {
 			break
 		}
-		args := []any{"migrate", host, port, "", 0, 5000, "auth", m.cluster.Password(), "keys"}
-		for _, key := range keys {
-			args = append(args, key)
-		}
-		m.do(from, args...)
+		m.take(from, to, keys)
 		if n == 0 {
 			halfway()
 		}
 	}
-	m.do(to, "cluster", "setslot", slot, "node", m.ids[to])
-	m.do(from, "cluster", "setslot", slot, "node", m.ids[to])
+	m.settle(slot, from, to)
 }
 
 // While slots move from server to server nobody who uses the store is told: each call
@@ -176,6 +197,178 @@ func TestSlotsMove(t *testing.T) {
 	for _, answer := range []string{"MOVED", "ASK", "TRYAGAIN"} {
 		_, seen := answers.Load(answer)
 		require.True(t, seen, "no server said %s: nothing was tried", answer)
+	}
+}
+
+// inABucket makes three sessions of a subject in a bucket in which each key is there that
+// a script declares: one that is claimed, one that is due next, and one that has ended.
+func inABucket(t *testing.T, s *redisstore.Store, now time.Time) (claimed, due store.Session, slotOf string) {
+	t.Helper()
+	claimed, due = session("a", "alice"), session("b", "alice")
+	ended, removed := session("c", "alice"), session("d", "alice")
+	claimed.Due, due.Due = now.Add(-time.Hour), now.Add(time.Hour)
+	for _, one := range []*store.Session{&claimed, &due, &ended, &removed} {
+		require.NoError(t, s.Create(t.Context(), *one, 10))
+		one.Revision = 1
+	}
+	ended.End, ended.Due = &store.End{At: now, Reason: policy.ReasonLogout}, time.Time{}
+	_, err := s.Update(t.Context(), ended)
+	require.NoError(t, err)
+	require.NoError(t, s.Delete(t.Context(), removed.ID, removed.Revision))
+	_, err = s.PutFence(t.Context(), store.Fence{Subject: due.Subject, At: due.Started.Add(-time.Hour), Reason: policy.ReasonLogout, Due: now.Add(time.Hour)})
+	require.NoError(t, err)
+	taken, err := s.Due(t.Context(), now, time.Minute, 1)
+	require.NoError(t, err)
+	require.Len(t, taken, 1)
+	return claimed, due, fmt.Sprintf("curfew:{%s}:g", due.ID[:2])
+}
+
+// A key that becomes empty is gone, and while its slot moves, the server says that it is
+// elsewhere: a step that had emptied it must not ask for it again, or a part of it is done.
+func TestAStepOfASlotThatMovesIsWhole(t *testing.T) {
+	m := newMovable(t)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	later := now.Add(2 * time.Hour)
+	for name, c := range map[string]struct {
+		step func(ctx context.Context, s *redisstore.Store, one store.Session) error
+		done func(t *testing.T, s *redisstore.Store, one store.Session)
+	}{
+		"Admit": {
+			func(ctx context.Context, s *redisstore.Store, one store.Session) error {
+				return s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+					i := slices.IndexFunc(held, func(s store.Session) bool { return s.ID == one.ID })
+					held[i].End, held[i].Due = &store.End{At: now, Reason: policy.ReasonLogout}, later
+					return held[i : i+1], nil
+				})
+			},
+			func(t *testing.T, s *redisstore.Store, one store.Session) {
+				list, _, err := s.List(t.Context(), store.Filter{Subject: one.Subject, State: store.Ended}, "", 10)
+				require.NoError(t, err)
+				require.Len(t, list, 2)
+				stats, err := s.Stats(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, store.Stats{Unended: 1, Ended: 2, NextDue: now.Add(-time.Hour)}, stats)
+				due, err := s.Due(t.Context(), later, 2*time.Hour, 10)
+				require.NoError(t, err)
+				require.Len(t, due, 2)
+			},
+		},
+		"Update": {
+			func(ctx context.Context, s *redisstore.Store, one store.Session) error {
+				one.Due = later
+				_, err := s.Update(ctx, one)
+				return err
+			},
+			func(t *testing.T, s *redisstore.Store, one store.Session) {
+				due, err := s.Due(t.Context(), later, 2*time.Hour, 10)
+				require.NoError(t, err)
+				require.Len(t, due, 2)
+			},
+		},
+		"PutFence": {
+			func(ctx context.Context, s *redisstore.Store, one store.Session) error {
+				_, err := s.PutFence(ctx, store.Fence{Subject: one.Subject, At: now, Reason: policy.ReasonLogout, Due: later})
+				return err
+			},
+			func(t *testing.T, s *redisstore.Store, one store.Session) {
+				due, err := s.DueFences(t.Context(), later, 10)
+				require.NoError(t, err)
+				require.Len(t, due, 1)
+			},
+		},
+		"PutDocument": {
+			func(ctx context.Context, s *redisstore.Store, one store.Session) error {
+				_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 2, Body: []byte("new"), NoHistory: true})
+				return err
+			},
+			func(t *testing.T, s *redisstore.Store, one store.Session) {
+				d, err := s.Document(t.Context(), "k")
+				require.NoError(t, err)
+				require.Equal(t, "new", string(d.Body))
+				versions, err := s.History(t.Context(), "k", 0, 10)
+				require.NoError(t, err)
+				require.Len(t, versions, 1)
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, server := range m.servers {
+				require.NoError(t, server.FlushAll(t.Context()).Err())
+			}
+			client := m.client()
+			s := newStore(t, client)
+			_, one, key := inABucket(t, s, now)
+			for version := range int64(2) {
+				_, err := s.PutDocument(t.Context(), store.Document{Key: "k", Version: version, NoHistory: version > 0})
+				require.NoError(t, err)
+			}
+			if name == "PutDocument" {
+				for _, server := range m.servers {
+					if keys := server.Keys(t.Context(), "curfew:{d:*").Val(); len(keys) > 0 {
+						key = keys[0]
+					}
+				}
+			}
+			slot := client.ClusterKeySlot(t.Context(), key).Val()
+			from, to := m.open(slot)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err := c.step(ctx, s, one)
+			m.do(from, "cluster", "setslot", slot, "stable")
+			m.do(to, "cluster", "setslot", slot, "stable")
+			require.NoError(t, err)
+			c.done(t, s, one)
+		})
+	}
+}
+
+// An index may have been moved while a session that is in it was not yet.
+func TestASessionThatIsMovedLaterIsWaitedFor(t *testing.T) {
+	m := newMovable(t)
+	client := m.client()
+	s := newStore(t, client)
+	_, one, key := inABucket(t, s, time.Now().UTC().Truncate(time.Microsecond))
+	var waits atomic.Int64
+	note := noting(func(_ string, err error) {
+		if redis.HasErrorPrefix(err, "TRYAGAIN ") {
+			waits.Add(1)
+		}
+	})
+	require.NoError(t, client.ForEachShard(t.Context(), func(_ context.Context, node *redis.Client) error {
+		node.AddHook(note)
+		return nil
+	}))
+	for name, call := range map[string]func(ctx context.Context) error{
+		"Admit": func(ctx context.Context) error {
+			held := 0
+			err := s.Admit(ctx, one.Subject, func(list []store.Session, _ store.Fence) ([]store.Session, error) {
+				held = len(list)
+				return nil, nil
+			})
+			assert.Equal(t, 2, held)
+			return err
+		},
+		"List": func(ctx context.Context) error {
+			list, _, err := s.List(ctx, store.Filter{Subject: one.Subject}, "", 10)
+			assert.Len(t, list, 3)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			slot := client.ClusterKeySlot(t.Context(), key).Val()
+			from, to := m.open(slot)
+			keys, err := m.do(from, "cluster", "getkeysinslot", slot, 100).StringSlice()
+			require.NoError(t, err)
+			is := func(key string) bool { return strings.HasSuffix(key, ":s:"+one.ID) }
+			m.take(from, to, slices.DeleteFunc(slices.Clone(keys), is))
+			waits.Store(0)
+			answered := make(chan error, 1)
+			go func() { answered <- call(t.Context()) }()
+			require.Eventually(t, func() bool { return waits.Load() >= 3 || len(answered) > 0 }, time.Minute, time.Millisecond)
+			m.take(from, to, slices.DeleteFunc(keys, func(key string) bool { return !is(key) }))
+			m.settle(slot, from, to)
+			require.NoError(t, <-answered)
+		})
 	}
 }
 

@@ -525,3 +525,38 @@ func TestFailoverTwice(t *testing.T) {
 		}, 2*time.Minute, 50*time.Millisecond)
 	}
 }
+
+// A server that vanishes without a word leaves connections behind that nobody closes. One
+// that was idle for longer than ConnMaxIdleTime costs nobody a call.
+func TestServerVanishes(t *testing.T) {
+	server, err := engine.NewRedis()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, server.Close()) })
+	way, err := faultnet.Listen(server.Addr())
+	require.NoError(t, err)
+	defer way.Close()
+	name, err := faultnet.Listen(way.Addr())
+	require.NoError(t, err)
+	defer name.Close()
+	client := opened(t, redis.NewClient(&redis.Options{
+		Addr: name.Addr(), Password: server.Password(), ContextTimeoutEnabled: true, ConnMaxIdleTime: 50 * time.Millisecond,
+	}))
+	s := newStore(t, client)
+	var conns []*redis.Conn
+	for range 10 {
+		conns = append(conns, client.Conn())
+		require.NoError(t, conns[len(conns)-1].Ping(t.Context()).Err())
+	}
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	require.EqualValues(t, 10, client.PoolStats().IdleConns)
+	name.Redirect(server.Addr()) // for new connections
+	way.Set(faultnet.Fault{Hold: true})
+	defer way.Set(faultnet.Fault{})
+	time.Sleep(100 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err = s.Get(ctx, session("a", "alice").ID)
+	require.ErrorIs(t, err, store.ErrNotFound)
+}

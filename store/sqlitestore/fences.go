@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 
 	removeFenceSQL = `DELETE FROM curfew_fences WHERE issuer = ?1 AND subject = ?2`
 
-	dueFencesSQL = `SELECT revision, document FROM curfew_fences WHERE due <= ?1 ORDER BY due LIMIT ?2`
+	dueFencesSQL = `SELECT subject, revision, document FROM curfew_fences WHERE due <= ?1 ORDER BY due`
 )
 
 // fenceOf returns the fence of a subject, as a transaction sees it.
@@ -101,22 +102,25 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 		return nil, fmt.Errorf("due fences: limit is %d, at least 1 is required", limit)
 	}
 	var due []store.Fence
+	var unread unreadable.List
 	err := s.again(ctx, func() error {
-		due = nil
-		rows, err := s.dueFences.QueryContext(ctx, now.UnixMicro(), limit)
+		due, unread = nil, unreadable.List{}
+		rows, err := s.dueFences.QueryContext(ctx, now.UnixMicro())
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
-		for rows.Next() {
+		for len(due) < limit && rows.Next() {
+			var subject string
 			var revision int64
 			var document []byte
-			if err := rows.Scan(&revision, &document); err != nil {
+			if err := rows.Scan(&subject, &revision, &document); err != nil {
 				return err
 			}
 			f, err := store.ParseFence(string(document))
 			if err != nil {
-				return err
+				unread.Add(fmt.Errorf("of subject %q: %w", subject, err))
+				continue
 			}
 			f.Revision = revision
 			due = append(due, f)
@@ -125,6 +129,9 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 	})
 	if err != nil {
 		return nil, fmt.Errorf("due fences: %w", fault(ctx, err))
+	}
+	if err := unread.Err(); err != nil {
+		return due, fmt.Errorf("due fences: %w", err)
 	}
 	return due, nil
 }

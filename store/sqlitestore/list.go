@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // mostSteps is how many steps a walk over several lists takes at most: a fraction of
@@ -20,44 +21,51 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 	}
 	query, args := listSQL(f, cursor, limit+1)
 	var page []store.Session
-	var last string // where the walk was cut short, if it was
+	var next string
+	var unread unreadable.List
 	err := s.again(ctx, func() error {
-		page, last = nil, ""
-		rows, err := s.db.QueryContext(ctx, query, args...)
+		page, next, unread = nil, "", unreadable.List{}
+		n, last := 0, ""
+		found, err := s.db.QueryContext(ctx, query, args...)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
+		defer found.Close()
 		var document, fence sql.RawBytes // which scan copies
-		for rows.Next() {
+		for found.Next() {
 			var id string
 			var revision sql.NullInt64
 			var cut bool
-			if err := rows.Scan(&id, &revision, &document, &fence, &cut); err != nil {
+			if err := found.Scan(&id, &revision, &document, &fence, &cut); err != nil {
 				return err
 			}
+			if n == limit {
+				next = last // there is one more at least
+				break
+			}
 			if cut {
-				last = id
+				next = id // the walk was cut short
 			}
 			if !revision.Valid {
 				continue
 			}
+			n, last = n+1, id
 			one, err := scan(revision.Int64, document, fence)
 			if err != nil {
-				return err
+				unread.Add(fmt.Errorf("session %q: %w", id, err))
+				continue
 			}
 			page = append(page, one)
 		}
-		return rows.Err()
+		return found.Err()
 	})
 	if err != nil {
 		return nil, "", fmt.Errorf("list sessions: %w", fault(ctx, err))
 	}
-	if len(page) > limit {
-		page = page[:limit]
-		last = page[limit-1].ID
+	if err := unread.Err(); err != nil {
+		return page, next, fmt.Errorf("list sessions: %w", err)
 	}
-	return page, last, nil
+	return page, next, nil
 }
 
 // listSQL returns the query for one page. It walks along the lists of sessions, in

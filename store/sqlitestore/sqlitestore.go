@@ -74,6 +74,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
 // Store is a [store.Store] in an SQLite database. It is made by [New].
@@ -105,7 +106,7 @@ const (
 
 	getSQL   = `SELECT ` + sessionCols + ` FROM curfew_sessions s WHERE s.id = ?1`
 	countSQL = `SELECT count(*) FROM (SELECT 1 FROM curfew_sessions WHERE issuer = ?1 AND subject = ?2 AND ended = 0 LIMIT ?3)`
-	heldSQL  = `SELECT s.revision, s.document, NULL FROM curfew_sessions s WHERE s.issuer = ?1 AND s.subject = ?2 AND s.ended = 0 ORDER BY s.id`
+	heldSQL  = `SELECT s.id, s.revision, s.document, NULL FROM curfew_sessions s WHERE s.issuer = ?1 AND s.subject = ?2 AND s.ended = 0 ORDER BY s.id`
 
 	insertSQL = `INSERT INTO curfew_sessions (id, revision, issuer, subject, ended, terms, due, document)
 		VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING`
@@ -125,7 +126,7 @@ const (
 	removeTermSQL = `DELETE FROM curfew_terms WHERE term = ?1 AND ended = ?2 AND id = ?3`
 
 	anyDueSQL = `SELECT 1 FROM curfew_sessions WHERE due <= ?1 AND (claimed <= ?1 OR claimed > ?2) LIMIT 1`
-	dueSQL    = `SELECT ` + sessionCols + ` FROM curfew_sessions s WHERE s.due <= ?1 AND (s.claimed <= ?1 OR s.claimed > ?2) ORDER BY s.due, s.id LIMIT ?3`
+	dueSQL    = `SELECT s.id, ` + sessionCols + ` FROM curfew_sessions s WHERE s.due <= ?1 AND (s.claimed <= ?1 OR s.claimed > ?2) ORDER BY s.due, s.id LIMIT ?3`
 	claimSQL  = `UPDATE curfew_sessions SET claimed = ?2 WHERE id = ?1`
 
 	// One statement, which sees one moment. Each part walks along an index.
@@ -575,9 +576,12 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 	var decided error
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		decided = nil
-		held, err := sessions(tx.StmtContext(ctx, s.held).QueryContext(ctx, subject.Issuer, subject.ID))
+		held, _, unread, err := sessions(tx.StmtContext(ctx, s.held).QueryContext(ctx, subject.Issuer, subject.ID))
 		if err != nil {
 			return err
+		}
+		if err := unread.Err(); err != nil {
+			return &refusal{err}
 		}
 		fence, err := s.fenceOf(ctx, tx, subject)
 		if err != nil {
@@ -682,14 +686,16 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		return nil, nil
 	}
 	var due []store.Session
+	var unread unreadable.List
 	if err == nil {
 		err = s.write(ctx, func(tx *sql.Tx) (err error) {
-			if due, err = sessions(tx.StmtContext(ctx, s.due).QueryContext(ctx, now.UnixMicro(), far, limit)); err != nil {
+			var ids []string
+			if due, ids, unread, err = sessions(tx.StmtContext(ctx, s.due).QueryContext(ctx, now.UnixMicro(), far, limit)); err != nil {
 				return err
 			}
 			until := now.Add(lease).UnixMicro()
-			for i := range due {
-				if _, err := tx.StmtContext(ctx, s.claim).ExecContext(ctx, due[i].ID, until); err != nil {
+			for _, id := range ids {
+				if _, err := tx.StmtContext(ctx, s.claim).ExecContext(ctx, id, until); err != nil {
 					return err
 				}
 			}
@@ -698,6 +704,9 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 	}
 	if err != nil {
 		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
+	}
+	if err := unread.Err(); err != nil {
+		return due, fmt.Errorf("due sessions: %w", err)
 	}
 	return due, nil
 }
@@ -716,24 +725,27 @@ func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 	return stats, nil
 }
 
-// sessions reads the rows of a query for revision, document and fence.
-func sessions(rows *sql.Rows, err error) ([]store.Session, error) {
+// sessions reads the rows of a query for ID, revision, document and fence: ids are
+// those of all rows.
+func sessions(rows *sql.Rows, err error) (list []store.Session, ids []string, unread unreadable.List, _ error) {
 	if err != nil {
-		return nil, err
+		return nil, nil, unread, err
 	}
 	defer rows.Close()
-	var list []store.Session
 	var document, fence sql.RawBytes // which scan copies
 	for rows.Next() {
+		var id string
 		var revision int64
-		if err := rows.Scan(&revision, &document, &fence); err != nil {
-			return nil, err
+		if err := rows.Scan(&id, &revision, &document, &fence); err != nil {
+			return nil, nil, unread, err
 		}
+		ids = append(ids, id)
 		one, err := scan(revision, document, fence)
 		if err != nil {
-			return nil, err
+			unread.Add(fmt.Errorf("session %q: %w", id, err))
+			continue
 		}
 		list = append(list, one)
 	}
-	return list, rows.Err()
+	return list, ids, unread, rows.Err()
 }

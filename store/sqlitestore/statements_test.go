@@ -69,7 +69,7 @@ func TestStatements(t *testing.T) {
 			err := s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 			require.Equal(t, errRefused, err)
 			return nil
-		}, []string{"SELECT S.REVISION,", "SELECT REVISION,"}},
+		}, []string{"SELECT S.ID,", "SELECT REVISION,"}},
 	} {
 		mu.Lock()
 		executed = nil

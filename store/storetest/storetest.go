@@ -6,7 +6,7 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return memstore.New() })
 //	}
 //
-// Run it with -race. Nothing can be left out: a store that cannot do one of
+// A store that writes documents has a second one, [RunUnreadable]. Run them with -race. Nothing can be left out: a store that cannot do one of
 // these things lets a user hold one session more than the cap, loses a logout or
 // shows one user the sessions of another.
 package storetest

@@ -1,56 +1,30 @@
 package seal
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 )
 
-// Keys are the sealing keys of the hook. The first seals; all unseal. To
-// rotate, first add the new key behind the others everywhere, then move it to
-// the front, then, once the longest Active has passed, remove the old one
-// (where Active is unlimited: once the inactivity window has passed, since a
-// token is sealed anew at each refresh).
-type Keys []Key
-
 // A Key is one sealing key.
 type Key struct {
-	// Created is when it was made, to the second. It is part of the key's
-	// ID, which tokens carry in the clear, so that a process that does not
-	// have a new key yet knows it for new.
-	Created time.Time
-
-	// Secret is the key itself.
-	Secret [32]byte
+	Created time.Time // to the second; see [KeyID]
+	Secret  [32]byte
 }
 
-// NewKey makes a key from the system's randomness.
-func NewKey(now time.Time) Key {
-	k := Key{Created: now.UTC().Truncate(time.Second)}
-	rand.Read(k.Secret[:]) // never fails: see crypto/rand.Read
-	return k
-}
-
-// keyPrefix starts the text form of a key, for people and for scanners that
-// look for secrets.
-const keyPrefix = "curfew-key-1"
-
-// ID names the key without giving it away: eight hexadecimal digits of its
-// creation in Unix seconds, and four of a digest of the secret.
-func (k Key) ID() string {
-	sum := sha256.Sum256(append([]byte("curfew key id"), k.Secret[:]...))
-	return fmt.Sprintf("%08x%s", uint32(k.Created.Unix()), hex.EncodeToString(sum[:2]))
+// KeyID names a key without giving it away: eight hexadecimal digits of its creation
+// in Unix seconds, and four of a digest of the secret. Tokens carry it in the clear,
+// so that a process that does not have a new key yet knows it for new.
+func KeyID(created time.Time, secret [32]byte) string {
+	sum := sha256.Sum256(append([]byte("curfew key id"), secret[:]...))
+	return fmt.Sprintf("%08x%s", uint32(created.Unix()), hex.EncodeToString(sum[:2]))
 }
 
 // keyCreated returns the time of creation in a key ID.
 func keyCreated(id string) (time.Time, bool) {
-	if len(id) != keyIDLen {
+	if len(id) != 12 {
 		return time.Time{}, false
 	}
 	sec, err := strconv.ParseUint(id[:8], 16, 32)
@@ -58,41 +32,4 @@ func keyCreated(id string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.Unix(int64(sec), 0), true
-}
-
-const keyIDLen = 12
-
-// String returns the key's ID: never the secret.
-func (k Key) String() string { return k.ID() }
-
-// GoString returns what String returns.
-func (k Key) GoString() string { return k.ID() }
-
-// MarshalText encodes the key, secret included, on one line of printable
-// characters, to be kept in a file of mode 0600.
-func (k Key) MarshalText() ([]byte, error) {
-	if k.Created.IsZero() {
-		return nil, errors.New("key: Created is not set")
-	}
-	return fmt.Appendf(nil, "%s.%s.%s", keyPrefix, k.Created.UTC().Format(time.RFC3339),
-		base64.RawURLEncoding.EncodeToString(k.Secret[:])), nil
-}
-
-// UnmarshalText decodes what MarshalText made. Its errors do not repeat the
-// text.
-func (k *Key) UnmarshalText(text []byte) error {
-	parts := strings.Split(string(text), ".")
-	if len(parts) != 3 || parts[0] != keyPrefix {
-		return fmt.Errorf("key: want %s.TIME.SECRET", keyPrefix)
-	}
-	created, err := time.Parse(time.RFC3339, parts[1])
-	if err != nil {
-		return errors.New("key: the time of creation is not in RFC 3339 form")
-	}
-	secret, err := Decode(parts[2])
-	if err != nil || len(secret) != len(k.Secret) {
-		return fmt.Errorf("key: the secret is not %d bytes in unpadded base64url", len(k.Secret))
-	}
-	*k = Key{Created: created.UTC().Truncate(time.Second), Secret: [32]byte(secret)}
-	return nil
 }

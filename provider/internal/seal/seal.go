@@ -46,22 +46,23 @@ type ringKey struct {
 // New returns the ring of the keys, which need not be checked before. A token of a
 // key that is not here is [ErrAhead] for as long after its creation as rollover
 // says.
-func New(keys Keys, rollover time.Duration) (*Ring, error) {
+func New(keys []Key, rollover time.Duration) (*Ring, error) {
 	r := &Ring{rollover: rollover}
 	seen := map[string]bool{}
 	for i, k := range keys {
 		if k.Created.IsZero() || k.Secret == ([32]byte{}) {
 			return nil, fmt.Errorf("key %d is not set", i)
 		}
-		if seen[k.ID()] {
-			return nil, fmt.Errorf("key %d (%s) is there twice", i, k.ID())
+		id := KeyID(k.Created, k.Secret)
+		if seen[id] {
+			return nil, fmt.Errorf("key %d (%s) is there twice", i, id)
 		}
-		seen[k.ID()] = true
+		seen[id] = true
 		aead, err := chacha20poly1305.NewX(Derive(k.Secret, "seal"))
 		if err != nil {
 			return nil, err
 		}
-		r.keys = append(r.keys, ringKey{id: k.ID(), aead: aead})
+		r.keys = append(r.keys, ringKey{id: id, aead: aead})
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,12 @@ func testRing(t testing.TB, keys ...Key) *Ring {
 	return r
 }
 
+func newKey(now time.Time) Key {
+	k := Key{Created: now}
+	rand.Read(k.Secret[:])
+	return k
+}
+
 var someRefreshToken = RefreshToken{
 	Token: "storage-token", SID: "ab.sid", Grant: "grant", Client: "web", Subject: store.Subject{Issuer: "https://op", ID: "alice:1"},
 	Scopes: []string{"openid", "offline_access"}, Authenticated: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), Generation: 7,
@@ -25,7 +32,7 @@ var someRefreshToken = RefreshToken{
 
 func TestSealedRecordsComeBackAsTheyWere(t *testing.T) {
 	now := time.Now()
-	r := testRing(t, NewKey(now))
+	r := testRing(t, newKey(now))
 	for _, want := range []RefreshToken{{}, someRefreshToken, {Scopes: []string{""}, Generation: 1 << 63, Token: strings.Repeat("x", 10_000)}} {
 		text := r.SealRefresh(want)
 		got, err := r.OpenRefresh(text, now)
@@ -53,7 +60,7 @@ func TestSealedRecordsComeBackAsTheyWere(t *testing.T) {
 
 func TestNoBitOfASealedTokenCanChange(t *testing.T) {
 	now := time.Now()
-	r := testRing(t, NewKey(now))
+	r := testRing(t, newKey(now))
 	text := r.SealRefresh(someRefreshToken)
 	for i := range text {
 		for bit := range 8 {
@@ -76,7 +83,7 @@ func TestNoBitOfASealedTokenCanChange(t *testing.T) {
 // One kind cannot stand in for another, even with the same key.
 func TestOneKindOfTokenIsNotAnother(t *testing.T) {
 	now := time.Now()
-	r := testRing(t, NewKey(now))
+	r := testRing(t, newKey(now))
 	refresh, access := r.SealRefresh(someRefreshToken), r.SealAccess(AccessToken{ID: "x"})
 	_, err := r.OpenAccess(refresh, now)
 	require.ErrorIs(t, err, ErrForeign)
@@ -98,39 +105,15 @@ func TestAnUnknownKeyIsAheadOnlyIfItIsYoung(t *testing.T) {
 		{59 * time.Minute, ErrAhead}, // a clock that is ahead
 		{2 * time.Hour, ErrBroken},
 	} {
-		text := testRing(t, NewKey(now.Add(c.created))).SealRefresh(someRefreshToken)
-		_, err := testRing(t, NewKey(now.Add(-time.Minute))).OpenRefresh(text, now)
+		text := testRing(t, newKey(now.Add(c.created))).SealRefresh(someRefreshToken)
+		_, err := testRing(t, newKey(now.Add(-time.Minute))).OpenRefresh(text, now)
 		require.ErrorIs(t, err, c.want, "%s", c.created)
-	}
-}
-
-func TestKeysAsText(t *testing.T) {
-	k := NewKey(time.Now())
-	text, err := k.MarshalText()
-	require.NoError(t, err)
-	var back Key
-	require.NoError(t, back.UnmarshalText(text))
-	require.Equal(t, k, back)
-	require.Equal(t, k.ID(), back.ID())
-	require.NotContains(t, k.String(), string(text[len(text)-20:]))
-
-	_, err = Key{}.MarshalText()
-	require.Error(t, err)
-	secret := string(text[strings.LastIndexByte(string(text), '.')+1:])
-	for _, bad := range []string{
-		"", ".", "..", "curfew-key-1", "curfew-key-1..", "curfew-key-2" + string(text[12:]), string(text) + "A", string(text[:len(text)-1]),
-		"curfew-key-1.yesterday." + secret, "curfew-key-1.2026-01-01T00:00:00Z." + secret[:10], string(text) + ".x",
-	} {
-		err := back.UnmarshalText([]byte(bad))
-		require.Error(t, err, "%q", bad)
-		require.NotContains(t, err.Error(), secret, "errors do not repeat the secret")
-		require.Equal(t, k, back, "a failed decode changes nothing")
 	}
 }
 
 func FuzzOpen(f *testing.F) {
 	now := time.Now()
-	r := testRing(f, NewKey(now))
+	r := testRing(f, newKey(now))
 	f.Add(r.SealRefresh(someRefreshToken), []byte{1})
 	f.Add(r.SealAccess(AccessToken{ID: "x"}), []byte{1, 200, 255})
 	f.Add("", []byte{})

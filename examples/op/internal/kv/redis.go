@@ -63,13 +63,13 @@ if (old[1] or '0') ~= ARGV[2] then
 	redis.call('PERSIST', KEYS[1])
 	return 0
 end
-if old[2] and old[2] ~= '' then
-	redis.call('ZREM', KEYS[2], old[2])
-end
 redis.call('HSET', KEYS[3], 'revision', ARGV[3], 'group', ARGV[4], 'value', ARGV[5], 'expires', ARGV[6], 'member', ARGV[7])
 redis.call('ZADD', KEYS[1], ARGV[6], ARGV[1])
 if ARGV[7] ~= '' then
 	redis.call('ZADD', KEYS[2], 0, ARGV[7])
+end
+if old[2] and old[2] ~= '' and old[2] ~= ARGV[7] then
+	redis.call('ZREM', KEYS[2], old[2]) -- last: a set that is empty is gone, and in a slot that moves nobody may ask for it
 end
 return 1
 `)

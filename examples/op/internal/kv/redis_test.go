@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -220,4 +221,29 @@ func TestRedisSwitchBehindAName(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A set that becomes empty is gone, and while its slot moves, the server says that it is
+// elsewhere: a write that had emptied it must not ask for it again.
+func TestRedisSlotThatMoves(t *testing.T) {
+	o := redisServers["redis cluster"](t)
+	s := openRedis(t, o)
+	cluster := s.client.(*redis.ClusterClient)
+	require.NoError(t, s.Put(t.Context(), Record{Key: "k", Group: "one", Expires: at}))
+	slot := cluster.ClusterKeySlot(t.Context(), groupKey(bucketOf("k"))).Val()
+	owner, err := cluster.MasterForKey(t.Context(), groupKey(bucketOf("k")))
+	require.NoError(t, err)
+	shards, err := cluster.ClusterShards(t.Context()).Result()
+	require.NoError(t, err)
+	mine := owner.Do(t.Context(), "cluster", "myid").Val()
+	i := slices.IndexFunc(shards, func(s redis.ClusterShard) bool { return s.Nodes[0].ID != mine })
+	require.NoError(t, owner.Do(t.Context(), "cluster", "setslot", slot, "migrating", shards[i].Nodes[0].ID).Err())
+	defer owner.Do(context.WithoutCancel(t.Context()), "cluster", "setslot", slot, "stable")
+	for n, group := range []string{"one", "two"} {
+		require.NoError(t, s.Put(t.Context(), Record{Key: "k", Group: group, Expires: at, Revision: int64(n + 1)}))
+	}
+	require.NoError(t, owner.Do(t.Context(), "cluster", "setslot", slot, "stable").Err())
+	require.NoError(t, s.DeleteGroup(t.Context(), "two"))
+	_, err = s.Get(t.Context(), "k")
+	require.ErrorIs(t, err, ErrNotFound)
 }
