@@ -30,7 +30,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # Not by go run, which calls every end by Ctrl-C an error.
 .PHONY: run
@@ -49,7 +49,7 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 # What make quick leaves to make test: packages that start database servers,
 # browsers or programs, or try the rules on many servers, and tests that take
 # seconds each.
-SLOW_PACKAGES := examples/cli examples/demo examples/op examples/rp internal/bench internal/demodata internal/engine \
+SLOW_PACKAGES := examples/cli examples/demo examples/op examples/rp internal/bench internal/engine \
 	internal/pgprimary internal/proctest internal/soak middleware/sqlsessions provider/providertest \
 	store/pgstore store/redisstore store/sqlitestore
 SLOW_TESTS := TestPolicyVectorsOverHTTP TestOwnTestsOfOp TestPeersBugsWithRealClients TestEachStoreCallOfEachFlowFails
@@ -71,6 +71,20 @@ lint: go staticcheck ## Check format, vet, staticcheck and go.mod
 	go mod tidy -diff
 	cd internal/tools && go mod tidy -diff
 	@set -x; for module in $(MODULES); do (cd $$module; go vet ./...; $(CURDIR)/$(BIN)/staticcheck ./...; go mod tidy -diff); done
+
+# Parts of make test, for CI with other servers.
+.PHONY: postgres
+postgres: compiler ## Test what keeps things in PostgreSQL, with the one that is installed
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./store/pgstore ./middleware/sqlsessions ./internal/pgprimary
+
+.PHONY: redis
+redis: compiler ## Test what keeps things in Redis, with the redis-server that is installed
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./store/redisstore
+
+.PHONY: vuln
+vuln: go ## Look for known vulnerabilities in what is used
+	@cd internal/tools && go build -o ../../$(BIN)/govulncheck golang.org/x/vuln/cmd/govulncheck
+	$(BIN)/govulncheck ./...
 
 .PHONY: bench
 bench: go engines ## Measure what the hook costs, and fail if it is more than promised

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -150,9 +151,15 @@ func resolved(path string) string {
 	return path
 }
 
-// sources parses all Go files of the module.
+// sources are the Go files of the module, parsed.
 func sources(t *testing.T) map[string]*ast.File {
 	t.Helper()
+	files, err := parsed()
+	require.NoError(t, err)
+	return files
+}
+
+var parsed = sync.OnceValues(func() (map[string]*ast.File, error) {
 	files := map[string]*ast.File{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "." {
@@ -165,9 +172,8 @@ func sources(t *testing.T) map[string]*ast.File {
 		files[filepath.ToSlash(path)] = f
 		return err
 	})
-	require.NoError(t, err)
-	return files
-}
+	return files, err
+})
 
 // skipHidden skips a hidden folder, unless there was an error.
 func skipHidden(err error) error {
