@@ -50,8 +50,7 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 # browsers or programs, or try the rules on many servers, and tests that take
 # seconds each.
 SLOW_PACKAGES := examples/cli examples/demo examples/op examples/rp internal/bench internal/engine \
-	internal/pgprimary internal/proctest internal/soak middleware/sqlsessions provider/providertest \
-	store/pgstore store/redisstore store/sqlitestore
+	internal/linear internal/soak middleware/sqlsessions provider/providertest store/redisstore store/sqlitestore
 SLOW_TESTS := TestPolicyVectorsOverHTTP TestOwnTestsOfOp TestPeersBugsWithRealClients TestEachStoreCallOfEachFlowFails
 
 # Results of packages that have not changed come from the cache.
@@ -75,7 +74,7 @@ lint: go staticcheck ## Check format, vet, staticcheck and go.mod
 # Parts of make test, for CI with other servers.
 .PHONY: postgres
 postgres: compiler ## Test what keeps things in PostgreSQL, with the one that is installed
-	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./store/pgstore ./middleware/sqlsessions ./internal/pgprimary
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./store/pgstore ./middleware/sqlsessions
 
 .PHONY: redis
 redis: compiler ## Test what keeps things in Redis, with the redis-server that is installed
