@@ -8,5 +8,6 @@ import (
 )
 
 func TestMemoryStoreContract(t *testing.T) {
+	t.Parallel()
 	sessiontest.Run(t, func(*testing.T) middleware.SessionStore { return middleware.NewMemoryStore() })
 }

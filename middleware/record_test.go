@@ -12,6 +12,7 @@ import (
 )
 
 func TestSeconds(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		in   any
 		want time.Duration
@@ -31,6 +32,7 @@ func TestSeconds(t *testing.T) {
 // The example of draft-ietf-oauth-refresh-token-expiration-03 section 6.3: 7 days to
 // a refresh, 10 days of authorization.
 func TestTakeTheDraftsExample(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	begin := time.Date(2026, 7, 6, 0, 0, 0, 0, time.UTC)
 	rec := record{Format: recordFormat, SignedIn: begin}
@@ -57,6 +59,7 @@ func TestTakeTheDraftsExample(t *testing.T) {
 
 // Each limit is over at its instant, and not a millisecond before.
 func TestStands(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, test := range map[string]struct {
 		rec           record
@@ -81,6 +84,7 @@ func TestStands(t *testing.T) {
 
 // What a user reads comes from words that we know, whatever the provider wrote.
 func TestReasonOf(t *testing.T) {
+	t.Parallel()
 	for description, want := range map[string]struct {
 		reason Reason
 		text   string
@@ -113,6 +117,7 @@ func TestReasonOf(t *testing.T) {
 // Where the provider does not say why, the user reads how long a sign-in lasts, and not
 // how long they were here.
 func TestLapsed(t *testing.T) {
+	t.Parallel()
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	joined, end := begin.Add(6*time.Hour), begin.Add(8*time.Hour)
 	for _, test := range []struct {

@@ -18,6 +18,7 @@ func newTestSealer(t testing.TB, app string, keys ...[]byte) *sealer {
 }
 
 func TestSeal(t *testing.T) {
+	t.Parallel()
 	s := newTestSealer(t, "app", key(1))
 	text, err := s.seal("x", []byte("secret"))
 	require.NoError(t, err)
@@ -55,6 +56,7 @@ func TestSeal(t *testing.T) {
 
 // A key is replaced without signing anybody out.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	before, during, after := newTestSealer(t, "a", key(1)), newTestSealer(t, "a", key(2), key(1)), newTestSealer(t, "a", key(2))
 	old, err := before.seal("x", []byte("1"))
 	require.NoError(t, err)
@@ -69,6 +71,7 @@ func TestKeyRotation(t *testing.T) {
 }
 
 func TestBadKeys(t *testing.T) {
+	t.Parallel()
 	for name, keys := range map[string][][]byte{
 		"none": nil, "empty": {{}}, "short": {key(1)[:31]}, "one short": {key(1), key(2)[:16]}, "twice": {key(1), key(1)},
 	} {
