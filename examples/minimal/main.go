@@ -31,7 +31,8 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go hook.Run(context.Background()) // ends what nobody uses any more; the limits hold without it
+	// Ends what nobody uses any more. The limits hold without it.
+	go func() { log.Print(hook.Run(context.Background())) }()
 	log.Print("ready at ", issuer)
 	log.Fatal(http.ListenAndServe("127.0.0.1:9998", handler))
 }
