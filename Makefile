@@ -67,13 +67,13 @@ quick: go ## Check the code and run the fast tests, to be run at each save
 	echo 'test ($(SLOW_PACKAGES)), and'; echo '$(SLOW_TESTS).'
 
 .PHONY: lint
-lint: go staticcheck ## Check format, vet, staticcheck and go.mod
+lint: go golangci-lint ## Check format, vet, the linters of .golangci.yml and go.mod
 	@$(UNFORMATTED)
 	go vet ./...
-	$(BIN)/staticcheck ./...
+	$(BIN)/golangci-lint run ./...
 	go mod tidy -diff
 	cd internal/tools && go mod tidy -diff
-	@set -x; for module in $(MODULES); do (cd $$module; go vet ./...; $(CURDIR)/$(BIN)/staticcheck ./...; go mod tidy -diff); done
+	@set -x; for module in $(MODULES); do (cd $$module; go vet ./...; $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...; go mod tidy -diff); done
 
 # Parts of make test, for CI with other servers.
 .PHONY: postgres
@@ -167,8 +167,8 @@ chromium:
 	fi; \
 	[[ -z $$packages ]] || { echo "missing, and needed by tests: as root, run apt-get install$$packages"; exit 1; }
 
-# Built at each use, which takes no time if nothing changed: one that an older Go
-# built cannot read the code of a newer one.
-.PHONY: staticcheck
-staticcheck: go
-	@cd internal/tools && go build -o ../../$(BIN)/staticcheck honnef.co/go/tools/cmd/staticcheck
+# Built at each use, which takes no time if nothing changed, and some minutes at the
+# first: one that an older Go built cannot read the code of a newer one.
+.PHONY: golangci-lint
+golangci-lint: go
+	@cd internal/tools && go build -o ../../$(BIN)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
