@@ -55,14 +55,19 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 # seconds each.
 SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp internal/bench internal/engine \
 	internal/linear internal/soak middleware/sqlsessions provider/providertest store/pgstore store/redisstore store/sqlitestore
-SLOW_TESTS := TestPolicyVectorsOverHTTP TestOwnTestsOfOp TestPeersBugsWithRealClients TestEachStoreCallOfEachFlowFails
+SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAnEmptiedStoreIsAnOutage TestAReceiverThatHangsHoldsUpNobody \
+	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestEndsWinAgainstAFlood TestHundredThousandAccounts \
+	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise \
+	TestWhatWasMadeFromASessionEndsWithIt
 
-# Results of packages that have not changed come from the cache.
+# Results of packages that have not changed come from the cache, but for those of
+# deptest, which asks for the imports of all.
 .PHONY: quick
 quick: go ## Check the code and run the fast tests, to be run at each save
 	@$(UNFORMATTED)
 	go vet ./...
-	go test -skip '^($(subst $(SPACE),|,$(SLOW_TESTS)))$$' $$(go list ./... | grep -vxF $(SLOW_PACKAGES:%=-e $(MODULE)/%))
+	go test -skip '^($(subst $(SPACE),|,$(SLOW_TESTS)))$$' $$(go list ./... | grep -vxF $(SLOW_PACKAGES:%=-e $(MODULE)/%) -e $(MODULE)/internal/deptest)
+	go test -count=1 ./internal/deptest
 	@echo 'This was quick. Left to make test: the race detector, the linters, what $(words $(SLOW_PACKAGES)) packages'; \
 	echo 'test ($(SLOW_PACKAGES)), and'; echo '$(SLOW_TESTS).'
 

@@ -1,13 +1,12 @@
 package doctest
 
 import (
-	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -24,13 +23,15 @@ import (
 	"github.com/curfew-oidc/curfew/provider/metrics"
 )
 
-// TestMain names files from the root of the repository, as documents do.
-func TestMain(m *testing.M) {
-	if err := os.Chdir("../.."); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
+// repository is the repository. By its names go test knows which files its results
+// depend on.
+var repository = os.DirFS("../..")
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := fs.ReadFile(repository, file)
+	require.NoError(t, err)
+	return string(text)
 }
 
 // documents are the Markdown files of the repository.
@@ -38,12 +39,10 @@ func documents(t *testing.T) map[string]string {
 	t.Helper()
 	docs := map[string]string{}
 	for _, pattern := range []string{"*.md", "docs/*.md"} {
-		files, err := filepath.Glob(pattern)
+		files, err := fs.Glob(repository, pattern)
 		require.NoError(t, err)
 		for _, file := range files {
-			text, err := os.ReadFile(file)
-			require.NoError(t, err)
-			docs[file] = string(text)
+			docs[file] = read(t, file)
 		}
 	}
 	for _, file := range []string{
@@ -73,10 +72,8 @@ func unindented(code string) string {
 func TestGoCodeInDocs(t *testing.T) {
 	var compiled strings.Builder
 	for file := range sources(t) {
-		if name := filepath.Base(file); strings.HasPrefix(name, "example") && strings.HasSuffix(name, "_test.go") {
-			source, err := os.ReadFile(file)
-			require.NoError(t, err)
-			compiled.WriteString(unindented(string(source)))
+		if name := path.Base(file); strings.HasPrefix(name, "example") && strings.HasSuffix(name, "_test.go") {
+			compiled.WriteString(unindented(read(t, file)))
 		}
 	}
 	found := map[string]int{}
@@ -93,12 +90,11 @@ func TestGoCodeInDocs(t *testing.T) {
 // TestREADMEStartsWithCode holds the README to its promise: what it is in one
 // sentence, and ten lines of code where they are seen without scrolling.
 func TestREADMEStartsWithCode(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	block := goBlock.FindSubmatchIndex(readme)
+	readme := read(t, "README.md")
+	block := goBlock.FindStringSubmatchIndex(readme)
 	require.NotNil(t, block)
-	require.LessOrEqual(t, strings.Count(string(readme[:block[1]]), "\n")+1, 25, "the code ends below line 25")
-	require.Equal(t, 10, strings.Count(string(readme[block[2]:block[3]]), "\n"), "lines of code")
+	require.LessOrEqual(t, strings.Count(readme[:block[1]], "\n")+1, 25, "the code ends below line 25")
+	require.Equal(t, 10, strings.Count(readme[block[2]:block[3]], "\n"), "lines of code")
 }
 
 var (
@@ -126,29 +122,27 @@ func TestLinksResolve(t *testing.T) {
 				continue
 			}
 			links++
-			path := file
+			linked := file
 			if target != "" {
-				path = filepath.Join(filepath.Dir(file), filepath.FromSlash(target))
-				require.FileExists(t, resolved(path), "%s: %s", file, m[1])
+				linked = path.Join(path.Dir(file), target)
+				require.True(t, exists(linked), "%s: %s", file, m[1])
 			}
 			if fragment != "" {
-				linked, err := os.ReadFile(path)
-				require.NoError(t, err)
-				require.Contains(t, slugs(string(linked)), fragment, "%s: %s", file, m[1])
+				require.Contains(t, slugs(read(t, linked)), fragment, "%s: %s", file, m[1])
 			}
 		}
 	}
 	require.Greater(t, links, 5)
 }
 
-// resolved returns a file to look for: a folder is there if its code is.
-func resolved(path string) string {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		if files, err := filepath.Glob(filepath.Join(path, "*.go")); err == nil && len(files) > 0 {
-			return files[0]
-		}
+// exists reports whether a file is there, or a folder with code.
+func exists(name string) bool {
+	info, err := fs.Stat(repository, name)
+	if err == nil && info.IsDir() {
+		files, err := fs.Glob(repository, path.Join(name, "*.go"))
+		return err == nil && len(files) > 0
 	}
-	return path
+	return err == nil
 }
 
 // sources are the Go files of the module, parsed.
@@ -161,15 +155,18 @@ func sources(t *testing.T) map[string]*ast.File {
 
 var parsed = sync.OnceValues(func() (map[string]*ast.File, error) {
 	files := map[string]*ast.File{}
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "." {
+	err := fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && name != "." {
 			return skipHidden(err)
 		}
-		if d.IsDir() || filepath.Ext(path) != ".go" {
+		if d.IsDir() || path.Ext(name) != ".go" {
 			return nil
 		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
-		files[filepath.ToSlash(path)] = f
+		source, err := fs.ReadFile(repository, name)
+		if err != nil {
+			return err
+		}
+		files[name], err = parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments|parser.SkipObjectResolution)
 		return err
 	})
 	return files, err
@@ -180,7 +177,7 @@ func skipHidden(err error) error {
 	if err != nil {
 		return err
 	}
-	return filepath.SkipDir
+	return fs.SkipDir
 }
 
 // declared returns the names of what a file declares: functions, methods as
@@ -280,9 +277,7 @@ func TestOperationsNamesWhatThereIs(t *testing.T) {
 	for desc := range descs {
 		known[metricName.FindString(desc.String())] = true
 	}
-	source, err := os.ReadFile("provider/events.go")
-	require.NoError(t, err)
-	for _, constant := range constants.FindAllStringSubmatch(string(source), -1) {
+	for _, constant := range constants.FindAllStringSubmatch(read(t, "provider/events.go"), -1) {
 		known[constant[1]] = true
 	}
 	for _, info := range policy.Reasons() {

@@ -1,8 +1,7 @@
 package doctest
 
 import (
-	"os"
-	"path/filepath"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,10 +20,9 @@ var (
 // targets are what the Makefile makes.
 func targets(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("Makefile")
-	require.NoError(t, err)
+	text := read(t, "Makefile")
 	var names []string
-	for _, m := range makeTarget.FindAllStringSubmatch(string(text), -1) {
+	for _, m := range makeTarget.FindAllStringSubmatch(text, -1) {
 		names = append(names, m[1])
 	}
 	require.Contains(t, names, "test")
@@ -42,8 +40,7 @@ func requireTargets(t *testing.T, targets []string, where, call string) {
 // TestWorkflowRunsWhatThereIs holds the workflow of public CI to the Makefile, and to
 // the versions that are promised.
 func TestWorkflowRunsWhatThereIs(t *testing.T) {
-	text, err := os.ReadFile(".github/workflows/ci.yml")
-	require.NoError(t, err)
+	text := read(t, ".github/workflows/ci.yml")
 	var workflow struct {
 		Permissions map[string]string
 		Jobs        map[string]struct {
@@ -51,7 +48,7 @@ func TestWorkflowRunsWhatThereIs(t *testing.T) {
 			Steps    []struct{ Run string }
 		}
 	}
-	require.NoError(t, yaml.Unmarshal(text, &workflow))
+	require.NoError(t, yaml.Unmarshal([]byte(text), &workflow))
 	require.Equal(t, map[string]string{"contents": "read"}, workflow.Permissions)
 	known, runs := targets(t), 0
 	for name, job := range workflow.Jobs {
@@ -65,9 +62,7 @@ func TestWorkflowRunsWhatThereIs(t *testing.T) {
 	require.Equal(t, 5, runs)
 	require.Equal(t, []string{"15", "16", "17", "18"}, workflow.Jobs["postgres"].Strategy.Matrix["postgres"])
 	require.Equal(t, []string{"1.26", "stable"}, workflow.Jobs["test"].Strategy.Matrix["go"])
-	mod, err := os.ReadFile("go.mod")
-	require.NoError(t, err)
-	require.Contains(t, string(mod), "\ngo 1.26", "the oldest Go of the workflow is that of go.mod")
+	require.Contains(t, read(t, "go.mod"), "\ngo 1.26", "the oldest Go of the workflow is that of go.mod")
 }
 
 func TestDocsMakeWhatThereIs(t *testing.T) {
@@ -84,15 +79,14 @@ func TestDocsMakeWhatThereIs(t *testing.T) {
 // TestQuickSaysWhatItLeavesOut holds the lists of make quick to packages and tests that
 // there are: a name that changed would be left out of nothing.
 func TestQuickSaysWhatItLeavesOut(t *testing.T) {
-	text, err := os.ReadFile("Makefile")
-	require.NoError(t, err)
+	text := read(t, "Makefile")
 	lists := map[string][]string{}
-	for _, m := range slowThings.FindAllStringSubmatch(string(text), -1) {
+	for _, m := range slowThings.FindAllStringSubmatch(text, -1) {
 		lists[m[1]] = strings.Fields(strings.ReplaceAll(m[2], "\\\n", " "))
 	}
 	require.NotEmpty(t, lists["SLOW_PACKAGES"])
 	for _, dir := range lists["SLOW_PACKAGES"] {
-		tests, err := filepath.Glob(dir + "/*_test.go")
+		tests, err := fs.Glob(repository, dir+"/*_test.go")
 		require.NoError(t, err)
 		require.NotEmpty(t, tests, dir)
 	}
