@@ -39,6 +39,7 @@ func ssoKnown(p *provider.Config, o *optest.Config) {
 // A browser that keeps its sign-on cookie, in which the user is asked for the
 // password after every inactivity: a working day has several of them.
 func TestASSOSessionCanEndOftenAndStillSignIn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 15*time.Minute, 3, policy.Refuse), ssoKnown)
 		b := s.Browser()
@@ -66,6 +67,7 @@ func (s *setup) rawSID(t *testing.T, r optest.Reply) string {
 // The sessions of one SSO session are found again however long ago the first
 // ones ended: their tombstones are forgotten.
 func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 0, 1, policy.Refuse), ssoKnown)
 		b := s.Browser()
@@ -104,6 +106,7 @@ func TestASSOSessionIsFoundWhenItsFirstOnesAreForgotten(t *testing.T) {
 
 // What ends was there: an end without a beginning spoils every count.
 func TestAnEndThatIsReportedHadABeginning(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.EndOldest), nil)
 	require.NotEmpty(t, s.Browser().Login(optest.Web, "alice", nil).Code()) // never redeemed
 	s.Login(optest.Web, "alice")
@@ -113,6 +116,7 @@ func TestAnEndThatIsReportedHadABeginning(t *testing.T) {
 
 // Config.AdoptUntil may be later than Remember reaches.
 func TestAnAdoptedTokenIsNotAdoptedAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
@@ -137,6 +141,7 @@ func TestAnAdoptedTokenIsNotAdoptedAgain(t *testing.T) {
 
 // An end is one event, however often OnEnd has to be tried.
 func TestAnEndIsReportedOnceThoughOnEndFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)
@@ -175,6 +180,7 @@ func TestAHangingOnEndDoesNotKeepOthersOut(t *testing.T) {
 
 // OnEnd is tried again until it succeeds, less and less often.
 func TestOnEndIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var broken error
 		calls := 0
@@ -220,6 +226,7 @@ func goneFrom(gone *sync.Map) func(context.Context, store.Subject) ([]policy.Mem
 // One user whom the directory does not know any more must not hide all others
 // from an administrator.
 func TestAUserWhoIsGoneDoesNotHideTheOthers(t *testing.T) {
+	t.Parallel()
 	var gone sync.Map
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) { p.Membership = goneFrom(&gone) })
 	s.Login(optest.Web, "alice")
@@ -233,6 +240,7 @@ func TestAUserWhoIsGoneDoesNotHideTheOthers(t *testing.T) {
 // The reason of a limit is the policy's to find: whoever calls for it was
 // overtaken by a use of the session, or is mistaken.
 func TestALiveSessionDoesNotEndForALimit(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemory)
 		sid := s.sid(t, optest.Web, s.Login(optest.Web, "alice"))
@@ -305,6 +313,7 @@ func (f settingsContextFunc) Account(ctx context.Context, _ string) (policy.Acco
 // Two processes on one store: one converges at once, the other has the old
 // settings for as long as its cache is allowed to.
 func TestASurplusAdmittedByACacheIsFoundLater(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sessions, storage := memstore.New(), optest.NewStorage()
 		keys := provider.Keys{provider.NewKey(time.Now())}
@@ -333,6 +342,7 @@ func TestASurplusAdmittedByACacheIsFoundLater(t *testing.T) {
 }
 
 func TestAUserWhoIsGoneDoesNotKeepTheOthersFromConverging(t *testing.T) {
+	t.Parallel()
 	var gone sync.Map
 	s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, _ *optest.Config) { p.Membership = goneFrom(&gone) })
 	for n := range 8 {
@@ -349,6 +359,7 @@ func TestAUserWhoIsGoneDoesNotKeepTheOthersFromConverging(t *testing.T) {
 }
 
 func TestASessionOfAUserWhoIsGoneIsForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gone sync.Map
 		s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, o *optest.Config) {
@@ -368,6 +379,7 @@ func TestASessionOfAUserWhoIsGoneIsForgotten(t *testing.T) {
 
 // Many sessions of users who are gone are due; those of others are still swept.
 func TestSessionsOfUsersWhoAreGoneDoNotStarveTheSweeper(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gone sync.Map
 		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -398,6 +410,7 @@ func TestSessionsOfUsersWhoAreGoneDoNotStarveTheSweeper(t *testing.T) {
 // stores have an index of. That is early then, never late, and the sweep that finds
 // the session alive sets the right one.
 func TestRefreshesSeldomMoveTheDueTime(t *testing.T) {
+	t.Parallel()
 	const window, every = 2 * time.Hour, 10 * time.Minute
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, window, 0, 0), inMemory)
@@ -443,6 +456,7 @@ func TestRefreshesSeldomMoveTheDueTime(t *testing.T) {
 // A policy that shortens the limits moves the time at the next use, however
 // little.
 func TestAStricterPolicyMovesTheDueTimeAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 2*time.Hour, 0, 0), inMemory)
 		r := s.Login(optest.Web, "alice")
@@ -459,6 +473,7 @@ func TestAStricterPolicyMovesTheDueTimeAtOnce(t *testing.T) {
 // A process that has just started, or that only sweeps, has asked for no
 // settings yet.
 func TestAFreshProcessAppliesALoweredCap(t *testing.T) {
+	t.Parallel()
 	sessions := memstore.New()
 	s := start(t, limits(0, 0, 5, policy.EndOldest), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
 	for range 3 {
@@ -476,6 +491,7 @@ func TestAFreshProcessAppliesALoweredCap(t *testing.T) {
 // The first login of an account costs what every login costs: it enters the account
 // nowhere.
 func TestAFirstLoginEntersItsAccountNowhere(t *testing.T) {
+	t.Parallel()
 	counting := faultstore.New(memstore.New())
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) { p.Store = counting })
 	calls := func() map[string]int {
@@ -495,6 +511,7 @@ func TestAFirstLoginEntersItsAccountNowhere(t *testing.T) {
 }
 
 func TestABeginningIsReportedThoughTheAnswerOfTheStoreWasLost(t *testing.T) {
+	t.Parallel()
 	for name, concurrent := range map[string]int{"no cap": 0, "cap": 1} {
 		t.Run(name, func(t *testing.T) {
 			faulty := faultstore.New(memstore.New())

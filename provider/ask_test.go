@@ -71,6 +71,7 @@ func atCap(t testing.TB, change func(*provider.Config, *optest.Config)) (*setup,
 // The third login at cap 2 is asked, ends one, and goes on; the ended one is told
 // why. In every way to embed op, and for every response type and mode.
 func TestAskAtTheCap(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		for _, response := range []url.Values{
 			nil,
@@ -116,6 +117,7 @@ func TestAskAtTheCap(t *testing.T) {
 // The page is for this browser and nobody else: no cache, no frame, no script, no
 // form to elsewhere, no referrer.
 func TestAskPageHeaders(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
@@ -143,6 +145,7 @@ func TestAskPageHeaders(t *testing.T) {
 // The user may give the login up: the application gets what it gets where a cap
 // refuses, with its state. Nothing ends.
 func TestAskCancelled(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			s, _ := atCap(t, func(_ *provider.Config, o *optest.Config) { o.Embedding = embedding })
@@ -174,6 +177,7 @@ func (s *setup) endFirst(t testing.TB, b *optest.Browser, v optest.Visit) optest
 // and holds it against form-action: a page in between leads on. An application
 // with a scheme of its own gets the redirect.
 func TestAskLeadsOn(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
@@ -189,6 +193,7 @@ func TestAskLeadsOn(t *testing.T) {
 // However many browsers answer the page at once, the cap holds, and whoever found
 // no room is asked again.
 func TestRacingAnswersNeverExceedTheCap(t *testing.T) {
+	t.Parallel()
 	s, held := atCap(t, nil)
 	const n = 16
 	browsers, pages, after := make([]*optest.Browser, n), make([]optest.Visit, n), make([]optest.Visit, n)
@@ -227,6 +232,7 @@ func TestRacingAnswersNeverExceedTheCap(t *testing.T) {
 // What does not come from the page, in the browser that it was shown to, ends
 // nothing.
 func TestAskRefusesWhatIsNotItsAnswer(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	s.Login(optest.Web, "bob")
 	bobs := s.live(t, "bob")[0].ID
@@ -306,6 +312,7 @@ func TestAskRefusesWhatIsNotItsAnswer(t *testing.T) {
 
 // An answer that was given already does nothing more.
 func TestAskAnsweredTwice(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
@@ -322,6 +329,7 @@ func TestAskAnsweredTwice(t *testing.T) {
 // Five minutes after the sign-in nobody is asked any more: whoever sits there
 // need not be the user.
 func TestAskIsOverAfterFiveMinutes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := atCap(t, inMemory)
 		b := s.Browser()
@@ -341,6 +349,7 @@ func TestAskIsOverAfterFiveMinutes(t *testing.T) {
 // Whoever has the address of a callback and not the browser learns nothing about
 // sessions.
 func TestAStolenCallbackShowsNoSessions(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	v := mustBeAsked(t, s.Browser().Login(optest.Web, "alice", nil))
 	for name, thief := range map[string]*optest.Browser{"a new browser": s.Browser(), "one with a login of its own": func() *optest.Browser {
@@ -362,6 +371,7 @@ func TestAStolenCallbackShowsNoSessions(t *testing.T) {
 // A page and its answer may meet two processes, and keys may be rotated in
 // between.
 func TestAskAcrossProcessesAndKeys(t *testing.T) {
+	t.Parallel()
 	older, newer := provider.NewKey(time.Now().Add(-time.Hour)), provider.NewKey(time.Now())
 	sessions := memstore.New()
 	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"default": limits(0, 0, 2, policy.Ask)}}
@@ -384,6 +394,7 @@ func TestAskAcrossProcessesAndKeys(t *testing.T) {
 
 // A process that does not have the newest key yet does not refuse what it sealed.
 func TestAskWithAKeyThatIsAhead(t *testing.T) {
+	t.Parallel()
 	older, newer := provider.NewKey(time.Now().Add(-time.Hour)), provider.NewKey(time.Now())
 	sessions := memstore.New()
 	settings := provider.StaticSettings{Accounts: map[string]policy.Account{"default": limits(0, 0, 1, policy.Ask)}}
@@ -410,6 +421,7 @@ func TestAskWithAKeyThatIsAhead(t *testing.T) {
 
 // A provider that builds its authorization response itself asks as well.
 func TestAskWhereTheProviderAnswersItself(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, func(_ *provider.Config, o *optest.Config) { o.OwnResponse = true })
 	b := s.Browser()
 	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
@@ -423,6 +435,7 @@ func TestAskWhereTheProviderAnswersItself(t *testing.T) {
 // An application with a scheme of its own is started by the redirect: its scheme
 // is named in form-action, and nothing else.
 func TestAskForAnApplicationWithItsOwnScheme(t *testing.T) {
+	t.Parallel()
 	const redirect = "com.example.app:/cb"
 	var client *optest.Client
 	for _, c := range optest.DefaultClients() {
@@ -463,6 +476,7 @@ func twoProcesses(t *testing.T, one, two *provider.Hook) (s *optest.Server, over
 // What clients and browsers say about themselves is text, and as long as it may
 // be.
 func TestAskEscapes(t *testing.T) {
+	t.Parallel()
 	const evil = `<script>alert(1)</script>"'><img src=x onerror=alert(2)>`
 	s := start(t, limits(0, 0, 2, policy.Ask), func(p *provider.Config, _ *optest.Config) {
 		p.ClientName = func(context.Context, string) string { return evil + strings.Repeat("é", 1000) }
@@ -485,6 +499,7 @@ func TestAskEscapes(t *testing.T) {
 
 // A store that does not answer is not a refusal, and loses nothing.
 func TestAskOutage(t *testing.T) {
+	t.Parallel()
 	var broken atomic.Pointer[string] // the store call that fails
 	s, held := atCap(t, func(p *provider.Config, _ *optest.Config) {
 		faulty := faultstore.New(p.Store)
@@ -520,6 +535,7 @@ func TestAskOutage(t *testing.T) {
 
 // Not all that the user has makes room: the page says what does.
 func TestAskNamesWhatMakesRoom(t *testing.T) {
+	t.Parallel()
 	a := policy.Account{Kinds: map[policy.Kind]policy.Limits{policy.CLI: {Concurrent: policy.LimitTo(1), AtLimit: policy.Ask}}}
 	s := start(t, a, nil)
 	s.Login(optest.Web, "alice")
@@ -537,6 +553,7 @@ func TestAskNamesWhatMakesRoom(t *testing.T) {
 // The session of the browser that is asked is marked, once. A native client's
 // logins do not join it.
 func TestAskMarksThisBrowser(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 2, policy.Ask), nil)
 	b := s.Browser()
 	ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
@@ -555,6 +572,7 @@ func TestAskMarksThisBrowser(t *testing.T) {
 
 // prompt=none shows nothing: OpenID Connect Core 1.0 section 3.1.2.1.
 func TestAskIsNotSilent(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Ask), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
@@ -566,6 +584,7 @@ func TestAskIsNotSilent(t *testing.T) {
 
 // Without the hook's cookies nobody knows which browser it is.
 func TestAskNeedsTheBinding(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, func(p *provider.Config, _ *optest.Config) { p.NoBrowserSession = true })
 	v := s.Browser().Login(optest.Web, "alice", nil)
 	require.Equal(t, "access_denied", v.Error())
@@ -574,6 +593,7 @@ func TestAskNeedsTheBinding(t *testing.T) {
 
 // A login that nobody completed holds a place, and can be ended as well.
 func TestAskListsLoginsUnderWay(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Ask), nil)
 	pending := s.Browser().Login(optest.Web, "alice", nil)
 	require.NotEmpty(t, pending.Code())
@@ -586,6 +606,7 @@ func TestAskListsLoginsUnderWay(t *testing.T) {
 
 // With a hundred sessions and one the page is bounded.
 func TestAskIsBounded(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 101, policy.Ask), nil)
 	for i := range 101 {
 		now := time.Now().UTC().Truncate(time.Microsecond)
@@ -605,6 +626,7 @@ func TestAskIsBounded(t *testing.T) {
 
 // A cap that refuses does so at once, as before.
 func TestRefuseAsksNobody(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 	s.Login(optest.Web, "alice")
 	v := s.Browser().Login(optest.Web, "alice", nil)
@@ -622,6 +644,7 @@ var themed = template.Must(template.New("").Parse(`<!DOCTYPE html><title>Acme</t
 // An embedder may bring a template of their own. If it fails the user is not to
 // suffer.
 func TestAskTemplate(t *testing.T) {
+	t.Parallel()
 	name := "Acme"
 	s, _ := atCap(t, func(p *provider.Config, _ *optest.Config) {
 		p.AskTemplate = themed
@@ -638,6 +661,7 @@ func TestAskTemplate(t *testing.T) {
 }
 
 func TestAskTemplateIsChecked(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"a member that does not exist": `{{.Nothing}}`,
 		"no sessions":                  `{{with .Notice}}{{.Title}}{{.Text}}{{.Link}}{{else}}{{.Error}}{{.Action}}{{range .Hidden}}{{.Value}}{{end}}{{end}}`,
@@ -664,6 +688,7 @@ func TestAskTemplateIsChecked(t *testing.T) {
 }
 
 func TestSessionsURLIsChecked(t *testing.T) {
+	t.Parallel()
 	for address, good := range map[string]bool{
 		"":                                   true,
 		"https://login.example.com/sessions": true,
@@ -694,6 +719,7 @@ func TestSessionsURLIsChecked(t *testing.T) {
 // A device that is refused at the cap stops polling, and its user learns where to
 // make room: RFC 8628 section 3.5.
 func TestARefusedDeviceIsToldWhereToMakeRoom(t *testing.T) {
+	t.Parallel()
 	for name, atLimit := range map[string]policy.AtLimit{"refuse": policy.Refuse, "ask": policy.Ask} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, 1, atLimit), func(p *provider.Config, _ *optest.Config) {
@@ -715,6 +741,7 @@ func TestARefusedDeviceIsToldWhereToMakeRoom(t *testing.T) {
 
 // What a session is called is what its user knows: the applications in it.
 func TestClientNames(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 		ssoKnown(p, o)
 		p.ClientName = func(_ context.Context, id string) string {

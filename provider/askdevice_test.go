@@ -86,6 +86,7 @@ func (d *desk) answers(v optest.Visit, form url.Values) url.Values {
 }
 
 func TestAskDevice(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Ask), nil)
 	d := s.desk(t, "alice", "ABCD-EFGH")
 	_, decision := d.do(nil)
@@ -113,6 +114,7 @@ func TestAskDevice(t *testing.T) {
 }
 
 func TestAskDeviceCancelled(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	d := s.desk(t, "alice", "ABCD-EFGH")
 	v, _ := d.do(nil)
@@ -124,6 +126,7 @@ func TestAskDeviceCancelled(t *testing.T) {
 }
 
 func TestAskDeviceWhereTheCapRefuses(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 	s.Login(optest.Web, "alice")
 	_, decision := s.desk(t, "alice", "ABCD-EFGH").do(nil)
@@ -133,6 +136,7 @@ func TestAskDeviceWhereTheCapRefuses(t *testing.T) {
 
 // The page is for this browser, user and user code, soon after the sign-in.
 func TestAskDeviceRefusesWhatIsNotItsAnswer(t *testing.T) {
+	t.Parallel()
 	s, _ := atCap(t, nil)
 	for range 2 {
 		s.Login(optest.Web, "bob")
@@ -176,6 +180,7 @@ func TestAskDeviceRefusesWhatIsNotItsAnswer(t *testing.T) {
 }
 
 func TestAskDeviceIsOverAfterFiveMinutes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := atCap(t, inMemory)
 		d := s.desk(t, "alice", "ABCD-EFGH")
@@ -190,6 +195,7 @@ func TestAskDeviceIsOverAfterFiveMinutes(t *testing.T) {
 // Sixteen devices get their page answered at once: the cap holds when they come
 // for their tokens.
 func TestRacingDevicesNeverExceedTheCap(t *testing.T) {
+	t.Parallel()
 	s, held := atCap(t, nil)
 	first := s.sid(t, optest.Web, held[0])
 	const n = 16

@@ -25,6 +25,7 @@ import (
 )
 
 func TestAnImplicitLoginStaysInItsAccount(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 5, policy.EndOldest), nil)
 	for range 3 {
 		v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
@@ -37,6 +38,7 @@ func TestAnImplicitLoginStaysInItsAccount(t *testing.T) {
 }
 
 func TestALoweredCapEndsImplicitLogins(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 5, policy.EndOldest), nil)
 	for range 3 {
 		v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}})
@@ -49,6 +51,7 @@ func TestALoweredCapEndsImplicitLogins(t *testing.T) {
 
 // Rule 6, by way of admission: prompt=none is not activity by default.
 func TestASilentSignOnSlidesNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), ssoKnown)
 		b := s.Browser()
@@ -70,6 +73,7 @@ func TestASilentSignOnSlidesNothing(t *testing.T) {
 // Rule 5, by way of exchange: what rests on an older authentication keeps its
 // end, however often it is exchanged.
 func TestAnExchangeDoesNotRestOnANewerAuthentication(t *testing.T) {
+	t.Parallel()
 	for name, first := range map[string]bool{"exchanged before the user signs in again": true, "exchanged after": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -105,6 +109,7 @@ func TestAnExchangeDoesNotRestOnANewerAuthentication(t *testing.T) {
 // Signing in again must not cost the access tokens of a client without refresh
 // tokens, nor may an exchange of an older token.
 func TestAnOlderTokenDoesNotShortenANewerOne(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 			ssoKnown(p, o)
@@ -165,6 +170,7 @@ func (s *setup) do(t *testing.T) {
 // A JWT profile grant about a user: RFC 7523 with a SubjectCheck of the
 // provider's own.
 func TestAnAssertionAboutAUserLeavesNoSlotWithoutAToken(t *testing.T) {
+	t.Parallel()
 	assertion := &oidc.JWTTokenRequest{Issuer: optest.Service, Subject: optest.SubjectOf("alice"), Scopes: []string{"openid"}}
 	for name, broken := range map[string]string{"the storage fails": "CreateAccessToken", "the store's answer is lost": ""} {
 		t.Run(name, func(t *testing.T) {
@@ -197,6 +203,7 @@ func TestAnAssertionAboutAUserLeavesNoSlotWithoutAToken(t *testing.T) {
 // Rule 3: a service that asks for a token about a user every hour is not a new
 // login each time.
 func TestAServiceThatAsksAgainTakesNoSecondSlot(t *testing.T) {
+	t.Parallel()
 	assertion := &oidc.JWTTokenRequest{Issuer: optest.Service, Subject: optest.SubjectOf("alice"), Scopes: []string{"openid"}}
 	s, d := startDirect(t, limits(0, 0, 3, policy.EndOldest), nil)
 	own := s.Login(optest.Web, "alice")
@@ -230,6 +237,7 @@ func (s sharedClaims) SetIntrospectionFromToken(ctx context.Context, resp *oidc.
 
 // Rule 12: what the storage hands out stays its own.
 func TestTheClaimsOfTheStorageAreNotWrittenTo(t *testing.T) {
+	t.Parallel()
 	claims := map[string]any{"tenant": "one"}
 	s := start(t, limits(24*time.Hour, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage { return sharedClaims{s, claims} }
@@ -243,6 +251,7 @@ func TestTheClaimsOfTheStorageAreNotWrittenTo(t *testing.T) {
 // Rule 2: id_token alone, from a provider that answers itself, with a client of
 // its own that puts no scope into ID tokens.
 func TestAnIDTokenAloneIsAdmittedWhateverItsScopes(t *testing.T) {
+	t.Parallel()
 	none := &optest.Client{
 		ID: optest.Implicit, Auth: oidc.AuthMethodBasic, Redirects: []string{optest.RedirectURI}, NoProd: true,
 		Responses: []oidc.ResponseType{oidc.ResponseTypeIDTokenOnly}, Grants: []oidc.GrantType{oidc.GrantTypeImplicit},
@@ -267,6 +276,7 @@ func TestAnIDTokenAloneIsAdmittedWhateverItsScopes(t *testing.T) {
 
 // Rule 11: of too many grants those go first that are of no use.
 func TestARevokedGrantMakesRoomBeforeALiveOne(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) { p.MaxGrants = 3 })
 	first := s.Login(optest.Exchange, "admin")
 	for range 3 {
@@ -277,6 +287,7 @@ func TestARevokedGrantMakesRoomBeforeALiveOne(t *testing.T) {
 }
 
 func TestAnEndedDeviceLoginStaysEnded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), inMemory)
 		started := s.DeviceStart(optest.Native)
@@ -293,6 +304,7 @@ func TestAnEndedDeviceLoginStaysEnded(t *testing.T) {
 
 // Rule 11: document size is bounded, whatever a client asks for.
 func TestScopesDoNotBlowUpASession(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	huge := "openid offline_access " + strings.Repeat("x", 1<<20)
 	d := s.Post("/device_authorization", optest.Native, url.Values{"scope": {huge}})
@@ -311,6 +323,7 @@ func TestScopesDoNotBlowUpASession(t *testing.T) {
 
 // Rule 4: signing out with an ID token from before the installation.
 func TestSigningOutWithAnOldHintTouchesNoSession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		hint := optest.Start(t, optest.Config{Storage: storage, InMemory: true}).Login(optest.Web, "alice").IDToken()
@@ -341,6 +354,7 @@ func (s turning) CreateTokenExchangeRequest(_ context.Context, r op.TokenExchang
 }
 
 func TestAnExchangeThatChangesLateIsNotPastTheCap(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		turn func(r op.TokenExchangeRequest)
 		form url.Values
@@ -372,6 +386,7 @@ func TestAnExchangeThatChangesLateIsNotPastTheCap(t *testing.T) {
 
 // OnEnd may use the hook, and end everything else.
 func TestOnEndMayCallTheHook(t *testing.T) {
+	t.Parallel()
 	var hook *provider.Hook
 	var mu sync.Mutex
 	calls := map[string]int{}
@@ -400,6 +415,7 @@ func TestOnEndMayCallTheHook(t *testing.T) {
 // Rules 1 and 4 under a race: logins that evict each other while their codes
 // are redeemed, refreshed and ended.
 func TestEvictionRacesRedemption(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 2, policy.EndOldest), nil)
 	replies := make([]optest.Reply, 24)
 	parallel(len(replies), func(i int) {
@@ -431,6 +447,7 @@ func TestEvictionRacesRedemption(t *testing.T) {
 
 // The provider's own ID of a session names a session of one user only.
 func TestTwoUsersInOneSSOSessionDoNotMeet(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
 		p.SSOSession = func(context.Context, provider.Login) string { return "the browser" }
 	})
@@ -442,6 +459,7 @@ func TestTwoUsersInOneSSOSessionDoNotMeet(t *testing.T) {
 
 // Rule 4: an actor's token of a session that is over is as dead as a subject's.
 func TestAnActorTokenOfADeadSessionIsRefused(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	subject, actor := s.Login(optest.Exchange, "admin"), s.Login(optest.Exchange, "admin2")
 	form := func(token, tokenType string) url.Values {
@@ -462,6 +480,7 @@ func TestAnActorTokenOfADeadSessionIsRefused(t *testing.T) {
 
 // A device code is no way back for a grant that was revoked.
 func TestARevokedDeviceGrantDoesNotComeBack(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) {
 		p.Kind = func(context.Context, provider.Login) policy.Kind { return policy.Browser } // whose last grant does not end it
 	})
@@ -477,6 +496,7 @@ func TestARevokedDeviceGrantDoesNotComeBack(t *testing.T) {
 
 // Rule 5, where the provider answers with a client that the hook never wrapped.
 func TestAnIDTokenOfAnUnwrappedClientDoesNotOutliveItsSession(t *testing.T) {
+	t.Parallel()
 	for _, responseType := range []string{"id_token", "id_token token"} {
 		s := start(t, limits(20*time.Minute, 0, 0, 0), func(_ *provider.Config, o *optest.Config) { o.OwnResponse = true })
 		v := s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {responseType}})
@@ -492,6 +512,7 @@ func TestAnIDTokenOfAnUnwrappedClientDoesNotOutliveItsSession(t *testing.T) {
 // A native client's login is a login of its own, and counts, also where the
 // browser that it went through has a session already.
 func TestANativeLoginThroughASignedInBrowserTakesASlot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 2, policy.Refuse), ssoKnown)
 		b := s.Browser()
@@ -504,6 +525,7 @@ func TestANativeLoginThroughASignedInBrowserTakesASlot(t *testing.T) {
 
 // A refresh token of one issuer at another one of the same provider.
 func TestASessionIsOfOneIssuer(t *testing.T) {
+	t.Parallel()
 	s, d := startDirect(t, policy.Account{}, nil)
 	r := s.Login(optest.Web, "alice")
 	var err error
@@ -522,6 +544,7 @@ func TestASessionIsOfOneIssuer(t *testing.T) {
 // Rules 1 and 3: logins that join one session of the provider's, at once, while
 // it is ended under them.
 func TestRacingJoinsShareOneSlot(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
 		p.SSOSession = func(_ context.Context, l provider.Login) string {
 			if l.AuthRequest == nil {
@@ -553,6 +576,7 @@ func TestRacingJoinsShareOneSlot(t *testing.T) {
 
 // Rule 4: what was on its way when EndAll was called is dead when it returns.
 func TestEndAllLeavesNothingThatCameBeforeIt(t *testing.T) {
+	t.Parallel()
 	for name, concurrent := range map[string]int{"no cap": 0, "cap": 50} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, concurrent, policy.Refuse), nil)
@@ -587,6 +611,7 @@ func TestEndAllLeavesNothingThatCameBeforeIt(t *testing.T) {
 
 // Rule 1 on the way without a callback: token creation is what nobody gets round.
 func TestRacingFirstTokensKeepTheCap(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 3, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.OwnResponse, o.Wrap = true, optest.Foreign
 	})
@@ -609,6 +634,7 @@ func TestRacingFirstTokensKeepTheCap(t *testing.T) {
 
 // The hook's own scope gets nowhere, whatever a client's restriction returns.
 func TestTheHooksScopeStaysInside(t *testing.T) {
+	t.Parallel()
 	backing := make([]string, 0, 16)
 	alias := &optest.Client{
 		ID: optest.Web, Auth: oidc.AuthMethodBasic, Redirects: []string{optest.RedirectURI}, NoProd: true,
@@ -626,9 +652,10 @@ func TestTheHooksScopeStaysInside(t *testing.T) {
 	require.NotContains(t, fmt.Sprint(s.ParseIDToken(optest.Web, r.IDToken())), "curfew:session")
 }
 
-// DESIGN section 7, for an exchange of a subject without a session: the retry of
+// For an exchange of a subject without a session: the retry of
 // a client whose first answer was lost is not one login too many.
 func TestAnExchangeThatIsRetriedTakesOneSlot(t *testing.T) {
+	t.Parallel()
 	for name, broken := range map[string]string{"the storage fails": "CreateAccessToken", "the store's answer is lost": ""} {
 		t.Run(name, func(t *testing.T) {
 			faulty := faultstore.New(memstore.New())
@@ -671,6 +698,7 @@ func (s foreignStorage) VerifyExchangeActorToken(ctx context.Context, token stri
 
 // Observing ends and refuses nothing, whatever the limit.
 func TestObservingDurationsEndsNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(time.Hour, 30*time.Minute, 1, policy.EndOldest)
 		a.Observe = true

@@ -63,6 +63,7 @@ func hideAuthTime(r op.AuthRequest, err error) (op.AuthRequest, error) {
 // A tab that was left at the sign-in page names the sessions of the browser after
 // it. Where the provider gives no auth_time, too, that keeps nobody out.
 func TestALostTabIsNoDeadEndWithoutAuthTime(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage { return timeless{s} }
 	})
@@ -83,6 +84,7 @@ func TestALostTabIsNoDeadEndWithoutAuthTime(t *testing.T) {
 // What a login leaves behind when it joins a session is no session: it takes no
 // place from one, also while nobody sweeps, and what is full of it lets users in.
 func TestAJoinedLoginTakesNoPlace(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), func(p *provider.Config, _ *optest.Config) { p.MaxSessions = 2 })
 	b := s.Browser()
 	first := s.loginIn(t, b, optest.Web, "alice", nil)
@@ -110,6 +112,7 @@ func TestAJoinedLoginTakesNoPlace(t *testing.T) {
 // prompt=none with no live session in the browser is login_required, whatever
 // sign-on the provider remembers: one that outlives a sign-out, too.
 func TestASilentLoginBeginsNoSession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silentInMemory)
 		b := s.Browser()
@@ -132,6 +135,7 @@ func TestASilentLoginBeginsNoSession(t *testing.T) {
 // A signing key that cannot be had for long holds up neither the outbox nor the end
 // of Run.
 func TestASigningKeyThatHangsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var hangs atomic.Bool
 		n := startNotified(t, policy.Account{}, func(_ *provider.Config, o *optest.Config) {
@@ -178,6 +182,7 @@ func (s hangingKey) SigningKey(ctx context.Context) (op.SigningKey, error) {
 // A native application signs out in a browser that has a session of its own: what
 // the user confirms is that they sign out, of both.
 func TestSigningOutOfANativeApplicationEndsItsSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, func(_ *provider.Config, o *optest.Config) { o.InMemory = true })
 	b := s.signIn(t, optest.Web, "alice")
 	native := s.loginIn(t, b.Browser, optest.Native, "alice", nil)
@@ -194,6 +199,7 @@ func TestSigningOutOfANativeApplicationEndsItsSession(t *testing.T) {
 // let in past the cap, nobody but the chosen session ends, and the user, who sends
 // the answer again or loads the page, gets in.
 func TestEachStoreCallOfAnAnswerFails(t *testing.T) {
+	t.Parallel()
 	for how, fault := range faults {
 		t.Run(how, func(t *testing.T) {
 			for n, more := 1, true; more; n++ {
@@ -240,6 +246,7 @@ func TestEachStoreCallOfAnAnswerFails(t *testing.T) {
 
 // Rule 11 for the cookies, the page at the cap and the sign-out.
 func TestNothingSecretOfABrowserIsLoggedOrStored(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		sessions := memstore.New()

@@ -46,6 +46,7 @@ func bindingsHook(t *testing.T) *Hook {
 // All bindings and the session cookie together are below what nginx takes by default,
 // with IDs of auth requests that are as long as may be.
 func TestSizesOfBindings(t *testing.T) {
+	t.Parallel()
 	h := bindingsHook(t)
 	const issuer = "https://login.example.com"
 	names := cookieNamesOf(issuer)
@@ -66,6 +67,7 @@ func TestSizesOfBindings(t *testing.T) {
 // Bindings of former versions, each under a name of its own, are read and make place
 // for new ones, however many there are.
 func TestBindingsOfFormerVersions(t *testing.T) {
+	t.Parallel()
 	h := bindingsHook(t)
 	const issuer = "https://login.example.com"
 	names := cookieNamesOf(issuer)
@@ -104,6 +106,7 @@ func TestBindingsOfFormerVersions(t *testing.T) {
 // Cookies are read where a browser is, and nowhere else: a refresh costs nothing
 // more for them.
 func TestOnlyBrowsersHaveTheirCookiesRead(t *testing.T) {
+	t.Parallel()
 	hook, err := New(Config{Store: memstore.New(), Keys: Keys{NewKey(time.Now())}, Settings: StaticSettings(policy.Settings{})})
 	require.NoError(t, err)
 	l := &looked{Hook: hook, at: map[string]bool{}}

@@ -127,6 +127,7 @@ func TestOneBrowserIsOneSession(t *testing.T) {
 // another one, too: no login gets round it by joining a session that the cap does
 // not count. Two tabs that sign in at once are no way round it either.
 func TestNoCapIsGotRoundByJoining(t *testing.T) {
+	t.Parallel()
 	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
 	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
 	storage := optest.NewStorage()
@@ -160,6 +161,7 @@ func TestNoCapIsGotRoundByJoining(t *testing.T) {
 }
 
 func TestReauthenticationKeepsTheSessionOfTheBrowser(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(4*time.Hour, time.Hour, 1, policy.Refuse), inMemory)
 		b := s.Browser()
@@ -190,6 +192,7 @@ func TestReauthenticationKeepsTheSessionOfTheBrowser(t *testing.T) {
 }
 
 func TestAnotherUserInTheSameBrowserStartsTheirOwn(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	b := s.Browser()
 	alice := s.loginIn(t, b, optest.Web, "alice", nil)
@@ -205,6 +208,7 @@ func TestAnotherUserInTheSameBrowserStartsTheirOwn(t *testing.T) {
 }
 
 func TestNativeClientsNeverJoin(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	b := s.Browser()
 	web := s.loginIn(t, b, optest.Web, "alice", nil)
@@ -223,6 +227,7 @@ func TestNativeClientsNeverJoin(t *testing.T) {
 // op's callback is bound to nothing: whoever learns its address gets an answer,
 // and nothing else.
 func TestAStolenCallbackGivesNoCookieAndJoinsNothing(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
 	victim, thief := s.Browser(), s.Browser()
@@ -268,6 +273,7 @@ func formID(t testing.TB, v optest.Visit) string {
 
 // The page to sign in at can know whether its address was sent to somebody.
 func TestStartedHere(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	b, other := s.Browser(), s.Browser()
 	id := formID(t, b.Authorize(optest.Web, nil))
@@ -325,6 +331,7 @@ func TestTabsThatSignInAtOnceAreOneSession(t *testing.T) {
 // Tabs of a browser that has a session, in each of which the user is asked again:
 // each makes the secret of the others void while they are under way.
 func TestTabsThatReauthenticateAtOnceAreOneSession(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
 	b := s.Browser()
@@ -352,6 +359,7 @@ func TestTabsThatReauthenticateAtOnceAreOneSession(t *testing.T) {
 // A tab that was open while another one joined and its session ended: who enters
 // their password in it is signed in.
 func TestATabFromBeforeTheEndSignsIn(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	b := s.Browser()
 	sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
@@ -366,6 +374,7 @@ func TestATabFromBeforeTheEndSignsIn(t *testing.T) {
 
 // Two tabs whose authorization requests crossed: neither saw the other's cookie.
 func TestTabsThatBeginAtOnceAreOneSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	b, tab := s.Browser(), s.Browser()
 	first, second := b.Authorize(optest.Web, nil), tab.Authorize(optest.Web2, nil)
@@ -383,6 +392,7 @@ func TestTabsThatBeginAtOnceAreOneSession(t *testing.T) {
 // ignores what it is asked for: a storage that answers each request from the
 // sign-on that it remembers.
 func TestWhatTheApplicationAskedForIsEnforced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		storage.SSO = true
@@ -427,6 +437,7 @@ func TestWhatTheApplicationAskedForIsEnforced(t *testing.T) {
 // After an end the provider's own sign-on, which remembers an authentication
 // from before, cannot silently go on; entering credentials can.
 func TestASignOnDoesNotOutliveTheSession(t *testing.T) {
+	t.Parallel()
 	ends := map[string]func(t *testing.T, s *setup, sid string){
 		"by an administrator": func(t *testing.T, s *setup, sid string) {
 			require.NoError(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
@@ -470,6 +481,7 @@ func TestASignOnDoesNotOutliveTheSession(t *testing.T) {
 
 // A code that was on its way when its session ended makes no other one.
 func TestACodeOfAJoinedSessionEndsWithIt(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silent)
 	b := s.Browser()
 	sid := s.sid(t, optest.Web, s.loginIn(t, b, optest.Web, "alice", nil))
@@ -488,6 +500,7 @@ func TestACodeOfAJoinedSessionEndsWithIt(t *testing.T) {
 // A tab that was left at its callback, whose session ended since, keeps nobody
 // from signing in.
 func TestALostTabIsNoDeadEnd(t *testing.T) {
+	t.Parallel()
 	for name, swept := range map[string]bool{"at once": false, "after a sweep": true} {
 		t.Run(name, func(t *testing.T) {
 			storage := optest.NewStorage()
@@ -524,6 +537,7 @@ func TestALostTabIsNoDeadEnd(t *testing.T) {
 // The same where the clock that auth_time is from runs ahead: credentials that
 // look newer than the end are not.
 func TestAnEndHoldsWhereAuthTimeIsAhead(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 		silent(p, o)
 		p.Now = func() time.Time { return time.Now().Add(-time.Minute) }
@@ -546,6 +560,7 @@ func TestAnEndHoldsWhereAuthTimeIsAhead(t *testing.T) {
 }
 
 func TestASilentLoginOverTheCapNeedsTheUser(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
@@ -561,6 +576,7 @@ func TestASilentLoginOverTheCapNeedsTheUser(t *testing.T) {
 
 // Only prompt=none is silent, now that it is known.
 func TestASignOnThatTheUserSeesIsActivity(t *testing.T) {
+	t.Parallel()
 	for prompt, want := range map[string]int{"": 1, "none": 0} {
 		synctest.Test(t, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silentInMemory)
@@ -575,6 +591,7 @@ func TestASignOnThatTheUserSeesIsActivity(t *testing.T) {
 }
 
 func TestWithoutBrowserSessionsNothingIsSet(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, _ *optest.Config) { p.NoBrowserSession = true })
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
@@ -590,6 +607,7 @@ func TestWithoutBrowserSessionsNothingIsSet(t *testing.T) {
 
 // The cookies are what they should be, on https as well.
 func TestTheCookiesOfABrowser(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	b := s.Browser()
 	v := b.Authorize(optest.Web, nil)

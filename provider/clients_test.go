@@ -22,6 +22,7 @@ import (
 // The whole life of a login as applications see it that use coreos/go-oidc with
 // x/oauth2.
 func TestWithGoOIDCAndOAuth2(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	ctx := oidc.ClientContext(t.Context(), s.HTTP)
 	op, err := oidc.NewProvider(ctx, s.Issuer)
@@ -83,6 +84,7 @@ func TestWithGoOIDCAndOAuth2(t *testing.T) {
 
 // The same with zitadel's own relying party.
 func TestWithZitadelsRelyingParty(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	ctx := t.Context()
 	party, err := rp.NewRelyingPartyOIDC(ctx, s.Issuer, optest.Web, optest.Web+"-secret", optest.RedirectURI,

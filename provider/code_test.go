@@ -16,6 +16,7 @@ import (
 // A code that joins a session which exists already lives no longer than that of
 // its first application.
 func TestTheCodeOfASecondApplicationHasALifetimeToo(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		after time.Duration
 		good  bool
@@ -46,6 +47,7 @@ func TestTheCodeOfASecondApplicationHasALifetimeToo(t *testing.T) {
 // With a callback that is loaded again and again nobody keeps a slot, or an old
 // code, for longer than one code lives.
 func TestAReloadedCallbackDoesNotKeepAnOldCodeAlive(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]func(*provider.Config, *optest.Config){"a request of its own": inMemory, "a single sign-on": ssoKnown} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -68,6 +70,7 @@ func TestAReloadedCallbackDoesNotKeepAnOldCodeAlive(t *testing.T) {
 }
 
 func TestALateCodeStaysLate(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]func(*provider.Config, *optest.Config){"a request of its own": inMemory, "a single sign-on": ssoKnown} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -95,6 +98,7 @@ func TestALateCodeStaysLate(t *testing.T) {
 
 // The codes that a session remembers are bounded, and live on in a refresh.
 func TestTheCodesOfASessionAreBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), ssoKnown)
 		b := s.Browser()

@@ -147,6 +147,7 @@ func sizeOf(t testing.TB, path string) int64 {
 // an account costs what any login costs, and a sweep costs nothing for accounts in
 // which nobody has a session.
 func TestAccountsCostNothing(t *testing.T) {
+	t.Parallel()
 	t.Run("bytes", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "s.db")
 		db, err := driver.Open("file:" + path + "?_pragma=synchronous(off)&_pragma=journal_mode(delete)")
@@ -234,6 +235,7 @@ func TestHundredThousandAccounts(t *testing.T) {
 // The list of an earlier version goes, and what it noted of accounts is taken over
 // once.
 func TestTheListOfAccountsOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		counting := faultstore.New(memstore.New())
 		x := tenants(t, counting, limits(time.Hour, 0, 0, 0), nil)
@@ -309,6 +311,7 @@ func TestApplyingSettingsDoesNotHoldUpWhatIsDue(t *testing.T) {
 // While one process applies the settings of an account no other does, and when it
 // dies another one goes on from where it was.
 func TestOneProcessAppliesSettingsAndAnotherGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, die := range map[string]bool{"dies": true, "is stopped": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -389,6 +392,7 @@ func TestALargeAccountDoesNotHoldUpASmallOne(t *testing.T) {
 // Settings of an account that no process has met since it started are applied to
 // sessions that nobody uses.
 func TestSettingsReachSessionsThatNobodyUses(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		a := limits(0, 0, 0, 0)
@@ -507,6 +511,7 @@ func (hangingSettings) Account(ctx context.Context, _ string) (policy.Account, e
 // A store that fails breaks the sweep off; a user without rules, or an account
 // without settings, holds nobody up.
 func TestWhatFailsAloneHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		bad := errors.New("no such account")
 		var refuse atomic.Bool
@@ -540,6 +545,7 @@ func TestWhatFailsAloneHoldsNobodyUp(t *testing.T) {
 // A user whose rules cannot be had is put off, and the settings of an account are
 // applied to all others meanwhile.
 func TestAUserWithoutRulesDoesNotHoldUpSettings(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		bad := errors.New("no such account")
 		slow := &watchedStore{Store: memstore.New(), admit: func() { time.Sleep(5 * time.Millisecond) }}
@@ -571,6 +577,7 @@ func TestAUserWithoutRulesDoesNotHoldUpSettings(t *testing.T) {
 // A fence that cannot be carried out, because one session of its subject is locked by
 // somebody, is put off like a session.
 func TestAFenceThatCannotBeCarriedOutHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		locked := &lockedStore{Store: memstore.New()}
 		x := tenants(t, locked, limits(0, 0, 1, policy.EndOldest), nil)
@@ -618,6 +625,7 @@ func (s *lockedStore) Update(ctx context.Context, session store.Session) (int64,
 // that counts, what a sweep took to itself, a notification that is tried again, a
 // login whose code was not redeemed.
 func TestAClockThatWasADayAhead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var ahead atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -678,6 +686,7 @@ func TestAClockThatWasADayAhead(t *testing.T) {
 // A notification that failed by a clock that was a day ahead is sent again soon
 // after it was set right.
 func TestANotificationOfAClockThatWasADayAhead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var ahead atomic.Int64
 		n := startNotified(t, limits(0, 0, 0, 0), func(p *provider.Config, _ *optest.Config) {
@@ -701,6 +710,7 @@ func TestANotificationOfAClockThatWasADayAhead(t *testing.T) {
 // Settings that are as they were, after others, are a change: what was admitted
 // meanwhile is over the cap.
 func TestSettingsThatAreAsTheyWereAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := memstore.New()
 		one, many := limits(24*time.Hour, 2*time.Hour, 1, policy.EndOldest), limits(24*time.Hour, 2*time.Hour, 5, policy.EndOldest)
@@ -723,6 +733,7 @@ func TestSettingsThatAreAsTheyWereAgain(t *testing.T) {
 
 // The same of settings from elsewhere, of which there is no version.
 func TestSettingsFromElsewhereThatAreAsTheyWereAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(0, 0, 1, policy.EndOldest)
 		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = accountOfAll{&a} })

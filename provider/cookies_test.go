@@ -114,6 +114,7 @@ func TestMangledCookies(t *testing.T) {
 // What one issuer gave a browser is nothing at another one, also where both share
 // everything, and somebody gives it the other's name.
 func TestACookieIsOfOneIssuer(t *testing.T) {
+	t.Parallel()
 	shared, keys := memstore.New(), provider.Keys{provider.NewKey(time.Now())}
 	with := func(p *provider.Config, o *optest.Config) {
 		silent(p, o)
@@ -143,6 +144,7 @@ func TestACookieIsOfOneIssuer(t *testing.T) {
 
 // A cookie that was planted gives who planted it no part in what follows.
 func TestPlantedCookies(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	mallory, victim := s.Browser(), s.Browser()
 	begun := mallory.Authorize(optest.Web, nil)
@@ -170,6 +172,7 @@ func TestPlantedCookies(t *testing.T) {
 
 // The session of another user, by a cookie that names it with one's own secret.
 func TestACookieWithTheIDOfAnotherSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	mallory := s.Browser()
 	s.loginIn(t, mallory, optest.Web, "mallory", nil)
@@ -230,6 +233,7 @@ func (s *setup) startedHere(t testing.TB, b *optest.Browser, ids []string) (here
 // Of many tabs that begin at once, none of which knows of the others, a few stay. What
 // the browser sends is below what nginx takes by default, with IDs as long as may be.
 func TestManyTabsAtOnce(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
 	b := s.Browser()
@@ -259,6 +263,7 @@ func TestManyTabsAtOnce(t *testing.T) {
 // The cookies of prompt=none, which frames of applications send while their users work,
 // push no page to sign in at out, and are gone with the answer.
 func TestSilentRequestsPushNobodyOut(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), silent)
 	b := s.Browser()
 	s.loginIn(t, b, optest.Web, "alice", nil)
@@ -325,6 +330,7 @@ func TestManyTabsAndHugeCookieHeaders(t *testing.T) {
 }
 
 func TestKeyRotationKeepsBrowsers(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	older, newer := provider.NewKey(now.Add(-time.Minute)), provider.NewKey(now)
 	shared, storage := memstore.New(), optest.NewStorage()
@@ -363,6 +369,7 @@ func TestKeyRotationKeepsBrowsers(t *testing.T) {
 
 // A callback is the same by whatever method it comes.
 func TestCallbacksByOtherMethods(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) { o.Storage = storage })
 	b := s.Browser()
@@ -390,6 +397,7 @@ func TestCallbacksByOtherMethods(t *testing.T) {
 
 // Cookies are set however a handler writes.
 func TestCookiesAreSetHoweverItIsWritten(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	storage := s.hook.Storage(optest.NewStorage())
 	for name, write := range map[string]func(http.ResponseWriter){
@@ -427,6 +435,7 @@ func TestCookiesAreSetHoweverItIsWritten(t *testing.T) {
 
 // Where the issuer is https, nobody but its host can set the cookies.
 func TestTheCookiesOfHTTPS(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	storage := s.hook.Storage(optest.NewStorage())
 	for issuer, secure := range map[string]bool{

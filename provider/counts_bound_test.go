@@ -27,6 +27,7 @@ func (s *droppingStore) DropCounts(ctx context.Context, account string, before t
 // What waits to be written is bounded, and so is what one sweep drops; what it drops
 // is older than anybody can ask for.
 func TestCountersThatWaitAreBounded(t *testing.T) {
+	t.Parallel()
 	s := &droppingStore{Store: memstore.New()}
 	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
 	require.NoError(t, err)
@@ -46,6 +47,7 @@ func TestCountersThatWaitAreBounded(t *testing.T) {
 // However many accounts have live sessions, the store is given no more at a time than it
 // takes.
 func TestLiveSessionsOfManyAccountsAreCounted(t *testing.T) {
+	t.Parallel()
 	s := memstore.New()
 	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
 	require.NoError(t, err)

@@ -53,6 +53,7 @@ func (s *setup) counts(t *testing.T, from time.Time) []string {
 // and ends by reason. A login that was not completed is none, and a page that is
 // loaded again counts nothing twice.
 func TestWhatHappenedIsCounted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), inMemory)
 		began := time.Now()
@@ -98,6 +99,7 @@ func TestWhatHappenedIsCounted(t *testing.T) {
 // Live sessions are an average over the hour, however many processes count them,
 // however often they start.
 func TestLiveSessionsAreCounted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now().Truncate(time.Hour).Add(time.Hour)
 		time.Sleep(time.Until(began))
@@ -177,6 +179,7 @@ func TestCountsSurviveAnOutage(t *testing.T) {
 // Kinds and accounts are what the embedder says, so what is kept of them is
 // bounded; and it can be switched off.
 func TestCountsAreBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kind := policy.Kind("some.kind\x00")
 		accounts := []policy.Membership{{Account: "default"}, {Account: "default"}, {Account: ""}, {Account: strings.Repeat("a", 2000)}, {Account: "b"}}
@@ -222,6 +225,7 @@ func TestCountsAreBounded(t *testing.T) {
 // What is too old is dropped when something is counted in the account again, once
 // a day and not by every sweep.
 func TestOldCountsAreDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		counting := faultstore.New(memstore.New())
 		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -249,6 +253,7 @@ func TestOldCountsAreDropped(t *testing.T) {
 }
 
 func TestQuestionsForCounts(t *testing.T) {
+	t.Parallel()
 	failing := faultstore.New(memstore.New())
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) { p.Store = failing })
 	at := time.Date(2020, 1, 1, 10, 30, 0, 0, time.UTC)

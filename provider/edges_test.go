@@ -43,6 +43,7 @@ func expiry(t testing.TB, jwt string) time.Time {
 // Rules 5 and 10: an answer that is given again under a shorter limit is bound by
 // that, whatever it was the first time.
 func TestARepeatedAnswerKeepsToTheLimitsOfNow(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 0, 0, 0), inMemory)
 		first := s.Login(optest.JWT, "alice")
@@ -62,6 +63,7 @@ func TestARepeatedAnswerKeepsToTheLimitsOfNow(t *testing.T) {
 // Rule 5: an ID token that is exchanged for is the client's that asks. Where its
 // own limits are over it is refused, as an access token is.
 func TestAnExchangeForAnIDTokenIsBoundByTheClientThatAsks(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		account := limits(24*time.Hour, 0, 0, 0)
 		account.Clients = map[string]policy.Limits{optest.Exchange: {Active: policy.LimitTo(time.Hour)}}
@@ -80,6 +82,7 @@ func TestAnExchangeForAnIDTokenIsBoundByTheClientThatAsks(t *testing.T) {
 // Rule 5: what rests on an older authentication keeps its end, an ID token that
 // comes from the authorization endpoint too.
 func TestAnIDTokenAloneRestsOnItsOwnAuthentication(t *testing.T) {
+	t.Parallel()
 	for name, asked := range map[string]time.Duration{"near the end": 3*time.Hour + 30*time.Minute, "after the end": 5 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -123,6 +126,7 @@ func (s *setup) atCallback(t testing.TB, b *optest.Browser, client string, extra
 // Rule 9: a session that is over ended of that, whoever comes to sign out of it
 // next.
 func TestRevokingATokenOfASessionThatIsOverDoesNotHideWhy(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemory)
 		r := ok(t, s.DeviceLogin(optest.Native, "alice"))
@@ -164,6 +168,7 @@ func failingToCreate(failing *bool) func(*provider.Config, *optest.Config) {
 // A login that got no token because the storage failed is none: it keeps nobody
 // out, once whoever asked has had time to ask again.
 func TestALoginLeavesNoSlotWithoutAToken(t *testing.T) {
+	t.Parallel()
 	device := func(s *setup) (token string) { return s.DeviceLogin(optest.Native, "alice").AccessToken() }
 	implicit := func(s *setup) (token string) {
 		return s.Browser().Login(optest.Implicit, "alice", url.Values{"response_type": {"id_token token"}}).Params.Get("access_token")
@@ -199,6 +204,7 @@ func TestALoginLeavesNoSlotWithoutAToken(t *testing.T) {
 // op takes an approved device code for ever. One that got no token in its time is
 // late, as one that was never polled.
 func TestADeviceCodeThatGotNothingExpires(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		failing := true
 		s := start(t, limits(0, 0, 1, policy.Refuse), failingToCreate(&failing))
@@ -218,6 +224,7 @@ func TestADeviceCodeThatGotNothingExpires(t *testing.T) {
 // alone: the AES-CFB that it still reads does not authenticate the subject in an
 // opaque token.
 func TestATokenIsOfTheSubjectOfItsSession(t *testing.T) {
+	t.Parallel()
 	s, d := startDirect(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	r := s.Login(optest.JWT, "alice")
 	claims := map[string]any{}
@@ -240,6 +247,7 @@ func TestATokenIsOfTheSubjectOfItsSession(t *testing.T) {
 // The same with the cipher itself: alice's token becomes another user's by
 // flipping bits of its last block.
 func TestASubjectThatWasFlippedIsNobody(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		//lint:ignore SA1019 the cipher without authentication is what is attacked
 		o.Options = append(o.Options, op.WithCrypto(op.NewAESCrypto([32]byte{1})))
@@ -265,6 +273,7 @@ func TestASubjectThatWasFlippedIsNobody(t *testing.T) {
 // browser apart, no login gets round the limits of its kind by joining a session of
 // another one.
 func TestALoginOfAnotherKindDoesNotJoin(t *testing.T) {
+	t.Parallel()
 	const kiosk = policy.CLI
 	account := limits(24*time.Hour, 2*time.Hour, 0, 0)
 	account.Kinds = map[policy.Kind]policy.Limits{kiosk: {Concurrent: policy.LimitTo(1), AtLimit: policy.Refuse, Inactivity: policy.LimitTo(15 * time.Minute)}}
@@ -297,6 +306,7 @@ func TestALoginOfAnotherKindDoesNotJoin(t *testing.T) {
 // whichever comes first and is redeemed first, unless the caps that count the one do
 // not count the other. No reload and no lost cookie is a way round that.
 func TestTabsDoNotMeetWhereACapTellsThemApart(t *testing.T) {
+	t.Parallel()
 	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
 	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
 	for name, c := range map[string]struct{ first, second string }{
@@ -390,6 +400,7 @@ func (s withACR) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenReq
 // session that it is in. Who steps up for one application has not for the tokens of
 // the others, and who then signs in the weaker way has not lost it for the first.
 func TestAStepUpIsOfTheTokensThatWereAskedFor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 			silentInMemory(p, o)
@@ -424,6 +435,7 @@ func TestAStepUpIsOfTheTokensThatWereAskedFor(t *testing.T) {
 
 // A service that asks for tokens about a user is limited as the client that it is.
 func TestAnAssertionIsOfTheClientThatMadeIt(t *testing.T) {
+	t.Parallel()
 	assertion := &oidc.JWTTokenRequest{Issuer: optest.Service, Subject: optest.SubjectOf("alice"), Scopes: []string{"openid"}}
 	account := limits(24*time.Hour, 0, 1, policy.Refuse)
 	account.Clients = map[string]policy.Limits{optest.Service: {Concurrent: policy.Unlimited[int]()}}
@@ -444,6 +456,7 @@ func TestAnAssertionIsOfTheClientThatMadeIt(t *testing.T) {
 // Two issuers of one provider may have clients by the same ID. What is revoked at
 // one of them is not the other one's.
 func TestARevocationIsOfOneIssuer(t *testing.T) {
+	t.Parallel()
 	s, d := startDirect(t, policy.Account{}, nil)
 	r := s.Login(optest.JWT, "alice")
 	claims := map[string]any{}
@@ -462,6 +475,7 @@ func TestARevocationIsOfOneIssuer(t *testing.T) {
 
 // Rule 12: a "sid" that another provider has put into its tokens is none of ours.
 func TestASIDOfAnotherProviderNamesNoSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage { return foreignSID{s} }
 	})
@@ -490,6 +504,7 @@ func (s foreignSID) VerifyExchangeActorToken(ctx context.Context, token string, 
 // Rules 4 and 5: a storage that vouches for any JWT it can verify does not make a new
 // login of one whose session is over, nor of one that is live.
 func TestAVouchedTokenOfOursStaysInItsSession(t *testing.T) {
+	t.Parallel()
 	const jwtType = "urn:ietf:params:oauth:token-type:jwt"
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage { return anyJWT{s} }
@@ -529,6 +544,7 @@ func (s anyJWT) VerifyExchangeActorToken(ctx context.Context, token string, typ 
 // Rule 5: op writes whole seconds. In the last fraction of one a token would be over
 // when it is issued, and so it is refused.
 func TestNoTokenIsOverWhenItIsIssued(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		s := start(t, limits(10*time.Minute, 0, 0, 0), inMemoryNonRotating)
@@ -556,6 +572,7 @@ func hangs(ctx context.Context, _ store.Session) error {
 // Rule 8: a provider whose own clean-up hangs is told again later. Who signs out has
 // signed out.
 func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			o.InMemory = true
@@ -572,6 +589,7 @@ func TestAHangingOnEndDoesNotHoldASignOutUp(t *testing.T) {
 
 // The same for who signs in again after a session of the provider's own is over.
 func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			ssoKnown(p, o)
@@ -588,6 +606,7 @@ func TestAHangingOnEndDoesNotKeepItsUserOut(t *testing.T) {
 // Rule 11: document size is bounded, where a provider says that the user signed in as
 // acr_values asked, too.
 func TestAnACRDoesNotBlowUpASession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 		silentInMemory(p, o)
 		o.Wrap = func(s *optest.Storage) op.Storage { return withACR{s, &sync.Map{}} }
@@ -604,6 +623,7 @@ func TestAnACRDoesNotBlowUpASession(t *testing.T) {
 // A login that joins the session of the browser's cookie leaves word of that for the
 // oldest tab. That it was left does not say that the tab may join.
 func TestATabDoesNotFollowWhereACapTellsThemApart(t *testing.T) {
+	t.Parallel()
 	account := limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse)
 	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
 	for _, cookies := range []bool{true, false} {
@@ -626,6 +646,7 @@ func TestATabDoesNotFollowWhereACapTellsThemApart(t *testing.T) {
 // An end that comes while the storage makes the tokens is in time: nobody is given
 // tokens of a session that is over, which those who check JWTs offline would take.
 func TestAnEndWhileTokensAreMadeIsInTime(t *testing.T) {
+	t.Parallel()
 	var end func() // the session, in the middle of the next request
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage {
@@ -662,6 +683,7 @@ func (keeper) RevokeToken(context.Context, string, string, string) *oidc.Error {
 // RFC 7009 section 2.1: with a refresh token its access tokens are revoked. The hook
 // sees to it, whatever the storage does.
 func TestAccessTokensGoWithTheirGrant(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(s *optest.Storage) op.Storage { return keeper{s} }
 	})
@@ -685,6 +707,7 @@ func TestAccessTokensGoWithTheirGrant(t *testing.T) {
 // A storage that takes its time does not carry a session over its end: what is
 // written after the end is no activity.
 func TestASlowStorageDoesNotBringASessionBack(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(s *setup, token string) optest.Reply{
 		"introspection": func(s *setup, token string) optest.Reply { return s.Introspect(optest.Web, token) },
 		"userinfo":      func(s *setup, token string) optest.Reply { return s.Userinfo(token) },
@@ -722,6 +745,7 @@ func TestASlowStorageDoesNotBringASessionBack(t *testing.T) {
 // Rule 5 where the clock that auth_time is from runs ahead of ours: no login lasts
 // longer for it, neither one that begins nor one that is renewed.
 func TestAnAuthTimeAheadMovesNoEnd(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ours := func() time.Time { return time.Now().Add(-time.Hour) }
 		s := start(t, limits(24*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -742,6 +766,7 @@ func TestAnAuthTimeAheadMovesNoEnd(t *testing.T) {
 // Rule 11: what is kept for a repeat goes with the session, for which nothing is
 // repeated any more.
 func TestNothingIsKeptForARepeatAfterTheEnd(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	r := ok(t, s.Refresh(optest.Web, s.Login(optest.Web, "alice").RefreshToken()))
 	kept := func() []byte {

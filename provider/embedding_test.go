@@ -58,6 +58,7 @@ func (s *setup) started(t testing.TB, user string) []store.Session {
 // op.AuthorizeCallback that is mounted by itself has no issuer: the login would be
 // another subject's than its tokens.
 func TestACallbackWithoutTheIssuerIsToldOf(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Inside = at("/authorize/callback", func(p *op.Provider) http.HandlerFunc {
 			return func(w http.ResponseWriter, r *http.Request) { op.AuthorizeCallback(w, r, p) }
@@ -76,6 +77,7 @@ func TestACallbackWithoutTheIssuerIsToldOf(t *testing.T) {
 // Every door says that the issuer is missing, and none takes it for the client's or
 // the user's fault.
 func TestNoDoorTakesAMissingIssuerForARefusal(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 3, policy.Refuse), nil)
 	tokens := s.Login(optest.Web, "alice")
 	storage := s.Provider.Storage()
@@ -106,6 +108,7 @@ func requireServerError(t testing.TB, err error) {
 // A provider's own sign-in that answers with tokens at once. With a client from its
 // own storage op answers 500, and nothing is left of the login.
 func TestASignInOfTheProvidersOwn(t *testing.T) {
+	t.Parallel()
 	for name, raw := range map[string]bool{"client of the decorated storage": false, "client of its own": true} {
 		t.Run(name, func(t *testing.T) {
 			var s *setup
@@ -169,6 +172,7 @@ func (s *setup) answerAtOnce(ctx context.Context, t testing.TB, w http.ResponseW
 // What fails after the storage has made its tokens leaves no session, whatever the
 // grant, and the client's next try finds what it had.
 func TestWhatFailsLeavesNoSlot(t *testing.T) {
+	t.Parallel()
 	broken := map[string]func(s *setup) optest.Reply{
 		"code": func(s *setup) optest.Reply {
 			v := s.Browser().Login(optest.Web, "alice", nil)
@@ -234,6 +238,7 @@ func (s *noKeys) SigningKey(ctx context.Context) (op.SigningKey, error) {
 
 // A code whose tokens could not be made is good when it comes again.
 func TestACodeIsGoodAfterAFailure(t *testing.T) {
+	t.Parallel()
 	var keys *noKeys
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(st *optest.Storage) op.Storage {
@@ -280,6 +285,7 @@ func (s ownStorage) SetIntrospectionFromToken(ctx context.Context, resp *oidc.In
 // Tokens that a provider makes by itself, in a request and in a job: it says whose
 // session they are of.
 func TestTokensOfTheProvidersOwn(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 2, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(st *optest.Storage) op.Storage { return ownStorage{st} }
 	})
@@ -320,6 +326,7 @@ func TestTokensOfTheProvidersOwn(t *testing.T) {
 // What is stated is for requests of the provider's own types. The tokens of op's own
 // requests are of the sessions that these are about, whatever the context says.
 func TestWhatIsStatedIsNotForRequestsOfOp(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			var stated atomic.Pointer[string]
@@ -371,6 +378,7 @@ func active(r optest.Reply) bool {
 
 // Outside of HTTP, without a context for it, the error says what to do.
 func TestAJobWithoutItsContextIsToldOf(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 2, policy.Refuse), nil)
 	_, _, err := s.Provider.Storage().CreateAccessToken(op.ContextWithIssuer(t.Context(), s.Issuer), own{"id-alice", optest.Web})
 	requireServerError(t, err)
@@ -425,6 +433,7 @@ func (s timed) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenReque
 
 // What a storage says of the time of a login may be no such time.
 func TestAnAuthTimeThatIsNoneIsToldOf(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		storage timed
 		refused bool
@@ -457,6 +466,7 @@ func TestAnAuthTimeThatIsNoneIsToldOf(t *testing.T) {
 // A login that is answered within its authorization request joins the session of its
 // browser, as any other.
 func TestARequestThatIsAnsweredAtOnceIsOfItsBrowser(t *testing.T) {
+	t.Parallel()
 	var s *setup
 	s = start(t, limits(0, 0, 3, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Inside = at("/authorize", func(p *op.Provider) http.HandlerFunc {
@@ -485,6 +495,7 @@ func TestARequestThatIsAnsweredAtOnceIsOfItsBrowser(t *testing.T) {
 // A refreshed ID token says when the user signed in, also where the storage keeps
 // nothing of it (OpenID Connect Core 1.0 section 12.2).
 func TestARefreshedIDTokenHasItsAuthTime(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 3, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(st *optest.Storage) op.Storage { return forgetful{st} }
 	})
@@ -519,12 +530,14 @@ func (s forgetful) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenR
 
 // A storage is found again behind the decoration, and decorated once.
 func TestUnwrap(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	require.Same(t, s.Storage, provider.Unwrap(s.Provider.Storage()))
 	require.Same(t, s.Storage, provider.Unwrap(s.Storage), "one that is not decorated is itself")
 }
 
 func TestAStorageIsDecoratedOnce(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 		other, err := provider.New(provider.Config{Store: p.Store, Keys: p.Keys, Settings: p.Settings})
 		require.NoError(t, err)
@@ -538,6 +551,7 @@ func TestAStorageIsDecoratedOnce(t *testing.T) {
 
 // A forgotten half limits nothing, and says so at the first request.
 func TestAForgottenHalfIsToldOf(t *testing.T) {
+	t.Parallel()
 	bare := func(t *testing.T, decorate bool) (*setup, http.Handler) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 		var events []provider.Event
@@ -598,6 +612,7 @@ func TestAForgottenHalfIsToldOf(t *testing.T) {
 // The handler of one hook does nothing for the storage of another; that of both does
 // for both.
 func TestHandlersOfTwoHooks(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 		other, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, Settings: p.Settings})
 		require.NoError(t, err)
@@ -621,6 +636,7 @@ func TestHandlersOfTwoHooks(t *testing.T) {
 
 // Settings in the code are validated where they are given.
 func TestStaticSettingsAreValidated(t *testing.T) {
+	t.Parallel()
 	for name, a := range map[string]policy.Account{
 		"concurrent": limitsOf(policy.Limits{Concurrent: policy.LimitTo(-3)}),
 		"active":     limitsOf(policy.Limits{Active: policy.LimitTo(9999 * time.Hour)}),
@@ -665,6 +681,7 @@ func (s *slow) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenReque
 // http.TimeoutHandler inside of the hook answers while the storage is at work. What
 // the storage began is finished, and others wait for it.
 func TestATimeOutInsideOfTheHook(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var storage *slow
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
@@ -710,6 +727,7 @@ func (s notingExchanges) ValidateTokenExchangeRequest(ctx context.Context, r op.
 // The same while the tokens of an exchange are looked up: the look-ups that one under way
 // still makes are of these tokens, though the response is over.
 func TestATimeOutAmidAnExchange(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var calls, slow atomic.Int64
 		var noted atomic.Pointer[[2]string]
@@ -760,6 +778,7 @@ func TestATimeOutAmidAnExchange(t *testing.T) {
 // Of providers that share a hook, and of hooks that share a store, each signs its own
 // logout tokens. What a process has no key for waits for one that has.
 func TestLogoutTokensAreSignedByTheirIssuer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 		other := &notified{setup: start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {

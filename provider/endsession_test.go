@@ -265,6 +265,7 @@ func TestTheUserGoesOnAfterThePageThatAsks(t *testing.T) {
 
 // Nobody but the user, in this browser, on the page that asked, can say yes.
 func TestNobodyElseCanConfirmASignOut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, policy.Account{}, inMemory)
 		victim, attacker := s.signIn(t, optest.Web, "alice"), s.signIn(t, optest.Web, "mallory")
@@ -350,6 +351,7 @@ func TestASignOutWithoutAStoreIsAnOutage(t *testing.T) {
 
 // Front-Channel Logout 1.0: the browser tells the applications, then it goes on.
 func TestFrontChannel(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -56,6 +56,7 @@ func bothWays(t *testing.T, a policy.Account, change func(*provider.Config, *opt
 // True: the cap is exact. It counts sessions, and asks no clock which of two
 // logins was first.
 func TestSkewedClocksKeepTheCap(t *testing.T) {
+	t.Parallel()
 	for name, atLimit := range map[string]policy.AtLimit{"refuse": policy.Refuse, "end_oldest": policy.EndOldest, "end_idlest": policy.EndIdlest} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -81,6 +82,7 @@ func TestSkewedClocksKeepTheCap(t *testing.T) {
 // process it began at. Not true: that all processes see it end at one moment. The
 // fast one refuses it first, and what it wrote holds for all.
 func TestSkewedClocksAndTheAbsoluteEnd(t *testing.T) {
+	t.Parallel()
 	bothWays(t, limits(time.Hour, 0, 0, 0), nil, func(t *testing.T, first, second *setup, firstIsFast bool) {
 		slow, fast := first, second
 		if firstIsFast {
@@ -111,6 +113,7 @@ func (s *setup) ended(t *testing.T, user string) *store.End {
 // True: unused, a session lasts for the window at each process, give or take the
 // skew, and no activity that is written later moves the clock back.
 func TestSkewedClocksAndInactivity(t *testing.T) {
+	t.Parallel()
 	const window = 20 * time.Minute
 	bothWays(t, limits(0, window, 0, 0), nil, func(t *testing.T, first, second *setup, firstIsFast bool) {
 		r := first.Login(optest.Web, "alice")
@@ -147,6 +150,7 @@ func TestSkewedClocksAndInactivity(t *testing.T) {
 // clocks as far apart as the grace. What comes then too late is, as ever, taken
 // for a lost response, or for a replay once the successor was used.
 func TestSkewedClocksAndTheGrace(t *testing.T) {
+	t.Parallel()
 	rotated := func(first *setup, t *testing.T) (token, next string) {
 		token = first.Login(optest.Web, "alice").RefreshToken()
 		return token, ok(t, first.Refresh(optest.Web, token)).RefreshToken()
@@ -195,6 +199,7 @@ func TestSkewedClocksAndTheGrace(t *testing.T) {
 // as long at each process. At no process is it redeemed after its slot was given
 // away there.
 func TestSkewedClocksAndCodes(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		fastFirst bool
 		good      time.Duration // at the other process
@@ -227,6 +232,7 @@ func TestSkewedClocksAndCodes(t *testing.T) {
 // their clocks, the skew sooner or later; and each session ends once, whoever
 // sweeps.
 func TestSkewedClocksAndSweeps(t *testing.T) {
+	t.Parallel()
 	bothWays(t, limits(time.Hour, 0, 0, 0), nil, func(t *testing.T, first, second *setup, firstIsFast bool) {
 		began := time.Now()
 		first.Login(optest.Web, "alice")
@@ -266,6 +272,7 @@ func TestSkewedClocksAndSweeps(t *testing.T) {
 // again at once at the slow one, where the provider's single sign-on names the
 // session. For as long as the skew the new authentication is older than the end.
 func TestSkewedClocksAndANewLoginByTheSameName(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slow, fast := skewed(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) {
 			p.SSOSession = func(_ context.Context, l provider.Login) string { return "the browser of the user" }

@@ -24,6 +24,7 @@ import (
 // that it is not known, and signs in again; nobody is let in by an old token, and
 // what is admitted from then on is counted from nothing.
 func TestARedisThatForgot(t *testing.T) {
+	t.Parallel()
 	server, err := engine.NewRedis("appendonly=no", "save=")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Close()) })
@@ -57,6 +58,7 @@ func TestARedisThatForgot(t *testing.T) {
 // since is not known; what had ended since the backup is live again until its
 // limit, which is why a restore calls for Hook.EndAll (docs/operations.md).
 func TestADatabaseRestoredFromABackup(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path, backup := filepath.Join(dir, "sessions.db"), filepath.Join(dir, "backup.db")
 	open := func() (*sql.DB, *sqlitestore.Store) {

@@ -21,6 +21,7 @@ import (
 // The error for each situation, as the specifications have it: RFC 6749 section 5.2
 // unless another one is named.
 func TestErrorMap(t *testing.T) {
+	t.Parallel()
 	token := func(t *testing.T, r optest.Reply, status int, code string) {
 		t.Helper()
 		require.Equal(t, status, r.Status, "%s", r.Body)
@@ -169,6 +170,7 @@ func TestErrorMap(t *testing.T) {
 
 // An assertion about a user, at the cap: RFC 7523 section 3.1. op itself takes none.
 func TestAnAssertionAtTheCapIsInvalidGrant(t *testing.T) {
+	t.Parallel()
 	s, d := startDirect(t, limits(0, 0, 1, policy.Refuse), nil)
 	s.Login(optest.Web, "alice")
 	for subject, want := range map[string]error{optest.SubjectOf("alice"): oidc.ErrInvalidGrant(), optest.Service: nil} {

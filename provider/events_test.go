@@ -19,6 +19,7 @@ import (
 // Every repeat that is answered within the grace is an event, and no other
 // refresh is.
 func TestARepeatIsAnEvent(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	login := s.Login(optest.Web, "alice")
 	next := ok(t, s.Refresh(optest.Web, login.RefreshToken()))
@@ -38,6 +39,7 @@ func TestARepeatIsAnEvent(t *testing.T) {
 // A refused refresh is an event with the reason that the application gets. What
 // comes from another client is not: it never got that far.
 func TestARefusedRefreshIsAnEvent(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	login := s.Login(optest.Web, "alice")
 	sid := s.sid(t, optest.Web, login)
@@ -65,6 +67,7 @@ func TestARefusedRefreshIsAnEvent(t *testing.T) {
 // Whoever signs in, but not as the application asked, is told of: by whom, where, and
 // what was missing. An answer without the user is the ordinary one, and no event.
 func TestALoginThatIsNotAsAskedIsAnEvent(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		storage.SSO = true
@@ -111,6 +114,7 @@ func TestALoginThatIsNotAsAskedIsAnEvent(t *testing.T) {
 }
 
 func TestTee(t *testing.T) {
+	t.Parallel()
 	var order []string
 	note := func(name string) func(context.Context, provider.Event) {
 		return func(_ context.Context, e provider.Event) { order = append(order, name+" "+string(e.Type)) }

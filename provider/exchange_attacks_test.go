@@ -21,6 +21,7 @@ import (
 // An exchange that is refused takes nobody's place among the sessions that were made
 // from one.
 func TestARefusedExchangeEndsNoOtherSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(8*time.Hour, 0, 1, policy.Refuse), func(p *provider.Config, _ *optest.Config) { p.MaxGrants = 2 })
 	mine := s.Login(optest.Exchange, "admin")
 	ok(t, s.as(mine.AccessToken(), "u1"))
@@ -54,6 +55,7 @@ func (noKey) Key() any { return nil }
 
 // An ID token that could not be signed in the end makes no session.
 func TestAnIDTokenThatIsNotSignedLeavesNoSession(t *testing.T) {
+	t.Parallel()
 	var away atomic.Bool
 	s := start(t, limits(8*time.Hour, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = func(st *optest.Storage) op.Storage { return noSigner{st, &away} }
@@ -77,6 +79,7 @@ func TestAnIDTokenThatIsNotSignedLeavesNoSession(t *testing.T) {
 // A response that goes out while an exchange is at work: what was not looked up is no
 // actor.
 func TestAResponseThatEndsWithinAnExchange(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var calls, validated atomic.Int32
 		var counting atomic.Bool
@@ -117,6 +120,7 @@ func TestAResponseThatEndsWithinAnExchange(t *testing.T) {
 // What is made from a session ends with it, and so no token of it lives longer: not
 // where the limits of its own user are wider either.
 func TestNoTokenOutlivesTheSessionItWasMadeFrom(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(2*time.Hour, 0, 0, 0)
 		a.Kinds = map[policy.Kind]policy.Limits{policy.Automation: {Active: policy.Unlimited[time.Duration]()}}

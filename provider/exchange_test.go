@@ -53,6 +53,7 @@ func notExchanged(t testing.TB, r optest.Reply, why string) {
 
 // Rule 7: a presented token has one standing, at whichever door it is presented.
 func TestAReplayedRefreshTokenEndsItsSessionAtEachDoor(t *testing.T) {
+	t.Parallel()
 	doors := map[string]func(t *testing.T, s *setup, token string){
 		"refresh": func(t *testing.T, s *setup, token string) {
 			refusedFor(t, s.Refresh(optest.Exchange, token), policy.ReasonReplay)
@@ -91,6 +92,7 @@ func TestAReplayedRefreshTokenEndsItsSessionAtEachDoor(t *testing.T) {
 // A spent token whose successor was never seen is mended by a refresh, which voids the
 // successor. An exchange cannot void it, and makes nothing of the token.
 func TestASpentRefreshTokenIsNotExchanged(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*provider.Config, *optest.Config){"rotating": inMemory, "not rotating": inMemoryNonRotating} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -115,6 +117,7 @@ func TestASpentRefreshTokenIsNotExchanged(t *testing.T) {
 
 // A repeat at an exchange that comes from elsewhere is an event, as at a refresh.
 func TestARepeatedExchangeFromElsewhereIsAnEvent(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 0, 0, 0), inMemory)
 		first := s.Login(optest.Exchange, "admin")
@@ -132,6 +135,7 @@ func TestARepeatedExchangeFromElsewhereIsAnEvent(t *testing.T) {
 // RFC 6749 section 10.4: a refresh token is its client's alone. What another client
 // presents has no consequence, not even if it is spent.
 func TestARefreshTokenIsExchangedByItsOwnClient(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var allowed atomic.Bool
 		s := start(t, limits(24*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -159,6 +163,7 @@ func TestARefreshTokenIsExchangedByItsOwnClient(t *testing.T) {
 
 // Rule 5: two users who may act for each other do not renew an authentication.
 func TestActingForEachOtherMovesNoEnd(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(2*time.Hour, 0, 0, 0), inMemory)
 		began := time.Now()
@@ -180,6 +185,7 @@ func TestActingForEachOtherMovesNoEnd(t *testing.T) {
 // Nor does an ID token that was exchanged for, whose auth_time is the time of the
 // exchange.
 func TestAnExchangedIDTokenMovesNoEnd(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
 			ssoKnown(p, o)
@@ -213,6 +219,7 @@ func (permissive) ValidateTokenExchangeRequest(context.Context, op.TokenExchange
 
 // The limits of who acts for another user do not begin anew, and the user's own hold too.
 func TestWhoActsForAnotherKeepsTheirAuthentication(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(2*time.Hour, 0, 0, 0), inMemory)
 		mine := s.Login(optest.Exchange, "admin")
@@ -243,6 +250,7 @@ func parentAndChild(t *testing.T, s *setup) (parent string, mine, hers optest.Re
 
 // Lists, events and "act" show both sessions.
 func TestWhoActsForAnotherIsSeen(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(8*time.Hour, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
 		o.Storage = optest.NewStorage()
 		o.Storage.Client(optest.Exchange).(*optest.Client).TokenType = op.AccessTokenTypeJWT
@@ -282,6 +290,7 @@ func TestWhoActsForAnotherIsSeen(t *testing.T) {
 // The same exchange again, and that of a newer token of the same session, go on in the
 // session that is there: rule 3.
 func TestActingForAnotherAgainTakesNoNewSlot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(8*time.Hour, 0, 1, policy.Refuse), inMemory)
 		parent, mine, _ := parentAndChild(t, s)
@@ -339,6 +348,7 @@ func eachStore(t *testing.T, test func(t *testing.T, sessions store.Store)) {
 // What was made from a session ends with it, at once, on every store, and keeps its
 // reason.
 func TestWhatWasMadeFromASessionEndsWithIt(t *testing.T) {
+	t.Parallel()
 	eachStore(t, func(t *testing.T, sessions store.Store) {
 		s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
 		parent, _, hers := parentAndChild(t, s)
@@ -372,6 +382,7 @@ func TestWhatWasMadeFromASessionEndsWithIt(t *testing.T) {
 
 // By every reason for which a session can end.
 func TestWhatWasMadeFromASessionEndsByEveryReason(t *testing.T) {
+	t.Parallel()
 	type way func(t *testing.T, s *setup, sid string, mine optest.Reply)
 	byHook := func(reason policy.Reason) way {
 		return func(t *testing.T, s *setup, sid string, _ optest.Reply) {
@@ -451,6 +462,7 @@ func TestWhatWasMadeFromASessionEndsByEveryReason(t *testing.T) {
 // Its applications are told, though the session's own were all that the user signed
 // out of.
 func TestApplicationsOfWhatWasMadeFromASessionAreTold(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(8*time.Hour, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
 			o.Storage = optest.NewStorage()
@@ -471,6 +483,7 @@ func TestApplicationsOfWhatWasMadeFromASessionAreTold(t *testing.T) {
 // A process that dies after it has written the end leaves nothing that goes on: a use
 // of what was made from the session ends it, and a sweep does if nobody uses it.
 func TestAProcessThatDiesLeavesNoChild(t *testing.T) {
+	t.Parallel()
 	for name, notice := range map[string]func(t *testing.T, s *setup, hers optest.Reply){
 		"a use": func(t *testing.T, s *setup, hers optest.Reply) {
 			require.Equal(t, http.StatusUnauthorized, s.Userinfo(hers.AccessToken()).Status)
@@ -522,6 +535,7 @@ func TestAProcessThatDiesLeavesNoChild(t *testing.T) {
 // If the store fails while the children end, the end stays owed, and a sweep goes on
 // with it.
 func TestAStoreThatFailsLeavesNoChild(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		faulty := faultstore.New(memstore.New())
 		s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -548,6 +562,7 @@ func TestAStoreThatFailsLeavesNoChild(t *testing.T) {
 
 // An end wins over exchanges that race it.
 func TestAnExchangeThatRacesTheEndMakesNoSession(t *testing.T) {
+	t.Parallel()
 	for range 20 {
 		s := start(t, limits(8*time.Hour, 0, 0, 0), inMemory)
 		mine := s.Login(optest.Exchange, "admin")
@@ -572,6 +587,7 @@ func TestAnExchangeThatRacesTheEndMakesNoSession(t *testing.T) {
 
 // Config.Outlives loosens it.
 func TestASessionMayOutliveWhatItWasMadeFrom(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(8*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)
@@ -596,6 +612,7 @@ func TestASessionMayOutliveWhatItWasMadeFrom(t *testing.T) {
 // What is made from one session is bounded, and so is a row of sessions that are made
 // from each other: rule 11.
 func TestWhatIsMadeFromASessionIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)
@@ -632,6 +649,7 @@ func TestWhatIsMadeFromASessionIsBounded(t *testing.T) {
 
 // NotBefore asks about who authenticated: the one who acts.
 func TestWhoActsForAnotherNeedsTheirCredentials(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var since atomic.Int64
 		var asked atomic.Pointer[[]string]
@@ -661,6 +679,7 @@ func TestWhoActsForAnotherNeedsTheirCredentials(t *testing.T) {
 // begins with the client, and so the sessions that it makes for other users, but no
 // exchange within a session.
 func TestAClientsCapAndExchanges(t *testing.T) {
+	t.Parallel()
 	a := limits(24*time.Hour, 0, 0, policy.Refuse)
 	a.Clients = map[string]policy.Limits{optest.Exchange: {Concurrent: policy.LimitTo(1), AtLimit: policy.Refuse}}
 	s := start(t, a, nil)
@@ -676,6 +695,7 @@ func TestAClientsCapAndExchanges(t *testing.T) {
 // Where the storage vouches for a user, on the word of another one's token, that one's
 // session is what the new one is made from.
 func TestWhatIsMadeOnAnActorsWordEndsWithTheActor(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(8*time.Hour, 0, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Wrap = optest.Foreign })
 	actor := s.Login(optest.Exchange, "admin")
 	r := ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("alice"), optest.JWTTokenType, url.Values{

@@ -354,11 +354,12 @@ var flows = map[string]flow{
 	},
 }
 
-// DESIGN section 7: each store call of each flow fails before, fails after its
+// Rule 8: each store call of each flow fails before, fails after its
 // commit, and times out; then the client's retry succeeds and the live sessions
 // are recounted. On storages that rotate and that do not, with and without a
 // cap.
 func TestEachStoreCallOfEachFlowFails(t *testing.T) {
+	t.Parallel()
 	for name, f := range flows {
 		for how, fault := range faults {
 			for _, rotates := range f.rotates() {
@@ -436,6 +437,7 @@ func failNth(t *testing.T, f flow, n int, fault faultstore.Fault, rotates bool, 
 // The store is away for a while: nothing is admitted unchecked, nobody is logged
 // out, and service resumes by itself.
 func TestAnOutageIsNotALogout(t *testing.T) {
+	t.Parallel()
 	for how, fault := range faults {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -470,6 +472,7 @@ func TestAnOutageIsNotALogout(t *testing.T) {
 // Settings or memberships that cannot be read: sessions go on with the last
 // known ones, logins wait.
 func TestSettingsThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var broken error
 		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
@@ -510,6 +513,7 @@ func (f settingsFunc) Account(context.Context, string) (policy.Account, error) {
 
 // One session read and one session write per refresh, whatever else there is.
 func TestARefreshIsOneReadAndOneWrite(t *testing.T) {
+	t.Parallel()
 	for name, concurrent := range map[string]int{"no cap": 0, "cap": 50} {
 		t.Run(name, func(t *testing.T) {
 			counting := faultstore.New(memstore.New())
@@ -542,6 +546,7 @@ func TestARefreshIsOneReadAndOneWrite(t *testing.T) {
 // A rotation that the storage made and the store did not take is answered all
 // the same, and taken at its next use.
 func TestALostWriteDoesNotLoseTheLogin(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		faulty := faultstore.New(memstore.New())
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {

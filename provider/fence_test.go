@@ -66,6 +66,7 @@ var everyStore = map[string]func(t *testing.T) store.Store{
 // without end. The user's other sessions end all the same, at the first call, and
 // then the browser's own.
 func TestEndsWinAgainstAFlood(t *testing.T) {
+	t.Parallel()
 	for name, open := range everyStore {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -142,6 +143,7 @@ func fenced(t *testing.T, change func(*provider.Config, *optest.Config)) (*setup
 // after it, and that the process dies then, changes nothing for who uses a token; a
 // sweep does the rest, and tells everybody.
 func TestAnEndHoldsBeforeItsDocumentsAreWritten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var told []store.Session
 		var mu sync.Mutex
@@ -242,6 +244,7 @@ func TestAnEndHoldsBeforeItsDocumentsAreWritten(t *testing.T) {
 // Whatever an end of all sessions finds on its way begins nothing after it: the
 // sign-in at the provider was before.
 func TestNothingFromBeforeAnEndBegins(t *testing.T) {
+	t.Parallel()
 	for name, flow := range map[string]func(t *testing.T, s *setup, storage *optest.Storage) (then func() string){
 		"code": func(t *testing.T, s *setup, _ *optest.Storage) func() string {
 			v := s.Browser().Login(optest.Web, "alice", nil)
@@ -292,6 +295,7 @@ func TestNothingFromBeforeAnEndBegins(t *testing.T) {
 // A login that no application ever redeems a code of goes on as a reservation for
 // hours, and is in no list. It ends like everything else.
 func TestAHiddenLoginEndsToo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), silentInMemory)
 		b := s.Browser()
@@ -316,6 +320,7 @@ func TestAHiddenLoginEndsToo(t *testing.T) {
 // A fence is kept as long as what it ended is remembered, and no longer: it is one
 // record of the subject, however often all ends.
 func TestAFenceIsForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := fenced(t, nil)
 		s.Login(optest.Web, "alice")
@@ -346,6 +351,7 @@ func TestAFenceIsForgotten(t *testing.T) {
 // An end spares what it is told to, and nothing that another end did not: not a
 // session of somebody else, nor one that has ended.
 func TestWhatAnEndSpares(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, faulty := fenced(t, nil)
 		one, two := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
@@ -379,6 +385,7 @@ func TestWhatAnEndSpares(t *testing.T) {
 // authenticated before, and may not end the one that goes on. At the page of an
 // application, and at that of a device, the first time and with an answer.
 func TestAPageOfTheCapIsOverWithAnEndOfAll(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 1, policy.Ask), func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)

@@ -7,6 +7,7 @@ import (
 )
 
 func TestEndOfMember(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct{ object, name, before string }{
 		{`{"active":true,"exp":12,"sub":"id1"}`, "exp", `{"active":true,"exp":12`},
 		{`{"exp":12}` + "\n", "exp", `{"exp":12`},

@@ -163,6 +163,7 @@ func parallel(n int, f func(i int)) {
 
 // peers.md section 5, number 1.
 func TestRacingLoginsNeverExceedTheCap(t *testing.T) {
+	t.Parallel()
 	for name, atLimit := range map[string]policy.AtLimit{"refuse": policy.Refuse, "end_oldest": policy.EndOldest, "end_idlest": policy.EndIdlest, "ask": policy.Ask} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, 3, atLimit), nil)
@@ -226,6 +227,7 @@ func TestRacingLoginsNeverExceedTheCap(t *testing.T) {
 
 // peers.md section 5, number 2.
 func TestLoweredCapConvergesInOneStep(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"login", "sweep"} {
 		t.Run(how, func(t *testing.T) {
 			s := start(t, limits(0, 0, 50, policy.EndOldest), nil)
@@ -248,6 +250,7 @@ func TestLoweredCapConvergesInOneStep(t *testing.T) {
 }
 
 func TestLoweredCapThatRefusesEndsNobodyAndAdmitsNobody(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 5, policy.Refuse), nil)
 	var tokens []optest.Reply
 	for range 4 {
@@ -268,6 +271,7 @@ func TestLoweredCapThatRefusesEndsNobodyAndAdmitsNobody(t *testing.T) {
 
 // peers.md section 5, number 3.
 func TestASlotIsPerSession(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	storage.SSO = true
 	s := start(t, limits(0, 0, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
@@ -307,6 +311,7 @@ func TestASlotIsPerSession(t *testing.T) {
 }
 
 func TestAnAbandonedLoginFreesItsSlot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), inMemory)
 		v := s.Browser().Login(optest.Web, "alice", nil)
@@ -323,6 +328,7 @@ func TestAnAbandonedLoginFreesItsSlot(t *testing.T) {
 }
 
 func TestAReservationLivesUntilItsLastMillisecond(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		after time.Duration
 		ok    bool
@@ -339,6 +345,7 @@ func TestAReservationLivesUntilItsLastMillisecond(t *testing.T) {
 // peers.md section 5, number 4: every path to a first token is at the cap, with
 // the right error.
 func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
+	t.Parallel()
 	foreign := func(_ *provider.Config, o *optest.Config) {
 		o.Wrap = optest.Foreign
 	}
@@ -388,6 +395,7 @@ func TestEveryPathToAFirstTokenPassesTheCap(t *testing.T) {
 }
 
 func TestEveryPathToAFirstTokenMakesASession(t *testing.T) {
+	t.Parallel()
 	for name, login := range map[string]func(t *testing.T, s *setup){
 		"code": func(t *testing.T, s *setup) { s.Login(optest.Web, "admin") },
 		"id_token token": func(t *testing.T, s *setup) {
@@ -425,6 +433,7 @@ func TestEveryPathToAFirstTokenMakesASession(t *testing.T) {
 
 // peers.md section 5, number 5; and on both kinds of storage.
 func TestTenParallelRefreshesGetTheSameAnswer(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*provider.Config, *optest.Config){"rotating": nil, "not rotating": nonRotating} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), change)
@@ -449,6 +458,7 @@ func TestTenParallelRefreshesGetTheSameAnswer(t *testing.T) {
 
 // peers.md section 5, number 6.
 func TestALostResponseIsMendedAndAReplayIsNot(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*provider.Config, *optest.Config){"rotating": inMemory, "not rotating": inMemoryNonRotating} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -473,6 +483,7 @@ func TestALostResponseIsMendedAndAReplayIsNot(t *testing.T) {
 }
 
 func TestAfterTheGraceAUsedSuccessorMakesAReplay(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(s *setup, r optest.Reply){
 		"refreshed":    func(s *setup, r optest.Reply) { s.Refresh(optest.Web, r.RefreshToken()) },
 		"userinfo":     func(s *setup, r optest.Reply) { s.Userinfo(r.AccessToken()) },
@@ -491,6 +502,7 @@ func TestAfterTheGraceAUsedSuccessorMakesAReplay(t *testing.T) {
 }
 
 func TestTheGraceEndsOnTime(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		after time.Duration
 		same  bool
@@ -506,6 +518,7 @@ func TestTheGraceEndsOnTime(t *testing.T) {
 }
 
 func TestStrictRotationEndsTheFamilyAtTheFirstRepeat(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 		p.NoGrace, p.NoLostResponse = true, true
 	})
@@ -516,6 +529,7 @@ func TestStrictRotationEndsTheFamilyAtTheFirstRepeat(t *testing.T) {
 }
 
 func TestARepeatFromElsewhereIsAnEvent(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	t0 := s.Login(optest.Web, "alice").RefreshToken()
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {t0}}
@@ -528,6 +542,7 @@ func TestARepeatFromElsewhereIsAnEvent(t *testing.T) {
 }
 
 func TestARepeatIsForTheSameScopes(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	t0 := s.Login(optest.Web, "alice").RefreshToken()
 	narrow := url.Values{"scope": {"openid offline_access"}}
@@ -542,6 +557,7 @@ func TestARepeatIsForTheSameScopes(t *testing.T) {
 
 // peers.md section 5, number 7.
 func TestInactivityToTheMillisecond(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		after time.Duration
 		ok    bool
@@ -597,6 +613,7 @@ func TestTheAbsoluteEndDoesNotMove(t *testing.T) {
 // The worked example of draft-ietf-oauth-refresh-token-expiration-03 section
 // 6.3.
 func TestTheDraftsWorkedExample(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(10*day, 7*day, 0, 0), inMemoryNonRotating)
@@ -621,6 +638,7 @@ func TestTheDraftsWorkedExample(t *testing.T) {
 }
 
 func TestExpirationMembersAndMetadataAreSwitchable(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, _ *optest.Config) {
 		p.NoExpirationMembers, p.NoExpirationMetadata = true, true
 	})
@@ -632,6 +650,7 @@ func TestExpirationMembersAndMetadataAreSwitchable(t *testing.T) {
 
 // peers.md section 5, number 10.
 func TestAnAccessTokenLivesHalfTheWindowAtMost(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 4*time.Minute, 0, 0), nil) // the storage's own: five minutes
 	r := s.Login(optest.Web, "alice")
 	expiresIn, _ := r.Number("expires_in")
@@ -644,6 +663,7 @@ func TestAnAccessTokenLivesHalfTheWindowAtMost(t *testing.T) {
 // An ID token too: many clients, kubelogin among them, refresh when it is over and not
 // before. At work all day they stay signed in, by each way to an ID token.
 func TestAnIDTokenLivesHalfTheWindowAtMost(t *testing.T) {
+	t.Parallel()
 	const window = 40 * time.Minute // the client's own: an hour
 	for name, login := range map[string]func(t *testing.T, s *setup) (string, optest.Reply){
 		"code": func(_ *testing.T, s *setup) (string, optest.Reply) { return optest.Web, s.Login(optest.Web, "admin") },
@@ -688,6 +708,7 @@ func TestAnIDTokenLivesHalfTheWindowAtMost(t *testing.T) {
 // The storage knows only its own end of an access token: the hook has to ask for the
 // one that it shortened it to, and told the client.
 func TestAnAccessTokenIsOverWhenTheClientWasTold(t *testing.T) {
+	t.Parallel()
 	for _, client := range []string{optest.Web, optest.JWT} {
 		synctest.Test(t, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 4*time.Minute, 0, 0), inMemory) // the storage's own: five minutes
@@ -707,6 +728,7 @@ func TestAnAccessTokenIsOverWhenTheClientWasTold(t *testing.T) {
 
 // peers.md section 5, number 11; rule 4.
 func TestEndingOneSessionTouchesNoOther(t *testing.T) {
+	t.Parallel()
 	for _, client := range []string{optest.Web, optest.JWT} {
 		t.Run(client, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
@@ -735,6 +757,7 @@ func TestEndingOneSessionTouchesNoOther(t *testing.T) {
 
 // peers.md section 5, number 14.
 func TestTheReasonIsStillThereNextMorning(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemory)
 		swept, unswept := s.Login(optest.Web, "alice"), s.Login(optest.Web, "bob")
@@ -767,6 +790,7 @@ func TestTheReasonIsStillThereNextMorning(t *testing.T) {
 
 // peers.md section 5, number 15.
 func TestTheStrictestOfTwoAccountsHolds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 			inMemoryNonRotating(p, o)
@@ -793,6 +817,7 @@ func TestTheStrictestOfTwoAccountsHolds(t *testing.T) {
 
 // peers.md section 5, number 16.
 func TestEndingTwiceAndWhileRefreshing(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	for range 20 {
 		r := s.Login(optest.Web, "alice")
@@ -825,6 +850,7 @@ func TestEndingTwiceAndWhileRefreshing(t *testing.T) {
 
 // Rule 6.
 func TestTheWrongClientSlidesNothing(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -850,6 +876,7 @@ func TestTheWrongClientSlidesNothing(t *testing.T) {
 }
 
 func TestActivityIsWhatThePolicySays(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		classes policy.Classes
@@ -884,6 +911,7 @@ func TestActivityIsWhatThePolicySays(t *testing.T) {
 // A high rate of userinfo calls costs few writes, and the session ends at most
 // one interval early.
 func TestFrequentActivityIsWrittenRarely(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 10*time.Minute, 0, 0), inMemory)
 		r := s.Login(optest.Web, "alice")
@@ -910,6 +938,7 @@ func revision(t *testing.T, s *setup, r optest.Reply) int64 {
 // Rule 5: only entering credentials again starts new limits, and an older grant
 // keeps the end of its own authentication.
 func TestReauthenticationRenewsTheSessionButNotAnOlderGrant(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		storage.SSO = true
@@ -940,6 +969,7 @@ func TestReauthenticationRenewsTheSessionButNotAnOlderGrant(t *testing.T) {
 
 // A provider's own single sign-on cannot restart a login that is over.
 func TestSingleSignOnCannotRestartALoginThatIsOver(t *testing.T) {
+	t.Parallel()
 	for name, sso := range map[string]func(context.Context, provider.Login) string{
 		"known to the hook": func(_ context.Context, l provider.Login) string {
 			if l.AuthRequest == nil {
@@ -974,6 +1004,7 @@ func TestSingleSignOnCannotRestartALoginThatIsOver(t *testing.T) {
 
 // Rule 5 again: what a clock that is stepped back does.
 func TestAClockSteppedBackMovesNoEnd(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var step time.Duration
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -1005,6 +1036,7 @@ func TestAClockSteppedBackMovesNoEnd(t *testing.T) {
 
 // Rule 5: no token outlives its session, ClockSkew included.
 func TestNoTokenOutlivesItsSession(t *testing.T) {
+	t.Parallel()
 	const skew = 30 * time.Second
 	for _, tokenType := range []op.AccessTokenType{op.AccessTokenTypeBearer, op.AccessTokenTypeJWT} {
 		synctest.Test(t, func(t *testing.T) {
@@ -1044,6 +1076,7 @@ func TestNoTokenOutlivesItsSession(t *testing.T) {
 
 // Rule 10.
 func TestAChangedPolicyAppliesAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 12*time.Hour, 0, 0), inMemoryNonRotating)
 		a, b := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
@@ -1062,6 +1095,7 @@ func TestAChangedPolicyAppliesAtOnce(t *testing.T) {
 // peers.md section 5, number 12, without the console: what Preview says is what
 // then ends.
 func TestPreviewIsWhatThenEnds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 12*time.Hour, 0, policy.EndOldest), inMemoryNonRotating)
 		var tokens []optest.Reply
@@ -1104,6 +1138,7 @@ func TestPreviewIsWhatThenEnds(t *testing.T) {
 }
 
 func TestObserveReportsAndRefusesNothing(t *testing.T) {
+	t.Parallel()
 	a := limits(0, 0, 1, policy.Refuse)
 	a.Observe = true
 	s := start(t, a, nil)
@@ -1125,6 +1160,7 @@ func TestObserveReportsAndRefusesNothing(t *testing.T) {
 }
 
 func TestEndAllEndsLoginsOnTheirWayToo(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 0, 0), nil)
 	a, b := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
 	bob := s.Login(optest.Web, "bob")
@@ -1139,6 +1175,7 @@ func TestEndAllEndsLoginsOnTheirWayToo(t *testing.T) {
 }
 
 func TestOnEndIsCalledForEveryEnd(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	ended := map[string]policy.Reason{}
 	s := start(t, limits(0, 0, 1, policy.EndOldest), func(p *provider.Config, _ *optest.Config) {
@@ -1157,6 +1194,7 @@ func TestOnEndIsCalledForEveryEnd(t *testing.T) {
 }
 
 func TestEndSessionEndsTheSessionOfTheHint(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Embedding = embedding })
@@ -1174,6 +1212,7 @@ func TestEndSessionEndsTheSessionOfTheHint(t *testing.T) {
 }
 
 func TestRevocationIsExact(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Embedding = embedding })
@@ -1201,6 +1240,7 @@ func TestRevocationIsExact(t *testing.T) {
 }
 
 func TestRevokingTheLastGrantOfACLIEndsItsSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 	r := ok(t, s.DeviceLogin(optest.Native, "alice"))
 	require.Equal(t, http.StatusOK, s.Revoke(optest.Native, r.RefreshToken(), "").Status)
@@ -1212,6 +1252,7 @@ func TestRevokingTheLastGrantOfACLIEndsItsSession(t *testing.T) {
 }
 
 func TestADeviceCodeMakesOneSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 	started := s.DeviceStart(optest.Native)
 	require.Equal(t, "authorization_pending", s.DevicePoll(optest.Native, started).Error())
@@ -1229,6 +1270,7 @@ func TestADeviceCodeMakesOneSession(t *testing.T) {
 }
 
 func TestTokenExchangeStaysInItsSession(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), nil)
 	r := s.Login(optest.Exchange, "admin")
 	sid := s.sid(t, optest.Exchange, r)
@@ -1263,6 +1305,7 @@ func TestTokenExchangeStaysInItsSession(t *testing.T) {
 }
 
 func TestKeysRotate(t *testing.T) {
+	t.Parallel()
 	old, young := provider.NewKey(time.Now().Add(-time.Minute)), provider.NewKey(time.Now())
 	sessions := memstore.New()
 	storage := optest.NewStorage()
@@ -1297,6 +1340,7 @@ func TestKeysRotate(t *testing.T) {
 }
 
 func TestWithoutTheHandlerNoTokenIsIssued(t *testing.T) {
+	t.Parallel()
 	hook, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}})
 	require.NoError(t, err)
 	s := optest.Start(t, optest.Config{Hook: storageOnly{hook}})
@@ -1311,6 +1355,7 @@ type storageOnly struct{ *provider.Hook }
 func (storageOnly) Handler(next http.Handler) http.Handler { return next }
 
 func TestNewNamesTheFieldThatIsWrong(t *testing.T) {
+	t.Parallel()
 	keys := provider.Keys{provider.NewKey(time.Now())}
 	for field, cfg := range map[string]provider.Config{
 		"Store":        {Keys: keys},

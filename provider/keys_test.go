@@ -11,6 +11,7 @@ import (
 )
 
 func TestKeysAsText(t *testing.T) {
+	t.Parallel()
 	k := provider.NewKey(time.Now())
 	text, err := k.MarshalText()
 	require.NoError(t, err)

@@ -699,6 +699,7 @@ var (
 )
 
 func TestNoKindAndNoDoorIsForgotten(t *testing.T) {
+	t.Parallel()
 	rows := map[string]bool{}
 	for _, d := range tokenDoors {
 		rows[d.name] = true
@@ -876,6 +877,7 @@ func sealedAndSigned(t *testing.T, pkg string) (prefixes, types []string) {
 // the hook has not sealed can be one only if it is that old: nothing that was issued
 // since.
 func TestTokensFromBeforeTheInstallationOpenTheirDoors(t *testing.T) {
+	t.Parallel()
 	for name, adopt := range map[string]time.Duration{"adopting": 24 * time.Hour, "adopting no more": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -39,6 +39,7 @@ import (
 )
 
 func TestAddressesThatNotificationsMayGoTo(t *testing.T) {
+	t.Parallel()
 	own := []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd00::/8")}
 	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	for _, x := range []struct {
@@ -79,6 +80,7 @@ func TestAddressesThatNotificationsMayGoTo(t *testing.T) {
 }
 
 func TestLogoutConfigurationIsChecked(t *testing.T) {
+	t.Parallel()
 	uris := func(context.Context, string) (provider.LogoutURIs, error) { return provider.LogoutURIs{}, nil }
 	for want, l := range map[string]provider.Logout{
 		"Logout.Timeout is negative":             {Timeout: -1},
@@ -425,6 +427,7 @@ func TestATLSServerThatNeverSpeaks(t *testing.T) {
 const proxyEnv = "CURFEW_TEST_PROXY"
 
 func TestNoProxyOfTheEnvironment(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(proxyEnv) == "" {
 		var proxied atomic.Int32
 		proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { proxied.Add(1) }))
@@ -528,6 +531,7 @@ func TestAReceiverThatHangsHoldsUpNobody(t *testing.T) {
 
 // What one hook owes is not lost when its signing key or its store is away.
 func TestNothingIsLostWhenPartsAreAway(t *testing.T) {
+	t.Parallel()
 	t.Run("signing key", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var away atomic.Bool
@@ -606,6 +610,7 @@ func (s keyless) SigningKey(ctx context.Context) (op.SigningKey, error) {
 // A URI that is gone from the configuration is not used any more, and one that
 // has changed is.
 func TestURIsAreThoseOfTheMoment(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var uri atomic.Value
 		uri.Store("http://" + webHost + "/backchannel")

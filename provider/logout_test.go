@@ -92,6 +92,7 @@ func (s *setup) kept(t testing.TB, sid string) store.Session {
 
 // Each reason for which a session can end is told to its applications.
 func TestEveryEndIsDelivered(t *testing.T) {
+	t.Parallel()
 	ends := map[policy.Reason]func(t *testing.T, n *notified, sid string, tokens optest.Reply){
 		policy.ReasonInactivity: func(t *testing.T, n *notified, _ string, _ optest.Reply) {
 			n.sweepFor(t, 2*time.Hour)
@@ -160,6 +161,7 @@ func TestEveryEndIsDelivered(t *testing.T) {
 
 // peers.md section 5, number 17.
 func TestAReceiverThatIsDownForAnHourIsToldOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(8*time.Hour, time.Hour, 0, policy.Refuse), nil)
 		n.web.Set(http.StatusOK, true)
@@ -189,6 +191,7 @@ func TestAReceiverThatIsDownForAnHourIsToldOnce(t *testing.T) {
 
 // What was given up is on record, and can be done again.
 func TestWhatWasGivenUpCanBeRedone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(8*time.Hour, time.Hour, 0, policy.Refuse), func(p *provider.Config, _ *optest.Config) {
 			p.Remember = time.Hour // shorter than it is tried
@@ -236,6 +239,7 @@ func TestWhatWasGivenUpCanBeRedone(t *testing.T) {
 
 // A refusal is final sooner than a failure: Back-Channel Logout 1.0 section 2.5.
 func TestARefusalIsGivenUpSoon(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{http.StatusBadRequest, http.StatusNotImplemented} {
 		synctest.Test(t, func(t *testing.T) {
 			n := startNotified(t, limits(8*time.Hour, time.Hour, 0, policy.Refuse), nil)
@@ -252,6 +256,7 @@ func TestARefusalIsGivenUpSoon(t *testing.T) {
 // A logout token is what Back-Channel Logout 1.0 section 2.4 says, and each try has
 // one of its own.
 func TestLogoutTokens(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct{ named, omit bool }{
 		"by default": {}, "for a client that wants the subject": {named: true}, "with nothing that need not be": {omit: true},
 	} {
@@ -317,6 +322,7 @@ func decoded(t testing.TB, token string) (header, claims map[string]any) {
 // An application that got nothing but an ID token is told as well, also where it
 // joined the session of another one. One whose code was not redeemed is not.
 func TestWhoIsTold(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const host = "127.0.0.1:7003"
 		n := startNotified(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) {
@@ -362,6 +368,7 @@ func TestWhoIsTold(t *testing.T) {
 
 // Without Config.Logout nothing is owed, written or announced.
 func TestNobodyIsToldByDefault(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, policy.Account{}, inMemory)
 		s.hook.DialLogout(func(context.Context, string, string) (net.Conn, error) {
@@ -378,6 +385,7 @@ func TestNobodyIsToldByDefault(t *testing.T) {
 
 // What failed together is not tried again together.
 func TestRetriesAreSpread(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(0, 0, 0, 0), nil)
 		n.web.Set(http.StatusServiceUnavailable, false)
@@ -404,6 +412,7 @@ func TestRetriesAreSpread(t *testing.T) {
 
 // An application with two grants in a session, of two of its tabs, is told once.
 func TestAnApplicationIsToldOncePerSession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := startNotified(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
 			o.Storage = optest.NewStorage()

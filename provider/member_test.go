@@ -54,6 +54,7 @@ func restricted(active time.Duration) policy.Account {
 // A user is moved to a group with a lower cap. It holds when one of their sessions is
 // used next: the surplus ends.
 func TestAGroupsCapHoldsAtTheNextUse(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(*testing.T, *setup, optest.Reply){
 		"refresh":       func(_ *testing.T, s *setup, r optest.Reply) { s.Refresh(optest.Web, r.RefreshToken()) },
 		"introspection": func(_ *testing.T, s *setup, r optest.Reply) { s.Introspect(optest.Web, r.AccessToken()) },
@@ -89,6 +90,7 @@ func TestAGroupsCapHoldsAtTheNextUse(t *testing.T) {
 // other groups by name only, or whom the directory lists in another order, costs
 // nothing.
 func TestAGroupsCapHoldsWithinADay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, d := withDirectory(t, restricted(0), nil)
 		d.set(policy.Membership{Account: "default", Groups: []string{"a", "b"}})
@@ -114,6 +116,7 @@ func TestAGroupsCapHoldsWithinADay(t *testing.T) {
 
 // Nobody is signed out because the others' sessions cannot be looked at.
 func TestAGroupChangeInAnOutage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, d := withDirectory(t, restricted(24*time.Hour), nil)
 		r := s.Login(optest.Web, "alice")
@@ -128,6 +131,7 @@ func TestAGroupChangeInAnOutage(t *testing.T) {
 // A user was deleted: the directory knows no account of theirs. Their sessions are
 // listed as before, keep their limits, and end after GoneAfter; everybody is told.
 func TestTheSessionsOfAUserWhoWasDeletedEnd(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(t *testing.T, s *setup, r *optest.Reply){
 		"used": func(t *testing.T, s *setup, r *optest.Reply) {
 			*r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
@@ -192,6 +196,7 @@ func TestTheSessionsOfAUserWhoWasDeletedEnd(t *testing.T) {
 
 // Until then the limits of the account hold; and who is back in it by then goes on.
 func TestAUserWhoIsGoneForAMoment(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, d := withDirectory(t, limits(90*time.Minute, 20*time.Minute, 2, policy.Refuse), func(p *provider.Config) { p.GoneAfter = 3 * time.Hour })
 		idle, busy := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
@@ -225,6 +230,7 @@ func TestAUserWhoIsGoneForAMoment(t *testing.T) {
 // A user who never was in an account is the embedder's: nothing binds them, and
 // nothing of theirs ends by itself.
 func TestAUserInNoAccountHasNoLimits(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, d := withDirectory(t, limits(time.Hour, 0, 1, policy.Refuse), nil)
 		d.set()

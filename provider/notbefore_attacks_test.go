@@ -24,6 +24,7 @@ import (
 // provider's own. Nobody could sign in there otherwise: a sign-on that is still good
 // answers again and again.
 func TestASparedSessionTakesOtherApplicationsIn(t *testing.T) {
+	t.Parallel()
 	for name, config := range map[string]func(*provider.Config, *optest.Config){"its cookie": silentInMemory, "SSOSession": ssoKnown} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -58,6 +59,7 @@ func TestASparedSessionTakesOtherApplicationsIn(t *testing.T) {
 // A login that would be a session of its own is none of that. Its user is asked for the
 // new credentials, although the sign-on would do.
 func TestASignOnOfASparedSessionBeginsNoOther(t *testing.T) {
+	t.Parallel()
 	for name, config := range map[string]func(*provider.Config, *optest.Config){"its cookie": silentInMemory, "SSOSession": ssoKnown} {
 		for client, cap := range map[string]string{optest.Native: "", optest.Web2: optest.Web2} {
 			if cap != "" && name == "SSOSession" {
@@ -87,6 +89,7 @@ func TestASignOnOfASparedSessionBeginsNoOther(t *testing.T) {
 
 // But a sign-in with the old credentials does not renew it: that moved its end.
 func TestASparedSessionIsNotRenewedByAKeptLogin(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(24*time.Hour, 2*time.Hour, 0, 0), optest.NewStorage(), nil)
 		b := s.Browser()
@@ -108,6 +111,7 @@ func TestASparedSessionIsNotRenewedByAKeptLogin(t *testing.T) {
 
 // A device whose answer was lost comes again: its session was spared, or it was not.
 func TestADeviceOfASparedSessionMayAskAgain(t *testing.T) {
+	t.Parallel()
 	for name, spared := range map[string]bool{"spared": true, "ended": false} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -133,6 +137,7 @@ func TestADeviceOfASparedSessionMayAskAgain(t *testing.T) {
 // Rule 8, with a token from before the installation: that nobody can be asked, before
 // its session begins or after, ends nothing.
 func TestNotBeforeFailsAtAnAdoption(t *testing.T) {
+	t.Parallel()
 	for name, n := range map[string]int{"before": 1, "after": 2} {
 		for kind, wrap := range map[string]func(*provider.Config, *optest.Config){"rotating": inMemory, "not rotating": nonRotating} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
@@ -165,6 +170,7 @@ func TestNotBeforeFailsAtAnAdoption(t *testing.T) {
 // The password is reset in the moment in which a token is adopted, and the store
 // fails then. The token gets nobody in, now or later.
 func TestTheResetWhileATokenIsAdopted(t *testing.T) {
+	t.Parallel()
 	for name, fault := range faults {
 		for way, present := range oldTokens {
 			t.Run(name+"/"+way, func(t *testing.T) {
@@ -201,6 +207,7 @@ func TestTheResetWhileATokenIsAdopted(t *testing.T) {
 // A login is admitted while the password is reset, nobody can be asked after it, and
 // it comes again: what it left does not let it in.
 func TestTheResetWhileALoginIsAdmittedAndNotBeforeFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for name, client := range map[string]string{"code": optest.Web, "id_token": optest.Implicit} {
 			var s *reset
@@ -236,6 +243,7 @@ func TestTheResetWhileALoginIsAdmittedAndNotBeforeFails(t *testing.T) {
 // It leaves alone what is not its own: a session that goes on, and a reservation that
 // somebody with the new credentials has come to since.
 func TestALoginThatIsRefusedAfterItWasAdmittedEndsNothingElse(t *testing.T) {
+	t.Parallel()
 	t.Run("a session that goes on", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var s *reset
@@ -282,6 +290,7 @@ func TestALoginThatIsRefusedAfterItWasAdmittedEndsNothingElse(t *testing.T) {
 
 // Who is signed in by an ID token alone is, with a question after it as without.
 func TestAnIDTokenAloneIsASession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(24*time.Hour, 2*time.Hour, 0, 0), optest.NewStorage(), nil)
 		b := s.Browser()
@@ -329,6 +338,7 @@ func TestAnIDTokenAloneIsASession(t *testing.T) {
 // The token from before the installation whose session goes on is good still, where the
 // storage does not rotate: in the grace it gets the same answer.
 func TestASparedSessionThatWasAdoptedGoesOn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		bare := optest.Start(t, optest.Config{Storage: storage, InMemory: true})
@@ -348,6 +358,7 @@ func TestASparedSessionThatWasAdoptedGoesOn(t *testing.T) {
 // Who signed in with the old password may stand at the page of the cap. It ends
 // nobody's session, least of all the one that the new one was set in.
 func TestTheResetAtThePageOfTheCap(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(0, 0, 1, policy.Ask), optest.NewStorage(), nil)
 		mine := ok(t, s.Login(optest.Web, "alice"))
@@ -382,6 +393,7 @@ func TestTheResetAtThePageOfTheCap(t *testing.T) {
 // Who is signed in by the page that sets the new password authenticated at that very
 // time, and each database rounds it in its own way.
 func TestNotBeforeIsAsExactAsTheStore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(0, 0, 1, policy.Ask), optest.NewStorage(), nil)
 		time.Sleep(1500 * time.Nanosecond)

@@ -71,6 +71,7 @@ func (r *reset) do(t *testing.T, except ...string) {
 // What somebody signed in to with the old password, and kept, is nothing after the
 // reset. Who signs in with the new one comes in.
 func TestAKeptLoginDoesNotOutliveTheReset(t *testing.T) {
+	t.Parallel()
 	responses := map[string]url.Values{
 		"code": nil, "id_token": {"response_type": {"id_token"}}, "id_token token": {"response_type": {"id_token token"}},
 	}
@@ -104,6 +105,7 @@ func TestAKeptLoginDoesNotOutliveTheReset(t *testing.T) {
 }
 
 func TestAnApprovedDeviceDoesNotOutliveTheReset(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(24*time.Hour, 2*time.Hour, 0, 0), optest.NewStorage(), nil)
 		device := s.DeviceStart(optest.Native)
@@ -131,6 +133,7 @@ var oldTokens = map[string]func(s *reset, token string) optest.Reply{
 // Neither is a token from before the installation adopted, be it refreshed or
 // exchanged.
 func TestAnOldTokenIsNotAdoptedAfterTheReset(t *testing.T) {
+	t.Parallel()
 	for name, present := range oldTokens {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -158,6 +161,7 @@ func TestAnOldTokenIsNotAdoptedAfterTheReset(t *testing.T) {
 
 // A login that is refused for it takes nobody's place.
 func TestAKeptLoginEvictsNobody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(24*time.Hour, 0, 1, policy.EndOldest), optest.NewStorage(), nil)
 		b := s.Browser()
@@ -193,6 +197,7 @@ var resetLogins = map[string]func(t *testing.T, s *reset) bool{
 // The password is reset in the moment in which a login is admitted: after it was
 // found good, and before its session is in the store, where EndAll would find it.
 func TestTheResetWhileALoginIsAdmitted(t *testing.T) {
+	t.Parallel()
 	for name, login := range resetLogins {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -216,6 +221,7 @@ func TestTheResetWhileALoginIsAdmitted(t *testing.T) {
 
 // Rule 8: who cannot be asked has refused nobody, and let nobody in.
 func TestNotBeforeFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := startReset(t, limits(24*time.Hour, 0, 1, policy.Refuse), optest.NewStorage(), nil)
 		b := s.Browser()

@@ -18,6 +18,7 @@ import (
 // over is over though nobody swept, what a cap counts is what admission counts, and
 // what was never completed is no session.
 func TestOverview(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2024, 5, 6, 12, 0, 0, 0, time.UTC)
 	subject := store.Subject{Issuer: "https://login.example.com", ID: "alice"}
 	s := faultstore.New(memstore.New())

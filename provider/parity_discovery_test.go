@@ -182,6 +182,7 @@ func TestSixteenStorages(t *testing.T) {
 // TestAbsentInterfaces calls the four interfaces that a decorated storage always
 // has, over a storage that has none of them: it must do what op does without.
 func TestAbsentInterfaces(t *testing.T) {
+	t.Parallel()
 	bare := &counted{Storage: optest.NewStorage()}
 	hook := strictHook(t)
 	decorated := hook.Storage(struct{ op.Storage }{bare}).(interface {
@@ -280,6 +281,7 @@ func TestExampleHasWhatWeThink(t *testing.T) {
 // interface of clients if and only if the storage's has it, and that all else
 // of them is as it was.
 func TestClientsStayWhatTheyAre(t *testing.T) {
+	t.Parallel()
 	plain := optest.DefaultClients()[0]
 	globbed := globClient{plain}
 	for name, own := range map[string]op.Client{"plain": plain, "with globs": globbed} {

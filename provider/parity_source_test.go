@@ -95,6 +95,7 @@ var assertionsOfOp = map[string]string{
 
 // TestAssertionsOfOp compares the table with the source of op as built.
 func TestAssertionsOfOp(t *testing.T) {
+	t.Parallel()
 	found := map[string]bool{}
 	for _, file := range parsed(t, "pkg/op") {
 		for _, decl := range file.Decls {

@@ -55,6 +55,7 @@ const (
 // pkg/client/rp, pkg/oidc and the like make no provider and are left out, and so
 // is one test that asks a server on the internet.
 func TestOwnTestsOfOp(t *testing.T) {
+	t.Parallel()
 	modfile := copyOfOp(t)
 	plain := runOwnTests(t, modfile)
 	decorated := runOwnTests(t, modfile, "CURFEW_DECORATE=1")

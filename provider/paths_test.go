@@ -43,6 +43,7 @@ func failOnce(method string, after bool) (*atomic.Bool, func(*optest.Storage) op
 // Rule 3: a code whose exchange failed half-way is good for another try, in the
 // same slot.
 func TestARetriedCodeTakesNoNewSlot(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		method string
 		after  bool
@@ -68,6 +69,7 @@ func TestARetriedCodeTakesNoNewSlot(t *testing.T) {
 // A refused exchange of a code leaves the code as it was: no second slot, no
 // leak.
 func TestARefusedCodeExchangeLeaksNothing(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 1, policy.Refuse), nil)
 	v := s.Browser().Login(optest.Web, "alice", nil)
 	wrong := v
@@ -79,6 +81,7 @@ func TestARefusedCodeExchangeLeaksNothing(t *testing.T) {
 
 // A provider that builds its authorization response itself passes no callback.
 func TestAProviderWithoutTheCallbackIsAdmittedAllTheSame(t *testing.T) {
+	t.Parallel()
 	for _, responseType := range []string{"code", "id_token token", "id_token"} {
 		s := start(t, limits(0, 0, 1, policy.Refuse), func(_ *provider.Config, o *optest.Config) {
 			o.OwnResponse = true
@@ -100,6 +103,7 @@ func TestAProviderWithoutTheCallbackIsAdmittedAllTheSame(t *testing.T) {
 // A storage that was restored from an old backup, or whose store lost a write:
 // a generation above the stored one is taken if the storage takes it.
 func TestAGenerationAheadOfTheStoreIsTaken(t *testing.T) {
+	t.Parallel()
 	sessions := memstore.New()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
 	r := s.Login(optest.Web, "alice")
@@ -122,6 +126,7 @@ func TestAGenerationAheadOfTheStoreIsTaken(t *testing.T) {
 
 // Rule 9: a well-sealed token whose session the store does not know.
 func TestAnUnknownSessionIsNotBroughtBack(t *testing.T) {
+	t.Parallel()
 	sessions := memstore.New()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
 	r := s.Login(optest.Exchange, "admin")
@@ -143,6 +148,7 @@ func TestAnUnknownSessionIsNotBroughtBack(t *testing.T) {
 // FAPI 2.0: refresh tokens of some clients do not rotate, and slide all the
 // same.
 func TestAClientThatMustNotRotateKeepsItsToken(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 			inMemoryNonRotating(p, o)
@@ -165,6 +171,7 @@ func TestAClientThatMustNotRotateKeepsItsToken(t *testing.T) {
 
 // Adoption of tokens from before the installation.
 func TestTokensFromBeforeTheInstallationAreAdoptedOnce(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -211,6 +218,7 @@ func TestTokensFromBeforeTheInstallationAreAdoptedOnce(t *testing.T) {
 }
 
 func TestWhatIsNotAdopted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
@@ -241,6 +249,7 @@ func TestWhatIsNotAdopted(t *testing.T) {
 // Bad input: tokens mangled in every way, and every kind of token at every
 // place where another is expected.
 func TestMangledAndCrossedTokens(t *testing.T) {
+	t.Parallel()
 	for name, embedding := range optest.Embeddings {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) { o.Embedding = embedding })
@@ -303,6 +312,7 @@ func printable(r rune) rune {
 
 // Rule 11: what one user can make us keep is bounded.
 func TestWhatOneUserCanMakeUsKeepIsBounded(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, func(p *provider.Config, _ *optest.Config) {
 		p.MaxSessions, p.MaxGrants = 5, 3
 	})
@@ -333,6 +343,7 @@ func TestWhatOneUserCanMakeUsKeepIsBounded(t *testing.T) {
 
 // Rule 11: nothing secret in logs, events and the store.
 func TestNothingSecretIsLoggedOrStored(t *testing.T) {
+	t.Parallel()
 	var log bytes.Buffer
 	var ahead atomic.Int64
 	sessions := memstore.New()
@@ -385,6 +396,7 @@ func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 // An access token from a session that has more than one client, and the wrong
 // client's revocation of it.
 func TestAnAccessTokenIsRevokedByItsClientOnly(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	r := s.Login(optest.Web, "alice")
 	require.Equal(t, "invalid_client", s.Revoke(optest.Web2, r.AccessToken(), "").Error())
@@ -393,6 +405,7 @@ func TestAnAccessTokenIsRevokedByItsClientOnly(t *testing.T) {
 
 // acr is dropped by op on refresh; it belongs to the session.
 func TestRefreshedIDTokensHaveNoNonceAndTheSameClaims(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), nil)
 	r := s.Login(optest.Web, "alice")
 	first := s.ParseIDToken(optest.Web, r.IDToken())
@@ -407,6 +420,7 @@ func TestRefreshedIDTokensHaveNoNonceAndTheSameClaims(t *testing.T) {
 // Rule 6: a single sign-on that answers behind the user's back keeps nothing
 // alive, and entering credentials slides only where the policy says so.
 func TestJoiningWithoutCredentialsSlidesNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		storage.SSO = true

@@ -240,6 +240,7 @@ func TestAnAccessTokenIsWhatItIsHoweverItIsSent(t *testing.T) {
 // op takes the parameters of an authorization request in any case too: an error that it
 // sends by itself names its issuer all the same, and comes by the mode that was asked for.
 func TestAnErrorToAParameterInOtherLettersNamesItsIssuer(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, 0, 0, 0), nil)
 	for _, mode := range []string{"query", "form_post"} {
 		v := s.Browser().Get(s.Issuer + "/authorize?" + url.Values{

@@ -82,6 +82,7 @@ func redeems(t *testing.T, change func(*provider.Config, *optest.Config)) *setup
 // and after it nothing. What it brought is good all the same: a client that asks
 // twice is no thief, and a thief of the code ends nothing.
 func TestACodeBringsItsTokensOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -122,6 +123,7 @@ func TestACodeBringsItsTokensOnce(t *testing.T) {
 
 // A client that has refreshed already, and sends the code again, gets what is good now.
 func TestACodeThatIsRepeatedAfterARefreshGetsTheNewestAnswer(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		if !c.offline {
 			continue
@@ -148,6 +150,7 @@ func TestACodeThatIsRepeatedAfterARefreshGetsTheNewestAnswer(t *testing.T) {
 
 // Two requests with one code at once, at two processes: op finds the code good for both.
 func TestACodeThatIsRedeemedTwiceAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			s := redeems(t, func(_ *provider.Config, o *optest.Config) { o.InMemory = false })
@@ -169,6 +172,7 @@ func TestACodeThatIsRedeemedTwiceAtOnce(t *testing.T) {
 
 // With the strict settings a code works once.
 func TestACodeWorksOnceStrictly(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -189,6 +193,7 @@ func TestACodeWorksOnceStrictly(t *testing.T) {
 // What a repeat of a code must not bring back: a grant that was revoked, a session that
 // ended, and an access token that is over.
 func TestARepeatedCodeBringsNothingBack(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -217,6 +222,7 @@ func TestARepeatedCodeBringsNothingBack(t *testing.T) {
 
 // A repeat from another address is told of, for a code as for a refresh token.
 func TestARepeatedCodeFromElsewhereIsAnEvent(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := redeems(t, nil)
 		d := s.DeviceStart(optest.Native)
@@ -233,6 +239,7 @@ func TestARepeatedCodeFromElsewhereIsAnEvent(t *testing.T) {
 
 // A repeat whose access token is over brings a good one.
 func TestARepeatedCodeBringsAGoodAccessToken(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -267,6 +274,7 @@ func (s keepsCodesBriefly) CreateAccessToken(ctx context.Context, r op.TokenRequ
 // The answer of a code is kept for a moment: it is gone with the next refresh after the
 // grace. It is of no use to who reads the store, and of none to another code.
 func TestTheAnswerOfACodeIsKeptForAMoment(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := redeems(t, nil)
 		redeem := redemptions()[0].begin(t, s)
@@ -290,6 +298,7 @@ func TestTheAnswerOfACodeIsKeptForAMoment(t *testing.T) {
 // Rule 8: the write that notes the code is lost, or took effect without an answer. The
 // client asks again, and gets its tokens.
 func TestACodeSurvivesAnOutage(t *testing.T) {
+	t.Parallel()
 	for how, fault := range faults {
 		for _, c := range redemptions() {
 			t.Run(how+"/"+c.name, func(t *testing.T) {
@@ -320,6 +329,7 @@ func TestACodeSurvivesAnOutage(t *testing.T) {
 
 // A storage that fails when op makes the ID token: after the tokens were made.
 func TestACodeWhoseAnswerFailsIsGoodAfterwards(t *testing.T) {
+	t.Parallel()
 	for _, strict := range []bool{false, true} {
 		for _, c := range redemptions() {
 			t.Run(fmt.Sprintf("%s, strict %t", c.name, strict), func(t *testing.T) {
@@ -372,6 +382,7 @@ func (s keepsCodesWithoutUsers) SetUserinfoFromRequest(ctx context.Context, info
 // A device code of a session that was made by the version before, which kept no note of
 // codes, brings nothing more.
 func TestADeviceCodeOfTheVersionBeforeIsSpent(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions()[:2] {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -393,6 +404,7 @@ func TestADeviceCodeOfTheVersionBeforeIsSpent(t *testing.T) {
 // Two of the same client are served by one session or two as before: what is spent is the
 // code, not the login.
 func TestTheNextCodeOfTheSameBrowserIsAnother(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := redeems(t, nil)
 		b := s.Browser()

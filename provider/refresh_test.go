@@ -121,6 +121,7 @@ func (s *family) CreateAccessAndRefreshTokens(ctx context.Context, request op.To
 // request arrives while the first has rotated and not told the store yet. Between
 // two processes nothing can keep the second call from the storage.
 func TestTwoTabsOnAStorageThatDetectsReuse(t *testing.T) {
+	t.Parallel()
 	f := newFamily()
 	s, _ := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), f.wrap, nil)
 	t0 := s.Login(optest.Web, "alice").RefreshToken()
@@ -175,6 +176,7 @@ func TestASlowWinnerDoesNotLogTheLoserOut(t *testing.T) {
 // A request whose token was current when it arrived is no replay because
 // others were faster: T0 -> T1 -> T2 happen while it waits.
 func TestAnOvertakenRequestIsNoReplay(t *testing.T) {
+	t.Parallel()
 	for name, rotates := range map[string]bool{"rotating": true, "not rotating": false} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
@@ -235,6 +237,7 @@ func (s heldNonRotating) CreateAccessAndRefreshTokens(ctx context.Context, r op.
 // Rule 8 under the strict settings: a write that took effect and was not
 // answered must not make the client's retry a replay.
 func TestStrictRotationSurvivesAnOutage(t *testing.T) {
+	t.Parallel()
 	for how, fault := range faults {
 		for name, rotates := range map[string]bool{"rotating": true, "not rotating": false} {
 			t.Run(how+"/"+name, func(t *testing.T) {
@@ -271,6 +274,7 @@ func TestStrictRotationSurvivesAnOutage(t *testing.T) {
 // Adoption and rule 8: the store fails while a token from before the
 // installation is adopted.
 func TestAdoptionSurvivesAnOutage(t *testing.T) {
+	t.Parallel()
 	for how, fault := range faults {
 		for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
 			for _, strict := range []bool{false, true} {
@@ -315,6 +319,7 @@ func TestAdoptionSurvivesAnOutage(t *testing.T) {
 // Rule 5 and rule 9: a bare refresh token whose session is over, or that may
 // not be adopted, is no way to a new login by token exchange.
 func TestABareTokenCannotBeExchangedForANewLogin(t *testing.T) {
+	t.Parallel()
 	for name, over := range map[string]func(t *testing.T, s *setup, token string){
 		"its session was ended": func(t *testing.T, s *setup, token string) {
 			r := ok(t, s.Refresh(optest.Exchange, token))
@@ -344,6 +349,7 @@ func TestABareTokenCannotBeExchangedForANewLogin(t *testing.T) {
 
 // A live adopted token stays in its session when it is exchanged.
 func TestABareTokenIsExchangedInItsOwnSession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
@@ -363,6 +369,7 @@ func TestABareTokenIsExchangedInItsOwnSession(t *testing.T) {
 
 // "Adopted once": also when the end of its session was forgotten.
 func TestAForgottenAdoptionIsNotRepeated(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage := optest.NewStorage()
 		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
@@ -385,6 +392,7 @@ func TestAForgottenAdoptionIsNotRepeated(t *testing.T) {
 // "Adopted once": also when the key was rotated out that its name is a MAC by,
 // as soon as the documentation of Keys allows where Active is unlimited.
 func TestAnAdoptionIsNotRepeatedAfterAKeyRotation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		storage, sessions := optest.NewStorage(), memstore.New()
 		bare := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true})
@@ -414,6 +422,7 @@ func TestAnAdoptionIsNotRepeatedAfterAKeyRotation(t *testing.T) {
 // Rule 7: a successor whose access token, or which itself, came back as the
 // subject of an exchange was not lost.
 func TestAnExchangedSuccessorWasSeen(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(s *setup, r optest.Reply) optest.Reply{
 		"access token": func(s *setup, r optest.Reply) optest.Reply {
 			return s.TokenExchange(optest.Exchange, r.AccessToken(), optest.AccessTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}})
@@ -441,6 +450,7 @@ func TestAnExchangedSuccessorWasSeen(t *testing.T) {
 // Rule 8: a key that this process does not have yet, and a client that names
 // its scopes (as zitadel's relying party does), or a wrong hint.
 func TestAKeyAheadIsAnOutageForEveryRequest(t *testing.T) {
+	t.Parallel()
 	old, young := provider.NewKey(time.Now().Add(-time.Minute)), provider.NewKey(time.Now())
 	sessions, storage := memstore.New(), optest.NewStorage()
 	with := func(keys ...provider.Key) *setup {
@@ -462,6 +472,7 @@ func TestAKeyAheadIsAnOutageForEveryRequest(t *testing.T) {
 // Anybody can make up the name of a key, and is answered like somebody whose token came a
 // step too early. That raises no alarm: an event of its own, a warning, once a minute.
 func TestAMadeUpKeyRaisesNoAlarm(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -526,6 +537,7 @@ func gzipInside(next http.Handler) http.Handler {
 
 // The hook wraps the outermost handler: what compresses is inside of it.
 func TestResponsesThatAreCompressedInside(t *testing.T) {
+	t.Parallel()
 	faulty := faultstore.New(memstore.New())
 	bareHook := func(p *provider.Config) *provider.Hook {
 		h, err := provider.New(*p)
@@ -560,6 +572,7 @@ func TestResponsesThatAreCompressedInside(t *testing.T) {
 
 // Only JSON is spliced.
 func TestAPageAtAPathLikeDiscoveryIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	h, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}})
 	require.NoError(t, err)
 	const page = "<html><style>body{color:red}</style></html>"
@@ -601,6 +614,7 @@ func TestATokenThatTheStorageRevokedIsWaitedForOnce(t *testing.T) {
 // A grant that was dropped is not made anew by its device code, nor does that bring back
 // what was voided before.
 func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
+	t.Parallel()
 	storage := optest.NewStorage()
 	s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 		p.MaxGrants = 1
@@ -623,6 +637,7 @@ func TestADroppedGrantDoesNotComeBackWithItsOldTokens(t *testing.T) {
 
 // Rule 7 across processes: ten refreshes on two processes that share a store.
 func TestTwoProcessesGiveTheSameAnswer(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
 		t.Run(name, func(t *testing.T) {
 			one, two := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), wrap, nil)
@@ -644,6 +659,7 @@ func TestTwoProcessesGiveTheSameAnswer(t *testing.T) {
 // The path for a generation ahead of the store, as an attack: after a lost
 // response neither the void token nor one of the same generation is taken.
 func TestAVoidTokenIsNotTakenForOneAhead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemoryNonRotating)
 		t0 := s.Login(optest.Web, "alice").RefreshToken()
@@ -660,6 +676,7 @@ func TestAVoidTokenIsNotTakenForOneAhead(t *testing.T) {
 // A store that was restored from a backup: of two tokens that are ahead of it
 // one is taken, and the other one then ends the family.
 func TestAfterARollbackTwoTokensAheadMeet(t *testing.T) {
+	t.Parallel()
 	sessions := memstore.New()
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
 		nonRotating(p, o)
@@ -683,6 +700,7 @@ func TestAfterARollbackTwoTokensAheadMeet(t *testing.T) {
 
 // The errors that applications get say nothing of what the store said.
 func TestStoreErrorsStayInside(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		faulty := faultstore.New(memstore.New())
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), func(p *provider.Config, o *optest.Config) {
@@ -710,6 +728,7 @@ func TestStoreErrorsStayInside(t *testing.T) {
 
 // The same when the answer is repeated while its successor is exchanged.
 func TestARepeatOnAStorageThatDetectsReuse(t *testing.T) {
+	t.Parallel()
 	f := newFamily()
 	s, _ := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), f.wrap, nil)
 	t0 := s.Login(optest.Web, "alice").RefreshToken()
@@ -761,6 +780,7 @@ func (s *slider) Update(ctx context.Context, next store.Session) (int64, error) 
 // A refusal for inactivity that was overtaken by a use of the session does not
 // end it.
 func TestARefusalDoesNotEndASessionThatIsLive(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sessions := &slider{Store: memstore.New()}
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -778,6 +798,7 @@ func TestARefusalDoesNotEndASessionThatIsLive(t *testing.T) {
 
 // A text that cannot be a token is not an outage, whatever key it names.
 func TestGarbageIsNoOutage(t *testing.T) {
+	t.Parallel()
 	s := start(t, policy.Account{}, nil)
 	young := provider.NewKey(time.Now()).ID()
 	for _, token := range []string{"curfew_rt_" + young + ".", "curfew_rt_" + young + ".AAAA", "curfew_rt_" + young + ".!"} {
@@ -789,6 +810,7 @@ func TestGarbageIsNoOutage(t *testing.T) {
 
 // A storage that panics leaves no lock behind, and no half of a response.
 func TestAPanicInAStorageLeavesNoLock(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"TokenRequestByRefreshToken", "CreateAccessAndRefreshTokens", "SetUserinfoFromRequest"} {
 		var armed atomic.Bool
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
@@ -810,6 +832,7 @@ func TestAPanicInAStorageLeavesNoLock(t *testing.T) {
 
 // HEAD is answered as without the hook.
 func TestHeadOfDiscoveryIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	head := func(s *optest.Server) *http.Response {
 		req, err := http.NewRequest(http.MethodHead, s.Issuer+"/.well-known/openid-configuration", nil)
 		require.NoError(t, err)
@@ -825,6 +848,7 @@ func TestHeadOfDiscoveryIsLeftAlone(t *testing.T) {
 
 // Rule 7: what was seen while a lost response is mended was not lost.
 func TestASuccessorSeenMeanwhileWasNotLost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var s *setup
 		var during func()
@@ -850,6 +874,7 @@ func TestASuccessorSeenMeanwhileWasNotLost(t *testing.T) {
 
 // A client that hangs up in the middle of a rotation loses nothing.
 func TestAClientThatHangsUpLosesNothing(t *testing.T) {
+	t.Parallel()
 	hangs := make(chan context.CancelFunc, 1)
 	var armed atomic.Bool
 	s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(_ *provider.Config, o *optest.Config) {
@@ -881,6 +906,7 @@ func TestAClientThatHangsUpLosesNothing(t *testing.T) {
 // Rule 5: near the absolute end, and with a slow storage, nothing is issued
 // that outlives the session: op computes an unsigned expires_in.
 func TestASlowStorageAtTheEndOfASession(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		slow := false
 		s := start(t, limits(time.Hour, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
@@ -931,6 +957,7 @@ func TestStoredSettingsThatTimeOutHoldOneRequestUp(t *testing.T) {
 
 // Rule 10: what was refused for being over does not come back, whoever refused.
 func TestWhatIntrospectionFoundOverStaysOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 12*time.Hour, 0, 0), inMemoryNonRotating)
 		r := s.Login(optest.Web, "alice")
@@ -967,6 +994,7 @@ func TestWaitersDoNotQueueForAnOutage(t *testing.T) {
 // of them is late with what it had from before. Whatever it is, it gets the newest answer
 // for as long as the grace, and a thief nothing that the grace did not give before.
 func TestAChainOfRefreshesIsOneRotation(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1002,6 +1030,7 @@ func TestAChainOfRefreshesIsOneRotation(t *testing.T) {
 // The same as it happens: ten requests at once, again and again, of a client that keeps
 // the token in one place and takes from there whatever is in it.
 func TestParallelChainsOfRefreshes(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(*optest.Storage) op.Storage{"rotating": nil, "not rotating": optest.NonRotating} {
 		t.Run(name, func(t *testing.T) {
 			one, two := processes(t, limits(24*time.Hour, 2*time.Hour, 0, 0), wrap, nil)
@@ -1038,6 +1067,7 @@ func TestParallelChainsOfRefreshes(t *testing.T) {
 
 // What a chain keeps is bounded, and is gone with the first rotation after the grace.
 func TestAChainOfRefreshesIsBounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemoryNonRotating)
 		token := s.Login(optest.Web, "alice").RefreshToken()
@@ -1063,6 +1093,7 @@ func TestAChainOfRefreshesIsBounded(t *testing.T) {
 // break the chain: what is behind them is spent, as it was for that program, and what
 // came since is not.
 func TestAChainAndAVersionThatKeepsNone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), inMemoryNonRotating)
 		r := s.Login(optest.Web, "alice")
@@ -1097,6 +1128,7 @@ func (s briefly) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenReq
 // A repeat whose access token is over is an exchange: nobody is helped by a token that
 // is dead on arrival.
 func TestARepeatBringsAGoodAccessToken(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		after time.Duration
 		same  bool

@@ -21,6 +21,7 @@ import (
 // asks without the user is told that it must. A refresh is good to the end, and what was
 // signed in to before.
 func TestTheRemainderOfASession(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		active, set time.Duration
 		remainder   time.Duration
@@ -109,6 +110,7 @@ func ssoNonRotating(p *provider.Config, o *optest.Config) {
 // remembers the user where the hook does not, and of one that takes a remembered login
 // whatever it is asked. It makes no session, and takes nobody's place.
 func TestTheRemainderOfASignOn(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		client string
 		change func(*provider.Config, *optest.Config)
@@ -145,6 +147,7 @@ func TestTheRemainderOfASignOn(t *testing.T) {
 // code: it was decided when there was more time. A provider that does not say when the
 // user signed in is believed.
 func TestTheRemainderIsAskedOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, limits(4*time.Hour, 0, 0, 0), sso)
 		b := s.Browser()
@@ -162,6 +165,7 @@ func TestTheRemainderIsAskedOnce(t *testing.T) {
 // A session that is over in a moment for an application with a shorter limit goes on for
 // the others.
 func TestTheRemainderIsOfTheClient(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(4*time.Hour, 0, 0, 0)
 		a.Clients = map[string]policy.Limits{optest.Web2: {Active: policy.LimitTo(time.Hour)}}
@@ -177,6 +181,7 @@ func TestTheRemainderIsOfTheClient(t *testing.T) {
 }
 
 func TestRemainderIsChecked(t *testing.T) {
+	t.Parallel()
 	_, err := provider.New(provider.Config{
 		Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, Remainder: -1,
 	})

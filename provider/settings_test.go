@@ -14,6 +14,7 @@ import (
 // Which accounts a sweep looks at: those that were used in the last hour, so many at most,
 // the one first that it looked at longest ago, and one that changed before all.
 func TestWhichAccountsASweepLooksAt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h, err := New(Config{Store: memstore.New(), Keys: Keys{NewKey(time.Now())}, Settings: StaticSettings{}})
 		require.NoError(t, err)

@@ -13,6 +13,7 @@ import (
 
 // Rule 7's table: what is known of a token, and how it stands.
 func TestHowATokenStands(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	const grace = 30 * time.Second
 	usual := patience{grace: grace, mends: true}
@@ -71,6 +72,7 @@ func chainOf(t *testing.T, rotations int, began time.Time, p patience) (store.Gr
 // What a grant knows of the tokens that it had: when each was exchanged, and the way to
 // the answer, for as long as a grace and no further back than its bound.
 func TestATokenLeadsToTheNewestAnswer(t *testing.T) {
+	t.Parallel()
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, c := range map[string]struct {
 		rotations int
@@ -110,6 +112,7 @@ func TestATokenLeadsToTheNewestAnswer(t *testing.T) {
 // does not have, after a rotation by a program that keeps no chain, or with a document
 // that was damaged.
 func TestAChainIsFollowedToItsEndOnly(t *testing.T) {
+	t.Parallel()
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := patience{grace: 30 * time.Second}
 	for name, change := range map[string]func(g *store.Grant, token *seal.RefreshToken){
@@ -138,6 +141,7 @@ func TestAChainIsFollowedToItsEndOnly(t *testing.T) {
 // The chain keeps nothing that could be presented, or that opens anything by itself: times
 // and salts.
 func TestAChainKeepsNoNonce(t *testing.T) {
+	t.Parallel()
 	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	g, tokens := chainOf(t, 8, began, patience{grace: 30 * time.Second})
 	require.Len(t, g.Chain, 8*chainLink)

@@ -201,6 +201,7 @@ func save(t *testing.T, s store.Store, version int64, a policy.Account) {
 // admitted, and nobody is told that their session is not known. With what was in it
 // back it is as if nothing had been. An operator may say that nothing comes back.
 func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
+	t.Parallel()
 	for name, open := range emptiables {
 		t.Run(name, func(t *testing.T) {
 			e := open(t)
@@ -286,6 +287,7 @@ func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
 // Settings of one account that are gone are an outage for its users. Their live
 // sessions go on with the last ones for a while.
 func TestSettingsThatAreGoneAreAnOutage(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &evicting{Store: memstore.New()}
 		save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
@@ -344,6 +346,7 @@ func (e *evicting) Document(ctx context.Context, key string) (store.Document, er
 // With settings from elsewhere the limits hold for what there is, and an emptied store
 // is taken as new, which is told; unless the hook was told which store it must be.
 func TestAnEmptiedStoreBesideSettingsFromElsewhere(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &replaceable{}
 		e.replace(memstore.New())
@@ -387,6 +390,7 @@ func TestAnEmptiedStoreBesideSettingsFromElsewhere(t *testing.T) {
 }
 
 func TestStoreIDThatIsNone(t *testing.T) {
+	t.Parallel()
 	for _, id := range []string{"x", "0123", "0123456789abcdef0123456789abcdef"} {
 		_, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, StoreID: id})
 		require.ErrorIs(t, err, provider.ErrConfig)
@@ -396,6 +400,7 @@ func TestStoreIDThatIsNone(t *testing.T) {
 
 // A backup from before an operator's word has lost what came after it.
 func TestABackupFromBeforeTheStoreWasAccepted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &replaceable{}
 		e.replace(memstore.New())
@@ -439,6 +444,7 @@ func TestABackupFromBeforeTheStoreWasAccepted(t *testing.T) {
 
 // Settings that are gone are noticed by a hook that was told which store it is.
 func TestSettingsThatAreGoneWithAStoreID(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &evicting{Store: memstore.New()}
 		save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
@@ -454,6 +460,7 @@ func TestSettingsThatAreGoneWithAStoreID(t *testing.T) {
 
 // A damaged installation can be accepted.
 func TestADamagedInstallationIsAccepted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := memstore.New()
 		_, err := e.PutDocument(t.Context(), store.Document{Key: "installation", Body: []byte("damaged")})
@@ -470,6 +477,7 @@ func TestADamagedInstallationIsAccepted(t *testing.T) {
 // A process that was given the address of another provider's store knows nobody there.
 // It says so, and takes none of the sessions for those of users who are gone.
 func TestASweepLeavesAnotherStoreAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), nil)
 		_, err := x.hook.StoreID(t.Context())

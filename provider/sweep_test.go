@@ -81,6 +81,7 @@ func TestRunEndsAmidASweep(t *testing.T) {
 // A process that stops is no reason to put off what it was looking at: another one
 // does it when the lease is over.
 func TestASweepThatIsStoppedPutsNothingOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var stop atomic.Pointer[context.CancelFunc]
 		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -110,6 +111,7 @@ func TestASweepThatIsStoppedPutsNothingOff(t *testing.T) {
 // One sweep ends all that is due, however many batches that are; a user without
 // rules among them holds nobody up.
 func TestASweepEndsAllThatIsDue(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gone := errors.New("no such user")
 		var asked atomic.Int32
@@ -166,6 +168,7 @@ func TestASweepStopsBeforeItsLeaseIsOver(t *testing.T) {
 
 // A store that takes no write is not asked for the next batch.
 func TestASweepOfAStoreThatTakesNoWriteStops(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		faulty := faultstore.New(memstore.New())
 		x := tenants(t, faulty, limits(time.Hour, 0, 0, 0), nil)
@@ -187,6 +190,7 @@ func TestASweepOfAStoreThatTakesNoWriteStops(t *testing.T) {
 
 // Processes that sweep at the same time get in no one's way, and report no failure.
 func TestProcessesThatSweepAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	for range 20 {
 		x := tenants(t, memstore.New(), limits(0, 0, 1, policy.EndOldest), nil)
 		began := time.Now()
@@ -209,6 +213,7 @@ func TestProcessesThatSweepAtTheSameTime(t *testing.T) {
 
 // What somebody else removed while a sweep looked at it is no failure.
 func TestASweepOfWhatIsRemovedMeanwhile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		inner := memstore.New()
 		removing := &removingStore{Store: inner}
@@ -240,6 +245,7 @@ func (s *removingStore) Update(ctx context.Context, session store.Session) (int6
 // A panic of the provider's own code is its caller's to recover from, as it is
 // everywhere else, and is not held up by what others do.
 func TestAPanicInASweepIsTheCallers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var once sync.Once
 		s := start(t, limits(0, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
@@ -267,6 +273,7 @@ func TestAPanicInASweepIsTheCallers(t *testing.T) {
 
 // What went wrong with some sessions is told, however many are looked at at once.
 func TestASweepTellsOfEachError(t *testing.T) {
+	t.Parallel()
 	s := start(t, limits(0, time.Hour, 0, 0), nil)
 	for i := range 40 {
 		s.Login(optest.Web, fmt.Sprintf("user%d", i))

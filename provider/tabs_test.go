@@ -119,6 +119,7 @@ func (u *randomUser) got(t *testing.T, client, token string) {
 // Rule 1: whatever a user does with tabs and cookies, no token of an application that
 // a cap counts is in a session that the cap does not count.
 func TestNoOrderOfTabsGetsRoundACap(t *testing.T) {
+	t.Parallel()
 	account := limits(6*time.Hour, 2*time.Hour, 1, policy.Refuse)
 	account.Clients = map[string]policy.Limits{optest.Web: {Concurrent: policy.Unlimited[int]()}}
 	for seed := range uint64(12) {

@@ -88,6 +88,7 @@ func atGates(t *testing.T, change func(*provider.Config)) (*setup, *gates) {
 // Two requests with one code: the second one gets the answer of the first, which then
 // fails. Its application has tokens, and they stay good.
 func TestAnAnswerThatWasRepeatedIsNotTakenBack(t *testing.T) {
+	t.Parallel()
 	for _, c := range redemptions() {
 		t.Run(c.name, func(t *testing.T) {
 			s, gates := atGates(t, nil)
@@ -110,6 +111,7 @@ func TestAnAnswerThatWasRepeatedIsNotTakenBack(t *testing.T) {
 // Two tabs of one browser, whose access tokens are of one grant: what fails in the one
 // leaves the other one's tokens good, and its own code.
 func TestWhatFailsInOneTabLeavesTheOthers(t *testing.T) {
+	t.Parallel()
 	alone := url.Values{"scope": {"openid"}}
 	s, gates := atGates(t, nil)
 	s.Storage.SSO = true
@@ -131,6 +133,7 @@ func TestWhatFailsInOneTabLeavesTheOthers(t *testing.T) {
 // An application that gets an ID token alone, while another one's answer in the same
 // session fails: it is signed in, and the session goes on.
 func TestWhatFailsBesideAnIDTokenAloneLeavesTheSession(t *testing.T) {
+	t.Parallel()
 	s, gates := atGates(t, nil)
 	s.Storage.SSO = true
 	b := s.Browser()
@@ -155,6 +158,7 @@ func TestWhatFailsBesideAnIDTokenAloneLeavesTheSession(t *testing.T) {
 
 // A grant that had to make room for tokens which then failed is there again.
 func TestWhatFailsEvictsNoGrant(t *testing.T) {
+	t.Parallel()
 	s, gates := atGates(t, func(p *provider.Config) { p.MaxGrants = 2 })
 	s.Storage.SSO = true
 	b := s.Browser()
@@ -170,6 +174,7 @@ func TestWhatFailsEvictsNoGrant(t *testing.T) {
 
 // A code of long ago is not good again because its session has seen many others.
 func TestManyCodesMakeNoSpentOneGood(t *testing.T) {
+	t.Parallel()
 	alone := url.Values{"scope": {"openid"}}
 	s := redeems(t, nil)
 	s.Storage.SSO = true
@@ -184,6 +189,7 @@ func TestManyCodesMakeNoSpentOneGood(t *testing.T) {
 
 // An application's own address may have parameters that look like those of a response.
 func TestAnAddressWithParametersOfItsOwnGetsGoodTokens(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"http://127.0.0.1:9999/cb?error=none", "http://127.0.0.1:9999/cb?a=1;b=2"} {
 		t.Run(address, func(t *testing.T) {
 			s, _ := atGates(t, nil)
@@ -204,6 +210,7 @@ func TestAnAddressWithParametersOfItsOwnGetsGoodTokens(t *testing.T) {
 // A storage that cannot delete the auth request: op answers with an error, whatever was
 // made before.
 func TestAnAuthRequestThatIsNotDeletedLeavesNoSlot(t *testing.T) {
+	t.Parallel()
 	for _, responses := range []string{"id_token", "id_token token", "code id_token", "code token", "token"} {
 		t.Run(responses, func(t *testing.T) {
 			var away atomic.Bool

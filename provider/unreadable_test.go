@@ -50,6 +50,7 @@ func damageable(t *testing.T) (s store.Store, damage func(id string), mend func(
 // whichever it comes after, and changed settings are applied to everybody else, and to
 // them when they are mended.
 func TestASweepGoesOnPastWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	s, damage, mend := damageable(t)
 	var ahead atomic.Int64
 	sleep := func(d time.Duration) { ahead.Add(int64(d)) }
@@ -104,6 +105,7 @@ func TestASweepGoesOnPastWhatCannotBeRead(t *testing.T) {
 // while the cap cannot be counted, and an end of all ends what there is, now and when it
 // is mended.
 func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	sessions, damage, mend := damageable(t)
 	var ahead atomic.Int64
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -170,6 +172,7 @@ func TestAUserWithASessionThatCannotBeRead(t *testing.T) {
 
 // A walk comes to the accounts of those that can be read.
 func TestAWalkGoesOnPastWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	s, damage, _ := damageable(t)
 	x := tenants(t, s, limits(0, 0, 1, policy.EndOldest), nil)
 	for _, user := range []string{"acme.alice", "beta.bob", "gamma.carol"} {

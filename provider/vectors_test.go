@@ -21,6 +21,7 @@ import (
 // Every vector of testdata/policy, over HTTP: a login meets the sessions that
 // are held, and the clocks in its token response are the limits.
 func TestPolicyVectorsOverHTTP(t *testing.T) {
+	t.Parallel()
 	for _, v := range vectors.Load(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { vectorOverHTTP(t, v) })

@@ -21,6 +21,7 @@ import (
 
 // A wait for the next pass that is longer than any is of a clock that was ahead.
 func TestAPassDoesNotWaitForADay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(0, 0, 0, 0)
 		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = accountOfAll{&a} })
@@ -47,6 +48,7 @@ func TestAPassDoesNotWaitForADay(t *testing.T) {
 
 // A user whose rules cannot be had has all others looked at again, ever more rarely.
 func TestABrokenPassIsRepeatedEverMoreRarely(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var passes atomic.Int64
 		watched := &watchedStore{Store: memstore.New(), list: func(f store.Filter) {
@@ -76,6 +78,7 @@ func TestABrokenPassIsRepeatedEverMoreRarely(t *testing.T) {
 // A store that fails is no matter of one user: the pass stops there, and goes on as soon
 // as the store is back.
 func TestAPassStopsWhenTheStoreFails(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		faulty := faultstore.New(memstore.New())
 		x := tenants(t, faulty, limits(0, 0, 1, policy.EndOldest), nil)
@@ -97,6 +100,7 @@ func TestAPassStopsWhenTheStoreFails(t *testing.T) {
 
 // A page whose users take long is left before its lease is over, and taken up again.
 func TestAPageIsLeftBeforeItsLeaseIsOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var slow atomic.Bool
 		watched := &watchedStore{Store: memstore.New()}
@@ -124,6 +128,7 @@ func TestAPageIsLeftBeforeItsLeaseIsOver(t *testing.T) {
 // With two processes whose clocks differ by a day, each finds that the other's walk began
 // at an impossible time. They do not walk all the time for that.
 func TestTwoClocksDoNotMendAllTheTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mending atomic.Int64
 		watched := &watchedStore{Store: memstore.New(), list: func(f store.Filter) {
@@ -150,6 +155,7 @@ func TestTwoClocksDoNotMendAllTheTime(t *testing.T) {
 
 // A session that names an account twice is one session of it.
 func TestASessionCountsOnceInAnAccount(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := tenants(t, memstore.New(), limits(0, 0, 5, policy.Refuse), nil)
 		subject := store.Subject{Issuer: "https://op.example.org", ID: "acme.user"}
@@ -169,6 +175,7 @@ func TestASessionCountsOnceInAnAccount(t *testing.T) {
 // What was put off by a clock that was a day ahead is looked at soon after it was set
 // right.
 func TestWhatAClockADayAheadPutOff(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var ahead atomic.Int64
 		x := tenants(t, memstore.New(), limits(time.Hour, 0, 0, 0), func(cfg *provider.Config) {

@@ -15,6 +15,7 @@ import (
 var allowed = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 func TestEveryReasonHasWords(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	generic := Describe(store.Session{End: &store.End{Reason: "something else"}})
 	seen := map[string]bool{generic: true}
@@ -37,6 +38,7 @@ func TestEveryReasonHasWords(t *testing.T) {
 
 // The sentence says the setting, whenever in its life the session ended.
 func TestAnEndSaysTheSetting(t *testing.T) {
+	t.Parallel()
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, s := range map[string]store.Session{
 		"used last":               {Authenticated: at, LastActivity: at.Add(time.Hour), End: &store.End{At: at.Add(3 * time.Hour), Reason: policy.ReasonInactivity}},
@@ -49,6 +51,7 @@ func TestAnEndSaysTheSetting(t *testing.T) {
 }
 
 func TestCoarseAddresses(t *testing.T) {
+	t.Parallel()
 	for address, want := range map[string]string{
 		"": "", "nonsense": "", "192.0.2.77": "192.0.2.0/24", "::ffff:192.0.2.77": "192.0.2.0/24",
 		"2001:db8:1:2::3": "2001:db8:1::/48", "fe80::1%eth0": "fe80::/48",
@@ -58,12 +61,14 @@ func TestCoarseAddresses(t *testing.T) {
 }
 
 func TestShortCutsNoRune(t *testing.T) {
+	t.Parallel()
 	require.Equal(t, "", short("ä", 1))
 	require.Equal(t, "aä", short("aäb", 3))
 	require.Equal(t, "ab", short("ab", 2))
 }
 
 func TestSessionIDs(t *testing.T) {
+	t.Parallel()
 	a, b := store.Subject{Issuer: "i", ID: "a"}, store.Subject{Issuer: "ia", ID: ""}
 	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(b, 0, "auth", "1"))
 	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 1, "auth", "1"))

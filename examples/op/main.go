@@ -9,7 +9,7 @@
 //	main.go      start and end
 //	config.go    flags
 //	storeurl.go  where everything is kept, with database.go
-//	health.go    for who watches over the process, with metrics.go
+//	health.go    for whatever watches the process, with metrics.go
 //	keys.go      the keys file, and what the store remembers of it
 //	users.go     the users file, passwords
 //	clients.go   the clients file

@@ -142,7 +142,7 @@ func (p *pages) fail(w http.ResponseWriter, status int, title, text string) {
 
 // broken answers when the store could not; guard writes the page.
 func (p *pages) broken(w http.ResponseWriter, r *http.Request, err error) {
-	if noteOutage(r.Context(), err); callFrom(r.Context()).outage == nil {
+	if _ = noteOutage(r.Context(), err); callFrom(r.Context()).outage == nil {
 		p.log.ErrorContext(r.Context(), "a page failed", "path", r.URL.Path, "error", err)
 	}
 	p.fail(w, http.StatusInternalServerError, "Something went wrong", "Please go back and try again.")

@@ -164,8 +164,8 @@ func (s *storage) probe(ctx context.Context) error {
 	return s.kv.Delete(ctx, r.Key)
 }
 
-// An authRequest is op.AuthRequest. Its ID is no credential: who has it can ask
-// for a code only from the browser that it was made in, see callback in pages.go.
+// An authRequest is op.AuthRequest. Its ID is no credential: it is good
+// for a code only in the browser that it was made in, see callback in pages.go.
 type authRequest struct {
 	ID              string                   `json:"id"`
 	ClientID        string                   `json:"client_id"`
@@ -361,8 +361,8 @@ func (s *storage) SaveAuthCode(ctx context.Context, id, code string) error {
 
 // AuthRequestByCode implements op.Storage. A code works once (RFC 6749 section
 // 4.1.2): DeleteAuthRequest takes its request away. One that comes again ends
-// the session that it made, and so everything that was issued with it: who has
-// it beside the client cannot be told.
+// the session that it made, and so everything that was issued with it: nobody can
+// tell who has it beside the client.
 func (s *storage) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
 	var c codeRecord
 	key := keyOf(kindCode, code)
@@ -645,8 +645,8 @@ func (s *storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo,
 	return s.setUserinfo(info, subject, r.Scopes)
 }
 
-// SetIntrospectionFromToken implements op.Storage. Who is not in the token's
-// audience learns nothing about it.
+// SetIntrospectionFromToken implements op.Storage. A client that is not
+// in the token's audience learns nothing about it.
 func (s *storage) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
 	r, err := s.accessToken(ctx, tokenID, subject)
 	if err != nil {

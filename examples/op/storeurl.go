@@ -144,8 +144,8 @@ func splitURL(spec string) (p urlParts, err error) {
 }
 
 // How long this process waits for the database. Each is less than the 3 s after
-// which the hook answers 503, so that the answer says what was wrong; who is
-// tried again is for the client to say.
+// which the hook answers 503, so that the answer says what was wrong; the
+// client decides when to try again.
 const (
 	dialTimeout  = 2 * time.Second
 	storeTimeout = 3 * time.Second // one step on the provider's own records

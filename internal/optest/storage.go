@@ -110,7 +110,7 @@ func NewStorage(more ...op.Client) *Storage {
 		}
 		secrets[c.GetID()] = storage.WebClient(c.GetID(), secret)
 	}
-	s.Storage = storage.NewStorageWithClients(users{}, secrets)
+	s.Storage = newExample(secrets)
 	return s
 }
 

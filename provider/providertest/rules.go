@@ -13,7 +13,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 )
 
-// rules are the rules of DESIGN.md section 1 that can be seen from outside, by
+// rules are the rules of docs/rules.md that can be seen from outside, by
 // number.
 func rules() []check {
 	return []check{

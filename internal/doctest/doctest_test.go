@@ -1,4 +1,4 @@
-package curfew_test
+package doctest
 
 import (
 	"go/ast"
@@ -6,11 +6,13 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,22 +23,31 @@ import (
 	"github.com/curfew-oidc/curfew/provider/metrics"
 )
 
+// repository is the repository. By its names go test knows which files its results
+// depend on.
+var repository = os.DirFS("../..")
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	text, err := fs.ReadFile(repository, file)
+	require.NoError(t, err)
+	return string(text)
+}
+
 // documents are the Markdown files of the repository.
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	docs := map[string]string{}
 	for _, pattern := range []string{"*.md", "docs/*.md"} {
-		files, err := filepath.Glob(pattern)
+		files, err := fs.Glob(repository, pattern)
 		require.NoError(t, err)
 		for _, file := range files {
-			text, err := os.ReadFile(file)
-			require.NoError(t, err)
-			docs[file] = string(text)
+			docs[file] = read(t, file)
 		}
 	}
 	for _, file := range []string{
 		"README.md", "CHANGELOG.md", "SECURITY.md",
-		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md",
+		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md", "docs/rules.md",
 	} {
 		require.NotEmpty(t, docs[file], file)
 	}
@@ -56,16 +67,20 @@ func unindented(code string) string {
 	return comment.ReplaceAllString(indent.ReplaceAllString(code, ""), " //")
 }
 
-// TestGoCodeInDocs looks for each Go block in example_test.go, which compiles.
+// TestGoCodeInDocs looks for each Go block in the examples of the packages, which compile,
+// and which pkg.go.dev shows too.
 func TestGoCodeInDocs(t *testing.T) {
-	source, err := os.ReadFile("example_test.go")
-	require.NoError(t, err)
-	compiled := unindented(string(source))
+	var compiled strings.Builder
+	for file := range sources(t) {
+		if name := path.Base(file); strings.HasPrefix(name, "example") && strings.HasSuffix(name, "_test.go") {
+			compiled.WriteString(unindented(read(t, file)))
+		}
+	}
 	found := map[string]int{}
 	for file, text := range documents(t) {
 		for _, block := range goBlock.FindAllStringSubmatch(text, -1) {
 			found[file]++
-			require.True(t, strings.Contains(compiled, unindented(block[1])), "%s: not in example_test.go:\n%s", file, block[1])
+			require.True(t, strings.Contains(compiled.String(), unindented(block[1])), "%s: in no example_test.go:\n%s", file, block[1])
 		}
 	}
 	require.Positive(t, found["README.md"])
@@ -75,12 +90,11 @@ func TestGoCodeInDocs(t *testing.T) {
 // TestREADMEStartsWithCode holds the README to its promise: what it is in one
 // sentence, and ten lines of code where they are seen without scrolling.
 func TestREADMEStartsWithCode(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	block := goBlock.FindSubmatchIndex(readme)
+	readme := read(t, "README.md")
+	block := goBlock.FindStringSubmatchIndex(readme)
 	require.NotNil(t, block)
-	require.LessOrEqual(t, strings.Count(string(readme[:block[1]]), "\n")+1, 25, "the code ends below line 25")
-	require.Equal(t, 10, strings.Count(string(readme[block[2]:block[3]]), "\n"), "lines of code")
+	require.LessOrEqual(t, strings.Count(readme[:block[1]], "\n")+1, 25, "the code ends below line 25")
+	require.Equal(t, 10, strings.Count(readme[block[2]:block[3]], "\n"), "lines of code")
 }
 
 var (
@@ -108,56 +122,62 @@ func TestLinksResolve(t *testing.T) {
 				continue
 			}
 			links++
-			path := file
+			linked := file
 			if target != "" {
-				path = filepath.Join(filepath.Dir(file), filepath.FromSlash(target))
-				require.FileExists(t, resolved(path), "%s: %s", file, m[1])
+				linked = path.Join(path.Dir(file), target)
+				require.True(t, exists(linked), "%s: %s", file, m[1])
 			}
 			if fragment != "" {
-				linked, err := os.ReadFile(path)
-				require.NoError(t, err)
-				require.Contains(t, slugs(string(linked)), fragment, "%s: %s", file, m[1])
+				require.Contains(t, slugs(read(t, linked)), fragment, "%s: %s", file, m[1])
 			}
 		}
 	}
 	require.Greater(t, links, 5)
 }
 
-// resolved returns a file to look for: a folder is there if its code is.
-func resolved(path string) string {
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		if files, err := filepath.Glob(filepath.Join(path, "*.go")); err == nil && len(files) > 0 {
-			return files[0]
-		}
+// exists reports whether a file is there, or a folder with code.
+func exists(name string) bool {
+	info, err := fs.Stat(repository, name)
+	if err == nil && info.IsDir() {
+		files, err := fs.Glob(repository, path.Join(name, "*.go"))
+		return err == nil && len(files) > 0
 	}
-	return path
+	return err == nil
 }
 
-// sources parses all Go files of the module.
+// sources are the Go files of the module, parsed.
 func sources(t *testing.T) map[string]*ast.File {
 	t.Helper()
-	files := map[string]*ast.File{}
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != "." {
-			return skipHidden(err)
-		}
-		if d.IsDir() || filepath.Ext(path) != ".go" {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		files[filepath.ToSlash(path)] = f
-		return err
-	})
+	files, err := parsed()
 	require.NoError(t, err)
 	return files
 }
+
+var parsed = sync.OnceValues(func() (map[string]*ast.File, error) {
+	files := map[string]*ast.File{}
+	err := fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && strings.HasPrefix(d.Name(), ".") && name != "." {
+			return skipHidden(err)
+		}
+		if d.IsDir() || path.Ext(name) != ".go" {
+			return nil
+		}
+		source, err := fs.ReadFile(repository, name)
+		if err != nil {
+			return err
+		}
+		files[name], err = parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments|parser.SkipObjectResolution)
+		return err
+	})
+	return files, err
+})
 
 // skipHidden skips a hidden folder, unless there was an error.
 func skipHidden(err error) error {
 	if err != nil {
 		return err
 	}
-	return filepath.SkipDir
+	return fs.SkipDir
 }
 
 // declared returns the names of what a file declares: functions, methods as
@@ -257,9 +277,7 @@ func TestOperationsNamesWhatThereIs(t *testing.T) {
 	for desc := range descs {
 		known[metricName.FindString(desc.String())] = true
 	}
-	source, err := os.ReadFile("provider/events.go")
-	require.NoError(t, err)
-	for _, constant := range constants.FindAllStringSubmatch(string(source), -1) {
+	for _, constant := range constants.FindAllStringSubmatch(read(t, "provider/events.go"), -1) {
 		known[constant[1]] = true
 	}
 	for _, info := range policy.Reasons() {
@@ -276,8 +294,8 @@ func TestOperationsNamesWhatThereIs(t *testing.T) {
 	}
 }
 
-// TestOperationsListsTestedVersions holds the table to what must be in it: who reads
-// "tested" has to learn of what is not.
+// TestOperationsListsTestedVersions holds the table to what must be in it: readers of
+// "tested" have to learn of what is not.
 func TestOperationsListsTestedVersions(t *testing.T) {
 	_, section, ok := strings.Cut(documents(t)["docs/operations.md"], "\n## Tested versions\n")
 	require.True(t, ok)
@@ -310,3 +328,36 @@ func TestNoTestSkips(t *testing.T) {
 		})
 	}
 }
+
+// TestEachRuleHasItsTests holds docs/rules.md: fifteen rules, each with a row of tests,
+// and no comment about a rule that is not there.
+func TestEachRuleHasItsTests(t *testing.T) {
+	text, proof, ok := strings.Cut(documents(t)["docs/rules.md"], "\n## Where each rule is kept\n")
+	require.True(t, ok)
+	const rules = 15
+	require.Len(t, rule.FindAllString(text, -1), rules)
+	rows := ruleRow.FindAllStringSubmatch(proof, -1)
+	require.Len(t, rows, rules)
+	for i, row := range rows {
+		require.Equal(t, strconv.Itoa(i+1), row[1])
+		require.Regexp(t, testName, row[2], "rule %d", i+1)
+	}
+	cited := 0
+	for file, f := range sources(t) {
+		for _, group := range f.Comments {
+			for _, number := range citedRule.FindAllStringSubmatch(group.Text(), -1) {
+				n, err := strconv.Atoi(number[1])
+				require.NoError(t, err)
+				require.LessOrEqual(t, n, rules, "%s: %s", file, number[0])
+				cited++
+			}
+		}
+	}
+	require.Positive(t, cited)
+}
+
+var (
+	rule      = regexp.MustCompile(`(?m)^\d+\. \*\*`)
+	ruleRow   = regexp.MustCompile(`(?m)^\| (\d+)\. [^|]*\|[^|]*\|([^|]*)\|$`)
+	citedRule = regexp.MustCompile(`\b[Rr]ule (\d+)\b`)
+)
