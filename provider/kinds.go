@@ -164,7 +164,10 @@ func (c *core) checkLogoutHint(ctx context.Context, req *request, er *op.EndSess
 	if er.IDTokenHintClaims == nil {
 		return nil
 	}
-	hint, _ := req.param("id_token_hint")
+	hint, unclear := req.param("id_token_hint")
+	if unclear {
+		return oidc.ErrInvalidRequest().WithDescription("id_token_hint is there more than once, or in a form that is too long or encoded")
+	}
 	typ, _, _ := parseJWT(hint)
 	ok, err := c.isIDToken(ctx, typ, er.IDTokenHintClaims.Claims)
 	switch {
@@ -213,12 +216,17 @@ func (req *request) param(name string) (value string, unclear bool) {
 }
 
 // unread reports whether the request posts a form that op reads and keepForm has not
-// kept: a long one, or one in many parts.
+// kept: a long one, one in many parts, or one that something inside of the handler unpacks.
 func (req *request) unread() bool {
-	if req.posted != nil {
+	switch {
+	case req.http == nil, req.http.Form != nil:
+		return false
+	case req.http.Header.Get("Content-Encoding") != "":
+		return true
+	case req.posted != nil:
 		return req.posted.Len() >= maxPosted
 	}
-	return req.http != nil && req.http.Body != nil && strings.HasPrefix(formType(req.http), "multipart/")
+	return req.http.Body != nil && strings.HasPrefix(formType(req.http), "multipart/")
 }
 
 // holderMark stands in a sealed access token without a session for the subject that

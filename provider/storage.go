@@ -183,7 +183,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		c.h.keep(ctx, req, &s, a.browser)
 	}
 	req.finished, req.admitted = ar, true
-	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: restsOn(a.login.AuthTime, &s)})
+	req.belong(c.h, s, r, policy.Use{Client: client.GetID(), Authenticated: restsOn(a.login.AuthTime, &s)})
 	return c.roomForToken(req, client.ClockSkew())
 }
 
@@ -300,6 +300,16 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 	return c.Storage.GetClientByClientID(ctx, clientID)
 }
 
+// clientIDOf returns the ID by which limits know the client that a request names: a
+// storage may know one in other letters too.
+func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
+	client, err := c.clientOf(ctx, req, clientID)
+	if err != nil {
+		return "", err
+	}
+	return client.GetID(), nil
+}
+
 // belong records the session that a request belongs to.
 func (req *request) belong(h *Hook, s store.Session, r ruling, use policy.Use) {
 	if req.session == nil {
@@ -414,13 +424,16 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		if err := c.setUpFor(ctx, t.GetAuthTime()); err != nil {
 			return "", "", time.Time{}, err
 		}
-		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
+		i.name = []string{"auth", t.GetID()}
 		if !req.redeemsCode { // it is answered right here
 			req.answers(ctx, t)
 		}
-		if req.admitted && req.finished.GetID() == t.GetID() {
+		i.client, err = c.clientIDOf(ctx, req, t.GetClientID())
+		switch {
+		case err != nil:
+		case req.admitted && req.finished.GetID() == t.GetID():
 			s, r = *req.session, req.ruling
-		} else {
+		default:
 			s, r, err = c.loginSession(ctx, req, t)
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
@@ -441,8 +454,10 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			return "", "", time.Time{}, err
 		}
 		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
-		i.client, i.name = t.GetClientID(), []string{"device", req.deviceCode}
-		s, r, i.redeemed, err = c.admitDevice(ctx, req, t)
+		i.name = []string{"device", req.deviceCode}
+		if i.client, err = c.clientIDOf(ctx, req, t.GetClientID()); err == nil {
+			s, r, i.redeemed, err = c.admitDevice(ctx, req, t)
+		}
 		i.authenticated = t.GetAuthTime()
 		if req.deviceCode != "" {
 			i.code = deviceHash(req.deviceCode)
