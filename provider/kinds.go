@@ -215,18 +215,17 @@ func (req *request) param(name string) (value string, unclear bool) {
 	return "", true
 }
 
-// unread reports whether the request posts a form that op reads and keepForm has not
-// kept: a long one, one in many parts, or one that something inside of the handler unpacks.
+// unread reports whether the request has a body that op may read and keepForm has not
+// kept: a long form, one in many parts, or what something inside of the handler unpacks
+// or makes a form of.
 func (req *request) unread() bool {
 	switch {
 	case req.http == nil, req.http.Form != nil:
 		return false
-	case req.http.Header.Get("Content-Encoding") != "":
-		return true
-	case req.posted != nil:
-		return req.posted.Len() >= maxPosted
+	case req.posted == nil:
+		return req.http.ContentLength != 0
 	}
-	return req.http.Body != nil && strings.HasPrefix(formType(req.http), "multipart/")
+	return req.posted.Len() >= maxPosted || req.http.Header.Get("Content-Encoding") != ""
 }
 
 // holderMark stands in a sealed access token without a session for the subject that

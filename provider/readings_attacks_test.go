@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/base64"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -14,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -334,14 +337,201 @@ func TestACallbackThatNamesSeveralLoginsIsOfOne(t *testing.T) {
 	}
 }
 
-// What a request object says counts, for the binding of the browser too.
+// signedRequests is a storage that answers each request from the browser's sign-on, and has
+// the key with which an application signs request objects.
+type signedRequests struct {
+	op.Storage
+	key jose.JSONWebKey
+}
+
+func (s signedRequests) GetKeyByIDAndClientID(context.Context, string, string) (*jose.JSONWebKey, error) {
+	public := s.key.Public()
+	return &public, nil
+}
+
+// What a request object says of the user's authentication counts, and not what is beside it.
 func TestARequestObjectSaysWhatWasAsked(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	key := jose.JSONWebKey{Key: private, KeyID: "app", Algorithm: "ES256"}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
+	require.NoError(t, err)
+	for name, embedding := range optest.Embeddings {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
+				o.Embedding, o.Storage = embedding, optest.NewStorage()
+				o.Storage.SSO = true
+				o.Wrap = func(s *optest.Storage) op.Storage { return signedRequests{optest.Complaisant(s), key} }
+			})
+			b := s.Browser()
+			own := s.loginIn(t, b, optest.Web, "alice", nil)
+			other := s.loginIn(t, s.Browser(), optest.Web, "bob", nil)
+			for _, test := range []struct {
+				inside  map[string]any
+				outside url.Values
+				err     string
+			}{
+				{map[string]any{}, nil, ""},
+				{map[string]any{"prompt": "login"}, url.Values{"prompt": {"consent"}}, "login_required"},
+				{map[string]any{"prompt": "consent"}, url.Values{"prompt": {"login"}}, ""},
+				{map[string]any{"max_age": 0}, url.Values{"max_age": {"86400"}}, "login_required"},
+				{map[string]any{"max_age": 86400}, url.Values{"max_age": {"0"}}, ""},
+				{map[string]any{"id_token_hint": other.IDToken()}, url.Values{"id_token_hint": {own.IDToken()}}, "login_required"},
+			} {
+				test.inside["iss"], test.inside["client_id"], test.inside["aud"] = optest.Web, optest.Web, s.Issuer
+				payload, err := json.Marshal(test.inside)
+				require.NoError(t, err)
+				signed, err := signer.Sign(payload)
+				require.NoError(t, err)
+				object, err := signed.CompactSerialize()
+				require.NoError(t, err)
+				extra := url.Values{"request": {object}}
+				maps.Copy(extra, test.outside)
+				v := b.Authorize(optest.Web, extra)
+				require.Equal(t, test.err, v.Error(), "%v beside %v: %d %s", test.inside, test.outside, v.Status, v.Description())
+				require.Equal(t, test.err == "", v.Code() != "")
+			}
+		})
+	}
+}
+
+// Nor is it at the doors of access tokens, with a storage that looks no IDs up.
+func TestAnAccessTokenFromElsewhereIsTheOneThatCounts(t *testing.T) {
+	quiet(t)
 	s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
-		o.Storage = optest.NewStorage()
-		o.Storage.SSO = true
+		o.Inside, o.Wrap = replacing, func(s *optest.Storage) op.Storage { return stateless{profiled{s}} }
 	})
-	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." +
-		base64.RawURLEncoding.EncodeToString([]byte(`{"prompt":"none"}`)) + "."
-	v := s.Browser().Authorize(optest.Web, url.Values{"request": {none}})
-	require.False(t, v.AtForm(), "an unsigned request object is refused")
+	w := &kindsWorld{notified: &notified{setup: s}, t: t}
+	logout := w.sign("logout+jwt", map[string]any{
+		"iss": s.Issuer, "sub": optest.SubjectOf(kindUser), "aud": optest.Web, "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
+		"jti": "1", "events": map[string]any{backchannelEvent: map[string]any{}},
+	})
+	for path, name := range map[string]string{"/oauth/introspect": "token", "/userinfo": "access_token"} {
+		body, err := json.Marshal(url.Values{name: {logout}})
+		require.NoError(t, err)
+		req, err := http.NewRequest(http.MethodPost, s.Issuer+path+"?"+name+"=nothing", bytes.NewReader(body))
+		require.NoError(t, err)
+		req.Header.Set("Content-Type", "application/json")
+		req.SetBasicAuth(optest.Exchange, optest.Exchange+"-secret")
+		r := s.Do(s.HTTP, req)
+		require.False(t, r.Status == http.StatusOK && r.JSON["active"] != false, "%s: %d %s", path, r.Status, r.Body)
+	}
+}
+
+// The page at a cap is answered where something outside of the hook reads forms.
+func TestAPageAtTheCapIsAnsweredThoughItsFormWasReadBefore(t *testing.T) {
+	s := start(t, limits(0, 0, 1, policy.Ask), func(_ *provider.Config, o *optest.Config) { o.Middleware = parsing })
+	s.Login(optest.Web, "alice")
+	b := s.Browser()
+	r := s.endFirst(t, b, mustBeAsked(t, b.Login(optest.Web, "alice", nil)))
+	require.Equal(t, http.StatusOK, r.Status, "%s", r.Body)
+	require.Contains(t, r.Header.Get("Refresh"), "code=")
+}
+
+// ownSID is a storage with a "sid" of its own in what it tells about tokens.
+type ownSID struct{ profiled }
+
+func (s ownSID) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
+	err := s.profiled.SetIntrospectionFromToken(ctx, resp, tokenID, subject, clientID)
+	resp.Claims = map[string]any{"sid": "own", "zone": 1}
+	return err
+}
+
+// Rule 4: a token has one sid, and a JSON object each member once (RFC 8259 section 4).
+func TestAnIntrospectionNamesOneSession(t *testing.T) {
+	s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage { return ownSID{profiled{s}} }
+	})
+	tokens := s.Login(optest.Exchange, "alice")
+	r := s.Introspect(optest.Exchange, tokens.AccessToken())
+	require.Equal(t, true, r.JSON["active"], r.Body)
+	require.Equal(t, 1, strings.Count(r.Body, `"sid"`), r.Body)
+	require.Equal(t, s.sid(t, optest.Exchange, tokens), r.String("sid"))
+	require.EqualValues(t, 1, r.JSON["zone"])
+}
+
+// Rule 14: an end wins over any number of requests that race it, by every grant.
+func TestEndAllWinsOverEveryGrant(t *testing.T) {
+	quiet(t)
+	s := start(t, limits(0, 0, 0, 0), nil)
+	for range 8 {
+		refreshed := s.Login(optest.Web, kindUser)
+		exchanged := s.Login(optest.Exchange, kindUser)
+		v := s.Browser().Login(optest.Web2, kindUser, nil)
+		device := s.DeviceStart(optest.Native)
+		s.DeviceApprove(device, kindUser)
+		got := make([]string, 24)
+		parallel(len(got)+1, func(i int) {
+			var r optest.Reply
+			switch i % 6 {
+			case 0:
+				r = s.Refresh(optest.Web, refreshed.RefreshToken())
+			case 1:
+				r = s.Code(optest.Web2, v)
+			case 2:
+				r = s.DevicePoll(optest.Native, device)
+			case 3:
+				r = s.TokenExchange(optest.Exchange, exchanged.AccessToken(), optest.AccessTokenType, nil)
+			case 4:
+				r = s.TokenExchange(optest.Exchange, exchanged.IDToken(), optest.IDTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
+			default:
+				r = s.TokenExchange(optest.Exchange, exchanged.RefreshToken(), optest.RefreshTokenType, nil)
+			}
+			if i == len(got) {
+				_, err := s.hook.EndAll(t.Context(), s.subject(kindUser), policy.ReasonCredentialChange, "root")
+				require.NoError(t, err)
+				return
+			}
+			got[i] = r.AccessToken()
+		})
+		require.Empty(t, s.live(t, kindUser))
+		for i, token := range got {
+			if token != "" {
+				require.NotEqual(t, http.StatusOK, s.Userinfo(token).Status, "grant %d", i%6)
+			}
+		}
+		require.NotEqual(t, http.StatusOK, s.Refresh(optest.Web, refreshed.RefreshToken()).Status)
+		require.NotEqual(t, http.StatusOK, s.Code(optest.Web2, v).Status)
+		require.NotEqual(t, http.StatusOK, s.DevicePoll(optest.Native, device).Status)
+	}
+}
+
+// Rule 7: a repeat in the grace that asks for other scopes, another audience or resource
+// changes nothing of the newest token.
+func TestARepeatThatAsksForSomethingElseChangesNothing(t *testing.T) {
+	s := start(t, limits(0, 0, 0, 0), nil)
+	first := s.Login(optest.Web, "alice")
+	second := ok(t, s.Refresh(optest.Web, first.RefreshToken()))
+	for _, more := range []url.Values{
+		{"scope": {"openid"}}, {"scope": {"openid nothing"}}, {"audience": {"other"}}, {"resource": {"https://other.example"}},
+	} {
+		r := s.Refresh(optest.Web, first.RefreshToken(), more)
+		if more.Has("scope") {
+			require.Equal(t, "invalid_scope", r.Error(), "%v %s", more, r.Body)
+			continue
+		}
+		require.Equal(t, second.RefreshToken(), ok(t, r).RefreshToken())
+	}
+	third := ok(t, s.Refresh(optest.Web, second.RefreshToken()))
+	require.Equal(t, second.String("scope"), third.String("scope"))
+	require.NotEqual(t, second.RefreshToken(), third.RefreshToken())
+	require.Len(t, s.live(t, "alice"), 1)
+}
+
+// Hook.AccessToken takes what op takes, and no code: that is the ID of an auth request,
+// encrypted in the same way.
+func TestHookReadsAnOpaqueTokenAsOpDoes(t *testing.T) {
+	s := start(t, limits(0, 0, 0, 0), func(_ *provider.Config, o *optest.Config) {
+		o.Wrap = func(s *optest.Storage) op.Storage { return stateless{profiled{s}} }
+	})
+	for text, want := range map[string]bool{"id:" + optest.SubjectOf("alice"): true, "auth:request:1": false, "request": false, ":": false, "a::": false} {
+		token, err := s.Provider.Crypto().Encrypt(text)
+		require.NoError(t, err)
+		require.Equal(t, want, s.Userinfo(token).Status == http.StatusOK, "op, %q", text)
+		_, err = s.hook.AccessToken(op.ContextWithIssuer(t.Context(), s.Issuer), s.Provider, token)
+		require.Equal(t, want, err == nil, "the hook, %q: %v", text, err)
+		if !want {
+			require.ErrorIs(t, err, provider.ErrInvalidToken)
+		}
+	}
 }
