@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"mime/multipart"
 	"net/http"
@@ -106,6 +107,14 @@ func (fs *forms) read(w http.ResponseWriter, r *http.Request) posted {
 	case err != nil:
 		p.problem = "What was sent is no form, so it could not be kept."
 		return p
+	case r.MultipartForm != nil && len(r.MultipartForm.Value)+len(r.MultipartForm.File) > 0: // something in front of us has read it
+		p.multipart = true
+		for name := range r.MultipartForm.File {
+			p.dropped = append(p.dropped, name)
+		}
+		err = p.values(r.MultipartForm.Value)
+	case r.PostForm != nil:
+		err = p.values(r.PostForm)
 	case mediaType == "application/x-www-form-urlencoded":
 		err = p.urlencoded(r.Body)
 	case mediaType == "multipart/form-data":
@@ -141,15 +150,19 @@ func (p *posted) urlencoded(body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	return p.values(values)
+}
+
+func (p *posted) values(values url.Values) error {
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		for _, value := range values[name] {
 			p.fields = append(p.fields, Field{name, value})
+			size += len(name) + len(value)
 		}
+	}
+	if size > maxForm {
+		return &http.MaxBytesError{Limit: maxForm}
 	}
 	return nil
 }

@@ -167,8 +167,8 @@ func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token strin
 func openAccessToken(ctx context.Context, p op.OpenIDProvider, token string) (id, subject string, err error) {
 	if opened, err := p.Crypto().Decrypt(token); err == nil {
 		id, subject, ok := strings.Cut(opened, ":")
-		if !ok {
-			return "", "", fmt.Errorf("%w: it has no subject", ErrInvalidToken)
+		if !ok || strings.Contains(subject, ":") { // codes are encrypted in the same way
+			return "", "", fmt.Errorf("%w: it is not of an ID and a subject", ErrInvalidToken)
 		}
 		return id, subject, nil
 	}

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
@@ -46,6 +47,16 @@ func (c *core) noteDevice(ctx context.Context, deviceCode string) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {
-		req.deviceCode, req.repeatKey = grantID("device code", deviceCode), repeatKey(deviceCode)
+		req.deviceCode, req.repeatKey = grantID("device code", strings.ToLower(deviceCode)), repeatKey(deviceCode)
 	}
+}
+
+var errNoCode = errors.New("the device code has characters that none has")
+
+// isCode reports whether a text may be a device code (RFC 6749 appendix A: VSCHAR, and no
+// space). Databases that compare without case, as many do unless they are told otherwise,
+// also take for equal what has spaces, accents or characters without a width in it; and
+// the session of a device code is named by it.
+func isCode(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 }

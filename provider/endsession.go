@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -131,10 +132,17 @@ func (w *bounded) Write(p []byte) (int, error) {
 }
 
 // logoutForm returns the parameters of a request to the end_session endpoint, and
-// those that were posted.
+// those that were posted. What something outside of the handler has parsed before is what
+// op takes, and nobody reads it again.
 func (req *request) logoutForm() (all, posted url.Values) {
 	all, posted = url.Values{}, url.Values{}
-	if req.http != nil {
+	switch {
+	case req.http == nil:
+	case req.http.Form != nil:
+		maps.Copy(all, req.http.Form)
+		maps.Copy(posted, req.http.PostForm)
+		return all, posted
+	default:
 		all = req.http.URL.Query()
 	}
 	if req.posted != nil && req.posted.Len() < maxPosted {

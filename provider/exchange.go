@@ -202,7 +202,7 @@ var errDeadToken = &refusedError{text: "the token has expired, or its login sess
 var errOtherKind = &refusedError{text: "the token is not of the type that the request says, or is no token"}
 
 // errUnclear refuses a token of which nobody can tell how it was presented.
-var errUnclear = &refusedError{text: "the token is there more than once, or in a form that is too long or not application/x-www-form-urlencoded"}
+var errUnclear = &refusedError{text: "the token is there more than once, or in a form that is too long, encoded, or not application/x-www-form-urlencoded"}
 
 // invalidToken says in a refusal, as op does, which token it is about.
 func invalidToken(err error, which string) error {
@@ -220,7 +220,7 @@ type exchangeToken struct {
 	name    string // of the parameter
 	client  string // that exchanges it
 	kind    oidc.TokenType
-	vouched bool // by the storage: op could not read it
+	vouched string // what the storage vouches for: op could not read it; empty: op could
 	token   string
 	user    string
 	claims  map[string]any
@@ -261,7 +261,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 // vouches for, and that is none of ours, is of no session.
 func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
 	if !strings.HasPrefix(id, seal.AccessPrefix) {
-		if e.vouched {
+		if e.vouched != "" {
 			return presentedToken{token: e.token}, nil
 		}
 		return c.exchangedOpaque(ctx, e.token)
@@ -358,7 +358,7 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
 			if _, err := c.lookUp(ctx, req, e.token); err != nil {
-				if e.vouched {
+				if e.vouched != "" {
 					return c.exchangedForeign(ctx, req, e, err)
 				}
 				return presentedToken{}, deadOr(err)
@@ -415,11 +415,27 @@ func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToke
 		return "", otherKind, nil, errUnclear
 	}
 	typ, claims, isJWT := parseJWT(presented)
+	if !e.is(presented, claims, isJWT) {
+		return "", otherKind, nil, errUnclear
+	}
 	if !isJWT {
 		claims = e.claims
 	}
 	kind, err = c.kindOf(ctx, typ, claims)
 	return presented, kind, claims, err
+}
+
+// is reports whether the token that was found in the request is the one that op has read,
+// as far as op tells of it: something inside of the handler may have changed the request.
+func (e *exchangeToken) is(presented string, claims map[string]any, isJWT bool) bool {
+	switch {
+	case e.vouched != "":
+		return presented == e.vouched
+	case e.kind == oidc.AccessTokenType:
+		id, _ := claims["jti"].(string)
+		return isJWT == (e.claims != nil) && (!isJWT || id == e.token)
+	}
+	return presented == e.token
 }
 
 // mayExchange asks Config.ExchangeRefreshToken about another client's refresh token.
@@ -546,7 +562,7 @@ func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tok
 		req, leave := c.h.enter(ctx)
 		defer leave()
 		if req != nil {
-			req.vouched.subject = true
+			req.vouched.subject = token
 		}
 		return own.VerifyExchangeSubjectToken(ctx, token, tokenType)
 	}
@@ -559,7 +575,7 @@ func (c *core) VerifyExchangeActorToken(ctx context.Context, token string, token
 		req, leave := c.h.enter(ctx)
 		defer leave()
 		if req != nil {
-			req.vouched.actor = true
+			req.vouched.actor = token
 		}
 		return own.VerifyExchangeActorToken(ctx, token, tokenType)
 	}

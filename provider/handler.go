@@ -56,8 +56,8 @@ type request struct {
 	refresh  *refreshState // of the last refresh token that was looked up
 	refused  *refusedRequest
 	exchange *exchangeState
-	vouched  struct{ subject, actor bool } // for the tokens of an exchange, by the storage
-	unlock   func()                        // of the grant whose refresh token was looked up
+	vouched  struct{ subject, actor string } // the tokens of an exchange that the storage was asked to vouch for
+	unlock   func()                          // of the grant whose refresh token was looked up
 	begun    *begun
 	touched  bool // by a storage call
 
@@ -130,6 +130,7 @@ func (h *Hook) Handler(next http.Handler) http.Handler {
 			if r = h.takeAnswer(w, r, req); r == nil {
 				return
 			}
+			req.http = r // which is what op reads
 		}
 		h.keepForm(req, r)
 		done := false

@@ -51,7 +51,12 @@ func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.Introsp
 	// Spliced into the answer, as in a token response: with Claims op would
 	// write all members in another order. They go between members that op's own
 	// clients and tests have never seen as one text.
-	req.extra, req.extraAfter = appendMember(nil, "sid", s.ID), "exp"
+	if _, has := resp.Claims["sid"]; has { // then op writes them so in any case
+		resp.Claims = maps.Clone(resp.Claims)
+		resp.Claims["sid"] = s.ID
+	} else {
+		req.extra, req.extraAfter = appendMember(nil, "sid", s.ID), "exp"
+	}
 	acr := acrOf(&s, g)
 	if _, has := resp.Claims["acr"]; acr != "" && !has {
 		req.extra = appendMember(req.extra, "acr", acr) // RFC 9470 section 6.2

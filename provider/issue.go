@@ -229,13 +229,16 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		if err := c.setUpFor(ctx, t.GetAuthTime()); err != nil {
 			return "", "", time.Time{}, err
 		}
-		i.client, i.name = t.GetClientID(), []string{"auth", t.GetID()}
+		i.name = []string{"auth", t.GetID()}
 		if !req.redeemsCode { // it is answered right here
 			req.answers(ctx, t)
 		}
-		if req.admitted && req.finished.GetID() == t.GetID() {
+		i.client, err = c.clientIDOf(ctx, req, t.GetClientID())
+		switch {
+		case err != nil:
+		case req.admitted && req.finished.GetID() == t.GetID():
 			s, r = *req.session, req.ruling
-		} else {
+		default:
 			s, r, err = c.loginSession(ctx, req, t)
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
@@ -256,8 +259,10 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 			return "", "", time.Time{}, err
 		}
 		refusal = oidc.ErrAccessDenied() // RFC 8628 section 3.5
-		i.client, i.name = t.GetClientID(), []string{"device", req.deviceCode}
-		s, r, i.redeemed, err = c.admitDevice(ctx, req, t)
+		i.name = []string{"device", req.deviceCode}
+		if i.client, err = c.clientIDOf(ctx, req, t.GetClientID()); err == nil {
+			s, r, i.redeemed, err = c.admitDevice(ctx, req, t)
+		}
 		i.authenticated = t.GetAuthTime()
 		if req.deviceCode != "" {
 			i.code = deviceHash(req.deviceCode)

@@ -164,7 +164,10 @@ func (c *core) checkLogoutHint(ctx context.Context, req *request, er *op.EndSess
 	if er.IDTokenHintClaims == nil {
 		return nil
 	}
-	hint, _ := req.param("id_token_hint")
+	hint, unclear := req.param("id_token_hint")
+	if unclear {
+		return oidc.ErrInvalidRequest().WithDescription("id_token_hint is there more than once, or in a form that is too long or encoded")
+	}
 	typ, _, _ := parseJWT(hint)
 	ok, err := c.isIDToken(ctx, typ, er.IDTokenHintClaims.Claims)
 	switch {
@@ -212,13 +215,17 @@ func (req *request) param(name string) (value string, unclear bool) {
 	return "", true
 }
 
-// unread reports whether the request posts a form that op reads and keepForm has not
-// kept: a long one, or one in many parts.
+// unread reports whether the request has a body that op may read and keepForm has not
+// kept: a long form, one in many parts, or what something inside of the handler unpacks
+// or makes a form of.
 func (req *request) unread() bool {
-	if req.posted != nil {
-		return req.posted.Len() >= maxPosted
+	switch {
+	case req.http == nil, req.http.Form != nil:
+		return false
+	case req.posted == nil:
+		return req.http.ContentLength != 0
 	}
-	return req.http != nil && req.http.Body != nil && strings.HasPrefix(formType(req.http), "multipart/")
+	return req.posted.Len() >= maxPosted || req.http.Header.Get("Content-Encoding") != ""
 }
 
 // holderMark stands in a sealed access token without a session for the subject that

@@ -52,7 +52,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		c.h.keep(ctx, req, &s, join)
 	}
 	req.finished, req.admitted = ar, true
-	req.belong(c.h, s, r, policy.Use{Client: ar.GetClientID(), Authenticated: restsOn(a.authTime, &s)})
+	req.belong(c.h, s, r, policy.Use{Client: client.GetID(), Authenticated: restsOn(a.authTime, &s)})
 	return c.roomForToken(req, client.ClockSkew())
 }
 
@@ -171,6 +171,16 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 		return req.client, nil
 	}
 	return c.Storage.GetClientByClientID(ctx, clientID)
+}
+
+// clientIDOf returns the ID by which limits know the client that a request names: a
+// storage may know one in other letters too.
+func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
+	client, err := c.clientOf(ctx, req, clientID)
+	if err != nil {
+		return "", err
+	}
+	return client.GetID(), nil
 }
 
 // callbackError is the answer at the callback, where op redirects it to the

@@ -38,6 +38,9 @@ func (d device) StoreDeviceAuthorization(ctx context.Context, clientID, deviceCo
 }
 
 func (d device) GetDeviceAuthorizatonState(ctx context.Context, clientID, deviceCode string) (*op.DeviceAuthorizationState, error) {
+	if !isCode(deviceCode) {
+		return nil, errNoCode
+	}
 	d.noteDevice(ctx, deviceCode)
 	return d.storage.GetDeviceAuthorizatonState(ctx, clientID, deviceCode)
 }
