@@ -136,7 +136,7 @@ func convergedKey(account string) string { return "converged/" + account }
 // before, by a process whose cache has them still. The pass that counts begins
 // when that is over.
 func (h *Hook) converge(ctx context.Context, account string) (more bool, err error) {
-	a, settings, changes, err := h.settings.look(ctx, account)
+	a, of, changes, err := h.settings.look(ctx, account)
 	if err != nil {
 		return false, err
 	}
@@ -144,8 +144,8 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 	if err != nil {
 		return false, err
 	}
-	these := applied{sha256.Sum256(body), settings}
-	others := settings == 0 && changes > 1
+	these := applied{sha256.Sum256(body), of}
+	others := of.version == 0 && changes > 1
 	if !others && h.settings.isApplied(account, these) {
 		return false, nil
 	}
@@ -160,7 +160,7 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 		}
 	}
 	now := h.now()
-	begun := convergence{Settings: these.sum[:], Version: settings, Next: now.Add(h.settingsLast()), Pass: &pass{}}
+	begun := convergence{Settings: these.sum[:], Version: of.version, Next: now.Add(h.settingsLast()), Pass: &pass{}}
 	if others {
 		// It is written by itself: a pass may find that another process has it.
 		if version, err = h.note(ctx, convergenceKey(account), version, begun); err != nil {
@@ -170,7 +170,7 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 	}
 	h.settings.dealtWith(account, changes)
 	switch {
-	case !bytes.Equal(c.Settings, these.sum[:]) || c.Version > 0 && c.Version != settings:
+	case !bytes.Equal(c.Settings, these.sum[:]) || c.Version > 0 && c.Version != of.version:
 		c = begun
 	case c.Done:
 		h.settings.wasApplied(account, these)
