@@ -312,6 +312,9 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			return
 		}
 		this := h.applySubject(ctx, subject)
+		if this != nil && !alone(this) && !errors.Is(this, context.DeadlineExceeded) {
+			this = h.applySubject(ctx, subject) // a store that fails now and then is not down
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -421,8 +424,10 @@ func (h *Hook) walk(ctx context.Context, errs *failures) {
 		return
 	}
 	now := h.now()
-	anew := version == 0 || !w.Began.Truncate(walkEvery).Equal(now.Truncate(walkEvery))
+	// One of a clock that is ahead by less is this one's too: else two processes would
+	// take turns to walk all the time.
 	ahead := w.Began.Sub(now) > walkEvery
+	anew := version == 0 || ahead || now.Truncate(walkEvery).After(w.Began.Truncate(walkEvery))
 	if held(w.Until, now) || w.Done && !anew && h.walker.whole {
 		return
 	}
