@@ -299,8 +299,8 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			subjects = append(subjects, page[i].Subject)
 		}
 	}
-	began := time.Now()
-	var mu sync.Mutex // for what is returned
+	began, waited := time.Now(), false
+	var mu sync.Mutex // for what is returned, and waited
 	someAtOnce(ctx, subjects, func(subject store.Subject) {
 		mu.Lock()
 		skip := err != nil
@@ -322,6 +322,10 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 		case alone(this), errors.Is(this, store.ErrConflict):
 			errs.add(this)
 			failed = true
+		case errors.Is(this, context.DeadlineExceeded) && !waited && ctx.Err() == nil:
+			// Somebody may have locked this one. If it is the store, the next ones show it.
+			errs.add(this)
+			waited, failed = true, true
 		case err == nil:
 			err = this
 		}

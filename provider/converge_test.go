@@ -600,7 +600,8 @@ func TestAFenceThatCannotBeCarriedOutHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// A lockedStore has a session that somebody else has locked: who writes it waits.
+// A lockedStore has a session that somebody else has locked: who writes it, or steps
+// over its subject's, waits.
 type lockedStore struct {
 	store.Store
 	id string
@@ -612,6 +613,14 @@ func (s *lockedStore) Update(ctx context.Context, session store.Session) (int64,
 		return 0, ctx.Err()
 	}
 	return s.Store.Update(ctx, session)
+}
+
+func (s *lockedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
+	if one, err := s.Get(ctx, s.id); err == nil && one.Subject == subject {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Store.Admit(ctx, subject, decide)
 }
 
 // A clock that was a day ahead and is set right holds nothing up for a day: the pass

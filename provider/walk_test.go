@@ -207,6 +207,31 @@ func TestAStoreThatFailsNowAndThen(t *testing.T) {
 	}
 }
 
+// A user whose sessions somebody has locked holds up no other user of the account.
+func TestALockedUserHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locked := &lockedStore{Store: memstore.New()}
+		x := tenants(t, locked, limits(24*time.Hour, 0, 1, policy.EndOldest), nil)
+		const users = 200
+		for user := range users {
+			for n := range 2 {
+				locked.id = x.session(t, fmt.Sprintf("acme.user-%d", user), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{}).ID
+			}
+		}
+		for range 6 * 10 {
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, users+1, x.unended(t, "acme"))
+		locked.id = ""
+		for range 6 * 70 {
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, users, x.unended(t, "acme"), "when it is not locked any more")
+	})
+}
+
 // Counters that cannot be written hold up nothing but themselves.
 func TestCountersThatFailHoldNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
