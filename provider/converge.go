@@ -454,7 +454,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 	lastDue := time.Now()
 	var errs failures
 	seen := map[string]int64{} // accounts, with their sessions
-	hung := false              // something does not answer: the accounts that follow would wait as long
+	hung := 0                  // accounts for which something did not answer: after the second one all would wait as long
 	f := store.Filter{State: store.Unended}
 	if w.Mends {
 		f.State = store.Any
@@ -495,7 +495,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 					continue
 				}
 				seen[account]++
-				if seen[account] > 1 || hung {
+				if seen[account] > 1 || hung > 1 {
 					continue
 				}
 				if w.Mends {
@@ -506,7 +506,9 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 				}
 				err := h.convergeWhole(ctx, account)
 				errs.add(err)
-				hung = errors.Is(err, context.DeadlineExceeded)
+				if errors.Is(err, context.DeadlineExceeded) {
+					hung++
+				}
 			}
 		}
 		if ctx.Err() != nil {
@@ -522,7 +524,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 			return errs.join()
 		}
 	}
-	h.walker.whole = h.walker.whole || !hung
+	h.walker.whole = h.walker.whole || hung < 2
 	w.Done, w.Until = true, time.Time{}
 	if _, err := h.note(ctx, walkKey, version, w); err != nil {
 		errs.add(taken(err))

@@ -232,6 +232,42 @@ func TestALockedUserHoldsUpNoOther(t *testing.T) {
 	})
 }
 
+// An account whose settings cannot be had, since their source hangs for it alone, keeps
+// no walk from the accounts behind it, nor makes a process walk all the time.
+func TestAnAccountThatHangsHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var walks atomic.Int64
+		watched := &watchedStore{Store: memstore.New(), list: func(f store.Filter) {
+			if f == (store.Filter{State: store.Unended}) {
+				walks.Add(1)
+			}
+		}}
+		x := tenants(t, watched, policy.Account{}, func(cfg *provider.Config) {
+			cfg.Settings = settingsOf(func(ctx context.Context, account string) (policy.Account, error) {
+				if account == "hangs" {
+					<-ctx.Done()
+					return policy.Account{}, ctx.Err()
+				}
+				return limits(24*time.Hour, 0, 1, policy.EndOldest), nil
+			})
+		})
+		for account := range 20 {
+			for n := range 2 {
+				x.session(t, fmt.Sprintf("account-%d.user", account), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
+			}
+		}
+		x.session(t, "hangs.user", 0, time.Now(), time.Time{})
+		for range 6 * 60 { // for an hour
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		for account := range 20 {
+			require.Equal(t, 1, x.unended(t, fmt.Sprintf("account-%d", account)))
+		}
+		require.Less(t, walks.Load(), int64(12))
+	})
+}
+
 // Counters that cannot be written hold up nothing but themselves.
 func TestCountersThatFailHoldNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
