@@ -184,7 +184,7 @@ func TestAStoreThatFailsNowAndThen(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				faulty := faultstore.New(memstore.New())
 				x := tenants(t, faulty, limits(24*time.Hour, 0, 1, policy.EndOldest), nil)
-				const users = 200
+				const users = 600
 				for user := range users {
 					for n := range 2 {
 						x.session(t, fmt.Sprintf("acme.user-%d", user), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
@@ -196,7 +196,7 @@ func TestAStoreThatFailsNowAndThen(t *testing.T) {
 					}
 					return faultstore.None
 				})
-				for range 6 * 30 { // half an hour
+				for range 6 * 10 { // ten minutes
 					_ = x.hook.Sweep(t.Context())
 					time.Sleep(10 * time.Second)
 				}
