@@ -136,7 +136,7 @@ func convergedKey(account string) string { return "converged/" + account }
 // before, by a process whose cache has them still. The pass that counts begins
 // when that is over.
 func (h *Hook) converge(ctx context.Context, account string) (more bool, err error) {
-	a, settings, changes, err := h.settings.look(ctx, account)
+	a, of, changes, err := h.settings.look(ctx, account)
 	if err != nil {
 		return false, err
 	}
@@ -144,8 +144,8 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 	if err != nil {
 		return false, err
 	}
-	these := applied{sha256.Sum256(body), settings}
-	others := settings == 0 && changes > 1
+	these := applied{sha256.Sum256(body), of}
+	others := of.version == 0 && changes > 1
 	if !others && h.settings.isApplied(account, these) {
 		return false, nil
 	}
@@ -160,7 +160,7 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 		}
 	}
 	now := h.now()
-	begun := convergence{Settings: these.sum[:], Version: settings, Next: now.Add(h.settingsLast()), Pass: &pass{}}
+	begun := convergence{Settings: these.sum[:], Version: of.version, Next: now.Add(h.settingsLast()), Pass: &pass{}}
 	if others {
 		// It is written by itself: a pass may find that another process has it.
 		if version, err = h.note(ctx, convergenceKey(account), version, begun); err != nil {
@@ -170,7 +170,7 @@ func (h *Hook) converge(ctx context.Context, account string) (more bool, err err
 	}
 	h.settings.dealtWith(account, changes)
 	switch {
-	case !bytes.Equal(c.Settings, these.sum[:]) || c.Version > 0 && c.Version != settings:
+	case !bytes.Equal(c.Settings, these.sum[:]) || c.Version > 0 && c.Version != of.version:
 		c = begun
 	case c.Done:
 		h.settings.wasApplied(account, these)
@@ -299,8 +299,8 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			subjects = append(subjects, page[i].Subject)
 		}
 	}
-	began := time.Now()
-	var mu sync.Mutex // for what is returned
+	began, waited := time.Now(), false
+	var mu sync.Mutex // for what is returned, and waited
 	someAtOnce(ctx, subjects, func(subject store.Subject) {
 		mu.Lock()
 		skip := err != nil
@@ -312,6 +312,9 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 			return
 		}
 		this := h.applySubject(ctx, subject)
+		if this != nil && !alone(this) && !errors.Is(this, context.DeadlineExceeded) {
+			this = h.applySubject(ctx, subject) // a store that fails now and then is not down
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -319,6 +322,10 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 		case alone(this), errors.Is(this, store.ErrConflict):
 			errs.add(this)
 			failed = true
+		case errors.Is(this, context.DeadlineExceeded) && !waited && ctx.Err() == nil:
+			// Somebody may have locked this one. If it is the store, the next ones show it.
+			errs.add(this)
+			waited, failed = true, true
 		case err == nil:
 			err = this
 		}
@@ -421,8 +428,10 @@ func (h *Hook) walk(ctx context.Context, errs *failures) {
 		return
 	}
 	now := h.now()
-	anew := version == 0 || !w.Began.Truncate(walkEvery).Equal(now.Truncate(walkEvery))
+	// One of a clock that is ahead by less is this one's too: else two processes would
+	// take turns to walk all the time.
 	ahead := w.Began.Sub(now) > walkEvery
+	anew := version == 0 || ahead || now.Truncate(walkEvery).After(w.Began.Truncate(walkEvery))
 	if held(w.Until, now) || w.Done && !anew && h.walker.whole {
 		return
 	}
@@ -445,7 +454,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 	lastDue := time.Now()
 	var errs failures
 	seen := map[string]int64{} // accounts, with their sessions
-	hung := false              // something does not answer: the accounts that follow would wait as long
+	hung := 0                  // accounts for which something did not answer: after the second one all would wait as long
 	f := store.Filter{State: store.Unended}
 	if w.Mends {
 		f.State = store.Any
@@ -486,7 +495,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 					continue
 				}
 				seen[account]++
-				if seen[account] > 1 || hung {
+				if seen[account] > 1 || hung > 1 {
 					continue
 				}
 				if w.Mends {
@@ -497,7 +506,9 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 				}
 				err := h.convergeWhole(ctx, account)
 				errs.add(err)
-				hung = errors.Is(err, context.DeadlineExceeded)
+				if errors.Is(err, context.DeadlineExceeded) {
+					hung++
+				}
 			}
 		}
 		if ctx.Err() != nil {
@@ -513,7 +524,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 			return errs.join()
 		}
 	}
-	h.walker.whole = h.walker.whole || !hung
+	h.walker.whole = h.walker.whole || hung < 2
 	w.Done, w.Until = true, time.Time{}
 	if _, err := h.note(ctx, walkKey, version, w); err != nil {
 		errs.add(taken(err))

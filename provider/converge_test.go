@@ -607,7 +607,8 @@ func TestAFenceThatCannotBeCarriedOutHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// A lockedStore has a session that somebody else has locked: who writes it waits.
+// A lockedStore has a session that somebody else has locked: who writes it, or steps
+// over its subject's, waits.
 type lockedStore struct {
 	store.Store
 	id string
@@ -619,6 +620,14 @@ func (s *lockedStore) Update(ctx context.Context, session store.Session) (int64,
 		return 0, ctx.Err()
 	}
 	return s.Store.Update(ctx, session)
+}
+
+func (s *lockedStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
+	if one, err := s.Get(ctx, s.id); err == nil && one.Subject == subject {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Store.Admit(ctx, subject, decide)
 }
 
 // A clock that was a day ahead and is set right holds nothing up for a day: the pass
@@ -748,5 +757,50 @@ func TestSettingsFromElsewhereThatAreAsTheyWereAgain(t *testing.T) {
 		a = limits(0, 0, 1, policy.EndOldest)
 		x.sweepFor(t, 15*time.Minute)
 		require.Equal(t, 1, x.unended(t, "acme"))
+	})
+}
+
+// A backup that was put back has settings of before, and the version that this process
+// has applied may be written there a second time, with the same settings: what began
+// meanwhile has not seen them.
+func TestSettingsAreAppliedAgainAfterABackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &replaceable{}
+		e.replace(memstore.New())
+		x := tenants(t, e, policy.Account{}, func(cfg *provider.Config) { cfg.Settings = nil })
+		settings := func(version int64, a policy.Account) {
+			_, err := provider.SaveAccount(t.Context(), e, "acme", a, version, "root", "", time.Now())
+			require.NoError(t, err)
+		}
+		lax, strict := limits(24*time.Hour, 0, 2, policy.Refuse), limits(24*time.Hour, 0, 1, policy.EndOldest)
+		settings(0, lax)
+		_, err := x.hook.StoreID(t.Context())
+		require.NoError(t, err)
+		backup := memstore.New()
+		for _, key := range []string{"installation", "settings/acme"} {
+			d, err := e.Document(t.Context(), key)
+			require.NoError(t, err)
+			d.Version = 0
+			_, err = backup.PutDocument(t.Context(), d)
+			require.NoError(t, err)
+		}
+		x.session(t, "acme.alice", 0, time.Now(), time.Time{})
+		settings(1, strict)
+		for range 3 {
+			require.NoError(t, x.hook.Sweep(t.Context()))
+			time.Sleep(time.Minute)
+		}
+
+		e.replace(backup)
+		older := x.session(t, "acme.bob", 0, time.Now(), time.Time{})
+		x.session(t, "acme.bob", 1, time.Now().Add(time.Second), time.Time{})
+		settings(1, strict)
+		for range 3 {
+			require.NoError(t, x.hook.Sweep(t.Context()))
+			time.Sleep(time.Minute)
+		}
+		end := x.ended(t, older.ID)
+		require.NotNil(t, end)
+		require.Equal(t, policy.ReasonPolicyChange, end.Reason)
 	})
 }

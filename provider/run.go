@@ -72,9 +72,10 @@ func (h *Hook) Sweep(ctx context.Context) error {
 	if !h.sweepDue(ctx, &errs) {
 		return errs.join()
 	}
-	if err := h.keepCounts(ctx); err != nil {
-		errs.add(err)
-		return errs.join()
+	err := h.keepCounts(ctx)
+	errs.add(err)
+	if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		return errs.join() // what follows would wait as long; else it is the counters' alone
 	}
 	h.convergeKnown(ctx, &errs)
 	h.walk(ctx, &errs)

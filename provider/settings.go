@@ -32,7 +32,7 @@ type cachedAccount struct {
 	reading chan struct{} // holds a value while somebody reads
 
 	account policy.Account
-	version int64     // of them as stored; 0: not known, of those from elsewhere
+	edition edition   // of them as stored; zero: not known, of those from elsewhere
 	read    time.Time // when reading it began; zero: it was never read
 	changes int       // how often others were read than before, the first ones included, since a sweep dealt with them
 
@@ -44,16 +44,23 @@ type cachedAccount struct {
 	applied *applied  // what is known to be applied to live sessions
 }
 
-// An applied is what a [convergence] has of settings.
+// An applied is what is known of settings that were applied.
 type applied struct {
-	sum     [sha256.Size]byte
-	version int64
+	sum [sha256.Size]byte
+	edition
 }
 
-// versionedSettings are settings of which a version is known: they may be what they
-// were again, and others in between.
-type versionedSettings interface {
-	accountVersion(ctx context.Context, account string) (policy.Account, int64, error)
+// An edition is one writing of an account's settings: they may be what they were
+// again, and others in between. After a backup was put back a version may be written
+// a second time.
+type edition struct {
+	version int64 // 0: not known
+	at      int64 // when, in microseconds
+}
+
+// editedSettings are settings of which the edition is known.
+type editedSettings interface {
+	accountEdition(ctx context.Context, account string) (policy.Account, edition, error)
 }
 
 // maxCachedAccounts bounds the memory; beyond it the cache starts anew.
@@ -141,9 +148,9 @@ func (c *settingsCache) getEntry(ctx context.Context, account string, e *cachedA
 	read := time.Now()
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 	defer cancel()
-	var version int64
-	if source, ok := c.source.(versionedSettings); ok {
-		a, version, err = source.accountVersion(rctx, account)
+	var of edition
+	if source, ok := c.source.(editedSettings); ok {
+		a, of, err = source.accountEdition(rctx, account)
 	} else {
 		a, err = c.source.Account(rctx, account)
 	}
@@ -153,7 +160,7 @@ func (c *settingsCache) getEntry(ctx context.Context, account string, e *cachedA
 		if e.read.IsZero() || !reflect.DeepEqual(e.account, a) {
 			e.changes++
 		}
-		e.account, e.version, e.read, e.failure = a, version, read, nil
+		e.account, e.edition, e.read, e.failure = a, of, read, nil
 		return a, nil, nil
 	}
 	e.failure, e.failed = err, time.Now()
@@ -202,11 +209,11 @@ func (c *settingsCache) next(most int) []string {
 	return list[:min(most, len(list))]
 }
 
-// look returns the settings of an account for a sweep: fresh ones, and their version.
+// look returns the settings of an account for a sweep: fresh ones, and their edition.
 // It is no use. How often others were read since a sweep dealt with them is for
-// dealtWith; where there is no version, more than once is a change, though the
+// dealtWith; where there is no edition, more than once is a change, though the
 // settings be what they were.
-func (c *settingsCache) look(ctx context.Context, account string) (a policy.Account, version int64, changes int, err error) {
+func (c *settingsCache) look(ctx context.Context, account string) (a policy.Account, of edition, changes int, err error) {
 	c.mu.Lock()
 	e := c.accounts[account]
 	if e == nil {
@@ -215,11 +222,11 @@ func (c *settingsCache) look(ctx context.Context, account string) (a policy.Acco
 	e.looked = time.Now()
 	c.mu.Unlock()
 	if _, _, err := c.getEntry(ctx, account, e, true); err != nil {
-		return policy.Account{}, 0, 0, err
+		return policy.Account{}, edition{}, 0, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return e.account, e.version, e.changes, nil
+	return e.account, e.edition, e.changes, nil
 }
 
 // dealtWith notes that a sweep heeded so many changes.

@@ -76,6 +76,7 @@ type storeWatch struct {
 
 	mu       sync.Mutex
 	id       string                // of the store; "": not known yet
+	another  bool                  // it was another one when it was looked at last
 	accepted acceptance            // as it was last seen
 	had      map[string]acceptance // accounts that had settings: what it was at that time
 	missing  map[string]bool       // those whose settings are gone
@@ -122,7 +123,7 @@ func (w *storeWatch) lost(ctx context.Context, format string, args ...any) error
 func (w *storeWatch) seen(i installation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.id, w.accepted = i.id(), acceptance{i.id(), i.accepted}
+	w.id, w.another, w.accepted = i.id(), false, acceptance{i.id(), i.accepted}
 	if len(w.missing) == 0 {
 		w.told = time.Time{}
 	}
@@ -145,6 +146,9 @@ func (w *storeWatch) installed(ctx context.Context) (installation, error) {
 			if known != "" && known != i.id() && !i.tookThePlaceOf(known) {
 				err := w.lost(ctx, "it is not the store %s, but %s", known, i.id())
 				if w.refuses {
+					w.mu.Lock()
+					w.another = true
+					w.mu.Unlock()
 					return installation{}, err
 				}
 			}
@@ -198,12 +202,12 @@ func (i installation) word() string {
 // there are none. If there were, it returns an error that wraps ErrStoreLost.
 func (w *storeWatch) settings(ctx context.Context, account string, version int64) error {
 	w.mu.Lock()
-	unseen := w.accepted.id == ""
+	doubted := w.accepted.id == "" || w.another
 	w.mu.Unlock()
-	if version == 0 || unseen {
-		// Only a store that is the one that it was can tell that there are none. If
-		// there are, they limit, whichever store it is.
-		if _, err := w.installed(ctx); err != nil && (version == 0 || w.known() == "") {
+	if version == 0 || doubted {
+		// Only a store that is the one that it was can tell that there are none, and
+		// those of another one are not these users'.
+		if _, err := w.installed(ctx); err != nil {
 			return err
 		}
 	}
@@ -298,19 +302,19 @@ func (w *storeWatch) accept(ctx context.Context) (installation, error) {
 type watchedSettings struct{ w *storeWatch }
 
 func (s watchedSettings) Account(ctx context.Context, account string) (policy.Account, error) {
-	a, _, err := s.accountVersion(ctx, account)
+	a, _, err := s.accountEdition(ctx, account)
 	return a, err
 }
 
-func (s watchedSettings) accountVersion(ctx context.Context, account string) (policy.Account, int64, error) {
-	a, version, err := LoadAccount(ctx, s.w.docs, account)
+func (s watchedSettings) accountEdition(ctx context.Context, account string) (policy.Account, edition, error) {
+	a, err := LoadStored(ctx, s.w.docs, account)
 	if err == nil {
-		err = s.w.settings(ctx, account, version)
+		err = s.w.settings(ctx, account, a.Version)
 	}
 	if err != nil {
-		return policy.Account{}, 0, err
+		return policy.Account{}, edition{}, err
 	}
-	return a, version, nil
+	return a.Settings, edition{a.Version, a.At.UnixMicro()}, nil
 }
 
 // besideSettings are settings from elsewhere, of which nothing is to be had while the

@@ -277,7 +277,8 @@ func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
 			require.Equal(t, "access_denied", second.Browser().Login(optest.Web, "alice", nil).Error())
 
 			other := process("0123456789abcdef")
-			require.Equal(t, "access_denied", other.Browser().Login(optest.Web, "alice", nil).Error(), "there are settings, so there are limits")
+			require.Equal(t, "server_error", other.Browser().Login(optest.Web, "bob", nil).Error(), "its settings are those of others")
+			require.Len(t, other.seen(provider.EventStoreLost), 1)
 			_, err = other.hook.StoreID(t.Context())
 			require.ErrorIs(t, err, provider.ErrStoreLost, "it is another store")
 		})
@@ -341,6 +342,37 @@ func (e *evicting) Document(ctx context.Context, key string) (store.Document, er
 		return store.Document{}, store.ErrNotFound
 	}
 	return e.Store.Document(ctx, key)
+}
+
+// A store in the place of which another one comes, with settings of its own, is
+// noticed by the next sweep or question for readiness: nobody is admitted from then on.
+func TestAnotherStoreWithSettingsIsAnOutage(t *testing.T) {
+	for name, look := range map[string]func(ctx context.Context, h *provider.Hook) error{
+		"sweep":     func(ctx context.Context, h *provider.Hook) error { return h.Sweep(ctx) },
+		"readiness": func(ctx context.Context, h *provider.Hook) error { _, err := h.StoreID(ctx); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e, mine, theirs := &replaceable{}, memstore.New(), memstore.New()
+				for _, one := range []*memstore.Store{theirs, mine} {
+					e.replace(one)
+					save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
+					inTheStore(t, e)("").Login(optest.Web, "carol")
+				}
+				s := inTheStore(t, e)("")
+				r := s.Login(optest.Web, "alice")
+				e.replace(theirs)
+				require.ErrorIs(t, look(t.Context(), s.hook), provider.ErrStoreLost)
+				time.Sleep(2 * time.Second) // longer than settings are cached
+				require.Equal(t, "server_error", s.Browser().Login(optest.Web, "bob", nil).Error())
+				unavailable(t, s.Refresh(optest.Web, r.RefreshToken()))
+				require.Len(t, s.seen(provider.EventStoreLost), 1)
+				e.replace(mine)
+				ok(t, s.Refresh(optest.Web, r.RefreshToken()))
+				ok(t, s.Login(optest.Web, "bob"))
+			})
+		})
+	}
 }
 
 // With settings from elsewhere the limits hold for what there is, and an emptied store

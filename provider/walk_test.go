@@ -153,6 +153,144 @@ func TestTwoClocksDoNotMendAllTheTime(t *testing.T) {
 	})
 }
 
+// Two processes with clocks that are apart by no more than the time between two walks
+// do not take turns to walk.
+func TestTwoClocksDoNotWalkAllTheTime(t *testing.T) {
+	for _, apart := range []time.Duration{time.Second, time.Minute, 5 * time.Minute, 10 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			var walks atomic.Int64
+			watched := &watchedStore{Store: memstore.New(), list: func(f store.Filter) {
+				if f == (store.Filter{State: store.Unended}) {
+					walks.Add(1)
+				}
+			}}
+			x := tenants(t, watched, limits(0, 0, 1, policy.EndOldest), nil)
+			ahead := tenants(t, watched, policy.Account{}, func(cfg *provider.Config) {
+				*cfg = x.cfg
+				cfg.Now = func() time.Time { return time.Now().Add(apart) }
+			})
+			x.session(t, "acme.user", 0, time.Now(), time.Time{})
+			for range 6 * 60 { // for an hour
+				require.NoError(t, x.hook.Sweep(t.Context()))
+				require.NoError(t, ahead.hook.Sweep(t.Context()))
+				time.Sleep(10 * time.Second)
+			}
+			require.GreaterOrEqual(t, walks.Load(), int64(6), apart)
+			require.Less(t, walks.Load(), int64(12), apart)
+		})
+	}
+}
+
+// A store that fails now and then holds a changed policy up for minutes, and not for
+// hours: one failure is not taken for a store that is down.
+func TestAStoreThatFailsNowAndThen(t *testing.T) {
+	for name, fault := range map[string]faultstore.Fault{"before": faultstore.Before, "after": faultstore.After} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				faulty := faultstore.New(memstore.New())
+				x := tenants(t, faulty, limits(24*time.Hour, 0, 1, policy.EndOldest), nil)
+				const users = 600
+				for user := range users {
+					for n := range 2 {
+						x.session(t, fmt.Sprintf("acme.user-%d", user), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
+					}
+				}
+				faulty.Script(func(c faultstore.Call) faultstore.Fault {
+					if c.N%20 == 0 {
+						return fault
+					}
+					return faultstore.None
+				})
+				for range 6 * 10 { // ten minutes
+					_ = x.hook.Sweep(t.Context())
+					time.Sleep(10 * time.Second)
+				}
+				faulty.Script(nil)
+				require.Equal(t, users, x.unended(t, "acme"))
+			})
+		})
+	}
+}
+
+// A user whose sessions somebody has locked holds up no other user of the account.
+func TestALockedUserHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locked := &lockedStore{Store: memstore.New()}
+		x := tenants(t, locked, limits(24*time.Hour, 0, 1, policy.EndOldest), nil)
+		const users = 200
+		for user := range users {
+			for n := range 2 {
+				locked.id = x.session(t, fmt.Sprintf("acme.user-%d", user), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{}).ID
+			}
+		}
+		for range 6 * 10 {
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, users+1, x.unended(t, "acme"))
+		locked.id = ""
+		for range 6 * 70 {
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, users, x.unended(t, "acme"), "when it is not locked any more")
+	})
+}
+
+// An account whose settings cannot be had, since their source hangs for it alone, keeps
+// no walk from the accounts behind it, nor makes a process walk all the time.
+func TestAnAccountThatHangsHoldsUpNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var walks atomic.Int64
+		watched := &watchedStore{Store: memstore.New(), list: func(f store.Filter) {
+			if f == (store.Filter{State: store.Unended}) {
+				walks.Add(1)
+			}
+		}}
+		x := tenants(t, watched, policy.Account{}, func(cfg *provider.Config) {
+			cfg.Settings = settingsOf(func(ctx context.Context, account string) (policy.Account, error) {
+				if account == "hangs" {
+					<-ctx.Done()
+					return policy.Account{}, ctx.Err()
+				}
+				return limits(24*time.Hour, 0, 1, policy.EndOldest), nil
+			})
+		})
+		for account := range 20 {
+			for n := range 2 {
+				x.session(t, fmt.Sprintf("account-%d.user", account), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
+			}
+		}
+		x.session(t, "hangs.user", 0, time.Now(), time.Time{})
+		for range 6 * 60 { // for an hour
+			_ = x.hook.Sweep(t.Context())
+			time.Sleep(10 * time.Second)
+		}
+		for account := range 20 {
+			require.Equal(t, 1, x.unended(t, fmt.Sprintf("account-%d", account)))
+		}
+		require.Less(t, walks.Load(), int64(12))
+	})
+}
+
+// Counters that cannot be written hold up nothing but themselves.
+func TestCountersThatFailHoldNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faulty := faultstore.New(memstore.New())
+		x := tenants(t, faulty, limits(time.Hour, 0, 1, policy.EndOldest), nil)
+		x.session(t, "acme.other", 0, time.Now().Add(-2*time.Hour), time.Now())
+		for n := range 2 {
+			x.session(t, "acme.user", n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
+		}
+		faulty.Script(faultstore.Always(faultstore.Before, "AddCounts"))
+		for range 3 {
+			require.ErrorIs(t, x.hook.Sweep(t.Context()), faultstore.ErrFault, "it is told")
+			time.Sleep(10 * time.Second)
+		}
+		require.Equal(t, 1, x.unended(t, "acme"), "the surplus has ended")
+	})
+}
+
 // A session that names an account twice is one session of it.
 func TestASessionCountsOnceInAnAccount(t *testing.T) {
 	t.Parallel()

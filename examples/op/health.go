@@ -122,6 +122,12 @@ func readiness(st *storage, db *database, settings provider.SettingsSource, stor
 		if err := db.sessions.Admit(ctx, nobody, admit); err != nil {
 			return fmt.Errorf("sessions: %w", err)
 		}
+		// A store that would begin no session, as a Redis that evicts, says so before it
+		// says that there is no room.
+		none := store.Session{Format: store.Format, ID: store.Bucket(nobody) + "-readyz", Subject: nobody, Started: time.Now()}
+		if err := db.sessions.Create(ctx, none, 0); !errors.Is(err, store.ErrFull) {
+			return fmt.Errorf("sessions: %w", err)
+		}
 		if _, err := settings.Account(ctx, "default"); err != nil {
 			return fmt.Errorf("settings: %w", err)
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
@@ -174,6 +175,32 @@ func TestReadyWrites(t *testing.T) {
 		require.NoError(t, c.end(), c.name)
 		require.Eventually(t, func() bool { return ready(t.Context()) == nil }, time.Minute, 5*time.Millisecond, c.name)
 	}
+}
+
+// A Redis that would evict sessions begins none, and so is not ready.
+func TestReadyOnARedisThatEvicts(t *testing.T) {
+	server, err := engine.NewRedis()
+	require.NoError(t, err)
+	defer server.Close()
+	at, err := parseStore(server.URL())
+	require.NoError(t, err)
+	db, err := openDatabase(t.Context(), at)
+	require.NoError(t, err)
+	defer db.close()
+	_, err = openKeys(t.Context(), filepath.Join(t.TempDir(), "keys.json"), "ES256", db.sessions, false, time.Now())
+	require.NoError(t, err)
+	known := func(context.Context) (string, error) { return "", nil }
+	ready := readiness(&storage{kv: db.records}, db, storedSettings{db.sessions}, known)
+	require.NoError(t, ready(t.Context()))
+	admin := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: server.Password()})
+	defer admin.Close()
+	require.NoError(t, admin.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
+	require.ErrorContains(t, ready(t.Context()), "maxmemory-policy is allkeys-lru")
+	require.NoError(t, admin.ConfigSet(t.Context(), "maxmemory-policy", "noeviction").Err())
+	require.NoError(t, ready(t.Context()))
+	stats, err := db.sessions.Stats(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, stats.Unended+stats.Ended, "it leaves no session")
 }
 
 // A file that nobody finds again is not written to, and is not ready.

@@ -64,8 +64,10 @@
 // end it or somebody does once more; and of two logins at a cap the one that was
 // lost does not count. Revocations since then are undone in the same way.
 //
-// maxmemory-policy must not be one of allkeys-*, which would evict sessions; New
-// refuses that. When memory is full, what adds or changes sessions then fails, a write
+// maxmemory-policy must not be one of allkeys-*, which would evict sessions. New
+// refuses that, and what begins a session does where it is so later, by a changed
+// setting or after a fail-over: what was evicted is counted by no cap. All else goes
+// on, ends and sweeps too. When memory is full, what adds or changes sessions then fails, a write
 // takes effect as a whole or not at all, and reads, ends, PutFence and Delete go on.
 //
 // # Fail-over

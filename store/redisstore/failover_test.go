@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
@@ -204,6 +205,70 @@ func TestNewRefuses(t *testing.T) {
 	_, err = redisstore.New(ctx, opened(t, redis.NewClient(&wrong)))
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// A server that would evict sessions, by a setting that was changed or after a
+// fail-over, cannot keep a cap: what it throws away is not counted. So nothing is
+// added there, and that is no silent refusal. What has begun goes on and can end, and
+// sweeps look at what is due.
+func TestAServerThatEvictsAdmitsNobody(t *testing.T) {
+	onEach := func(client redis.UniversalClient, do func(context.Context, *redis.Client) error) error {
+		if c, ok := client.(*redis.ClusterClient); ok {
+			return c.ForEachMaster(context.Background(), do)
+		}
+		return do(context.Background(), client.(*redis.Client))
+	}
+	for name, open := range map[string]func() redis.UniversalClient{
+		"single":  func() redis.UniversalClient { return single(t) },
+		"cluster": func() redis.UniversalClient { return cluster(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			client := open()
+			s := newStore(t, client)
+			evict := func(policy string) {
+				assert.NoError(t, onEach(client, func(ctx context.Context, c *redis.Client) error {
+					return c.ConfigSet(ctx, "maxmemory-policy", policy).Err()
+				}))
+			}
+			defer evict("noeviction")
+			one := session("a", "alice")
+			require.NoError(t, s.Create(ctx, one, 2))
+			one.Revision = 1
+			refused := func(err error) {
+				t.Helper()
+				require.ErrorContains(t, err, "maxmemory-policy")
+				for _, other := range []error{store.ErrConflict, store.ErrExists, store.ErrFull, store.ErrFenced, store.ErrUnreadable, context.DeadlineExceeded} {
+					require.NotErrorIs(t, err, other)
+				}
+			}
+			for _, eviction := range []string{"allkeys-lru", "allkeys-lfu", "allkeys-random"} {
+				evict(eviction)
+				refused(s.Create(ctx, session("b", "alice"), 2))
+				refused(s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+					require.Len(t, held, 1)
+					held[0].End = &store.End{At: held[0].Started, Reason: policy.ReasonConcurrency}
+					return []store.Session{held[0], session("b", "alice")}, nil
+				}))
+			}
+			revision, err := s.Update(ctx, one)
+			require.NoError(t, err)
+			due, err := s.Due(ctx, one.Due.Add(time.Second), time.Minute, 10)
+			require.NoError(t, err)
+			require.Len(t, due, 1)
+			_, err = s.PutDocument(ctx, store.Document{Key: "k"})
+			require.NoError(t, err)
+			require.NoError(t, s.Admit(ctx, one.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+				require.EqualValues(t, revision, held[0].Revision)
+				held[0].End = &store.End{At: held[0].Started, Reason: policy.ReasonPolicyChange}
+				return held, nil
+			}), "an end is possible")
+			for _, eviction := range []string{"volatile-lru", "noeviction"} { // nothing of ours expires
+				evict(eviction)
+				require.NoError(t, s.Create(ctx, session("b-"+eviction, "alice"), 2))
+			}
+		})
+	}
 }
 
 // When memory is full what adds a session fails and changes nothing, reads and

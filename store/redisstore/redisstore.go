@@ -120,7 +120,7 @@ func checkServer(ctx context.Context, c redis.Cmdable, cluster bool) error {
 	case strings.HasPrefix(policy, "allkeys-"):
 		// Those that begin with "volatile-" evict nothing of ours: it does
 		// not expire.
-		return fmt.Errorf("maxmemory-policy is %s, so that sessions would be evicted: set it to noeviction", policy)
+		return errEvicts(policy)
 	}
 	return nil
 }
@@ -198,7 +198,13 @@ const (
 	exists  = "exists"
 	full    = "full"
 	fenced  = "fenced"
+
+	evicts = "maxmemory_policy:" // and the policy
 )
+
+func errEvicts(policy string) error {
+	return fmt.Errorf("maxmemory-policy is %s, so that sessions would be evicted: set it to noeviction", policy)
+}
 
 // write returns "" or what was in the way of the step.
 func (s *Store) write(ctx context.Context, st step) (inTheWay string, err error) {
@@ -251,6 +257,9 @@ func (s *Store) write(ctx context.Context, st step) (inTheWay string, err error)
 	inTheWay, ok := results[0].(string)
 	if !ok {
 		return "", fmt.Errorf("the script returned %v", results[0])
+	}
+	if policy, is := strings.CutPrefix(inTheWay, evicts); is {
+		return "", errEvicts(policy)
 	}
 	return inTheWay, nil
 }

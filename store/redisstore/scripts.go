@@ -136,7 +136,8 @@ return 1
 `)
 
 	// write adds, replaces and removes sessions of one subject, all or nothing.
-	// It returns "" or what is in the way.
+	// It returns "" or what is in the way. It asks each time whether the server evicts:
+	// that is a setting which somebody may change, and another server may have another.
 	write = newScript(true, removal+`
 -- KEYS: due, claims, claimed, generation, the subject's unended, fences, n sessions, indexes
 -- ARGV: generation or '', exact number of unended or '', maximum or '', since when it is or '', the term of the subject, n,
@@ -148,6 +149,14 @@ local function refuse(why)
 	return why
 end
 local n = tonumber(ARGV[6])
+local adds = false
+for i = 1, n do
+	adds = adds or ARGV[3 * i + 5] == ''
+end
+local evicts = adds and string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:allkeys%-%w+')
+if evicts then
+	return refuse(evicts)
+end
 if ARGV[1] ~= '' and (redis.call('GET', KEYS[4]) or '0') ~= ARGV[1] then
 	return refuse('changed')
 end
