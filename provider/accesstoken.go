@@ -129,8 +129,8 @@ type AccessToken struct {
 	Client  string
 }
 
-// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] about a token
-// that is none, or whose session has ended.
+// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] about what is
+// not an access token, or whose session has ended.
 var ErrInvalidToken = errors.New("the access token is not valid")
 
 // AccessToken opens an access token that was presented to a resource server in

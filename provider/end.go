@@ -148,7 +148,7 @@ func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason
 	return ended, nil, err
 }
 
-// End ends one session, with who ended it. Ending a session that has ended
+// End ends one session, and notes who ended it. Ending a session that has ended
 // succeeds and changes nothing. If there is none the error wraps
 // [store.ErrNotFound]. A session that is live is not ended for the reason of a
 // limit (ReasonInactivity, ReasonActiveLimit, ReasonAbandoned): that is an error.

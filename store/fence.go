@@ -17,7 +17,7 @@ import (
 // with nothing, also where its own document does not say so yet. One write ends
 // them, which no number of logins can win a race against.
 //
-// A subject has one fence at most. The zero Fence is none.
+// A subject has one fence at most. The zero Fence keeps nothing out.
 type Fence struct {
 	Subject Subject `json:"subject"`
 

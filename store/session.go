@@ -210,7 +210,7 @@ type End struct {
 	Reason policy.Reason `json:"reason,omitempty"`
 	By     string        `json:"by,omitempty"` // who ended it: a user or administrator; empty: the policy
 
-	// Owed is set until the end was announced to who must act on it: it is
+	// Owed is set until the end was announced to all that must act on it: it is
 	// written with the end, so that a crash in between loses no announcement.
 	Owed bool `json:"owed,omitempty"`
 

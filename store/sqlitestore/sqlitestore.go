@@ -33,7 +33,7 @@
 // VACUUM INTO, or copy the file with its "-wal" while nothing runs.
 //
 // A file that is removed or replaced while it is open (by a cleaner of old files, by
-// who puts a backup back) goes on to work, and all that was written to it is gone when
+// somebody who restores a backup) goes on to work, and all that was written to it is gone when
 // it is closed. So a store that is used looks once a second whether the database, its
 // "-wal" and its "-shm" are the ones that it has open. While they are not, every call
 // is an error. When what was moved is back it goes on; what was removed or replaced
