@@ -33,7 +33,7 @@ func main() {
 	}
 	// Ends what nobody uses any more. The limits hold without it.
 	go func() { log.Print(hook.Run(context.Background())) }()
-	log.Print("ready at ", issuer)
+	log.Print("starting at ", issuer)
 	log.Fatal(http.ListenAndServe("127.0.0.1:9998", handler))
 }
 
