@@ -189,11 +189,11 @@ var contextTests = []contractTest{
 		first := f.createOne(session("a", alice))
 		ctx, cancel := context.WithTimeout(f.ctx, 300*time.Millisecond)
 		defer cancel()
-		var runs, won int
+		var runs, won uint64 // a write that was cut off may have won, too
 		err := f.s.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			require.Len(f, held, 1)
+			require.Equal(f, runs, held[0].Grants[0].Generation, "it ran again though nothing had changed")
 			runs++
-			require.Equal(f, won, runs-1, "it ran again though nothing had changed")
 			inner, cancel := context.WithTimeout(f.ctx, 50*time.Millisecond)
 			defer cancel()
 			other := held[0].Clone()
@@ -204,10 +204,10 @@ var contextTests = []contractTest{
 			return []store.Session{ended(held[0], policy.ReasonConcurrency), session("b", alice)}, nil
 		})
 		got := f.get("a")
-		require.EqualValues(f, won, got.Grants[0].Generation, "a write was lost")
+		require.LessOrEqual(f, won, got.Grants[0].Generation, "a write was lost")
 		if err == nil {
-			require.Equal(f, runs-1, won, "the last run won though it had lost a race")
-			require.Equal(f, first.Revision+int64(won)+1, got.Revision)
+			require.Equal(f, runs-1, got.Grants[0].Generation, "the last run won though it had lost a race")
+			require.Equal(f, first.Revision+int64(runs), got.Revision)
 			require.NotNil(f, got.End)
 			f.get("b")
 			return
