@@ -47,7 +47,7 @@ func documents(t *testing.T) map[string]string {
 	}
 	for _, file := range []string{
 		"README.md", "CHANGELOG.md", "SECURITY.md",
-		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/policy.md", "docs/rules.md",
+		"docs/architecture.md", "docs/benchmarks.md", "docs/embedding.md", "docs/internals.md", "docs/policy.md", "docs/rules.md",
 	} {
 		require.NotEmpty(t, docs[file], file)
 	}
