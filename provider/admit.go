@@ -15,9 +15,9 @@ import (
 
 // A browserCookie is what a browser holds of the sessions that it signs in to.
 type browserCookie interface {
-	// enter notes in a session what its browser holds from now on. A new
+	// Enter notes in a session what its browser holds from now on. A new
 	// authentication voids what it held before.
-	enter(s *store.Session, renewed bool)
+	Enter(s *store.Session, renewed bool)
 }
 
 // An admission is a login that asks for a session.
@@ -420,7 +420,7 @@ func (h *Hook) newSession(a admission, r ruling, id string) store.Session {
 	}
 	a.enterClient(&s, now, h.cfg.MaxGrants)
 	if a.browser != nil {
-		a.browser.enter(&s, true)
+		a.browser.Enter(&s, true)
 	}
 	h.schedule(&s, r)
 	return s
@@ -728,7 +728,7 @@ func (h *Hook) join(ctx context.Context, a admission, r ruling, id string) (stor
 			class = policy.Interactive
 		}
 		if a.browser != nil {
-			a.browser.enter(s, renewed)
+			a.browser.Enter(s, renewed)
 		}
 		h.slide(s, r, a.client, now, class)
 		s.ClientNames = withName(s.ClientNames, name)

@@ -100,7 +100,7 @@ func (h *Hook) openQuestion(text string, now time.Time) (question, error) {
 
 // placeOf hashes what a question is bound to beside its login.
 func placeOf(parts ...string) string {
-	sum := digest(append([]string{"place"}, parts...)...)
+	sum := seal.Digest(append([]string{"place"}, parts...)...)
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -170,7 +171,7 @@ func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login Device
 const deviceCookieFor = askWithin
 
 func (h *Hook) deviceCookie(issuer, secret string) *http.Cookie {
-	secure := !isLoopbackHTTP(issuer)
+	secure := !browser.IsLoopbackHTTP(issuer)
 	return &http.Cookie{
 		Name: deviceCookieName(issuer, secure), Value: secret, Path: "/", MaxAge: int(deviceCookieFor / time.Second),
 		HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode,
@@ -178,7 +179,7 @@ func (h *Hook) deviceCookie(issuer, secret string) *http.Cookie {
 }
 
 func deviceCookieName(issuer string, secure bool) string {
-	sum := digest("device cookie", issuer)
+	sum := seal.Digest("device cookie", issuer)
 	name := "curfew-device-" + base64.RawURLEncoding.EncodeToString(sum[:6])
 	if secure {
 		name = "__Host-" + name // nothing but this host can have set it
@@ -188,7 +189,7 @@ func deviceCookieName(issuer string, secure bool) string {
 
 // deviceSecret returns the value of the cookie, empty if there is none.
 func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
-	c, err := r.Cookie(deviceCookieName(issuer, !isLoopbackHTTP(issuer)))
+	c, err := r.Cookie(deviceCookieName(issuer, !browser.IsLoopbackHTTP(issuer)))
 	if err != nil || len(c.Value) != len(rand.Text()) {
 		return ""
 	}
@@ -224,7 +225,7 @@ func checkSessionsURL(address string) error {
 	case u.Host == "" || u.User != nil:
 		return fmt.Errorf("%q is not absolute, as https://login.example.com/sessions/ is", address)
 	case u.Scheme == "https":
-	case !isLoopbackHTTP(address):
+	case !browser.IsLoopbackHTTP(address):
 		return fmt.Errorf("%q is not https", address)
 	}
 	return nil

@@ -19,6 +19,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
@@ -74,8 +75,6 @@ type LogoutField struct{ Name, Value string }
 const (
 	logoutSeconds = 3 // for frames to load
 
-	sessionCookie = "curfew-session-" // in the name of each session cookie
-
 	confirmPrefix = "curfew_lo_" // of the seal
 	confirmLife   = 10 * time.Minute
 	confirmField  = "curfew_logout"
@@ -87,7 +86,7 @@ const (
 // sealConfirm seals that this browser was asked whether its session is to end.
 func (h *Hook) sealConfirm(s *store.Session, at time.Time) string {
 	w := seal.NewRecord()
-	w.Raw([]byte(issuerMark(s.Subject.Issuer)))
+	w.Raw([]byte(browser.IssuerMark(s.Subject.Issuer)))
 	w.Text(s.ID)
 	w.Time(at)
 	return h.ring.Seal(confirmPrefix, w.Bytes())
@@ -102,7 +101,7 @@ func (h *Hook) confirms(text string, s *store.Session, now time.Time) bool {
 	d := seal.ReadRecord(record)
 	mark, sid, at := d.Raw(8), d.Text(), d.Time()
 	age := now.Sub(at)
-	return d.Done() && mark == issuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
+	return d.Done() && mark == browser.IssuerMark(s.Subject.Issuer) && sid == s.ID && age >= 0 && age < confirmLife
 }
 
 // keepForm keeps a copy of the form that is posted: op reads it where nobody else

@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -72,8 +73,8 @@ type request struct {
 		usage   usage
 	}
 
-	browser *browserState // its cookies, where they were asked for
-	posted  *bytes.Buffer // the form that was posted, where a page may have to ask for it again
+	browser *browser.Cookies // its cookies, where they were asked for
+	posted  *bytes.Buffer    // the form that was posted, where a page may have to ask for it again
 
 	// What the response needs.
 	unavailable  bool           // 503 instead of what op answers

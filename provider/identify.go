@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"net/netip"
 	"strconv"
 	"time"
@@ -14,16 +13,6 @@ import (
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
-
-// digest hashes its parts, so that no two lists of parts hash alike.
-func digest(parts ...string) [32]byte {
-	b := make([]byte, 0, 256)
-	for _, p := range parts {
-		b = binary.AppendUvarint(b, uint64(len(p)))
-		b = append(b, p...)
-	}
-	return sha256.Sum256(b)
-}
 
 // newSID makes the ID of a session that nothing else names.
 func newSID(subject store.Subject) string {
@@ -39,13 +28,13 @@ func newSID(subject store.Subject) string {
 // n counts what came before under the same name and is over.
 func derivedSID(subject store.Subject, n int, name ...string) string {
 	parts := append([]string{"sid", subject.Issuer, subject.ID, strconv.Itoa(n)}, name...)
-	sum := digest(parts...)
+	sum := seal.Digest(parts...)
 	return store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(sum[:18])
 }
 
 // grantID makes the ID of a grant from what made it.
 func grantID(parts ...string) string {
-	sum := digest(append([]string{"grant"}, parts...)...)
+	sum := seal.Digest(append([]string{"grant"}, parts...)...)
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
@@ -96,7 +85,7 @@ func coarse(address string) string {
 // another one. It is keyed with the token's nonce, or the few billion
 // addresses could be tried.
 func addressHash(nonce seal.Nonce, address string) []byte {
-	sum := digest("address", string(nonce[:]), address)
+	sum := seal.Digest("address", string(nonce[:]), address)
 	return sum[:8]
 }
 

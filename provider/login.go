@@ -9,6 +9,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -48,7 +49,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		return err
 	}
 	c.h.signers.learn(s.Subject.Issuer, c)
-	if join, ok := a.browser.(*browserJoin); ok {
+	if join, ok := a.browser.(*browser.Join); ok {
 		c.h.keep(ctx, req, &s, join)
 	}
 	req.finished, req.admitted = ar, true

@@ -28,6 +28,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -296,6 +297,7 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 type Hook struct {
 	cfg      Config
 	ring     *seal.Ring
+	browsers *browser.Keeper
 	settings *settingsCache
 	watch    *storeWatch
 	counter  counter
@@ -424,6 +426,7 @@ func New(cfg Config) (*Hook, error) {
 		wake:      make(chan struct{}, 1),
 		announces: announcements(cfg),
 	}
+	h.browsers = &browser.Keeper{Ring: ring, Now: h.now}
 	h.ledger, h.backChannel = h.newLedger(), h.newBackChannel()
 	watch.now = h.now
 	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }

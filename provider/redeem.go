@@ -22,18 +22,18 @@ import (
 // codeHash is how the authorization code of an auth request appears in a session, and
 // deviceHash how a device code does, of whose hash it is a hash.
 func codeHash(ar op.AuthRequest) []byte {
-	sum := digest("code", ar.GetID())
+	sum := seal.Digest("code", ar.GetID())
 	return sum[:16]
 }
 
 func deviceHash(code string) []byte {
-	sum := digest("device code", code)
+	sum := seal.Digest("device code", code)
 	return sum[:16]
 }
 
 // repeatKey is what the answer to a code is sealed with, instead of a token's nonce.
 func repeatKey(code string) (key seal.Nonce) {
-	sum := digest("repeat", code)
+	sum := seal.Digest("repeat", code)
 	copy(key[:], sum[:])
 	return key
 }

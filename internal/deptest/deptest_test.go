@@ -105,6 +105,10 @@ var rules = []struct {
 		why:  "what is sealed is opened by whatever stands before the engine: no op, no HTTP",
 	},
 	{
+		pkg: "provider/internal/browser", not: []string{op},
+		why: "which browser this is does not depend on who asks",
+	},
+	{
 		pkg: "provider/internal/notify", not: []string{op, module + "/provider/internal/seal"},
 		why: "what is owed is owed whoever signed the user in, and whatever the sender is",
 	},
