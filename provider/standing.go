@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
 	"time"
 
@@ -69,13 +68,12 @@ func (p tokenPlace) standing(with patience, now time.Time) standing {
 // the token that the current one was made from: it opens the newest answer.
 func placeIn(g *store.Grant, t *seal.RefreshToken) (p tokenPlace, from seal.Nonce) {
 	p.seen = g.Used
-	sum := t.Nonce.Hash()
 	switch {
-	case t.Generation == g.Generation && subtle.ConstantTimeCompare(sum, g.NonceHash) == 1:
+	case t.Generation == g.Generation && t.Nonce.Is(g.NonceHash):
 		p.newest = true
 	case t.Generation > g.Generation:
 		p.above = true
-	case subtle.ConstantTimeCompare(sum, g.FromHash) == 1:
+	case t.Nonce.Is(g.FromHash):
 		p.previous, p.exchanged, from = true, g.Rotated, t.Nonce
 	default:
 		p.exchanged, from = follow(g, t)
@@ -107,7 +105,7 @@ func follow(g *store.Grant, t *seal.RefreshToken) (exchanged time.Time, from sea
 	for ; len(links) > chainLink; links = links[chainLink:] {
 		from = from.Next([16]byte(links[8:chainLink]))
 	}
-	if sum := from.Hash(); subtle.ConstantTimeCompare(sum, g.FromHash) != 1 {
+	if !from.Is(g.FromHash) {
 		return time.Time{}, seal.Nonce{}
 	}
 	return at, from

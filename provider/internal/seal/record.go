@@ -14,7 +14,7 @@ const recordVersion = 1
 type Record struct{ b []byte }
 
 // NewRecord returns an empty record.
-func NewRecord() *Record { return &Record{b: append(make([]byte, 0, 256), recordVersion)} }
+func NewRecord() Record { return Record{b: append(make([]byte, 0, 512), recordVersion)} }
 
 // Bytes returns the record.
 func (r *Record) Bytes() []byte { return r.b }
@@ -56,8 +56,8 @@ type Reader struct {
 }
 
 // ReadRecord reads the record of [Ring.Open].
-func ReadRecord(record string) *Reader {
-	d := &Reader{b: record}
+func ReadRecord(record string) Reader {
+	d := Reader{b: record}
 	if v := d.Raw(1); len(v) != 1 || v[0] != recordVersion {
 		d.failed = true
 	}

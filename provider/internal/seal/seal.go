@@ -78,11 +78,12 @@ func Derive(secret [32]byte, purpose string) []byte {
 // opens under the same prefix alone.
 func (r *Ring) Seal(prefix string, record []byte) string {
 	k := r.keys[0]
-	head := prefix + k.id
 	box := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(record)+chacha20poly1305.Overhead)
 	rand.Read(box)
-	box = k.aead.Seal(box, box, record, []byte(head))
-	return head + "." + base64.RawURLEncoding.EncodeToString(box)
+	text := make([]byte, 0, len(prefix)+len(k.id)+1+base64.RawURLEncoding.EncodedLen(cap(box)))
+	text = append(append(text, prefix...), k.id...)
+	box = k.aead.Seal(box, box, record, text)
+	return string(base64.RawURLEncoding.AppendEncode(append(text, '.'), box))
 }
 
 // Open returns the record of what Seal made with the same prefix. Its errors are
@@ -105,7 +106,7 @@ func (r *Ring) Open(prefix, text string, now time.Time) (record string, err erro
 			continue
 		}
 		nonce, sealed := box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:]
-		plain, err := k.aead.Open(sealed[:0], nonce, sealed, []byte(prefix+id))
+		plain, err := k.aead.Open(sealed[:0], nonce, sealed, []byte(text[:len(prefix)+len(id)]))
 		if err != nil {
 			return "", ErrBroken
 		}

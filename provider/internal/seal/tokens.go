@@ -4,6 +4,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/subtle"
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -161,14 +162,31 @@ func NewNonce() (n Nonce) {
 
 // Hash is how the nonce appears in a store.
 func (n Nonce) Hash() []byte {
-	sum := sha256.Sum256(append([]byte("curfew 1 nonce "), n[:]...))
+	sum := n.sum()
 	return sum[:]
+}
+
+// Is reports, in constant time, whether a hash in a store is that of the nonce.
+func (n Nonce) Is(hash []byte) bool {
+	sum := n.sum()
+	return subtle.ConstantTimeCompare(sum[:], hash) == 1
+}
+
+func (n Nonce) sum() [sha256.Size]byte {
+	const label = "curfew 1 nonce "
+	var b [len(label) + len(n)]byte
+	copy(b[copy(b[:], label):], n[:])
+	return sha256.Sum256(b[:])
 }
 
 // Next is the nonce of the token that is made from one with the nonce n. The salt is
 // random. It is kept, so that the token leads to its successor; without the token it
 // says nothing of that.
 func (n Nonce) Next(salt [16]byte) Nonce {
-	sum := sha256.Sum256(append(append([]byte("curfew 1 next "), n[:]...), salt[:]...))
+	const label = "curfew 1 next "
+	var b [len(label) + len(n) + len(salt)]byte
+	copy(b[copy(b[:], label):], n[:])
+	copy(b[len(label)+len(n):], salt[:])
+	sum := sha256.Sum256(b[:])
 	return Nonce(sum[:16])
 }
