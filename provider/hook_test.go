@@ -1368,6 +1368,6 @@ func TestNewNamesTheFieldThatIsWrong(t *testing.T) {
 	} {
 		_, err := provider.New(cfg)
 		require.ErrorIs(t, err, provider.ErrConfig)
-		require.ErrorContains(t, err, field)
+		require.ErrorContains(t, err, "curfew: provider.Config."+field)
 	}
 }

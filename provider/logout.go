@@ -3,11 +3,12 @@ package provider
 import (
 	"context"
 	"crypto/x509"
-	"fmt"
 	"html/template"
 	"io"
 	"net/netip"
 	"time"
+
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 )
 
 // Logout is how applications are told that a session of theirs ended: OpenID
@@ -86,32 +87,32 @@ type LogoutURIs struct {
 func (l *Logout) check() error {
 	switch {
 	case l.Timeout < 0:
-		return fmt.Errorf("%w: Logout.Timeout is negative", ErrConfig)
+		return invalid.Errorf(ErrConfig, "provider.Config.Logout.Timeout is negative")
 	case l.Timeout > 20*time.Second:
-		return fmt.Errorf("%w: Logout.Timeout is %s, at most 20s is allowed", ErrConfig, l.Timeout)
+		return invalid.Errorf(ErrConfig, "provider.Config.Logout.Timeout is %s, at most 20s is allowed", l.Timeout)
 	case l.Tries < 0:
-		return fmt.Errorf("%w: Logout.Tries is negative", ErrConfig)
+		return invalid.Errorf(ErrConfig, "provider.Config.Logout.Tries is negative")
 	}
 	if l.FrontChannel && l.URIs == nil {
-		return fmt.Errorf("%w: Logout.FrontChannel needs Logout.URIs", ErrConfig)
+		return invalid.Errorf(ErrConfig, "provider.Config.Logout.FrontChannel needs Logout.URIs")
 	}
 	if l.Template == nil {
 		l.Template = defaultLogoutTemplate
 	}
 	for _, sample := range []LogoutPage{{Confirm: &LogoutConfirm{}}, {Stayed: true}, {Frames: []string{"https://app.example.org/"}, Continue: "/"}} {
 		if err := l.Template.Execute(io.Discard, sample); err != nil {
-			return fmt.Errorf("%w: Logout.Template: %w", ErrConfig, err)
+			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Template: %w", err)
 		}
 	}
 	for i, p := range l.Allow {
 		if !p.IsValid() {
-			return fmt.Errorf("%w: Logout.Allow: range %d is not set", ErrConfig, i)
+			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: range %d is not set", i)
 		}
 		if p.Addr().Is4In6() {
-			return fmt.Errorf("%w: Logout.Allow: %s must be written as IPv4", ErrConfig, p)
+			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: %s must be written as IPv4", p)
 		}
 		if p.Masked() != p {
-			return fmt.Errorf("%w: Logout.Allow: %s has bits beyond its length: %s is meant, or an address", ErrConfig, p, p.Masked())
+			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: %s has bits beyond its length: %s is meant, or an address", p, p.Masked())
 		}
 	}
 	if l.Timeout == 0 {

@@ -18,7 +18,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"html/template"
 	"net/http"
 	"sync/atomic"
@@ -29,6 +28,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
+	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -323,10 +323,10 @@ var ErrConfig = errors.New("curfew: invalid configuration")
 // New checks the configuration and returns the hook.
 func New(cfg Config) (*Hook, error) {
 	if cfg.Store == nil {
-		return nil, fmt.Errorf("%w: Store is required", ErrConfig)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.Store is required")
 	}
 	if len(cfg.Keys) == 0 {
-		return nil, fmt.Errorf("%w: Keys is required: at least one key", ErrConfig)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.Keys is required: at least one key")
 	}
 	for _, d := range []struct {
 		name    string
@@ -345,11 +345,11 @@ func New(cfg Config) (*Hook, error) {
 	} {
 		switch {
 		case *d.value < 0:
-			return nil, fmt.Errorf("%w: %s is negative", ErrConfig, d.name)
+			return nil, invalid.Errorf(ErrConfig, "provider.Config.%s is negative", d.name)
 		case *d.value == 0:
 			*d.value = d.instead
 		case d.max != 0 && *d.value > d.max:
-			return nil, fmt.Errorf("%w: %s is %s, at most %s is allowed", ErrConfig, d.name, *d.value, d.max)
+			return nil, invalid.Errorf(ErrConfig, "provider.Config.%s is %s, at most %s is allowed", d.name, *d.value, d.max)
 		}
 	}
 	for _, n := range []struct {
@@ -362,7 +362,7 @@ func New(cfg Config) (*Hook, error) {
 	} {
 		switch {
 		case *n.value < 0:
-			return nil, fmt.Errorf("%w: %s is negative", ErrConfig, n.name)
+			return nil, invalid.Errorf(ErrConfig, "provider.Config.%s is negative", n.name)
 		case *n.value == 0:
 			*n.value = n.instead
 		}
@@ -375,7 +375,7 @@ func New(cfg Config) (*Hook, error) {
 	}
 	if fixed, is := cfg.Settings.(StaticSettings); is {
 		if err := policy.Settings(fixed).Validate(maxRange); err != nil {
-			return nil, fmt.Errorf("%w: Settings: %w", ErrConfig, err)
+			return nil, invalid.Errorf(ErrConfig, "provider.Config.Settings: %w", err)
 		}
 	}
 	if cfg.Kind == nil {
@@ -388,10 +388,10 @@ func New(cfg Config) (*Hook, error) {
 		cfg.Now = time.Now
 	}
 	if raw, err := hex.DecodeString(cfg.StoreID); err != nil || cfg.StoreID != "" && len(raw) != storeIDSize {
-		return nil, fmt.Errorf("%w: StoreID is %q, which is none that Hook.StoreID returns", ErrConfig, cfg.StoreID)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.StoreID is %q, which is none that Hook.StoreID returns", cfg.StoreID)
 	}
 	if err := checkSessionsURL(cfg.SessionsURL); err != nil {
-		return nil, fmt.Errorf("%w: SessionsURL: %w", ErrConfig, err)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.SessionsURL: %w", err)
 	}
 	if cfg.AskTemplate == nil {
 		cfg.AskTemplate = defaultAskTemplate
@@ -402,12 +402,12 @@ func New(cfg Config) (*Hook, error) {
 			cfg.AskTemplate = own
 		}
 		if err := checkAskTemplate(cfg.AskTemplate, cfg.Now()); err != nil {
-			return nil, fmt.Errorf("%w: AskTemplate: %w", ErrConfig, err)
+			return nil, invalid.Errorf(ErrConfig, "provider.Config.AskTemplate: %w", err)
 		}
 	}
 	ring, err := seal.New(cfg.Keys.sealing(), cfg.KeyRollover)
 	if err != nil {
-		return nil, fmt.Errorf("%w: Keys: %w", ErrConfig, err)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.Keys: %w", err)
 	}
 	watch := &storeWatch{
 		docs: cfg.Store, timeout: cfg.StoreTimeout, id: cfg.StoreID, refuses: cfg.Settings == nil || cfg.StoreID != "",
