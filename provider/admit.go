@@ -9,16 +9,10 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/store"
 )
-
-// A browserCookie is what a browser holds of the sessions that it signs in to.
-type browserCookie interface {
-	// Enter notes in a session what its browser holds from now on. A new
-	// authentication voids what it held before.
-	Enter(s *store.Session, renewed bool)
-}
 
 // An admission is a login that asks for a session.
 type admission struct {
@@ -49,7 +43,7 @@ type admission struct {
 	// it; nil: it gets none. joins is the session that the login belongs to
 	// already, own the name that stands for this login alone, and alias the
 	// same where it has to be noted that the login joined another session.
-	browser           browserCookie
+	browser           *browser.Join
 	joins, own, alias string
 
 	// silent says that the application asked for an answer without the user

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/curfew-oidc/curfew/internal/plain"
 )
 
 // ownScope keeps the scopes that op passes for an ID token from being empty: op
@@ -79,5 +81,5 @@ func (h *Hook) clientName(ctx context.Context, clientID string) string {
 	if name == "" {
 		name = clientID
 	}
-	return strings.ToValidUTF8(short(name, maxClientName), "")
+	return strings.ToValidUTF8(plain.Short(name, maxClientName), "")
 }

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -87,15 +86,4 @@ func coarse(address string) string {
 func addressHash(nonce seal.Nonce, address string) []byte {
 	sum := seal.Digest("address", string(nonce[:]), address)
 	return sum[:8]
-}
-
-// short cuts what a client sent to a length worth keeping.
-func short(s string, max int) string {
-	if len(s) <= max {
-		return s
-	}
-	for max > 0 && !utf8.RuneStart(s[max]) {
-		max--
-	}
-	return s[:max]
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
-	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -28,7 +28,9 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
-	a := c.loginAdmission(ctx, req, ar, client)
+	login := loginOf(ctx, ar, client)
+	a := c.loginAdmission(ctx, login)
+	c.h.describe(ctx, req, &a, login)
 	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
 	a.reserve = true
 	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
@@ -49,8 +51,8 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		return err
 	}
 	c.h.signers.learn(s.Subject.Issuer, c)
-	if join, ok := a.browser.(*browser.Join); ok {
-		c.h.keep(ctx, req, &s, join)
+	if a.browser != nil {
+		c.h.keep(ctx, req, &s, a.browser)
 	}
 	req.finished, req.admitted = ar, true
 	req.belong(c.h, s, r, policy.Use{Client: client.GetID(), Authenticated: restsOn(a.authTime, &s)})
@@ -59,21 +61,33 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 
 // asks returns what a login asks for: the plain values of it.
 func (h *Hook) asks(ctx context.Context, req *request, l Login) admission {
-	a := admission{
-		subject: l.Subject, authTime: l.AuthTime, kind: h.cfg.Kind(ctx, l),
-		address: coarse(req.address), userAgent: strings.ToValidUTF8(short(req.userAgent, 200), ""),
-	}
+	a := admission{subject: l.Subject, authTime: l.AuthTime}
 	if l.Client != nil {
 		a.client = l.Client.GetID()
 	}
-	a.clientName = h.clientName(ctx, a.client)
+	h.describe(ctx, req, &a, l)
 	return a
 }
 
-func (c *core) loginAdmission(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) admission {
-	login := Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
-	a := c.h.asks(ctx, req, login)
-	a.amr, a.acr = ar.GetAMR(), keptACR(ar.GetACR())
+// describe enters what the session of a login is to say of it. It asks the embedder,
+// and is for a login that is admitted: one that only looks for its session needs none
+// of it.
+func (h *Hook) describe(ctx context.Context, req *request, a *admission, l Login) {
+	a.kind, a.clientName = h.cfg.Kind(ctx, l), h.clientName(ctx, a.client)
+	a.address, a.userAgent = coarse(req.address), strings.ToValidUTF8(plain.Short(req.userAgent, 200), "")
+}
+
+func loginOf(ctx context.Context, ar op.AuthRequest, client op.Client) Login {
+	return Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
+}
+
+// loginAdmission returns under which names the login of an auth request finds its
+// session. It is not described yet.
+func (c *core) loginAdmission(ctx context.Context, login Login) admission {
+	ar, client := login.AuthRequest, login.Client
+	a := admission{
+		subject: login.Subject, authTime: login.AuthTime, client: client.GetID(), amr: ar.GetAMR(), acr: keptACR(ar.GetACR()),
+	}
 	if ar.GetResponseType() == oidc.ResponseTypeCode {
 		a.code = codeHash(ar)
 	}
@@ -94,8 +108,8 @@ func (c *core) loginAdmission(ctx context.Context, req *request, ar op.AuthReque
 
 // standsApart reports whether the session that another tab has named by this login,
 // or left word of, is not the one that the login is in, but stands apart from.
-func (c *core) standsApart(ctx context.Context, a *admission, s *store.Session) (bool, error) {
-	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.client && a.kind == s.Kind {
+func (c *core) standsApart(ctx context.Context, a *admission, login Login, s *store.Session) (bool, error) {
+	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.client && c.h.cfg.Kind(ctx, login) == s.Kind {
 		return false, nil
 	}
 	_, err := c.h.get(ctx, a.apart(0))
@@ -112,7 +126,8 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	if err != nil {
 		return store.Session{}, ruling{}, err
 	}
-	a := c.loginAdmission(ctx, req, ar, client)
+	login := loginOf(ctx, ar, client)
+	a := c.loginAdmission(ctx, login)
 	renews := a.renews
 	a.renews = renews || !c.h.cfg.NoBrowserSession // another tab's login may have had the name before
 	abandoned := false
@@ -136,7 +151,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 				return store.Session{}, ruling{}, err
 			}
 		}
-		apart, err := c.standsApart(ctx, &a, &s)
+		apart, err := c.standsApart(ctx, &a, login, &s)
 		if err != nil {
 			return store.Session{}, ruling{}, err
 		}
@@ -164,6 +179,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 		return store.Session{}, ruling{}, lateCode()
 	}
 	a.renews, a.reserve = renews, true // until the token is there
+	c.h.describe(ctx, req, &a, login)
 	return c.h.admit(ctx, a)
 }
 
@@ -214,7 +230,7 @@ func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store
 	if client.ApplicationType() == op.ApplicationTypeNative {
 		return true
 	}
-	a := admission{subject: s.Subject, client: ar.ClientID, kind: c.h.cfg.Kind(ctx, Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated})}
+	a := admission{subject: s.Subject, client: client.GetID(), kind: c.h.cfg.Kind(ctx, Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated})}
 	r, err := c.h.rules(ctx, s.Subject, true)
 	return err == nil && !c.h.mayJoin(&a, r, s)
 }

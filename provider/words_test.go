@@ -60,13 +60,6 @@ func TestCoarseAddresses(t *testing.T) {
 	}
 }
 
-func TestShortCutsNoRune(t *testing.T) {
-	t.Parallel()
-	require.Equal(t, "", short("ä", 1))
-	require.Equal(t, "aä", short("aäb", 3))
-	require.Equal(t, "ab", short("ab", 2))
-}
-
 func TestSessionIDs(t *testing.T) {
 	t.Parallel()
 	a, b := store.Subject{Issuer: "i", ID: "a"}, store.Subject{Issuer: "ia", ID: ""}

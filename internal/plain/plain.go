@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // maxUserAgent is how much of a User-Agent is looked at, in bytes.
@@ -135,3 +136,14 @@ func largest(d time.Duration) string {
 
 // Date writes a point in time for people, to the minute, in UTC.
 func Date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
+
+// Short cuts a text to so many bytes, without a part of a character at the end.
+func Short(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	return text[:most]
+}

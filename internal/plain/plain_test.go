@@ -76,3 +76,10 @@ func TestWordsForTimes(t *testing.T) {
 	}
 	require.Equal(t, "3 March 2026, 08:05 UTC", Date(time.Date(2026, 3, 3, 10, 5, 59, 0, time.FixedZone("", 7200))))
 }
+
+func TestShortCutsNoRune(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "", Short("ä", 1))
+	require.Equal(t, "aä", Short("aäb", 3))
+	require.Equal(t, "ab", Short("ab", 2))
+}

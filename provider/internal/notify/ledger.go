@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -39,7 +39,7 @@ func (n *Notification) place() string {
 	if err != nil {
 		return ""
 	}
-	return short((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
+	return plain.Short((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String(), maxText)
 }
 
 // ErrNoKey is why a process cannot tell applications of an issuer's: others may.
@@ -52,6 +52,9 @@ const (
 	againAfter  = 30 * time.Second
 	againAtMost = time.Hour
 )
+
+// maxText is how much of an error or a URI is kept, in bytes.
+const maxText = 200
 
 // leaveFor is for how long at the most a process without the key leaves what is due
 // to others: sweeps are rarely further apart.
@@ -171,7 +174,7 @@ func (l *Ledger) leave(s *store.Session, now time.Time) {
 		switch {
 		case !d.GivenUp.IsZero() || d.Next.After(now):
 		case s.End != nil && now.Sub(s.End.At) > l.Remember:
-			d.Next, d.GivenUp, d.Error = time.Time{}, now, short(ErrNoKey.Error())
+			d.Next, d.GivenUp, d.Error = time.Time{}, now, plain.Short(ErrNoKey.Error(), maxText)
 		default:
 			d.Next = later
 		}
@@ -212,7 +215,7 @@ func (l *Ledger) Note(s *store.Session, n Notification, cause error, now time.Ti
 	}
 	d := &s.Deliveries[i]
 	d.Attempts++
-	d.URI, d.Error = n.place(), short(cause.Error())
+	d.URI, d.Error = n.place(), plain.Short(cause.Error(), maxText)
 	if errors.Is(cause, ErrRefused) {
 		d.Refused++
 	}
@@ -229,13 +232,4 @@ func (l *Ledger) Note(s *store.Session, n Notification, cause error, now time.Ti
 func retryIn(attempts int) time.Duration {
 	wait := min(againAfter<<min(attempts-1, 10), againAtMost)
 	return wait - rand.N(wait/5)
-}
-
-// short cuts what somebody sent to a length worth keeping.
-func short(s string) string {
-	n := min(len(s), 200)
-	for n > 0 && n < len(s) && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }
