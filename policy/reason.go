@@ -36,20 +36,19 @@ const (
 	ReasonUnknownSession Reason = "unknown_session"
 )
 
-// An EndClass says what a reason is the end of, and what may give it.
+// An EndClass says what a reason is the end of, and who may give it.
 type EndClass uint8
 
 const (
-	// Refusal is no end: a token is refused, and no session ends with it.
-	Refusal EndClass = iota
+	// NoEnd: a token is refused, and no session ends with it.
+	NoEnd EndClass = iota
 
-	// Lapse is the end by time. The rule finds it, and nobody else gives it as
+	// ByTime is the end by a limit. The rule finds it, and nobody else gives it as
 	// a reason: a session that is live has not reached its limits.
-	Lapse
+	ByTime
 
-	// Act is the end by what somebody or the rule did to a session that was
-	// live.
-	Act
+	// ByAct is the end by what somebody or the rule did to a session that was live.
+	ByAct
 )
 
 // A ReasonInfo is what is known of one reason.
@@ -79,57 +78,57 @@ type ReasonInfo struct {
 // reasons are all reasons, in the order in which administrators see them.
 var reasons = []ReasonInfo{
 	{
-		Reason: ReasonInactivity, Class: Lapse, Label: "Inactivity",
+		Reason: ReasonInactivity, Class: ByTime, Label: "Inactivity",
 		Sentence: "You were signed out because of inactivity.",
 		Limited:  "You were signed out after %s without activity.",
 		Cause:    "it was unused for too long", toldLimit: "the login session ended after %s without activity",
 	}, {
-		Reason: ReasonActiveLimit, Class: Lapse, Label: "Active limit reached",
+		Reason: ReasonActiveLimit, Class: ByTime, Label: "Active limit reached",
 		Sentence: "You were signed out because a sign-in lasts only so long.",
 		Limited:  "You were signed out because a sign-in lasts at most %s.",
 		Cause:    "it reached its time limit", toldLimit: "the login session reached its limit of %s",
 	}, {
-		Reason: ReasonConcurrency, Class: Act, Label: "Too many sessions",
+		Reason: ReasonConcurrency, Class: ByAct, Label: "Too many sessions",
 		Sentence: "You were signed out because you signed in elsewhere, and only so many sign-ins are allowed at once.",
 		Cause:    "another login took its place",
 	}, {
-		Reason: ReasonPolicyChange, Class: Act, Label: "Policy change",
+		Reason: ReasonPolicyChange, Class: ByAct, Label: "Policy change",
 		Sentence: "You were signed out because your organization now allows fewer sign-ins at once.",
 		Cause:    "fewer login sessions are allowed now",
 	}, {
-		Reason: ReasonLogout, Class: Act, Label: "Signed out",
+		Reason: ReasonLogout, Class: ByAct, Label: "Signed out",
 		Sentence: "You signed out.",
 		Cause:    "the user signed out",
 	}, {
-		Reason: ReasonEndedByUser, Class: Act, Label: "Ended by the user elsewhere",
+		Reason: ReasonEndedByUser, Class: ByAct, Label: "Ended by the user elsewhere",
 		Sentence: "You ended this sign-in from another one.",
 		Cause:    "the user ended it",
 	}, {
-		Reason: ReasonEndedByAdmin, Class: Act, Label: "Ended by an administrator",
+		Reason: ReasonEndedByAdmin, Class: ByAct, Label: "Ended by an administrator",
 		Sentence: "An administrator ended your sign-in.",
 		Cause:    "an administrator ended it",
 	}, {
-		Reason: ReasonRevoked, Class: Act, Label: "Tokens revoked",
+		Reason: ReasonRevoked, Class: ByAct, Label: "Tokens revoked",
 		Sentence: "You were signed out by the application.",
 		Cause:    "its tokens were revoked",
 	}, {
-		Reason: ReasonReplay, Class: Act, Label: "Stolen or replayed token",
+		Reason: ReasonReplay, Class: ByAct, Label: "Stolen or replayed token",
 		Sentence: "You were signed out for safety: an old token of this sign-in was used again, which may mean that it was copied.",
 		Cause:    "a refresh token was used that was spent already",
 	}, {
-		Reason: ReasonCredentialChange, Class: Act, Label: "Password or factor changed",
+		Reason: ReasonCredentialChange, Class: ByAct, Label: "Password or factor changed",
 		Sentence: "You were signed out because your password or another way to sign in was changed.",
 		Cause:    "a credential was changed",
 	}, {
-		Reason: ReasonAccountDisabled, Class: Act, Label: "User disabled",
+		Reason: ReasonAccountDisabled, Class: ByAct, Label: "User disabled",
 		Sentence: "You were signed out because your account was disabled.",
 		Cause:    "the account was disabled",
 	}, {
-		Reason: ReasonAbandoned, Class: Lapse, Label: "Sign-in not completed",
+		Reason: ReasonAbandoned, Class: ByTime, Label: "Sign-in not completed",
 		Sentence: "The sign-in was not completed in time.",
 		Cause:    "the login was not completed in time", told: "the login was not completed in time",
 	}, {
-		Reason: ReasonUnknownSession, Class: Refusal, Label: "Unknown session",
+		Reason: ReasonUnknownSession, Class: NoEnd, Label: "Unknown session",
 		Sentence: "You were signed out: the provider does not know this sign-in any more.",
 		Cause:    "it is not known any more", told: "the login session is not known",
 	},
@@ -140,14 +139,14 @@ var reasons = []ReasonInfo{
 func Reasons() []ReasonInfo { return slices.Clone(reasons) }
 
 // Info returns what is known of r. Of another reason than those of this package
-// it returns general words, and [Act].
+// it returns general words, and [ByAct].
 func (r Reason) Info() ReasonInfo {
 	for _, info := range reasons {
 		if info.Reason == r {
 			return info
 		}
 	}
-	return ReasonInfo{Reason: r, Class: Act, Label: "Another reason", Sentence: "You were signed out.", Cause: "it ended"}
+	return ReasonInfo{Reason: r, Class: ByAct, Label: "Another reason", Sentence: "You were signed out.", Cause: "it ended"}
 }
 
 // Known reports whether r is a reason of this package.

@@ -39,7 +39,7 @@ func TestReasonsHaveNoHole(t *testing.T) {
 
 		measured := r == policy.ReasonInactivity || r == policy.ReasonActiveLimit
 		require.Equal(t, measured, info.Limited != "", "only these two are the ends by a duration")
-		require.Equal(t, measured || r == policy.ReasonAbandoned, info.Class == policy.Lapse)
+		require.Equal(t, measured || r == policy.ReasonAbandoned, info.Class == policy.ByTime)
 		require.Equal(t, measured, strings.Contains(info.SentenceOf(2*time.Hour), "2 hours"))
 		require.Equal(t, measured, strings.Contains(info.DescriptionOf(2*time.Hour), "2 hours"))
 
@@ -56,7 +56,7 @@ func TestReasonsHaveNoHole(t *testing.T) {
 	other := policy.Reason("something_else")
 	require.False(t, other.Known())
 	require.Equal(t, policy.ReasonInfo{
-		Reason: other, Class: policy.Act, Label: "Another reason", Sentence: "You were signed out.", Cause: "it ended",
+		Reason: other, Class: policy.ByAct, Label: "Another reason", Sentence: "You were signed out.", Cause: "it ended",
 	}, other.Info())
 	require.Empty(t, seen[other.Info().Label]+seen[other.Info().Sentence]+seen[other.Info().Cause])
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 )
 
@@ -97,7 +96,14 @@ func Kinds() []Kind {
 }
 
 // Known reports whether settings know the kind.
-func (k Kind) Known() bool { return slices.Contains(Kinds(), k) }
+func (k Kind) Known() bool {
+	for _, known := range kinds {
+		if known.kind == k {
+			return true
+		}
+	}
+	return false
+}
 
 // Label returns what people read: "Command line or device". Of a kind that
 // settings do not know it is the kind itself, and "Browser" of the empty one.

@@ -134,7 +134,7 @@ func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason
 		if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 			// It was over before anybody ended it.
 			h.finish(s, r, d.At, d.Reason, "")
-		} else if reason.Info().Class == policy.Lapse {
+		} else if reason.Info().Class == policy.ByTime {
 			return errNoChange // a use came in time
 		} else {
 			h.finish(s, r, now, reason, by)
@@ -213,7 +213,7 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 	excepted := func(s *store.Session) bool { return slices.Contains(except, s.ID) }
 	var ended []store.Session
 	var err error
-	if reason.Info().Class == policy.Lapse {
+	if reason.Info().Class == policy.ByTime {
 		ended, err = h.endThose(ctx, subject, reason, by, func(s *store.Session) bool { return !excepted(s) })
 	} else {
 		ended, err = h.endAll(ctx, subject, reason, by, except)
@@ -276,7 +276,7 @@ func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason polic
 			}
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				h.finish(&s, r, d.At, d.Reason, "")
-			} else if reason.Info().Class == policy.Lapse {
+			} else if reason.Info().Class == policy.ByTime {
 				return nil, errLive(reason)
 			} else {
 				h.finish(&s, r, now, reason, by)

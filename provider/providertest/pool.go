@@ -233,6 +233,6 @@ func (s *session) isOver() bool {
 	default:
 		// Of a code that was sent several times the storage may have voided this
 		// token, and the session lives.
-		return s.k.pool.alone(s.now.login) || reason.Known() && reason.Info().Class != policy.Refusal
+		return s.k.pool.alone(s.now.login) || reason.Known() && reason.Info().Class != policy.NoEnd
 	}
 }
