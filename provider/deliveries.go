@@ -33,9 +33,11 @@ func (h *Hook) newBackChannel() *notify.BackChannel {
 
 // owe enters what is owed to the clients of a session that ends.
 func (h *Hook) owe(s *store.Session) {
-	if s.Deliveries = nil; h.cfg.Logout.URIs != nil {
-		h.ledger.Owe(s, h.now())
+	if h.cfg.Logout.URIs == nil {
+		s.Deliveries = nil
+		return
 	}
+	h.ledger.Owe(s, h.now())
 }
 
 // notifications asks where to send what is owed to the given clients, and returns
@@ -137,7 +139,7 @@ func (h *Hook) noteDelivery(ctx context.Context, n notify.Notification, cause er
 		h.schedule(s, ruling{})
 		return nil
 	})
-	if err != nil {
+	if err != nil || outcome == notify.NotOwed && cause != nil { // somebody else has told it, or gave it up
 		return err
 	}
 	e := Event{Type: outcomes[outcome], Subject: s.Subject, SID: s.ID, Client: n.Client, Kind: s.Kind, Err: cause}
@@ -149,7 +151,7 @@ func (h *Hook) noteDelivery(ctx context.Context, n notify.Notification, cause er
 }
 
 // outcomes are the events that tell of them. A notification that nobody owes any
-// more has reached its client all the same, if this process got that far.
+// more has reached its client all the same.
 var outcomes = map[notify.Outcome]EventType{
 	notify.NotOwed: EventDelivered, notify.Delivered: EventDelivered, notify.Failed: EventDeliveryFailed, notify.GivenUp: EventDeliveryGivenUp,
 }

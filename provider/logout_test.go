@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -251,6 +252,35 @@ func TestARefusalIsGivenUpSoon(t *testing.T) {
 			require.Len(t, n.seen(provider.EventDeliveryGivenUp), 1)
 		})
 	}
+}
+
+// A try that fails after another one has told the application of the end says nothing:
+// the application knows.
+func TestATryThatFailsAfterTheApplicationWasToldIsNoDelivery(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := startNotified(t, limits(8*time.Hour, time.Hour, 0, policy.Refuse), nil)
+		sid, _ := n.login(t, optest.Web, "alice")
+		var tries atomic.Int32
+		n.hook.DialLogout(func(ctx context.Context, network, address string) (net.Conn, error) {
+			if tries.Add(1) == 1 {
+				<-ctx.Done() // the first one hangs
+				return nil, ctx.Err()
+			}
+			return n.dial(ctx, network, address)
+		})
+		require.NoError(t, n.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"))
+		synctest.Wait()
+		require.EqualValues(t, 1, tries.Load())
+		require.NoError(t, n.hook.Redeliver(t.Context(), sid, optest.Web))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		told := n.seen(provider.EventDelivered)
+		require.Len(t, told, 1)
+		require.NoError(t, told[0].Err)
+		require.Empty(t, n.seen(provider.EventDeliveryFailed))
+		require.Empty(t, n.kept(t, sid).Deliveries)
+	})
 }
 
 // A logout token is what Back-Channel Logout 1.0 section 2.4 says, and each try has

@@ -57,7 +57,8 @@ type BackChannel struct {
 
 // Send posts a logout token.
 func (b *BackChannel) Send(ctx context.Context, n Notification) error {
-	if _, err := CheckURI(n.URI, b.Client.cfg.Loopback); err != nil {
+	u, err := b.Client.Check(n.URI)
+	if err != nil {
 		return err // before anything is signed
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.Client.cfg.Timeout)
@@ -66,7 +67,7 @@ func (b *BackChannel) Send(ctx context.Context, n Notification) error {
 	if err != nil {
 		return err
 	}
-	return b.Client.Post(ctx, n.URI, "application/x-www-form-urlencoded", url.Values{"logout_token": {token}}.Encode())
+	return b.Client.Post(ctx, u, "application/x-www-form-urlencoded", url.Values{"logout_token": {token}}.Encode())
 }
 
 // token makes a logout token, signed as the ID tokens are. Each has a "jti" of its

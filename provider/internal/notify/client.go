@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -31,7 +32,7 @@ type Client struct {
 
 // A ClientConfig says where a [Client] connects to.
 type ClientConfig struct {
-	Timeout  time.Duration  // of one call
+	Timeout  time.Duration  // of a connection; the longest that a [Sender] takes
 	Loopback bool           // loopback addresses, with http too
 	Allow    []netip.Prefix // ranges beside the public internet
 	RootCAs  *x509.CertPool // who vouches for certificates; nil: the system's
@@ -81,15 +82,13 @@ func (c *Client) Resolve(r *net.Resolver) {
 	}
 }
 
-// Post sends a body to a URI. An answer of 200 or 204 is success. Its error names
-// the host at most; it wraps [ErrRefused] after an answer of 400 or 501.
-func (c *Client) Post(ctx context.Context, uri, contentType, body string) error {
-	u, err := CheckURI(uri, c.cfg.Loopback)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
+// Check parses the URI of an application, or returns why nothing is sent to it.
+func (c *Client) Check(uri string) (*url.URL, error) { return CheckURI(uri, c.cfg.Loopback) }
+
+// Post sends a body to a URI that was checked, until the context ends. An answer of
+// 200 or 204 is success. Its error names the host at most; it wraps [ErrRefused] after
+// an answer of 400 or 501.
+func (c *Client) Post(ctx context.Context, u *url.URL, contentType, body string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(body))
 	if err != nil {
 		return errors.New("the URI is not one")
