@@ -559,21 +559,15 @@ func (h *Hook) create(ctx context.Context, s store.Session, a admission, r rulin
 // [Config.SSOSession] does not say so.
 func (h *Hook) lastUseOf(ctx context.Context, subject store.Subject, authenticated time.Time, r ruling, now time.Time) (time.Time, error) {
 	var last time.Time
-	for cursor := ""; ; {
-		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, 100)
+	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Unended}, 100) {
 		if err != nil {
 			return time.Time{}, err
 		}
-		for _, s := range page {
-			if !s.Fenced() && s.Authenticated.Equal(authenticated) && s.LastActivity.After(last) && r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
-				last = s.LastActivity
-			}
+		if !s.Fenced() && s.Authenticated.Equal(authenticated) && s.LastActivity.After(last) && r.rules.Check(now, s.Policy(), policy.Use{}).Allow {
+			last = s.LastActivity
 		}
-		if next == "" {
-			return last, nil
-		}
-		cursor = next
 	}
+	return last, nil
 }
 
 // beyondBound returns what must end beside the given endings for one more

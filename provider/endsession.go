@@ -18,6 +18,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
@@ -416,22 +417,15 @@ func (c *core) logout(ctx context.Context, userID, clientID string, sids ...stri
 			ended = append(ended, endedLogout{s, told})
 		}
 	}
-	for cursor := ""; ; {
-		page, next, err := h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
+	for _, err := range paged.All(func(cursor string) ([]store.Session, string, error) {
+		return h.List(ctx, store.Filter{Subject: subject, Client: clientID, State: store.Unended}, cursor, 100)
+	}) {
 		if errors.Is(err, store.ErrUnreadable) {
-			return false, ended, nil // there may be one that is live
+			err = nil // it may be one that is live
 		}
-		if err != nil {
-			return false, ended, err
-		}
-		if len(page) > 0 {
-			return false, ended, nil
-		}
-		if next == "" {
-			return true, ended, nil
-		}
-		cursor = next
+		return false, ended, err
 	}
+	return true, ended, nil
 }
 
 // logoutOf ends one session, if it is the subject's and has not ended; told is nil

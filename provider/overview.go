@@ -89,76 +89,65 @@ func (h *Hook) Overview(ctx context.Context, subject store.Subject) (Overview, e
 // overviewLive looks at the sessions that have not ended. Those that are over go
 // to the ended ones.
 func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
-	for cursor := ""; ; {
-		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, overviewPage)
+	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Unended}, overviewPage) {
 		if err != nil {
 			return err
 		}
-		for _, s := range page {
-			if s.Fenced() {
-				if h.stop(&s, r, s.Fence); s.ReservedUntil.IsZero() {
-					o.Ended = append(o.Ended, s)
-				}
-				continue
+		if s.Fenced() {
+			if h.stop(&s, r, s.Fence); s.ReservedUntil.IsZero() {
+				o.Ended = append(o.Ended, s)
 			}
-			p := s.Policy()
-			if d := r.rules.Check(h.now(), p, policy.Use{}); !d.Allow {
-				if s.ReservedUntil.IsZero() {
-					h.finish(&s, r, d.At, d.Reason, "")
-					o.Ended = append(o.Ended, s)
-				}
-				continue
-			}
-			end, err := h.endOfParent(ctx, s)
-			if err != nil {
-				return err
-			}
-			if end != nil {
-				if s.ReservedUntil.IsZero() {
-					h.finishWith(&s, r, end)
-					o.Ended = append(o.Ended, s)
-				}
-				continue
-			}
-			for i := range o.Caps {
-				if o.Caps[i].Counts(p) {
-					o.Caps[i].Used++
-				}
-			}
-			if !s.ReservedUntil.IsZero() {
-				o.Pending++
-				continue
-			}
-			live := LiveSession{Session: s}
-			live.Deadline, live.Limit = r.rules.Deadline(p)
-			o.Live = append(o.Live, live)
+			continue
 		}
-		if cursor = next; cursor == "" {
-			return nil
+		p := s.Policy()
+		if d := r.rules.Check(h.now(), p, policy.Use{}); !d.Allow {
+			if s.ReservedUntil.IsZero() {
+				h.finish(&s, r, d.At, d.Reason, "")
+				o.Ended = append(o.Ended, s)
+			}
+			continue
 		}
+		end, err := h.endOfParent(ctx, s)
+		if err != nil {
+			return err
+		}
+		if end != nil {
+			if s.ReservedUntil.IsZero() {
+				h.finishWith(&s, r, end)
+				o.Ended = append(o.Ended, s)
+			}
+			continue
+		}
+		for i := range o.Caps {
+			if o.Caps[i].Counts(p) {
+				o.Caps[i].Used++
+			}
+		}
+		if !s.ReservedUntil.IsZero() {
+			o.Pending++
+			continue
+		}
+		live := LiveSession{Session: s}
+		live.Deadline, live.Limit = r.rules.Deadline(p)
+		o.Live = append(o.Live, live)
 	}
+	return nil
 }
 
 // overviewEnded looks at the sessions that have ended.
 func (h *Hook) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
 	looked := 0
-	for cursor := ""; ; {
-		page, next, err := h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Ended}, cursor, overviewPage)
+	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Ended}, overviewPage) {
 		if err != nil {
 			return err
 		}
-		for _, s := range page {
-			if s.ReservedUntil.IsZero() { // or it never began
-				o.Ended = append(o.Ended, s)
-			}
-		}
-		looked += len(page)
-		if cursor = next; cursor == "" {
-			return nil
-		}
-		if looked >= maxOverviewLook {
+		if looked++; looked > maxOverviewLook {
 			o.Incomplete = true
 			return nil
 		}
+		if s.ReservedUntil.IsZero() { // or it never began
+			o.Ended = append(o.Ended, s)
+		}
 	}
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -35,9 +34,7 @@ func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind
 	defer cancel()
 	now := h.now()
 	var held []policy.Session
-	for s, err := range paged.All(func(cursor string) ([]store.Session, string, error) {
-		return h.cfg.Store.List(ctx, store.Filter{Subject: subject, State: store.Unended}, cursor, maxListed)
-	}) {
+	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Unended}, maxListed) {
 		if err != nil {
 			return room{}, fmt.Errorf("list sessions: %w", err)
 		}

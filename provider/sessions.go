@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
+	"github.com/curfew-oidc/curfew/internal/paged"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -202,32 +204,33 @@ func (h *Hook) Deadline(ctx context.Context, s store.Session) (time.Time, policy
 	return at, reason, nil
 }
 
+// stored returns the sessions that a filter matches, as the store has them, page by
+// page; see [paged.All]. Each page has a time of its own.
+func (h *Hook) stored(ctx context.Context, f store.Filter, pageSize int) iter.Seq2[store.Session, error] {
+	return paged.All(func(cursor string) ([]store.Session, string, error) {
+		ctx, cancel := h.bounded(ctx)
+		defer cancel()
+		return h.cfg.Store.List(ctx, f, cursor, pageSize)
+	})
+}
+
 // each calls visit for every session that the filter matches, until it returns
 // an error. That some cannot be read is an error in the end.
 func (h *Hook) each(ctx context.Context, f store.Filter, visit func(store.Session) error) error {
 	var unread failures
-	for cursor := ""; ; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		lctx, cancel := h.bounded(ctx)
-		page, next, err := h.cfg.Store.List(lctx, f, cursor, 500)
-		cancel()
-		if err != nil {
+	for s, err := range h.stored(ctx, f, 500) {
+		switch {
+		case err == nil:
+			err = visit(s)
+		case alone(err):
+			unread.add(fmt.Errorf("list sessions: %w", err))
+			err = ctx.Err()
+		default:
 			err = fmt.Errorf("list sessions: %w", err)
 		}
-		if err != nil && !alone(err) {
+		if err != nil {
 			return err
 		}
-		unread.add(err)
-		for _, s := range page {
-			if err := visit(s); err != nil {
-				return err
-			}
-		}
-		if next == "" {
-			return unread.join()
-		}
-		cursor = next
 	}
+	return unread.join()
 }
