@@ -36,7 +36,7 @@ const (
 	ReasonUnknownSession Reason = "unknown_session"
 )
 
-// An EndClass says what a reason is the end of, and who may give it.
+// An EndClass says what a reason is the end of, and whose it is to give.
 type EndClass uint8
 
 const (

@@ -17,7 +17,7 @@ const maxMethods = 40
 
 // tooLarge are the types that have more and wait to be split.
 var tooLarge = map[string]bool{
-	"provider.Hook": true, "provider.core": true, "provider/admin.Admin": true,
+	"provider.Hook": true, "provider.core": true,
 }
 
 // Nobody can hold a type of a hundred methods in their head, each of which may change all

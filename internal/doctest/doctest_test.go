@@ -250,6 +250,40 @@ func TestDocsNameWhatExists(t *testing.T) {
 	require.Greater(t, count, 20)
 }
 
+// qualified finds the exported names of our packages, as documents write them:
+// `policy.Reasons`, `provider.Config.Keys`.
+var qualified = regexp.MustCompile("`([a-z]+)\\.([A-Z]\\w*)[^`]*`")
+
+// TestDocsNameWhatIsExported holds what documents say of packages to what these have. The
+// changelog and the list of old faults speak of what was.
+func TestDocsNameWhatIsExported(t *testing.T) {
+	exported := map[string]map[string]bool{} // by the name of the package
+	for file, f := range sources(t) {
+		if strings.HasSuffix(file, "_test.go") || strings.Contains(file, "internal/") || strings.HasPrefix(file, "examples/") {
+			continue
+		}
+		if exported[f.Name.Name] == nil {
+			exported[f.Name.Name] = map[string]bool{}
+		}
+		for _, name := range declared(f) {
+			exported[f.Name.Name][name] = true
+		}
+	}
+	count := 0
+	for file, text := range documents(t) {
+		if file == "CHANGELOG.md" || file == "SECURITY.md" {
+			continue
+		}
+		for _, m := range qualified.FindAllStringSubmatch(text, -1) {
+			if names := exported[m[1]]; names != nil {
+				require.True(t, names[m[2]], "%s: %s: there is no %s.%s", file, m[0], m[1], m[2])
+				count++
+			}
+		}
+	}
+	require.Greater(t, count, 20)
+}
+
 func TestEmbeddingNamesEverySettingAndEvent(t *testing.T) {
 	text := documents(t)["docs/embedding.md"]
 	config := reflect.TypeFor[provider.Config]()
