@@ -101,6 +101,23 @@ func TestASweepGoesOnPastWhatCannotBeRead(t *testing.T) {
 	}
 }
 
+// A sign-out beside a session that cannot be read is not taken for the user's last one:
+// the storage would end that one's tokens too, and it may be live.
+func TestASignOutBesideASessionThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	sessions, damage, mend := damageable(t)
+	s := start(t, limits(8*time.Hour, time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+		p.Store = sessions
+		o.InMemory = true
+	})
+	broken, leaving := s.Login(optest.Web, "alice"), s.Login(optest.Web, "alice")
+	damage(s.sid(t, optest.Web, broken))
+	require.Less(t, s.Browser().EndSession(url.Values{"id_token_hint": {leaving.IDToken()}}).Status, 400)
+	refusedFor(t, s.Refresh(optest.Web, leaving.RefreshToken()), policy.ReasonLogout)
+	mend()
+	ok(t, s.Refresh(optest.Web, broken.RefreshToken()))
+}
+
 // Of a user with a session that cannot be read: the others go on, nobody is admitted
 // while the cap cannot be counted, and an end of all ends what there is, now and when it
 // is mended.

@@ -23,6 +23,9 @@ func list(fails string, read *int) func(string) ([]int, string, error) {
 		case 0:
 			return []int{1, 2}, "1", nil
 		case 1:
+			if fails == "part of 1" {
+				return nil, "2", errAway // and the list goes on
+			}
 			return nil, "2", nil
 		}
 		return []int{3}, "", nil
@@ -41,6 +44,7 @@ func TestAll(t *testing.T) {
 		"stopped in a page": {"none", 1, []int{1}, 1, nil},
 		"fails at once":     {"", 9, nil, 1, errAway},
 		"fails later":       {"2", 9, []int{1, 2}, 3, errAway},
+		"a part is missing": {"part of 1", 9, []int{1, 2, 3}, 3, errAway},
 	} {
 		var got []int
 		var read int

@@ -45,6 +45,24 @@ func TestSizesOfBindings(t *testing.T) {
 	}
 }
 
+// A binding is good for a day, and none from a clock that is a day ahead.
+func TestABindingIsOver(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	made := time.Now()
+	k.Now = func() time.Time { return made }
+	const issuer = "https://login.example.com"
+	c := &Cookies{}
+	k.Bind(c, issuer, Binding{Request: "r", Made: made, MaxAge: -1})
+	for after, want := range map[time.Duration]bool{
+		0: true, bindingLife - time.Second: true, bindingLife: false, 1 - bindingLife + time.Second: true, -bindingLife - time.Second: false,
+	} {
+		k.Now = func() time.Time { return made.Add(after) }
+		_, is := k.Binding(c.Held, issuer, "r")
+		require.Equal(t, want, is, "%s", after)
+	}
+}
+
 // Bindings of former versions, each under a name of its own, are read and make place
 // for new ones, however many there are.
 func TestBindingsOfFormerVersions(t *testing.T) {

@@ -93,6 +93,23 @@ func TestOneKindOfTokenIsNotAnother(t *testing.T) {
 	require.ErrorIs(t, err, ErrBroken)
 }
 
+// Nor is a record that would be read as the same: what begins a text is authenticated.
+func TestAPrefixCannotBeReplaced(t *testing.T) {
+	now := time.Now()
+	r := testRing(t, newKey(now))
+	text := r.Seal("curfew_a_", []byte("record"))
+	record, err := r.Open("curfew_a_", text, now)
+	require.NoError(t, err)
+	require.Equal(t, "record", record)
+	_, err = r.Open("curfew_b_", strings.Replace(text, "curfew_a_", "curfew_b_", 1), now)
+	require.ErrorIs(t, err, ErrBroken)
+
+	box := (&Answer{Refresh: "r"}).Seal(Nonce{1})
+	box[0] ^= 1
+	_, err = OpenAnswer(Nonce{1}, box)
+	require.ErrorIs(t, err, ErrBroken)
+}
+
 func TestAnUnknownKeyIsAheadOnlyIfItIsYoung(t *testing.T) {
 	now := time.Now()
 	for _, c := range []struct {
