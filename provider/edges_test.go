@@ -343,6 +343,52 @@ func TestTabsDoNotMeetWhereACapTellsThemApart(t *testing.T) {
 	}
 }
 
+// The same of two logins of one client, whose kinds differ: what tells them apart may
+// be in the request.
+func TestTabsOfOneClientDoNotMeetWhereTheirKindsDiffer(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]bool{"the older first": false, "the older last": true} {
+		for _, cookies := range []string{"of before", "all", "none"} {
+			t.Run(name+", cookies "+cookies, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					storage := optest.NewStorage()
+					s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+						o.InMemory, o.Storage = true, storage
+						p.Kind = func(_ context.Context, l provider.Login) policy.Kind {
+							if l.AuthRequest != nil && !slices.Contains(l.AuthRequest.GetScopes(), "email") {
+								return policy.Automation
+							}
+							return policy.Browser
+						}
+					})
+					b := s.Browser()
+					first := s.finished(t, b, storage, optest.Web, "alice", nil)
+					time.Sleep(time.Second)
+					second := s.finished(t, b, storage, optest.Web, "alice", url.Values{"scope": {"openid offline_access"}})
+					if last { // the other one takes its name
+						first, second = second, first
+					}
+					before := slices.Collect(maps.Values(s.cookies(b)))
+					v := b.Get(first)
+					if cookies != "all" {
+						clearCookies(b)
+					}
+					if cookies == "of before" {
+						s.plant(b, before...)
+					}
+					w := b.Get(second)
+					require.NotEqual(t, s.sid(t, optest.Web, ok(t, s.Code(optest.Web, v))), s.sid(t, optest.Web, ok(t, s.Code(optest.Web, w))))
+					kinds := map[policy.Kind]int{}
+					for _, live := range s.live(t, "alice") {
+						kinds[live.Kind]++
+					}
+					require.Equal(t, map[policy.Kind]int{policy.Browser: 1, policy.Automation: 1}, kinds)
+				})
+			})
+		}
+	}
+}
+
 // withACR is a storage whose auth requests say how the user signed in: the first of
 // the acr_values that were asked for (OpenID Connect Core 1.0 section 3.1.2.1).
 type withACR struct {
