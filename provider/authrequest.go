@@ -28,11 +28,11 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 		return nil, err
 	}
 	began := c.h.now()
-	tightened, err := c.tighten(ctx, ar, userID)
+	tightened, err := c.tighten(ctx, req, ar, userID)
 	if err != nil {
 		return nil, err
 	}
-	made, err := c.Storage.CreateAuthRequest(ctx, c.afterTheEnd(ctx, tightened), userID)
+	made, err := c.Storage.CreateAuthRequest(ctx, c.afterTheEnd(ctx, req, tightened), userID)
 	if err != nil {
 		return made, err
 	}
@@ -47,7 +47,7 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 // the user by a hint: an authentication older than that could only make a session that
 // is over already, or almost. Whether it went unused does not show in its age. Without a hint
 // nobody knows the user yet; the callback decides.
-func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
+func (c *core) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
 	if userID == "" {
 		return ar, nil
 	}
@@ -57,11 +57,11 @@ func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string)
 	if err != nil {
 		return nil, oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
 	}
-	kind := policy.Browser
-	if client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID); err == nil {
-		kind = h.cfg.Kind(ctx, Login{Subject: subject, Client: client})
+	kind, clientID := policy.Browser, ar.ClientID
+	if client, err := c.clientOf(ctx, req, clientID); err == nil {
+		kind, clientID = h.cfg.Kind(ctx, Login{Subject: subject, Client: client}), client.GetID()
 	}
-	active, limits := r.rules.Limits(kind, ar.ClientID).Active.Value()
+	active, limits := r.rules.Limits(kind, clientID).Active.Value()
 	if !limits {
 		return ar, nil
 	}
@@ -77,19 +77,20 @@ func (c *core) tighten(ctx context.Context, ar *oidc.AuthRequest, userID string)
 // afterTheEnd lowers max_age where the session of the browser is over, so that
 // the provider's own sign-on does not continue it: an authentication from before
 // the end could only be refused at the callback. With prompt=none it is, with
-// the reason. So could one of a session that is almost over, see Config.Remainder. So could one from before Config.NotBefore of a login that stands
-// apart from a session which goes on.
-func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.AuthRequest {
+// the reason. The same holds for a session that is almost over (see Config.Remainder),
+// and for an authentication from before Config.NotBefore of a login that stands apart
+// from a session which goes on.
+func (c *core) afterTheEnd(ctx context.Context, req *request, ar *oidc.AuthRequest) *oidc.AuthRequest {
 	if slices.Contains(ar.Prompt, oidc.PromptNone) {
 		return ar
 	}
-	s, live, err := c.h.browserSession(ctx, c.h.requestFrom(ctx))
+	s, live, err := c.h.browserSession(ctx, req)
 	if err != nil {
 		return ar // if it cannot be told now, the callback decides
 	}
 	var age uint
 	switch now := c.h.now(); {
-	case live && (c.almostOver(ctx, ar, &s) || c.outdatedApart(ctx, ar, &s)):
+	case live && (c.almostOver(ctx, req, ar, &s) || c.outdatedApart(ctx, req, ar, &s)):
 		age = uint(max(0, now.Sub(s.Authenticated)-time.Second) / time.Second)
 	case live, s.End == nil, s.End.Reason == policy.ReasonAbandoned:
 		return ar
@@ -106,9 +107,13 @@ func (c *core) afterTheEnd(ctx context.Context, ar *oidc.AuthRequest) *oidc.Auth
 
 // almostOver reports whether too little is left of the browser's session for an
 // authorization request. What cannot be told is for the callback to decide.
-func (c *core) almostOver(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
+func (c *core) almostOver(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
+	clientID, err := c.clientIDOf(ctx, req, ar.ClientID)
+	if err != nil {
+		return false
+	}
 	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.almostOver(s, r, ar.ClientID, s.Authenticated, c.h.now()).Allow
+	return err == nil && !c.h.almostOver(s, r, clientID, s.Authenticated, c.h.now()).Allow
 }
 
 // AuthRequestByID leaves a finished request in the holder: the callback asks

@@ -184,7 +184,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 }
 
 func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
-	if req.client != nil && req.client.GetID() == clientID {
+	if req != nil && req.client != nil && req.client.GetID() == clientID {
 		return req.client, nil
 	}
 	return c.Storage.GetClientByClientID(ctx, clientID)
@@ -217,13 +217,13 @@ func (c *core) callbackError(ctx context.Context, req *request, err error) error
 // browser's session s would answer could only be refused: its login would be a
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
-func (c *core) outdatedApart(ctx context.Context, ar *oidc.AuthRequest, s *store.Session) bool {
+func (c *core) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
 	if !s.Fence.Past(s.Authenticated) {
 		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
 			return false
 		}
 	}
-	client, err := c.Storage.GetClientByClientID(ctx, ar.ClientID)
+	client, err := c.clientOf(ctx, req, ar.ClientID)
 	if err != nil {
 		return false
 	}
