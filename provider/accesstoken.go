@@ -11,6 +11,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -104,7 +105,7 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t seal.Acce
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				return errNoChange // over meanwhile: nothing brings it back
 			}
-			h.slide(s, r, s.Grant(t.Grant).Client, now, class)
+			session.Slide(s, r.rules, s.Grant(t.Grant).Client, now, class)
 		}
 		if seen {
 			s.Grant(t.Grant).Used = true

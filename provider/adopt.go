@@ -10,6 +10,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -25,7 +26,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	if !h.now().Before(h.cfg.AdoptUntil) {
 		return nil, op.ErrInvalidRefreshToken
 	}
-	if err := c.lock(ctx, req, "bare "+grantID("bare", presented)); err != nil {
+	if err := c.lock(ctx, req, "bare "+session.GrantID("bare", presented)); err != nil {
 		return nil, c.outage(ctx, req, err)
 	}
 	ir, err := c.Storage.TokenRequestByRefreshToken(ctx, presented)
@@ -63,16 +64,17 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	if st.ruling, err = h.rules(ctx, subject, false); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	a := h.asks(ctx, req, Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated})
-	a.adopt, a.amr = true, ir.GetAMR()
-	st.adopt = &a
+	l := h.asks(ctx, req, Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated})
+	l.Adopted, l.AMR, l.SID, l.Lasting = true, ir.GetAMR(), st.token.SID, false
+	st.adopt = &l
 	if err := h.ofTheseCredentials(ctx, st); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	st.session = h.newSession(*st.adopt, st.ruling, st.token.SID)
-	st.session.Grants = []store.Grant{{
-		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: st.token.Nonce.Hash(),
+	l.Grants = []store.Grant{{
+		ID: st.token.Grant, Client: st.token.Client, Authenticated: l.Authenticated, NonceHash: st.token.Nonce.Hash(),
 	}}
+	st.session = l.Session(h.terms(st.ruling), h.now())
+	h.schedule(&st.session, st.ruling)
 	if err := c.judge(st); err != nil {
 		return c.refused(req, st, err), nil
 	}
@@ -119,7 +121,7 @@ func (c *core) adopt(ctx context.Context, st *refreshState) error {
 	}
 	ctx, cancel := c.h.detach(ctx)
 	defer cancel()
-	_, err := c.h.create(ctx, st.session, *st.adopt, st.ruling)
+	_, _, err := c.h.enterSession(ctx, st.adopt, st.ruling)
 	if err != nil && !errors.Is(err, store.ErrExists) { // by another process, or an earlier try
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -130,23 +131,17 @@ func askUntil(authTime, now time.Time) (time.Time, bool) {
 	return until, now.Before(until)
 }
 
-// askInstead prepares the page for a login that was refused by a cap that asks,
-// and reports whether it can be shown: soon after the sign-in, and where a page
-// can be shown at all. The caller knows that this is the browser which made the
-// auth request, and that the application wants no silent answer.
-func (h *Hook) askInstead(req *request, ar op.AuthRequest, s store.Session, d policy.Decision) bool {
-	until, inTime := askUntil(ar.GetAuthTime(), h.now())
-	if !req.askable || !inTime {
-		return false
-	}
+// askInstead prepares the page for a login that was refused by a cap that asks. The
+// caller knows that this is the browser which made the auth request, that the user has
+// just signed in, and that the application wants no silent answer.
+func (req *request) askInstead(ar op.AuthRequest, l *session.Login, d policy.Decision, until time.Time) {
 	req.asking = &asking{
 		question: question{
-			purpose: askLogin, subject: s.Subject, login: ar.GetID(), place: placeOf("query", req.callbackQuery()), until: until,
-			kind: s.Kind, client: s.Client, used: d.Used, max: d.Max,
+			purpose: askLogin, subject: l.Subject, login: ar.GetID(), place: placeOf("query", req.callbackQuery()), until: until,
+			kind: l.Kind, client: l.Client, used: d.Used, max: d.Max,
 		},
 		scheme: foreignScheme(ar.GetRedirectURI()),
 	}
-	return true
 }
 
 // foreignScheme returns the scheme of an address if a browser hands it on to

@@ -67,7 +67,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 	as := Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime}
 	kind := h.cfg.Kind(ctx, as)
 	client := login.Client.GetID()
-	asked := admission{subject: login.Subject, client: client, kind: kind, authTime: login.AuthTime}
+	asked := store.Session{Subject: login.Subject, Client: client, Kind: kind}
 	query := r.URL.RawQuery
 
 	secret := h.deviceSecret(r, login.Subject.Issuer)
@@ -87,7 +87,8 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	case outdated:
-		h.tellOutdated(ctx, &asked, h.rulesToEnd(ctx, &store.Session{Subject: login.Subject}), policy.ReasonCredentialChange)
+		asked.Accounts = h.rulesToEnd(ctx, &asked).accounts
+		h.tellRefused(ctx, asked, policy.Decision{Reason: policy.ReasonCredentialChange})
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)
@@ -95,21 +96,21 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	}
+	asked.Accounts = rm.ruling.accounts
 	if at := login.AuthTime.Truncate(time.Microsecond); !at.IsZero() && rm.fence.Past(at) {
-		h.tellOutdated(ctx, &asked, rm.ruling, rm.fence.Reason)
+		h.tellRefused(ctx, asked, policy.Decision{Reason: rm.fence.Reason})
 		return DeviceDecision{Deny: true}
 	}
 	d := rm.decision
 	if d.Allow {
 		return DeviceDecision{Approve: true}
 	}
-	s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: rm.ruling.accounts}
 	until, inTime := askUntil(login.AuthTime, h.now())
 	if !d.Ask || !inTime {
-		h.tellRefused(ctx, s, d)
+		h.tellRefused(ctx, asked, d)
 		return DeviceDecision{Deny: true, Used: d.Used, Max: d.Max}
 	}
-	h.tellAsked(ctx, s, d)
+	h.tellAsked(ctx, asked, d)
 	if secret == "" {
 		secret = rand.Text()
 		http.SetCookie(w, h.deviceCookie(login.Subject.Issuer, secret))

@@ -10,6 +10,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -65,7 +66,7 @@ func (c *core) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, 
 	if !limits {
 		return ar, nil
 	}
-	age := uint((active - h.remainder(active)) / time.Second)
+	age := uint((active - h.terms(r).Left(active)) / time.Second)
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar, nil
 	}
@@ -113,7 +114,7 @@ func (c *core) almostOver(ctx context.Context, req *request, ar *oidc.AuthReques
 		return false
 	}
 	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.almostOver(s, r, clientID, s.Authenticated, c.h.now()).Allow
+	return err == nil && !session.AlmostOver(s, c.h.terms(r), clientID, s.Authenticated, c.h.now()).Allow
 }
 
 // AuthRequestByID leaves a finished request in the holder: the callback asks

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -101,7 +102,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
 			return errNoChange // others went on with it
 		}
-		x := codeAt(s.Codes, b.code)
+		x := session.CodeAt(s.Codes, b.code)
 		if b.code == nil || x >= 0 && !s.Codes[x].Used.Equal(b.redeemed) {
 			x = -1
 		}
@@ -120,7 +121,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		case b.before != nil:
 			*g = *b.before
 		default:
-			dropGrant(s, b.grant.ID)
+			session.DropGrant(s, b.grant.ID)
 			for _, old := range b.evicted {
 				if s.Grant(old.ID) == nil && len(s.Grants) < h.cfg.MaxGrants {
 					s.Grants = append(s.Grants, old)

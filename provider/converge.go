@@ -343,7 +343,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 	}
 	var ended []store.Session
 	var observed []policy.Ending
-	err = h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+	err = h.step(ctx, subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended, observed = ended[:0], nil
 		now := h.now()
 		list := make([]policy.Session, len(held))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -30,7 +31,7 @@ func (h *Hook) finishAs(s *store.Session, r ruling, end store.End) {
 	for i := range s.Grants {
 		s.Grants[i].Repeat, s.Grants[i].Chain = nil, nil // no answer is repeated any more
 	}
-	s.Codes = withoutAnswers(s.Codes, func(store.Code) bool { return true })
+	s.Codes = session.WithoutAnswers(s.Codes, func(store.Code) bool { return true })
 	if s.End.Owed {
 		h.owe(s)
 	}
@@ -267,7 +268,7 @@ func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason polic
 	defer cancel()
 	r := h.rulesToEnd(ctx, &store.Session{Subject: subject})
 	var ended []store.Session
-	err := h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+	err := h.step(ctx, subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended = ended[:0]
 		now := h.now()
 		for _, s := range held {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -109,14 +110,14 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 
 	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated, acr: subject.acr}
 	if who := subjectOf(ctx, f.GetSubject()); who != subject.session.Subject {
-		a, err := x.exchangeAdmission(ctx, req, f, who)
+		l, err := x.exchangeLogin(ctx, req, f, who)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		if state.session, state.ruling, err = x.h.admit(ctx, a); err != nil {
+		if state.session, state.ruling, err = x.h.admit(ctx, l); err != nil {
 			return x.answer(ctx, req, deadOr(err), oidc.ErrInvalidRequest())
 		}
-		state.authenticated, state.acr = restsOn(a.authTime, &state.session), a.acr
+		state.authenticated, state.acr = session.RestsOn(l.Authenticated, &state.session), l.ACR
 		// What ended the session that it is made from may have come before this
 		// one was there to be ended.
 		if state.session, err = x.h.endedWithParent(ctx, state.session); err != nil {
@@ -141,36 +142,33 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	return nil
 }
 
-// exchangeAdmission is the login of an exchange that is not for the subject of the
+// exchangeLogin is the login of an exchange that is not for the subject of the
 // session whose token is exchanged. It is reserved: the tokens come in the next
 // calls, or never.
 //
 // What is made from a session is named by that and the client, and else by the token,
 // so that an exchange that is sent again finds its session.
-func (x exchanger) exchangeAdmission(ctx context.Context, req *request, f *exchangeRequest, who store.Subject) (admission, error) {
+func (x exchanger) exchangeLogin(ctx context.Context, req *request, f *exchangeRequest, who store.Subject) (session.Login, error) {
 	client, err := x.clientOf(ctx, req, f.GetClientID())
 	if err != nil {
-		return admission{}, err
+		return session.Login{}, err
 	}
-	a := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
-	a.reserve, a.acr = true, f.subject.acr
-	name := []string{"exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID()}
+	l := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
+	l.ACR = f.subject.acr
 	parent := &f.subject.session
 	if parent.ID == "" {
 		parent = &f.actor.session // on whose word it is made
 	}
-	if parent.ID != "" && parent.Subject != who {
-		a.parent, a.renews = parent, true
-		name = []string{"exchange from", parent.ID, f.GetClientID()}
-		if parent == &f.subject.session {
-			a.amr = parent.AMR
-		}
-		if err := x.h.mayHaveChild(ctx, *parent); err != nil {
-			return admission{}, err
-		}
+	if parent.ID == "" || parent.Subject == who {
+		atPlace(&l, "exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID())
+		return l, nil
 	}
-	a.sid = func(n int) string { return derivedSID(who, n, name...) }
-	return a, nil
+	l.Parent, l.Current = parent, true
+	atPlace(&l, "exchange from", parent.ID, f.GetClientID())
+	if parent == &f.subject.session {
+		l.AMR = parent.AMR
+	}
+	return l, x.h.mayHaveChild(ctx, *parent)
 }
 
 // A presentedToken is a subject or actor token.

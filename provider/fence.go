@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -38,34 +39,12 @@ func (h *Hook) finishAt(s *store.Session, r ruling, at time.Time, reason policy.
 	h.finish(s, r, at, reason, by)
 }
 
-// step is one serializable step over the sessions of a subject. What the fence stops
-// ends in it, whatever is decided about the others; it is announced afterwards.
-func (h *Hook) step(ctx context.Context, subject store.Subject, r ruling, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
-	var stopped []store.Session
-	err := h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
-		stopped = stopped[:0]
-		live := make([]store.Session, 0, len(held))
-		for _, s := range held {
-			if s.Fenced() {
-				h.stop(&s, r, fence)
-				stopped = append(stopped, s)
-			} else {
-				live = append(live, s)
-			}
-		}
-		decided, err := decide(live, fence)
-		if err != nil {
-			return nil, err
-		}
-		return append(decided, stopped...), nil
+// step is one serializable step over the sessions of a subject that have not ended. What
+// the fence stops has: its documents are for the end that put it, and for a sweep.
+func (h *Hook) step(ctx context.Context, subject store.Subject, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
+	return h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		return decide(slices.DeleteFunc(held, func(s store.Session) bool { return s.Fenced() || s.Joined != "" }), fence)
 	})
-	if err != nil {
-		return err
-	}
-	for i := range stopped {
-		h.announceEnd(ctx, r, stopped[i])
-	}
-	return nil
 }
 
 // raise puts the fence of a subject: the sessions that began by now end, but the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -38,7 +39,7 @@ func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {
 		if !r.rules.Slides(p, client, policy.Heartbeat) || now.Sub(s.LastActivity) < max(r.rules.TouchEvery(p, client), time.Microsecond) {
 			return errNoChange
 		}
-		h.slide(s, r, client, now, policy.Heartbeat)
+		session.Slide(s, r.rules, client, now, policy.Heartbeat)
 		h.schedule(s, r)
 		return nil
 	})

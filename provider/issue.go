@@ -13,6 +13,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -59,7 +60,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	h := c.h
 	now := h.now()
 	name := h.clientName(ctx, i.client)
-	i.authenticated = restsOn(i.authenticated, &s)
+	i.authenticated = session.RestsOn(i.authenticated, &s)
 	use := policy.Use{Client: i.client, Authenticated: i.authenticated}
 	if i.request.GetSubject() != s.Subject.ID {
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the subject of a request changed after it was admitted")
@@ -94,10 +95,10 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	// dropped, can have come to: an old token is never ahead of it.
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
 	g.ACR = keptACR(i.acr)
-	g.ID = accessGrantID(i.client, i.authenticated, g.ACR)
+	g.ID = session.AccessGrantID(i.client, i.authenticated, g.ACR)
 	nonce := seal.NewNonce()
 	if i.refresh {
-		g.ID = grantID(i.name...)
+		g.ID = session.GrantID(i.name...)
 		g.NonceHash = nonce.Hash()
 	}
 	wctx, cancel := h.detach(ctx)
@@ -124,12 +125,12 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		}
 		switch {
 		case old == nil:
-			putGrant(s, g, h.cfg.MaxGrants)
+			session.PutGrant(s, g, h.cfg.MaxGrants)
 		case !old.Revoked.IsZero():
 			return &refusedError{reason: policy.ReasonRevoked, text: policy.ReasonRevoked.Info().Description(), over: true}
 		case i.refresh: // of a provider that names no code: a new generation voids the one before
 			g.Generation = max(g.Generation, old.Generation+1)
-			putGrant(s, g, h.cfg.MaxGrants)
+			session.PutGrant(s, g, h.cfg.MaxGrants)
 		default:
 			g.Generation = old.Generation // an access token alone, once more
 			old.Used = true               // which is good whatever becomes of the one before
@@ -145,7 +146,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			return errNoChange
 		}
 		h.redeem(s, i, req, a, now)
-		s.ClientNames = withName(s.ClientNames, name)
+		s.ClientNames = session.WithName(s.ClientNames, name)
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil
@@ -243,7 +244,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
 		if req.redeemsCode && t.GetResponseType() == oidc.ResponseTypeCode {
-			i.code = codeHash(t)
+			i.code = loginMark(t.GetID())
 		}
 	case op.TokenExchangeRequest:
 		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
@@ -271,10 +272,11 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		// An assertion about a user: each is an authentication, and all of
 		// one service about one user are one session.
 		i.client, i.name = t.Issuer, []string{"jwt"}
-		a := c.h.asks(ctx, req, Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()})
-		a.client, a.clientName, a.renews, a.reserve = t.Issuer, c.h.clientName(ctx, t.Issuer), true, true
-		a.sid = func(n int) string { return derivedSID(a.subject, n, "jwt", t.Issuer) }
-		s, r, err = c.h.admit(ctx, a)
+		l := c.h.asks(ctx, req, Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()})
+		l.Client, l.ClientName = t.Issuer, c.h.clientName(ctx, t.Issuer)
+		l.Current = true
+		atPlace(&l, "jwt", t.Issuer)
+		s, r, err = c.h.admit(ctx, l)
 	default:
 		if !stated {
 			return "", "", time.Time{}, c.h.misconfiguredAnswer(ctx, unknownRequest(tr))

@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -230,7 +231,7 @@ func (req *request) unread() bool {
 
 // holderMark stands in a sealed access token without a session for the subject that
 // it was issued to: op does not authenticate what it puts beside the ID.
-func holderMark(s store.Subject) string { return grantID("holder", s.Issuer, s.ID) }
+func holderMark(s store.Subject) string { return session.GrantID("holder", s.Issuer, s.ID) }
 
 // isForm reports whether a request posts a form as op reads it, by net/http: by the same
 // methods, and the very same type.

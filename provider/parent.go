@@ -163,7 +163,7 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 	return h.change(ctx, parent, func(s *store.Session) error {
 		switch {
 		case s.End != nil:
-			return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+			return hasEnded(s)
 		case slices.Contains(s.Children, sid):
 			return errNoChange
 		}

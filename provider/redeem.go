@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
-	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -19,15 +19,9 @@ import (
 // again, as a refresh does; after it nothing. op and most storages know a device code
 // for ever, and of two requests with one code that race both may have found it good.
 
-// codeHash is how the authorization code of an auth request appears in a session, and
-// deviceHash how a device code does, of whose hash it is a hash.
-func codeHash(ar op.AuthRequest) []byte {
-	sum := seal.Digest("code", ar.GetID())
-	return sum[:16]
-}
-
-func deviceHash(code string) []byte {
-	sum := seal.Digest("device code", code)
+// deviceHash is how a device code appears in a session; name is a hash of it.
+func deviceHash(name string) []byte {
+	sum := seal.Digest("device code", name)
 	return sum[:16]
 }
 
@@ -53,10 +47,10 @@ func redeemed(s *store.Session, i issuance) bool {
 	if i.code == nil || i.redeemed {
 		return i.redeemed
 	}
-	if x := codeAt(s.Codes, i.code); x >= 0 && !s.Codes[x].Used.IsZero() {
+	if x := session.CodeAt(s.Codes, i.code); x >= 0 && !s.Codes[x].Used.IsZero() {
 		return true
 	}
-	return i.refresh && s.Grant(grantID(i.name...)) != nil
+	return i.refresh && s.Grant(session.GrantID(i.name...)) != nil
 }
 
 // redeem notes that a code has brought its tokens, and its answer for a repeat.
@@ -64,10 +58,10 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 	if i.code == nil {
 		return
 	}
-	codes := withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
-	at := codeAt(codes, i.code)
+	codes := session.WithoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
+	at := session.CodeAt(codes, i.code)
 	if at < 0 {
-		codes = withCode(codes, store.Code{Hash: i.code, Until: now}, now)
+		codes = session.WithCode(codes, store.Code{Hash: i.code, Until: now}, now)
 		at = len(codes) - 1
 	} else {
 		codes = slices.Clone(codes)
@@ -94,7 +88,7 @@ func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session,
 func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
-	at := codeAt(s.Codes, i.code)
+	at := session.CodeAt(s.Codes, i.code)
 	if at < 0 || !h.patience.repeats(s.Codes[at].Used, now) {
 		return seal.Answer{}, spentCode()
 	}
@@ -149,13 +143,13 @@ var errTakenBack = errors.New("the code was redeemed by a request that failed me
 // noteAgain notes that another request gets the answer to a code: should the first one
 // fail yet, it takes nothing back. t is the access token of the answer.
 func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
-	if at := codeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
+	if at := session.CodeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
 		return s, nil
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	return h.change(ctx, s, func(s *store.Session) error {
-		at := codeAt(s.Codes, code)
+		at := session.CodeAt(s.Codes, code)
 		switch {
 		case s.End != nil:
 			return usable(s, ruling{}, h.now(), policy.Use{})
@@ -219,24 +213,29 @@ func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshStat
 }
 
 // redeemedDevice finds the session that a device code has brought its tokens in, while
-// that is live: nobody's session is used, or made, by the code any more. It has one
-// session, or a second one if the first was only reserved. A session that has no note of
-// the code was begun by it before notes were made.
-func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string, code []byte) (s store.Session, r ruling, redeemed bool, err error) {
-	s, err = c.h.get(ctx, sid(0))
-	if err == nil && s.End != nil && s.End.Latest != "" {
-		s, err = c.h.get(ctx, s.End.Latest)
-	}
-	if errors.Is(err, store.ErrNotFound) || err == nil && (s.End != nil || !s.ReservedUntil.IsZero()) {
+// that is live: nobody's session is used, or made, by the code any more. A session that
+// has no note of the code was begun by it before notes were made. expired says that the
+// code is over: op takes one that was approved for ever, and its session may have ended
+// and be forgotten.
+func (c *core) redeemedDevice(ctx context.Context, l *session.Login, expired bool) (s store.Session, r ruling, redeemed bool, err error) {
+	s, err = c.h.find(ctx, l)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if expired {
+			return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
+		}
+		return store.Session{}, ruling{}, false, nil
+	case err != nil:
+		return store.Session{}, ruling{}, false, err
+	case expired && !s.ReservedUntil.IsZero() && !c.h.now().Before(s.ReservedUntil):
+		return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
+	case s.End != nil, !s.ReservedUntil.IsZero():
 		return store.Session{}, ruling{}, false, nil
 	}
-	if at := codeAt(s.Codes, code); err == nil && at >= 0 && s.Codes[at].Used.IsZero() {
+	if at := session.CodeAt(s.Codes, l.Mark); at >= 0 && s.Codes[at].Used.IsZero() {
 		return store.Session{}, ruling{}, false, nil
 	}
-	if err == nil {
-		s, r, err = c.h.inUse(ctx, s)
-	}
-	if err != nil {
+	if s, r, err = c.h.inUse(ctx, s); err != nil {
 		return store.Session{}, ruling{}, false, err
 	}
 	return s, r, usable(&s, r, c.h.now(), policy.Use{}) == nil, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -30,10 +31,10 @@ type refreshState struct {
 	session   store.Session
 	ruling    ruling
 	standing  standing
-	from      seal.Nonce  // for a repeat: the nonce of the token that the newest one was made from
-	inner     string      // the storage's token to exchange
-	answer    seal.Answer // for a repeat
-	adopt     *admission  // the token is from before the installation, and its session not in the store yet
+	from      seal.Nonce     // for a repeat: the nonce of the token that the newest one was made from
+	inner     string         // the storage's token to exchange
+	answer    seal.Answer    // for a repeat
+	adopt     *session.Login // the token is from before the installation, and its session not in the store yet
 }
 
 // A refusedRequest stands in for the storage's refresh request when there is a
@@ -338,7 +339,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	g := st.session.Grant(st.token.Grant)
 	use := policy.Use{Client: g.Client, Authenticated: g.Authenticated}
 	after := st.session
-	h.slide(&after, st.ruling, g.Client, now, policy.Refresh)
+	session.Slide(&after, st.ruling.rules, g.Client, now, policy.Refresh)
 	req.belong(h, after, st.ruling, use)
 	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
@@ -414,8 +415,8 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
-		s.Codes = withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
-		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
+		s.Codes = session.WithoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
+		session.Slide(s, st.ruling.rules, g.Client, now, policy.Refresh)
 		h.postpone(s, st.ruling)
 		return nil
 	}

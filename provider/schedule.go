@@ -86,11 +86,3 @@ func (h *Hook) remember(s *store.Session) time.Duration {
 func (h *Hook) forgetAt(s *store.Session) time.Time {
 	return h.ledger.RememberedUntil(s, s.End.At.Add(h.remember(s)))
 }
-
-// slide records activity of a class that the policy counts for the client. A
-// clock that was stepped back moves nothing.
-func (h *Hook) slide(s *store.Session, r ruling, client string, now time.Time, class policy.Class) {
-	if now.After(s.LastActivity) && r.rules.Slides(s.Policy(), client, class) {
-		s.LastActivity, s.ActivityClass = now, class
-	}
-}

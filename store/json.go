@@ -112,7 +112,7 @@ func (x *Delivery) UnmarshalJSON(data []byte) error { return unmarshal(data, x, 
 var (
 	sessionNames = []string{"v", "sid", "subject", "accounts", "who", "gone", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
-		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
+		"client_names", "user_agent", "address", "browser_hash", "place", "reserved_until", "codes",
 		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "chain", "address", "revoked"}
@@ -171,6 +171,7 @@ func (e *encoder) session(s *Session) {
 	e.text("user_agent", s.UserAgent)
 	e.text("address", s.Address)
 	e.base64("browser_hash", s.BrowserHash)
+	e.base64("place", s.Place)
 	e.time("reserved_until", s.ReservedUntil)
 	if len(s.Codes) > 0 {
 		e.name("codes")
@@ -487,6 +488,8 @@ func (d *decoder) session(s *Session) error {
 			s.Address, err = d.text()
 		case "browser_hash":
 			s.BrowserHash, err = d.base64()
+		case "place":
+			s.Place, err = d.base64()
 		case "reserved_until":
 			s.ReservedUntil, err = d.time()
 		case "codes":

@@ -84,6 +84,11 @@ type Session struct {
 	// session is bound to no browser.
 	BrowserHash []byte `json:"browser_hash,omitempty"`
 
+	// Place is a hash of what names the one session into which all logins of a kind
+	// come: the provider's own session, a service that vouches for the subject, or an
+	// exchange of tokens. Empty: each login names its own.
+	Place []byte `json:"place,omitempty"`
+
 	// ReservedUntil is set while the login's authorization code was not
 	// redeemed: the session holds its slot until then and has no token yet.
 	ReservedUntil time.Time `json:"reserved_until,omitzero"`
@@ -258,7 +263,7 @@ func (s Session) Clone() Session {
 	s.Children, texts = carve(texts, s.Children)
 	s.ClientNames, _ = carve(texts, s.ClientNames)
 
-	n := len(s.BrowserHash)
+	n := len(s.BrowserHash) + len(s.Place)
 	for i := range s.Codes {
 		x := &s.Codes[i]
 		n += len(x.Hash) + len(x.Repeat) + len(x.Address)
@@ -269,6 +274,7 @@ func (s Session) Clone() Session {
 	}
 	bytes := make([]byte, 0, n)
 	s.BrowserHash, bytes = carve(bytes, s.BrowserHash)
+	s.Place, bytes = carve(bytes, s.Place)
 	s.Codes = slices.Clone(s.Codes)
 	for i := range s.Codes {
 		x := &s.Codes[i]
