@@ -56,7 +56,7 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp internal/bench internal/engine \
 	internal/linear internal/soak middleware/sqlsessions provider/providertest store/pgstore store/redisstore store/sqlitestore
 SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAnEmptiedStoreIsAnOutage TestAReceiverThatHangsHoldsUpNobody \
-	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestEndsWinAgainstAFlood TestHundredThousandAccounts \
+	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestEndsWinAgainstAFlood TestHundredThousandAccounts TestTheRulesOfAdmission TestTheTableOfAdmission \
 	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise \
 	TestWhatWasMadeFromASessionEndsWithIt
 

@@ -173,8 +173,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, l *session.Login, 
 	h := c.h
 	b, bound := h.boundBrowser(ctx, req, ar.GetID())
 	if !bound {
-		l.Unbound = h.browserOf(req) != nil
-		return nil, nil
+		return nil, h.fromUnbound(ctx, req, l, native)
 	}
 	l.Silent, l.Prompted, l.First, l.Again = b.Silent, !b.Silent, !b.Done, b.Done
 	if b.Silent { // whatever the answer is
@@ -210,6 +209,23 @@ func (c *core) fromBrowser(ctx context.Context, req *request, l *session.Login, 
 		l.Browser.Logins = append(l.Browser.Logins, loginMark(b.Request))
 	}
 	return &returned{b, secret}, nil
+}
+
+// fromUnbound enters in a login that it does not come from the browser which began it, as
+// far as is known: that keeps no cookies, or has too many logins under way. It may still
+// show the cookie of a session that rests on the very same authentication.
+func (h *Hook) fromUnbound(ctx context.Context, req *request, l *session.Login, native bool) error {
+	state := h.browserOf(req)
+	l.Unbound = state != nil
+	if state == nil || native {
+		return nil
+	}
+	_, shown, err := h.cookieSession(ctx, state.Held, l.Subject.Issuer)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	l.Browser = &session.Browser{Shown: shown}
+	return err
 }
 
 // notAsAsked tells of the refusal of a login that the user was there for: the

@@ -29,7 +29,7 @@ func Holds(s *store.Session, hash []byte) bool {
 func (b *Browser) Keep(s *store.Session, renewed bool) {
 	shown := Holds(s, b.Shown)
 	switch {
-	case shown && !renewed:
+	case b.Next == nil, shown && !renewed:
 	case shown:
 		s.BrowserHash = b.Next
 	default:

@@ -147,7 +147,7 @@ func (l *Login) home(t *Terms, v *View) (home *store.Session, yielding []policy.
 		s := &v.Held[i]
 		of := l.in(s, v.Former)
 		if l.Place == nil {
-			of = l.Browser.Has(s)
+			of = l.Browser.Has(s) && (!l.Unbound || l.before(s))
 		}
 		if !of || !t.Rules.Check(v.Now, s.Policy(), policy.Use{}).Allow {
 			continue

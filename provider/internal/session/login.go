@@ -76,7 +76,7 @@ type Login struct {
 type Browser struct {
 	Logins [][]byte // the marks of the logins that it has under way
 	Shown  []byte   // hash of the secret in its session cookie; nil: it shows none
-	Next   []byte   // hash of the secret that it gets
+	Next   []byte   // hash of the secret that it gets; nil: it gets none
 }
 
 // Has reports whether a session is one of this browser: its cookie says so, or a login
