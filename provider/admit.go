@@ -15,7 +15,7 @@ import (
 // admit gives a login its session: the one it goes on in, or joins, or a new one if the
 // policy lets it. It is the one choke point: every first token comes after it.
 // [session.Login.Decide] decides. The error is a *refusedError, or one of the store.
-func (h *Hook) admit(ctx context.Context, l session.Login) (store.Session, ruling, error) {
+func (h *admissions) admit(ctx context.Context, l session.Login) (store.Session, ruling, error) {
 	r, err := h.rules(ctx, l.Subject, true)
 	if err != nil {
 		return store.Session{}, r, fmt.Errorf("settings: %w", err)
@@ -54,7 +54,7 @@ var errUndecided = errors.New("the login takes no session")
 
 // enterSession decides about a login, in one serializable step with all others of its
 // subject, and does what was decided. The step is repeated if it has to know more first.
-func (h *Hook) enterSession(ctx context.Context, l *session.Login, r ruling) (store.Session, ruling, error) {
+func (h *admissions) enterSession(ctx context.Context, l *session.Login, r ruling) (store.Session, ruling, error) {
 	terms := h.terms(r)
 	var known session.View // of sessions that have ended
 	entered := false       // in its parent
@@ -100,7 +100,7 @@ func (h *Hook) enterSession(ctx context.Context, l *session.Login, r ruling) (st
 }
 
 // terms are what holds for the logins of a subject with the rules r.
-func (h *Hook) terms(r ruling) *session.Terms {
+func (h *rulebook) terms(r ruling) *session.Terms {
 	t := &session.Terms{
 		Rules: r.rules, Accounts: r.accounts, Who: r.who, CodeLifetime: h.cfg.CodeLifetime,
 		Remainder: h.cfg.Remainder, MaxSessions: h.cfg.MaxSessions, MaxGrants: h.cfg.MaxGrants,
@@ -114,7 +114,7 @@ func (h *Hook) terms(r ruling) *session.Terms {
 // stepIn is the step: it returns the verdict, the session that the login is in, and
 // those that ended for it. A session that is another one's child begins once that one
 // knows it.
-func (h *Hook) stepIn(ctx context.Context, l *session.Login, r ruling, t *session.Terms, known session.View, entered bool) (v session.Verdict, s store.Session, ended []store.Session, err error) {
+func (h *admissions) stepIn(ctx context.Context, l *session.Login, r ruling, t *session.Terms, known session.View, entered bool) (v session.Verdict, s store.Session, ended []store.Session, err error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	err = h.step(ctx, l.Subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
@@ -155,7 +155,7 @@ func (h *Hook) stepIn(ctx context.Context, l *session.Login, r ruling, t *sessio
 }
 
 // look reads what a login needs to know of the sessions of its subject that have ended.
-func (h *Hook) look(ctx context.Context, l *session.Login) (session.View, error) {
+func (h *admissions) look(ctx context.Context, l *session.Login) (session.View, error) {
 	v := session.View{Looked: true}
 	for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: store.Ended}, 500) {
 		if err != nil {
@@ -173,7 +173,7 @@ func (h *Hook) look(ctx context.Context, l *session.Login) (session.View, error)
 }
 
 // began tells of a session that a login began.
-func (h *Hook) began(ctx context.Context, l *session.Login, r ruling, v session.Verdict, s store.Session, ended []store.Session) (store.Session, ruling, error) {
+func (h *admissions) began(ctx context.Context, l *session.Login, r ruling, v session.Verdict, s store.Session, ended []store.Session) (store.Session, ruling, error) {
 	if !v.Observed.Allow {
 		h.wouldRefuse(ctx, s, v.Observed)
 	}
@@ -193,7 +193,7 @@ func (h *Hook) began(ctx context.Context, l *session.Login, r ruling, v session.
 }
 
 // joined looks at a session that a login went on in, as it is now.
-func (h *Hook) joined(ctx context.Context, s store.Session, r ruling) (store.Session, ruling, error) {
+func (h *admissions) joined(ctx context.Context, s store.Session, r ruling) (store.Session, ruling, error) {
 	s, r, err := h.settle(ctx, s, r)
 	if err == nil {
 		err = usable(&s, r, h.now(), policy.Use{})
@@ -202,7 +202,7 @@ func (h *Hook) joined(ctx context.Context, s store.Session, r ruling) (store.Ses
 }
 
 // refusal tells of a refused login, and returns the refusal.
-func (h *Hook) refusal(ctx context.Context, l *session.Login, r ruling, v session.Verdict, ended []store.Session) error {
+func (h *admissions) refusal(ctx context.Context, l *session.Login, r ruling, v session.Verdict, ended []store.Session) error {
 	switch {
 	case v.Act == session.Ask:
 		h.tellAsked(ctx, asRefused(l, r), v.Decision)
@@ -229,7 +229,7 @@ func asRefused(l *session.Login, r ruling) store.Session {
 
 // outdated asks Config.NotBefore about an authentication. Times are compared as
 // stores keep them: a database may have rounded one of the two.
-func (h *Hook) outdated(ctx context.Context, subject store.Subject, at time.Time) (bool, error) {
+func (h *admissions) outdated(ctx context.Context, subject store.Subject, at time.Time) (bool, error) {
 	if h.cfg.NotBefore == nil || at.IsZero() {
 		return false, nil
 	}
@@ -244,7 +244,7 @@ func (h *Hook) outdated(ctx context.Context, subject store.Subject, at time.Time
 
 // withdraw ends the reservation of a login that is refused after all, unless newer
 // credentials came to it. If that fails it is over soon.
-func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, authTime time.Time) {
+func (h *admissions) withdraw(ctx context.Context, s store.Session, r ruling, authTime time.Time) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	_, _ = h.change(ctx, s, func(s *store.Session) error {
@@ -258,7 +258,7 @@ func (h *Hook) withdraw(ctx context.Context, s store.Session, r ruling, authTime
 }
 
 // confirm makes a session of a reservation, where no grant that is made confirms it.
-func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
+func (h *admissions) confirm(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
 	s, began, err := h.makeSession(ctx, s, r)
 	if err != nil || !began {
 		return s, err
@@ -268,7 +268,7 @@ func (h *Hook) confirm(ctx context.Context, s store.Session, r ruling) (store.Se
 }
 
 // makeSession makes a session of a reservation, and reports whether it was still one.
-func (h *Hook) makeSession(ctx context.Context, s store.Session, r ruling) (made store.Session, began bool, err error) {
+func (h *admissions) makeSession(ctx context.Context, s store.Session, r ruling) (made store.Session, began bool, err error) {
 	if s.ReservedUntil.IsZero() {
 		return s, false, nil
 	}
@@ -290,7 +290,7 @@ func (h *Hook) makeSession(ctx context.Context, s store.Session, r ruling) (made
 }
 
 // tellRefused tells of a login that is refused, and counts it.
-func (h *Hook) tellRefused(ctx context.Context, s store.Session, d policy.Decision) {
+func (h *base) tellRefused(ctx context.Context, s store.Session, d policy.Decision) {
 	e := Event{
 		Type: EventRefused, Subject: s.Subject, Client: s.Client, Kind: s.Kind,
 		Reason: d.Reason, Used: d.Used, Max: d.Max,
@@ -300,7 +300,7 @@ func (h *Hook) tellRefused(ctx context.Context, s store.Session, d policy.Decisi
 }
 
 // tellAsked tells of a login whose user is asked to make room first.
-func (h *Hook) tellAsked(ctx context.Context, s store.Session, d policy.Decision) {
+func (h *base) tellAsked(ctx context.Context, s store.Session, d policy.Decision) {
 	h.event(ctx, Event{Type: EventAsked, Subject: s.Subject, Client: s.Client, Kind: s.Kind, Reason: d.Reason, Used: d.Used, Max: d.Max})
 }
 
@@ -318,7 +318,7 @@ func isOver(d policy.Decision, now time.Time) *refusedError {
 	return &refusedError{reason: d.Reason, text: text, over: true}
 }
 
-func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decision) {
+func (h *base) wouldRefuse(ctx context.Context, s store.Session, d policy.Decision) {
 	h.event(ctx, Event{
 		Type: EventWouldRefuse, Subject: s.Subject, SID: s.ID, Client: s.Client, Kind: s.Kind,
 		Reason: d.Reason, Used: d.Used, Max: d.Max,
@@ -326,7 +326,7 @@ func (h *Hook) wouldRefuse(ctx context.Context, s store.Session, d policy.Decisi
 }
 
 // started tells of a session that began. A reservation has not begun yet.
-func (h *Hook) started(ctx context.Context, s *store.Session) {
+func (h *base) started(ctx context.Context, s *store.Session) {
 	if s.ReservedUntil.IsZero() {
 		h.sessionEvent(ctx, EventStarted, s, "")
 	}

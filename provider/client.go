@@ -74,7 +74,7 @@ func (c *globClient) PostLogoutRedirectURIGlobs() []string {
 }
 
 // clientName returns the name by which users know a client.
-func (h *Hook) clientName(ctx context.Context, clientID string) string {
+func (h *base) clientName(ctx context.Context, clientID string) string {
 	name := ""
 	if h.cfg.ClientName != nil && clientID != "" {
 		name = h.cfg.ClientName(ctx, clientID)

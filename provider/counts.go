@@ -137,7 +137,7 @@ type counter struct {
 }
 
 // count notes an event of a session. It does not block.
-func (h *Hook) count(e Event, s *store.Session) {
+func (h *base) count(e Event, s *store.Session) {
 	name, at := "", h.now()
 	switch e.Type {
 	case EventStarted:
@@ -170,7 +170,7 @@ func knownReason(reason policy.Reason) policy.Reason {
 	return OtherReason
 }
 
-func (h *Hook) addCount(c store.Count, n int64) {
+func (h *base) addCount(c store.Count, n int64) {
 	sample := c
 	sample.N = 1
 	if h.cfg.NoCounts || sample.Validate() != nil { // an account that cannot be counted
@@ -189,7 +189,7 @@ func (h *Hook) addCount(c store.Count, n int64) {
 
 // keepCounts does what a sweep does for the counters: it writes what waits, and
 // once a day drops what is old of an account that it writes of.
-func (h *Hook) keepCounts(ctx context.Context) error {
+func (h *sweeps) keepCounts(ctx context.Context) error {
 	if h.cfg.NoCounts {
 		return nil
 	}
@@ -203,7 +203,7 @@ func (h *Hook) keepCounts(ctx context.Context) error {
 }
 
 // dropCounts drops the old counters of some of the given accounts.
-func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
+func (h *sweeps) dropCounts(ctx context.Context, accounts []string) error {
 	if h.counter.dropped == nil || len(h.counter.dropped) > maxCounters {
 		h.counter.dropped = map[string]time.Time{}
 	}
@@ -231,7 +231,7 @@ func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
 const everyAccount = "\x00every account"
 
 // countLive writes how many sessions were live in each account.
-func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int64) error {
+func (h *sweeps) countLive(ctx context.Context, at time.Time, live map[string]int64) error {
 	hour := at.UTC().Truncate(time.Hour)
 	var batch []store.Count
 	write := func() error {
@@ -260,7 +260,7 @@ func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int6
 
 // writeCounts writes what waits, and returns of which accounts. What it could not
 // write waits on.
-func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
+func (h *sweeps) writeCounts(ctx context.Context) (accounts []string, err error) {
 	h.counter.mu.Lock()
 	waiting := h.counter.waiting
 	h.counter.waiting = nil
@@ -297,7 +297,7 @@ func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
 }
 
 // lastCounts writes what waits when [Hook.Run] ends.
-func (h *Hook) lastCounts(ctx context.Context) {
+func (h *sweeps) lastCounts(ctx context.Context) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	h.counter.writing.Lock()

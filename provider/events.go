@@ -111,7 +111,7 @@ func Tee(handlers ...func(context.Context, Event)) func(context.Context, Event) 
 const keyUnknownEvery = time.Minute
 
 // unavailableEvent tells of a request that was answered with 503.
-func (h *Hook) unavailableEvent(ctx context.Context, err error) {
+func (h *base) unavailableEvent(ctx context.Context, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // the client hung up: nothing to look at
 	case !errors.Is(err, seal.ErrAhead):
@@ -131,12 +131,12 @@ func (s *seldom) due(now time.Time, every time.Duration) bool {
 	return (since < 0 || since >= every) && s.last.CompareAndSwap(last, now.UnixMicro())
 }
 
-func (h *Hook) event(ctx context.Context, e Event) {
+func (h *base) event(ctx context.Context, e Event) {
 	e.At = h.now()
 	h.cfg.Events(ctx, e)
 }
 
-func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {
+func (h *base) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {
 	if client == "" {
 		client = s.Client
 	}

@@ -143,7 +143,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 // find returns the session that has taken a login in, ended or not: that which it began,
 // or the one among its subject's that lists it. If there is none the error wraps
 // store.ErrNotFound.
-func (h *Hook) find(ctx context.Context, l *session.Login) (store.Session, error) {
+func (h *admissions) find(ctx context.Context, l *session.Login) (store.Session, error) {
 	s, err := h.get(ctx, l.SID)
 	if err == nil && s.Joined == "" && !(l.Lasting && s.End != nil && s.End.Reason == policy.ReasonAbandoned) {
 		return s, nil

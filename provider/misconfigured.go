@@ -80,7 +80,7 @@ func (c *core) setUpFor(ctx context.Context, authTime time.Time) error {
 var maxRange = policy.Range{ActiveMax: policy.DefaultRange.ActiveMax, InactivityMax: policy.DefaultRange.InactivityMax}
 
 // checkSettings tells of settings that limit nothing, or cannot be meant.
-func (h *Hook) checkSettings(ctx context.Context, account string, a policy.Account) {
+func (h *rulebook) checkSettings(ctx context.Context, account string, a policy.Account) {
 	if a.Limits == (policy.Limits{}) && len(a.Kinds)+len(a.Clients)+len(a.Groups)+len(a.Users) == 0 {
 		if h.mistakes.first("no settings") {
 			h.event(ctx, Event{Type: EventMisconfigured, Err: setup(fmt.Sprintf("account %q has no settings: its logins are not limited", account))})
@@ -116,7 +116,7 @@ func (m *mistakes) first(text string) bool {
 }
 
 // misconfigured tells of a mistake in the set-up, at its first sight.
-func (h *Hook) misconfigured(ctx context.Context, mistake error) {
+func (h *base) misconfigured(ctx context.Context, mistake error) {
 	if h.mistakes.first(mistake.Error()) {
 		h.event(ctx, Event{Type: EventMisconfigured, Err: mistake})
 	}

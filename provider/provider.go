@@ -29,7 +29,6 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/invalid"
-	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -295,26 +294,16 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 
 // Hook is the policy in place. It is made by [New].
 type Hook struct {
-	cfg      Config
+	*sweeps
+
 	ring     *seal.Ring
 	browsers *browser.Keeper
-	settings *settingsCache
-	watch    *storeWatch
-	counter  counter
-	walker   walker
 	patience patience
 	locks    keylock.Locks // by grant: one refresh at a time in this process
-	wake     chan struct{} // holds a value when Run should not wait for its tick
 
-	decorates   atomic.Int32 // how many storages
-	handles     atomic.Bool  // Handler was called
-	signers     signers
-	mistakes    mistakes
-	keyUnknown  seldom // EventKeyUnknown
-	ledger      *notify.Ledger
-	outbox      notify.Outbox
-	backChannel *notify.BackChannel
-	announces   []announcement // in discovery
+	decorates atomic.Int32   // how many storages
+	handles   atomic.Bool    // Handler was called
+	announces []announcement // in discovery
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -419,17 +408,8 @@ func New(cfg Config) (*Hook, error) {
 	case watch.refuses:
 		cfg.Settings = besideSettings{cfg.Settings, watch}
 	}
-	h := &Hook{
-		cfg: cfg, ring: ring, watch: watch,
-		settings:  newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
-		patience:  patienceOf(cfg),
-		wake:      make(chan struct{}, 1),
-		announces: announcements(cfg),
-	}
+	h := &Hook{sweeps: newEngine(cfg, watch), ring: ring, patience: patienceOf(cfg), announces: announcements(cfg)}
 	h.browsers = &browser.Keeper{Ring: ring, Now: h.now}
-	h.ledger, h.backChannel = h.newLedger(), h.newBackChannel()
-	watch.now = h.now
-	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }
 	return h, nil
 }
 
@@ -449,4 +429,4 @@ func DefaultKind(_ context.Context, l Login) policy.Kind {
 }
 
 // now is the time, in the precision and zone that stores keep.
-func (h *Hook) now() time.Time { return h.cfg.Now().UTC().Truncate(time.Microsecond) }
+func (h *base) now() time.Time { return h.cfg.Now().UTC().Truncate(time.Microsecond) }

@@ -142,7 +142,7 @@ var errTakenBack = errors.New("the code was redeemed by a request that failed me
 
 // noteAgain notes that another request gets the answer to a code: should the first one
 // fail yet, it takes nothing back. t is the access token of the answer.
-func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
+func (h *admissions) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
 	if at := session.CodeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
 		return s, nil
 	}

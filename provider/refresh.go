@@ -526,7 +526,7 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 }
 
 // noteMoved tells of a repeat from another address than the one that got the answer.
-func (h *Hook) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
+func (h *documents) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
 	if len(was) > 0 && subtle.ConstantTimeCompare(was, is) != 1 {
 		h.sessionEvent(ctx, EventRepeatMoved, s, client)
 	}

@@ -55,7 +55,7 @@ func (h *Hook) Run(ctx context.Context) error {
 	}
 }
 
-func (h *Hook) sweepFailed(ctx context.Context, err error) {
+func (h *sweeps) sweepFailed(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		h.event(ctx, Event{Type: EventSweepFailed, Err: err})
 	}
@@ -84,7 +84,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 }
 
 // sweepDue looks at what is due, and reports whether it came to the end of it.
-func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
+func (h *sweeps) sweepDue(ctx context.Context, errs *failures) bool {
 	for {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
@@ -108,7 +108,7 @@ func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 
 // sweepAll looks at the sessions of a batch, and reports whether the store seems to
 // be down: then it is tried again by the next sweep.
-func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
+func (h *sweeps) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
 	var mu sync.Mutex // for errs and broken
 	began := time.Now()
 	someAtOnce(ctx, batch, func(s store.Session) {
@@ -201,7 +201,7 @@ const sweepAgain = 10 * time.Minute
 
 // sweep looks at one session that is due. It asks for no rules where the session
 // has ended: its user may be gone.
-func (h *Hook) sweep(ctx context.Context, s store.Session) error {
+func (h *sweeps) sweep(ctx context.Context, s store.Session) error {
 	now := h.now()
 	var r ruling
 	if s.Fenced() {
@@ -268,7 +268,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 // forget deletes an ended session that was remembered for long enough. The first
 // of several by one name stays as long as the latest is there: a login finds
 // that by it.
-func (h *Hook) forget(ctx context.Context, s store.Session) error {
+func (h *sweeps) forget(ctx context.Context, s store.Session) error {
 	if s.End.Latest != "" {
 		_, err := h.cfg.Store.Get(ctx, s.End.Latest)
 		if err == nil {
