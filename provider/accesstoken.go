@@ -27,7 +27,7 @@ var errInactive = errors.New("the access token is not active")
 // subject is whose the token is, as op says. Only the ID is sealed: in an opaque
 // token that op has encrypted without authentication (op.NewAESCrypto) somebody
 // can put another subject beside it.
-func (c *core) open(ctx context.Context, id, subject, presented string) (t seal.AccessToken, s store.Session, r ruling, err error) {
+func (c *reading) open(ctx context.Context, id, subject, presented string) (t seal.AccessToken, s store.Session, r ruling, err error) {
 	h := c.h
 	now := h.now()
 	t, err = h.ring.OpenAccess(id, now)
@@ -78,7 +78,7 @@ func (c *core) open(ctx context.Context, id, subject, presented string) (t seal.
 // touch records activity with an access token, and that the token was seen: a
 // refresh that brought it cannot have been lost. Activity of high frequency is
 // not written each time.
-func (c *core) touch(ctx context.Context, s store.Session, r ruling, t seal.AccessToken, class policy.Class) error {
+func (c *reading) touch(ctx context.Context, s store.Session, r ruling, t seal.AccessToken, class policy.Class) error {
 	h := c.h
 	now := h.now()
 	needs := func(s *store.Session) (slides, seen bool) {
@@ -147,7 +147,7 @@ func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token strin
 	if err != nil {
 		return AccessToken{}, err
 	}
-	c := &core{h: h}
+	c := newCore(nil, h)
 	t, s, r, err := c.open(ctx, id, subject, token)
 	switch {
 	case errors.Is(err, errInactive):

@@ -21,7 +21,7 @@ import (
 // Where the storage rotates, it does not know the old token any more once it
 // was adopted, and so neither do we: presented again, it is refused as by the
 // bare server.
-func (c *core) adoptable(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
+func (c *rotating) adoptable(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
 	h := c.h
 	if !h.now().Before(h.cfg.AdoptUntil) {
 		return nil, op.ErrInvalidRefreshToken
@@ -83,7 +83,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 }
 
 // ofTheseCredentials refuses a token from before the user's credentials were changed.
-func (h *Hook) ofTheseCredentials(ctx context.Context, st *refreshState) error {
+func (h *admissions) ofTheseCredentials(ctx context.Context, st *refreshState) error {
 	outdated, err := h.outdated(ctx, st.token.Subject, st.token.Authenticated)
 	if err == nil && outdated {
 		err = errOldCredentials
@@ -97,7 +97,7 @@ var errOldCredentials = &refusedError{reason: policy.ReasonCredentialChange, tex
 // more than that perhaps: an earlier try may have failed before it could tell
 // whether the session may begin. Such a session is of no use to anybody, and ends if
 // it may not.
-func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
+func (c *rotating) asAdopted(ctx context.Context, st *refreshState) error {
 	s := &st.session
 	if s.End != nil || len(s.Grants) != 1 || s.Grants[0].Generation > 0 {
 		return nil // tokens were issued in it, and who changes the credentials decides about it
@@ -115,7 +115,7 @@ func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
 // adopt makes the session of an adopted token. It comes before the storage
 // exchanges the token: after it the token is the current one of a grant like
 // any other.
-func (c *core) adopt(ctx context.Context, st *refreshState) error {
+func (c *rotating) adopt(ctx context.Context, st *refreshState) error {
 	if st.adopt == nil {
 		return nil
 	}

@@ -132,7 +132,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 }
 
 // deviceAnswer does what the answer to a page says, if the request is one.
-func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login DeviceLogin, secret string) (problem string, cancelled bool, failed *failedAnswer, err error) {
+func (h *pages) deviceAnswer(w http.ResponseWriter, r *http.Request, login DeviceLogin, secret string) (problem string, cancelled bool, failed *failedAnswer, err error) {
 	if r.Method != http.MethodPost {
 		return "", false, nil, nil
 	}
@@ -171,7 +171,7 @@ func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login Device
 // a device is bound.
 const deviceCookieFor = askWithin
 
-func (h *Hook) deviceCookie(issuer, secret string) *http.Cookie {
+func (h *pages) deviceCookie(issuer, secret string) *http.Cookie {
 	secure := !browser.IsLoopbackHTTP(issuer)
 	return &http.Cookie{
 		Name: deviceCookieName(issuer, secure), Value: secret, Path: "/", MaxAge: int(deviceCookieFor / time.Second),
@@ -189,7 +189,7 @@ func deviceCookieName(issuer string, secure bool) string {
 }
 
 // deviceSecret returns the value of the cookie, empty if there is none.
-func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
+func (h *pages) deviceSecret(r *http.Request, issuer string) string {
 	c, err := r.Cookie(deviceCookieName(issuer, !browser.IsLoopbackHTTP(issuer)))
 	if err != nil || len(c.Value) != len(rand.Text()) {
 		return ""
@@ -199,7 +199,7 @@ func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
 
 // withSessionsURL adds to the refusal of a device at the cap where its user can
 // make room.
-func (h *Hook) withSessionsURL(err error) error {
+func (h *pages) withSessionsURL(err error) error {
 	var refused *refusedError
 	if h.cfg.SessionsURL == "" || !errors.As(err, &refused) || refused.over || refused.reason != policy.ReasonConcurrency {
 		return err

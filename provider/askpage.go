@@ -123,7 +123,7 @@ func (t AskTime) DateTime() string { return view.Time(t).DateTime() }
 func (t AskTime) Date() string { return view.Time(t).Date() }
 
 // askPage fills the page in but for its form.
-func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
+func (h *pages) askPage(r *http.Request, rm room, q question) AskPage {
 	// Without it the page only does not say which session is this browser's.
 	own, _, _ := h.cookieSession(r.Context(), r.Cookies(), q.subject.Issuer)
 	page := AskPage{Client: h.clientName(r.Context(), q.client), Used: rm.decision.Used, Max: rm.decision.Max, Need: rm.need}
@@ -161,7 +161,7 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 
 // writePage writes a page. scheme, if not empty, is a private one that a form on
 // it may lead to.
-func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
+func (h *pages) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
 	p.Nonce = newStyleNonce()
 	form := "'self'"
 	if scheme != "" {
@@ -210,13 +210,13 @@ func newStyleNonce() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-func (h *Hook) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {
+func (h *pages) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {
 	h.writePage(w, r, status, AskPage{Notice: &n}, "")
 }
 
 // unavailable says that it cannot go on at the moment, and where to try again.
 // Nothing is lost by it.
-func (h *Hook) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
+func (h *pages) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
 	if err != nil {
 		h.unavailableEvent(r.Context(), err)
 	}

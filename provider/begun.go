@@ -29,7 +29,7 @@ type begun struct {
 
 // begin notes what a request has entered. Outside of HTTP there is no response that
 // could fail.
-func (h *Hook) begin(ctx context.Context, req *request, b *begun) {
+func (h *admissions) begin(ctx context.Context, req *request, b *begun) {
 	if req.http != nil {
 		req.begun = b
 		return
@@ -81,7 +81,7 @@ func bringsCode(location string) bool {
 
 // takeBack takes back what the request began, and nothing that others have gone on with
 // meanwhile. If that fails, the session lasts as long as the limits let it.
-func (h *Hook) takeBack(ctx context.Context, req *request) {
+func (h *admissions) takeBack(ctx context.Context, req *request) {
 	b := req.begun
 	if b == nil {
 		return
@@ -151,7 +151,7 @@ func (req *request) aloneAndReserved() bool {
 }
 
 // confirmAlone makes a session of the reservation of such a login.
-func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
+func (h *admissions) confirmAlone(ctx context.Context, req *request) error {
 	s, err := h.confirm(ctx, *req.session, req.ruling)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
 }
 
 // confirmFor is the same for a request whose response may fail yet.
-func (h *Hook) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
+func (h *admissions) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
 	s, began, err := h.makeSession(ctx, reserved, r)
 	if err == nil && began {
 		h.begin(ctx, req, &begun{session: s, ruling: r, reserved: reserved})

@@ -19,7 +19,7 @@ import (
 
 // browserOf returns the state of a request; nil where there are no cookies:
 // they are switched off, or the call did not come by HTTP.
-func (h *Hook) browserOf(req *request) *browser.Cookies {
+func (h *cookies) browserOf(req *request) *browser.Cookies {
 	if h.cfg.NoBrowserSession || req == nil || req.http == nil {
 		return nil
 	}
@@ -41,7 +41,7 @@ func (req *request) setCookies(h http.Header) {
 
 // bind sets the binding of a new auth request. asked is what the application
 // asked for, and hint the user whom its id_token_hint names; empty: none.
-func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
+func (c *signingIn) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
 	h := c.h
 	state := h.browserOf(h.requestFrom(ctx))
 	if state == nil {
@@ -64,7 +64,7 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 // boundBrowser reports whether a request comes from the browser that started the
 // auth request, and returns what it keeps of it. What cannot be opened is no
 // binding.
-func (h *Hook) boundBrowser(ctx context.Context, req *request, authRequestID string) (browser.Binding, bool) {
+func (h *cookies) boundBrowser(ctx context.Context, req *request, authRequestID string) (browser.Binding, bool) {
 	state := h.browserOf(req)
 	if state == nil {
 		return browser.Binding{}, false
@@ -88,7 +88,7 @@ func (h *Hook) StartedHere(r *http.Request, issuer, authRequestID string) bool {
 // cookieSession returns the session of the browser's session cookie, as it is
 // now, and the hash of the secret. If there is none the error wraps
 // store.ErrNotFound.
-func (h *Hook) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
+func (h *cookies) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
 	name := browser.NamesOf(issuer).Session
 	i := slices.IndexFunc(cookies, func(c *http.Cookie) bool { return c.Name == name })
 	if i < 0 {
@@ -115,7 +115,7 @@ var errNoBrowserSession = fmt.Errorf("no session of this browser: %w", store.Err
 // browserSession returns the session of this browser's cookie, as it is now, and
 // whether it is live. One that has ended is returned with its reason; the zero
 // Session if there is none.
-func (h *Hook) browserSession(ctx context.Context, req *request) (store.Session, bool, error) {
+func (h *cookies) browserSession(ctx context.Context, req *request) (store.Session, bool, error) {
 	state := h.browserOf(req)
 	if state == nil {
 		return store.Session{}, false, nil
@@ -150,7 +150,7 @@ func (h *Hook) BrowserSession(r *http.Request, issuer string) (store.Session, er
 // keep sets the session cookie if the session took its secret, and lets the
 // binding go once the code is late: until then the callback may be loaded again. That
 // of prompt=none has gone with its answer.
-func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, b *returned) {
+func (h *cookies) keep(ctx context.Context, req *request, s *store.Session, b *returned) {
 	if session.Holds(s, b.secret.Hash()) { // else another one has replaced it since
 		req.browser.Set(b.secret.Cookie(s))
 	}
@@ -169,7 +169,7 @@ type returned struct {
 // began it. It refuses a login that is not what the application asked for, and one that
 // rests on credentials which were entered before the browser's session ended. What it
 // returns is nil where no cookie is to be set.
-func (c *core) fromBrowser(ctx context.Context, req *request, l *session.Login, ar op.AuthRequest, native bool) (*returned, error) {
+func (c *signingIn) fromBrowser(ctx context.Context, req *request, l *session.Login, ar op.AuthRequest, native bool) (*returned, error) {
 	h := c.h
 	b, bound := h.boundBrowser(ctx, req, ar.GetID())
 	if !bound {
@@ -214,7 +214,7 @@ func (c *core) fromBrowser(ctx context.Context, req *request, l *session.Login, 
 // fromUnbound enters in a login that it does not come from the browser which began it, as
 // far as is known: that keeps no cookies, or has too many logins under way. It may still
 // show the cookie of a session that rests on the very same authentication.
-func (h *Hook) fromUnbound(ctx context.Context, req *request, l *session.Login, native bool) error {
+func (h *cookies) fromUnbound(ctx context.Context, req *request, l *session.Login, native bool) error {
 	state := h.browserOf(req)
 	l.Unbound = state != nil
 	if state == nil || native {
@@ -231,7 +231,7 @@ func (h *Hook) fromUnbound(ctx context.Context, req *request, l *session.Login, 
 // notAsAsked tells of the refusal of a login that the user was there for: the
 // provider's page took one that is remembered, or of somebody else. Without the user
 // the refusal is the ordinary answer to an application that only asks.
-func (h *Hook) notAsAsked(ctx context.Context, l *session.Login, refused *refusedError) error {
+func (h *cookies) notAsAsked(ctx context.Context, l *session.Login, refused *refusedError) error {
 	if !l.Silent {
 		h.event(ctx, Event{
 			Type: EventNotAsAsked, Subject: l.Subject, Client: l.Client, Kind: l.Kind,

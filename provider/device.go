@@ -13,7 +13,7 @@ import (
 
 // admitDevice decides about a device login when its tokens are created. The
 // device code makes one session, however often it is polled.
-func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (s store.Session, r ruling, redeemed bool, err error) {
+func (c *signingIn) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthorizationState) (s store.Session, r ruling, redeemed bool, err error) {
 	name := req.deviceCode
 	if name == "" { // a provider that keeps device codes by itself
 		name = newSID(subjectOf(ctx, t.GetSubject()))
@@ -34,7 +34,7 @@ func (c *core) admitDevice(ctx context.Context, req *request, t *op.DeviceAuthor
 // noteDevice notes the device code that is polled: the login is decided when its
 // tokens are created. op tells the storage the device code here and nowhere
 // else.
-func (c *core) noteDevice(ctx context.Context, deviceCode string) {
+func (c *signingIn) noteDevice(ctx context.Context, deviceCode string) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {

@@ -3,13 +3,17 @@ package provider
 import (
 	"context"
 
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
 )
 
-// What the hook does with sessions, apart from op and HTTP, is done by its parts. Each
+// What the hook does is done by its parts. Each
 // has the one below it in it, and knows nothing of those above: the compiler holds that.
 //
-//	Hook        what embedders see, and the answers to op and HTTP
+//	Hook        what embedders see
+//	pages       the pages that ask
+//	cookies     which browser this is
 //	sweeps      what is due, and settings that changed
 //	admissions  logins
 //	members     whose sessions they are: accounts and groups
@@ -61,6 +65,16 @@ type sweeps struct {
 	walker walker
 	wake   chan struct{} // holds a value when Run should not wait for its tick
 }
+
+// Cookies tell which browser a request comes from.
+type cookies struct {
+	*sweeps
+	ring     *seal.Ring
+	browsers *browser.Keeper
+}
+
+// Pages ask the user at a cap that asks, and before they are signed out.
+type pages struct{ *cookies }
 
 // newEngine puts the parts together.
 func newEngine(cfg Config, watch *storeWatch) *sweeps {

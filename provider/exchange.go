@@ -230,7 +230,7 @@ type exchangeToken struct {
 // What kind a JWT of this issuer is, does not hang on what the request calls it, nor
 // on who vouches for it: see core.kindOf. In a token of another provider nothing names
 // a session here.
-func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+func (c *exchanging) exchanged(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if e.kind == oidc.RefreshTokenType {
 		return c.exchangedRefreshToken(ctx, req, e)
 	}
@@ -257,7 +257,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 
 // exchangedAccessToken looks an access token up by its ID. A text that the storage
 // vouches for, and that is none of ours, is of no session.
-func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
+func (c *exchanging) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
 	if !strings.HasPrefix(id, seal.AccessPrefix) {
 		if e.vouched != "" {
 			return presentedToken{token: e.token}, nil
@@ -287,7 +287,7 @@ func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, pr
 // ask the storage whether it is still good, and nothing in it says when it was
 // issued: it is taken for as long as tokens from before the installation are, and
 // rests on an authentication from before that.
-func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToken, error) {
+func (c *exchanging) exchangedOpaque(ctx context.Context, token string) (presentedToken, error) {
 	if token == "" || !c.adopting() {
 		return presentedToken{}, errDeadToken
 	}
@@ -300,7 +300,7 @@ func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToke
 
 // exchangedBare is a JWT from before the installation. Its user authenticated before
 // it was issued.
-func (c *core) exchangedBare(token string, claims map[string]any) (presentedToken, error) {
+func (c *exchanging) exchangedBare(token string, claims map[string]any) (presentedToken, error) {
 	if !c.adopting() {
 		return presentedToken{}, errDeadToken
 	}
@@ -317,7 +317,7 @@ func (c *core) exchangedBare(token string, claims map[string]any) (presentedToke
 const restsOnClaim = "session_auth_time"
 
 // exchangedIDToken looks up the session that an ID token names.
-func (c *core) exchangedIDToken(ctx context.Context, token string, claims map[string]any) (presentedToken, error) {
+func (c *exchanging) exchangedIDToken(ctx context.Context, token string, claims map[string]any) (presentedToken, error) {
 	sid, _ := claims["sid"].(string)
 	s, err := c.h.getWithParent(ctx, sid)
 	if err == nil && s.Subject.Issuer != op.IssuerFromContext(ctx) {
@@ -352,7 +352,7 @@ var errSpent = &refusedError{text: "the refresh token was refreshed already, and
 // it looked up already, by TokenRequestByRefreshToken; for the actor of an exchange
 // as well, before the subject is asked for, and so one of two is looked up again: as part
 // of this call, which goes on when the response is over.
-func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+func (c *exchanging) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
 			if _, err := c.lookUp(ctx, req, e.token); err != nil {
@@ -393,7 +393,7 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 
 // exchangedForeign is a refresh token that is not one of ours, for cause, and that the
 // storage's verifier vouches for.
-func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
+func (c *exchanging) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
 	if _, err := c.h.ring.OpenRefresh(e.token, c.h.now()); !errors.Is(err, seal.ErrForeign) {
 		return presentedToken{}, deadOr(cause)
 	}
@@ -407,7 +407,7 @@ func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeTok
 // kindOfExchanged tells what a subject or actor token is, from the token as it was
 // presented. What the storage says is in one that it vouches for counts only for a
 // token that nobody else can read.
-func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
+func (c *exchanging) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
 	presented, unclear := req.param(e.name)
 	if unclear || presented == "" {
 		return "", otherKind, nil, errUnclear
@@ -437,7 +437,7 @@ func (e *exchangeToken) is(presented string, claims map[string]any, isJWT bool) 
 }
 
 // mayExchange asks Config.ExchangeRefreshToken about another client's refresh token.
-func (c *core) mayExchange(ctx context.Context, req *request, clientID, owner string) bool {
+func (c *exchanging) mayExchange(ctx context.Context, req *request, clientID, owner string) bool {
 	if c.h.cfg.ExchangeRefreshToken == nil {
 		return false
 	}
@@ -447,7 +447,7 @@ func (c *core) mayExchange(ctx context.Context, req *request, clientID, owner st
 
 // standsForExchange does for a refresh token that is exchanged what its standing calls
 // for.
-func (c *core) standsForExchange(ctx context.Context, req *request, st *refreshState) error {
+func (c *exchanging) standsForExchange(ctx context.Context, req *request, st *refreshState) error {
 	if err := c.adopt(ctx, st); err != nil {
 		return err
 	}
@@ -479,7 +479,7 @@ func unseen(s *store.Session, grant string, generation uint64) bool {
 
 // seen records that a token of a generation was seen: the refresh that brought
 // it cannot have been lost.
-func (c *core) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
+func (c *reading) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
 	if !unseen(&s, grant, generation) {
 		return s, nil
 	}
@@ -555,7 +555,7 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 
 // VerifyExchangeSubjectToken asks the storage about a token that is not op's.
 // Where the storage cannot, op treats the error like the missing interface.
-func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
+func (c *exchanging) VerifyExchangeSubjectToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
 		req, leave := c.h.enter(ctx)
 		defer leave()
@@ -568,7 +568,7 @@ func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tok
 }
 
 // VerifyExchangeActorToken is the same for an actor token.
-func (c *core) VerifyExchangeActorToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
+func (c *exchanging) VerifyExchangeActorToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
 		req, leave := c.h.enter(ctx)
 		defer leave()

@@ -56,7 +56,7 @@ func acrOf(s *store.Session, g *store.Grant) string {
 // seals what the client gets. The storage goes first: if our write fails, the
 // code stays good and the next try creates others; these were never sealed, so
 // nobody can use them.
-func (c *core) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+func (c *issuing) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
 	h := c.h
 	now := h.now()
 	name := h.clientName(ctx, i.client)
@@ -170,7 +170,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		b.code, b.redeemed = i.code, now
 	}
 	c.h.begin(ctx, req, b)
-	c.h.signers.learn(s.Subject.Issuer, c)
+	c.h.signers.learn(s.Subject.Issuer, c.backing)
 
 	req.belong(h, s, r, use)
 	req.acr = acrOf(&s, &g)
@@ -182,7 +182,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 }
 
 // skew is the clock skew that op adds to what the client is told.
-func (c *core) skew(req *request) time.Duration {
+func (c *backing) skew(req *request) time.Duration {
 	if req.client == nil {
 		return 0
 	}
@@ -191,7 +191,7 @@ func (c *core) skew(req *request) time.Duration {
 
 // bound shortens an access token's life to what the session allows. op adds
 // the client's ClockSkew, so it is taken off first.
-func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
+func (c *backing) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
 	end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
 	if end.IsZero() {
 		return expires
@@ -207,7 +207,7 @@ func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) t
 const maxScopes = 4096
 
 // create issues the first tokens of a login, or the tokens of an exchange.
-func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
+func (c *issuing) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
 	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes()}
 	if n := len(strings.Join(i.scopes, " ")); n > maxScopes {
 		return "", "", time.Time{}, oidc.ErrInvalidScope().WithDescription("the scopes are %d bytes long, at most %d are allowed", n, maxScopes)
@@ -307,7 +307,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 
 // CreateAccessToken is the last place where a login can be admitted, for every
 // way to a first token that asks for no refresh token.
-func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
+func (c *issuing) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if withoutSession(ctx) {
@@ -330,7 +330,7 @@ func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (strin
 
 // CreateAccessAndRefreshTokens is the same with a refresh token, and the
 // exchange of one.
-func (c *core) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
+func (c *issuing) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if withoutSession(ctx) {
@@ -361,7 +361,7 @@ func sessionless(req *request, tr op.TokenRequest) bool {
 
 // sealSessionless seals the ID of an access token that has no session, so that it is
 // known for an access token of ours.
-func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id string, expires time.Time) string {
+func (c *issuing) sealSessionless(ctx context.Context, tr op.TokenRequest, id string, expires time.Time) string {
 	if id == "" {
 		return ""
 	}
@@ -371,7 +371,7 @@ func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id strin
 // roomForToken refuses a login or a use that is so near its end that, less the
 // clock skew that op adds, a token would have to be clamped into the past. Tokens
 // have whole seconds, rounded down.
-func (c *core) roomForToken(req *request, skew time.Duration) error {
+func (c *backing) roomForToken(req *request, skew time.Duration) error {
 	now := c.h.now()
 	end := req.live.window.Over()
 	if end.IsZero() || end.Add(-skew).Truncate(time.Second).After(now) {

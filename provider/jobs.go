@@ -66,7 +66,7 @@ func unknownRequest(tr op.TokenRequest) error {
 }
 
 // inSession finds the session that the provider states for a token request.
-func (c *core) inSession(ctx context.Context, req *request, tr op.TokenRequest, sid string) (store.Session, ruling, string, error) {
+func (c *signingIn) inSession(ctx context.Context, req *request, tr op.TokenRequest, sid string) (store.Session, ruling, string, error) {
 	client := ""
 	if own, ok := tr.(interface{ GetClientID() string }); ok {
 		client = own.GetClientID()

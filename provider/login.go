@@ -19,7 +19,7 @@ import (
 
 // admitLogin gives the login of an auth request its session. Where tokens follow
 // it is only reserved: by a code, or because the storage may yet fail.
-func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
+func (c *signingIn) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
 	at := ar.GetAuthTime()
 	if err := c.setUpFor(ctx, at); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 		}
 		return err
 	}
-	c.h.signers.learn(s.Subject.Issuer, c)
+	c.h.signers.learn(s.Subject.Issuer, c.backing)
 	if b != nil {
 		c.h.keep(ctx, req, &s, b)
 	}
@@ -61,7 +61,7 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 }
 
 // loginOf returns what an auth request says of its login. It is not described yet.
-func (c *core) loginOf(ctx context.Context, ar op.AuthRequest, client op.Client) session.Login {
+func (c *signingIn) loginOf(ctx context.Context, ar op.AuthRequest, client op.Client) session.Login {
 	subject := subjectOf(ctx, ar.GetSubject())
 	l := session.Login{
 		Subject: subject, Client: client.GetID(), Authenticated: authTimeOf(ar.GetAuthTime()), AMR: ar.GetAMR(), ACR: keptACR(ar.GetACR()),
@@ -101,13 +101,13 @@ func embedders(l *session.Login, ar op.AuthRequest, client op.Client) *Login {
 // describe enters what the session of a login is to say of it. It asks the embedder,
 // and is for a login that is admitted: one that only looks for its session needs none
 // of it.
-func (h *Hook) describe(ctx context.Context, req *request, l *session.Login, as *Login) {
+func (h *admissions) describe(ctx context.Context, req *request, l *session.Login, as *Login) {
 	l.Kind, l.ClientName = h.cfg.Kind(ctx, *as), h.clientName(ctx, l.Client)
 	l.Address, l.UserAgent = coarse(req.address), strings.ToValidUTF8(plain.Short(req.userAgent, 200), "")
 }
 
 // asks is the login of a token request that no browser brought.
-func (h *Hook) asks(ctx context.Context, req *request, as Login) session.Login {
+func (h *admissions) asks(ctx context.Context, req *request, as Login) session.Login {
 	l := session.Login{Subject: as.Subject, Authenticated: authTimeOf(as.AuthTime), SID: newSID(as.Subject), Lasting: true}
 	if as.Client != nil {
 		l.Client = as.Client.GetID()
@@ -118,7 +118,7 @@ func (h *Hook) asks(ctx context.Context, req *request, as Login) session.Login {
 
 // loginSession finds the session that the callback admitted a login to. If no
 // callback did, the login is admitted now: nobody gets round token creation.
-func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
+func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
 	client, err := c.clientOf(ctx, req, ar.GetClientID())
 	if err != nil {
 		return store.Session{}, ruling{}, err
@@ -165,7 +165,7 @@ func (h *admissions) find(ctx context.Context, l *session.Login) (store.Session,
 	return store.Session{}, fmt.Errorf("the session of a login: %w", store.ErrNotFound)
 }
 
-func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
+func (c *backing) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
 	if req != nil && req.client != nil && req.client.GetID() == clientID {
 		return req.client, nil
 	}
@@ -174,7 +174,7 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 
 // clientIDOf returns the ID by which limits know the client that a request names: a
 // storage may know one in other letters too.
-func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
+func (c *backing) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
 	client, err := c.clientOf(ctx, req, clientID)
 	if err != nil {
 		return "", err
@@ -184,7 +184,7 @@ func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (s
 
 // callbackError is the answer at the callback, where op redirects it to the
 // application: OpenID Connect Core 1.0 section 3.1.2.6.
-func (c *core) callbackError(ctx context.Context, req *request, err error) error {
+func (c *backing) callbackError(ctx context.Context, req *request, err error) error {
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.over {
 		return asOAuth(refused, oidc.ErrLoginRequired())
@@ -199,7 +199,7 @@ func (c *core) callbackError(ctx context.Context, req *request, err error) error
 // browser's session s would answer could only be refused: its login would be a
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
-func (c *core) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
+func (c *signingIn) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
 	if !s.Fence.Past(s.Authenticated) {
 		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
 			return false

@@ -88,7 +88,7 @@ func (h *Hook) Overview(ctx context.Context, subject store.Subject) (Overview, e
 
 // overviewLive looks at the sessions that have not ended. Those that are over go
 // to the ended ones.
-func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
+func (h *members) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
 	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Unended}, overviewPage) {
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling
 }
 
 // overviewEnded looks at the sessions that have ended.
-func (h *Hook) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
+func (h *documents) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
 	looked := 0
 	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Ended}, overviewPage) {
 		if err != nil {

@@ -33,7 +33,7 @@ func (h *Hook) Preview(ctx context.Context, account string, proposed policy.Acco
 }
 
 // previewSubject is [Hook.Preview] for the subject of a session.
-func (h *Hook) previewSubject(ctx context.Context, of *store.Session, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
+func (h *members) previewSubject(ctx context.Context, of *store.Session, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
 	subject := of.Subject
 	memberships, _, err := h.membershipsOf(ctx, of)
 	if err != nil {

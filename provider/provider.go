@@ -294,10 +294,8 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 
 // Hook is the policy in place. It is made by [New].
 type Hook struct {
-	*sweeps
+	*pages
 
-	ring     *seal.Ring
-	browsers *browser.Keeper
 	patience patience
 	locks    keylock.Locks // by grant: one refresh at a time in this process
 
@@ -408,8 +406,9 @@ func New(cfg Config) (*Hook, error) {
 	case watch.refuses:
 		cfg.Settings = besideSettings{cfg.Settings, watch}
 	}
-	h := &Hook{sweeps: newEngine(cfg, watch), ring: ring, patience: patienceOf(cfg), announces: announcements(cfg)}
-	h.browsers = &browser.Keeper{Ring: ring, Now: h.now}
+	c := &cookies{sweeps: newEngine(cfg, watch), ring: ring}
+	c.browsers = &browser.Keeper{Ring: ring, Now: c.now}
+	h := &Hook{pages: &pages{c}, patience: patienceOf(cfg), announces: announcements(cfg)}
 	return h, nil
 }
 

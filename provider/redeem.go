@@ -76,7 +76,7 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 
 // redeemedAgain answers a code that has brought its tokens: within the grace with the
 // same answer, or with the newest one if its refresh token was exchanged meanwhile.
-func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+func (c *issuing) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
 	a, err := c.codeAgain(ctx, req, s, r, i)
 	if err != nil {
 		return "", "", time.Time{}, err
@@ -85,7 +85,7 @@ func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session,
 	return a.Access, a.Refresh, a.Expires, nil
 }
 
-func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
+func (c *issuing) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	at := session.CodeAt(s.Codes, i.code)
@@ -166,7 +166,7 @@ func (h *admissions) noteAgain(ctx context.Context, s store.Session, code []byte
 
 // anotherAccessToken takes the place of one that is over, where there is no refresh token
 // to get another one with.
-func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (seal.Answer, error) {
+func (c *issuing) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (seal.Answer, error) {
 	id, expires, err := c.Storage.CreateAccessToken(ctx, i.request)
 	if err != nil {
 		return seal.Answer{}, storageError{err}
@@ -179,7 +179,7 @@ func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Ses
 
 // asPresented judges the refresh token in the answer to a code as if it had been
 // presented itself, and finds the newest answer that it leads to.
-func (c *core) asPresented(s store.Session, r ruling, a seal.Answer, now time.Time) (*refreshState, error) {
+func (c *issuing) asPresented(s store.Session, r ruling, a seal.Answer, now time.Time) (*refreshState, error) {
 	st := &refreshState{session: s, ruling: r}
 	var err error
 	if st.token, err = c.h.ring.OpenRefresh(a.Refresh, now); err != nil {
@@ -200,7 +200,7 @@ func (c *core) asPresented(s store.Session, r ruling, a seal.Answer, now time.Ti
 
 // exchangeNewest exchanges the newest refresh token of an answer whose access token is
 // over; see presentNewest.
-func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshState) (seal.Answer, error) {
+func (c *issuing) exchangeNewest(ctx context.Context, req *request, st *refreshState) (seal.Answer, error) {
 	if err := c.presentNewest(st); err != nil {
 		return seal.Answer{}, err
 	}
@@ -217,7 +217,7 @@ func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshStat
 // has no note of the code was begun by it before notes were made. expired says that the
 // code is over: op takes one that was approved for ever, and its session may have ended
 // and be forgotten.
-func (c *core) redeemedDevice(ctx context.Context, l *session.Login, expired bool) (s store.Session, r ruling, redeemed bool, err error) {
+func (c *signingIn) redeemedDevice(ctx context.Context, l *session.Login, expired bool) (s store.Session, r ruling, redeemed bool, err error) {
 	s, err = c.h.find(ctx, l)
 	switch {
 	case errors.Is(err, store.ErrNotFound):

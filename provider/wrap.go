@@ -81,7 +81,7 @@ func (h *Hook) Storage(s op.Storage) op.Storage {
 		s = Unwrap(s)
 	}
 	h.decorates.Add(1)
-	c := &core{Storage: s, h: h}
+	c := newCore(s, h)
 	cc, hasCC := s.(op.ClientCredentialsStorage)
 	dv, hasDV := s.(op.DeviceAuthorizationStorage)
 	te, hasTE := s.(op.TokenExchangeStorage)
