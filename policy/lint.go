@@ -14,7 +14,7 @@ type Severity uint8
 
 const (
 	Info  Severity = iota // "info": worth knowing
-	Warn                  // "warn": probably not what is meant, or against a recommendation
+	Warn                  // "warn": probably not intended, or against a recommendation
 	Wrong                 // "error": against a requirement of a target, or it will not work
 )
 
@@ -41,8 +41,8 @@ func (s *Severity) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A Warning is something about settings that their administrator should know
-// before they save them. It refuses nothing: see [Account.Validate].
+// A Warning tells an administrator about a doubtful setting before they save it. It refuses
+// nothing: see [Account.Validate].
 type Warning struct {
 	Rule     string   `json:"rule"` // "L01", ...; see docs/policy.md
 	Severity Severity `json:"severity"`
@@ -61,25 +61,24 @@ func (w Warning) String() string {
 	return fmt.Sprintf("%s %s: %s%s (%s, %s)", w.Severity, w.Rule, where, w.Text, w.Source, w.Revision)
 }
 
-// A Deployment is what [Lint] has to know beside the settings. What is zero is
-// not known, and not warned about.
+// A Deployment is what [Lint] needs to know beside the settings. A zero field is unknown, and
+// causes no warning.
 type Deployment struct {
-	// Targets are the IDs of the presets whose maxima should hold. One that
-	// does not exist is a warning.
+	// Targets are the IDs of the presets whose maxima should hold. An ID that does not exist is a
+	// warning.
 	Targets []string
 
 	// AccessToken and IDToken are the lifetimes of tokens as the provider
 	// sets them.
 	AccessToken, IDToken time.Duration
 
-	// PrivilegedGroups and PrivilegedUsers are those who can do most harm.
+	// PrivilegedGroups and PrivilegedUsers are those that can do most harm.
 	PrivilegedGroups, PrivilegedUsers []string
 
 	// WithoutLogoutURI are clients that are not told when a session ends.
 	WithoutLogoutURI []string
 
-	// Justification is why the settings are what they are: the message of
-	// the change.
+	// Justification is the reason for the settings: the message of the change.
 	Justification string
 }
 
@@ -92,8 +91,8 @@ const (
 	curfewRev = "this version"
 )
 
-// Lint returns what is doubtful about the settings of an account, the worst
-// first, then in the order of the rules.
+// Lint returns warnings about the settings of an account, the worst first, then in the order of the
+// rules.
 func Lint(a Account, d Deployment) []Warning {
 	l := &linter{account: a, deployment: d, warnings: []Warning{}}
 	for _, rule := range []func(){
