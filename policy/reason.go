@@ -35,7 +35,7 @@ const (
 	ReasonUnknownSession Reason = "unknown_session"
 )
 
-// An EndClass says what a reason ends, and who may give it.
+// An EndClass says what a reason ends, and whether a limit or an act gives it.
 type EndClass uint8
 
 const (

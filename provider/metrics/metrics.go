@@ -1,4 +1,4 @@
-// Package metrics tells Prometheus how a provider's login sessions fare.
+// Package metrics exports metrics of a provider's login sessions to Prometheus.
 //
 // Three lines switch it on: one makes it, one registers it, and the hook's
 // configuration names it twice.
@@ -49,9 +49,9 @@
 //
 // Labels:
 //
-//   - state: unended and ended. Unended are the live sessions, the logins whose
-//     code was not redeemed yet, and what is over but was not swept yet. Ended are
-//     those whose reason is still remembered.
+//   - state: unended and ended. Unended are the live sessions, the logins whose code is not
+//     redeemed yet, and sessions that are over but not swept yet. Ended are the sessions whose
+//     reason is still remembered.
 //   - kind: those of [policy.Kinds], other.
 //   - reason: those of [policy.Reasons], other.
 //   - result: delivered, failed (it is tried again), given_up, other.
@@ -61,22 +61,21 @@
 //   - outcome: ok; not_found, conflict, exists, full, fenced, declined (by the
 //     policy), which are answers; canceled (the caller gave up); timeout, error.
 //
-// Counters and the histogram are of one process: add them up. The gauges are of
-// the store: all processes that share it say the same, so take the maximum. They
-// are read when metrics are collected, no older than [Config.StatsMaxAge]; while
-// the store cannot be asked they are absent. The lag is 0 while nothing is
-// overdue, and up to [provider.Config.SweepEvery] is normal. An end is counted at
-// least once: again, if the process that noticed it died before it could write
-// that it had told.
+// Counters and the histogram describe one process: add them up. The gauges describe the store: all
+// processes that share it report the same, so take the maximum. They are read when metrics are
+// collected, and are no older than Config.StatsMaxAge; while the store does not answer they are
+// absent. The lag is 0 while nothing is overdue; up to provider.Config.SweepEvery is normal. An end
+// is counted at least once: it is counted again if the process that noticed it died before it could
+// record that.
 //
 // # Several hooks
 //
-// A Metrics is of one hook. Of several in one process each has its own, told
-// apart by a label:
+// A Metrics belongs to one hook. If a process has several hooks, each has its own Metrics,
+// distinguished by a label:
 //
 //	prometheus.WrapRegistererWith(prometheus.Labels{"hook": "staff"}, registry).MustRegister(m)
 //
-// Without it registering the second one fails with
+// Without the label, registering the second one fails with
 // [prometheus.AlreadyRegisteredError].
 package metrics
 
@@ -96,14 +95,12 @@ import (
 
 // Config configures [New]. The zero Config is good.
 type Config struct {
-	// StatsMaxAge is how old the gauges may be: the store is asked for them at
-	// most that often, however many collect them. Zero means 5 s; a negative
-	// value asks each time.
+	// StatsMaxAge is how old the gauges may be: the store is read at most that often, however often
+	// metrics are collected. Zero means 5 s; a negative value reads it each time.
 	StatsMaxAge time.Duration
 
-	// StatsTimeout bounds the question. Zero, or a negative value, means 2 s:
-	// less than Prometheus waits for all metrics, which is 10 s unless it is
-	// told otherwise.
+	// StatsTimeout bounds that read. Zero, or a negative value, means 2 s:
+	// less than Prometheus waits for all metrics, which is 10 s by default.
 	StatsTimeout time.Duration
 
 	// Now is the clock. Nil means time.Now.
@@ -320,8 +317,8 @@ func (m *Metrics) Describe(descs chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. It asks the store that [Metrics.Store]
-// was given, if there is one.
+// Collect implements [prometheus.Collector]. It reads the store that was given to [Metrics.Store],
+// if any.
 func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	if r, ok := m.read(); ok && r.err == nil {
 		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {

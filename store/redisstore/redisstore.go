@@ -29,11 +29,10 @@ const format = 1
 
 const formatKey = keyPrefix + "format"
 
-// New returns the store in Redis. It fails if the client would read from
-// replicas or a cache or spread keys by itself, or does not heed the deadlines of contexts;
-// if a server is older than Redis 6.2, is a replica, or would evict keys; and if
-// a newer version of this package changed what is stored. The client stays the
-// caller's to close.
+// New returns the store in Redis. It fails if the client would read from replicas or a cache, or
+// distribute keys by itself, or does not observe the deadlines of contexts; if a server is older
+// than Redis 6.2, is a replica, or would evict keys; and if a newer version of this package changed
+// the stored format. The caller closes the client.
 func New(ctx context.Context, client redis.UniversalClient) (*Store, error) {
 	s := &Store{client: client}
 	s.reads = newReads(client, s.readAlone)
