@@ -303,7 +303,7 @@ func (cfg *Config) check() error {
 	}
 	redirect, err := url.Parse(cfg.RedirectURL)
 	if err != nil || redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
-		return fmt.Errorf("%w.RedirectURL: %q needs a path of its own, and no query", ErrConfig, cfg.RedirectURL)
+		return fmt.Errorf("%w.RedirectURL: %q must have its own path, and no query", ErrConfig, cfg.RedirectURL)
 	}
 	for _, alg := range cfg.Algorithms {
 		if !slices.Contains(issuer.Algorithms, alg) {
@@ -311,7 +311,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	if cfg.InsecureAllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
-		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: those that the client is registered for", ErrConfig)
+		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: list those of the client's registration", ErrConfig)
 	}
 	maxAge := time.Duration(0)
 	if cfg.MaxAge != nil {

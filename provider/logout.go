@@ -107,7 +107,7 @@ func (l *Logout) check() error {
 			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: %s must be written as IPv4", p)
 		}
 		if p.Masked() != p {
-			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: %s has bits beyond its length: %s is meant, or an address", p, p.Masked())
+			return invalid.Errorf(ErrConfig, "provider.Config.Logout.Allow: %s has bits beyond its length: use %s, or an address", p, p.Masked())
 		}
 	}
 	if l.Timeout == 0 {

@@ -371,7 +371,7 @@ func New(cfg Config) (*Hook, error) {
 		cfg.Now = time.Now
 	}
 	if raw, err := hex.DecodeString(cfg.StoreID); err != nil || cfg.StoreID != "" && len(raw) != storeIDSize {
-		return nil, invalid.Errorf(ErrConfig, "provider.Config.StoreID is %q, which is none that Hook.StoreID returns", cfg.StoreID)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.StoreID is %q, which is not an ID that Hook.StoreID returns", cfg.StoreID)
 	}
 	if err := checkSessionsURL(cfg.SessionsURL); err != nil {
 		return nil, invalid.Errorf(ErrConfig, "provider.Config.SessionsURL: %w", err)

@@ -19,7 +19,7 @@ import (
 // ErrStoreLost is wrapped by errors that report a changed store: it was emptied, another store took
 // its place, or settings that it had are gone. If the settings are in the store, no login is
 // admitted then: without settings nothing would be limited. See [Hook.AcceptStore].
-var ErrStoreLost = errors.New("curfew: the store has lost what it had")
+var ErrStoreLost = errors.New("curfew: the store has lost its data")
 
 // installationKey is the key of the document that says which store this is, and
 // since when the hook runs on it. It is written where there is none, and again only

@@ -133,7 +133,7 @@ func (f *File) Load() (Login, error) {
 	var l Login
 	if err := json.Unmarshal(body, &l); err != nil {
 		// Not the parser's words, which may quote a token.
-		return Login{}, fmt.Errorf("%s is not what was written there; remove it and sign in again", f.path)
+		return Login{}, fmt.Errorf("%s is damaged; remove it and sign in again", f.path)
 	}
 	return l, nil
 }

@@ -159,14 +159,14 @@ func (cfg *Config) complete() error {
 		case in.ClientID == "":
 			return fmt.Errorf("%w.Introspection.ClientID is required", ErrConfig)
 		case in.ClientSecret == "": // RFC 7662 section 2.1
-			return fmt.Errorf("%w.Introspection.ClientSecret is required: the provider wants to know its caller", ErrConfig)
+			return fmt.Errorf("%w.Introspection.ClientSecret is required: the provider authenticates its callers", ErrConfig)
 		case in.AuthStyle > oauth2.AuthStyleInHeader || in.AuthStyle < 0:
-			return fmt.Errorf("%w.Introspection.AuthStyle: %d is not known", ErrConfig, in.AuthStyle)
+			return fmt.Errorf("%w.Introspection.AuthStyle: %d is unknown", ErrConfig, in.AuthStyle)
 		}
 		copied := *in
 		cfg.Introspection = &copied
 	} else if cfg.Audience == "" {
-		return fmt.Errorf("%w.Audience is required without Introspection, or a token for any other API would do", ErrConfig)
+		return fmt.Errorf("%w.Audience is required without Introspection, or a token for any other API would be accepted", ErrConfig)
 	}
 	for _, alg := range cfg.Algorithms {
 		if !slices.Contains(issuer.Algorithms, alg) {

@@ -53,7 +53,7 @@ func (s *Store) check(ctx context.Context) error {
 	var err error
 	switch c := s.client.(type) {
 	case *redis.Ring:
-		return errors.New("a Ring moves keys when a server does not answer: what it moves away from is lost to view")
+		return errors.New("a Ring moves keys when a server does not answer: sessions on that server would be lost")
 	case *redis.ClusterClient:
 		o := c.Options()
 		switch {
@@ -115,7 +115,7 @@ func checkServer(ctx context.Context, c redis.Cmdable, cluster bool) error {
 	case info["role"] != "" && info["role"] != "master":
 		return errors.New("the server is a replica")
 	case info["cluster_enabled"] == "1" && !cluster:
-		return errors.New("the server is one of a cluster: use a cluster client")
+		return errors.New("the server belongs to a cluster: use a cluster client")
 	case strings.HasPrefix(policy, "allkeys-"):
 		// Those that begin with "volatile-" evict nothing of ours: it does
 		// not expire.
