@@ -30,8 +30,9 @@ const (
 // Config.Remember, applies a changed policy to live sessions, sends owed notifications to
 // applications, and writes the counts of [Hook.Counts]. The limits hold without it. When the
 // context ends, Run finishes the sessions that it is working on, which takes a few StoreTimeouts at
-// most, waits for notifications under way, for at most Config.Logout.Timeout, and writes the last
-// counts within StoreTimeout. Then it returns the context's error. End it after the HTTP server.
+// most. It waits for notifications under way, for at most Config.Logout.Timeout, and writes the
+// last counts within StoreTimeout. Then it returns the context's error. End it after the HTTP
+// server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()

@@ -315,9 +315,9 @@ func cloneUnknown(m map[string]json.RawMessage) map[string]json.RawMessage {
 }
 
 // Validate returns why a store must refuse to write s, and nil if it need not.
-// A text that is not valid UTF-8 could not be distinguished from another one once it was written,
-// an empty ID could not be listed, and an ID that does not begin with the [Bucket] of its subject
-// could not be found.
+// A text that is not valid UTF-8 could not be distinguished from another one once it was written.
+// An empty ID could not be listed. An ID that does not begin with the [Bucket] of its subject could
+// not be found.
 func (s *Session) Validate() error {
 	if err := s.validateID(); err != nil {
 		return err

@@ -30,8 +30,8 @@
 // the file alone is not a backup: use the backup API, VACUUM INTO, or copy the file with its "-wal"
 // while no process uses it.
 //
-// If a file is removed or replaced while it is open (by a cleaner of old files, by somebody who
-// restores a backup), it goes on working, and all later writes are lost when it is closed. So a
+// A cleaner of old files, or somebody who restores a backup, may remove or replace a file that is
+// open. The open file goes on working, and all later writes to it are lost when it is closed. So a
 // store in use checks once a second that the database, its "-wal" and its "-shm" are the files that
 // it has open. While they are not, every call fails. If a moved file is put back, the store
 // resumes; after a file was removed or replaced, restart the process. The check does not cover
