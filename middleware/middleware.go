@@ -72,7 +72,7 @@ type Config struct {
 	// keeps only ended sessions, used logout tokens, forms between a click and the return, and with
 	// FrontChannel a hash of the sid of each session. Sessions last at most 30 days, because the
 	// Store must remember the end of each, in case its cookie was copied. Several processes then do
-	// not share the refresh of a session: each process refreshes it once at a time. If each process
+	// not share the refresh of a session: each process runs its own, one at a time. If each process
 	// has its own Store, a logout through the back channel ends the session only in the process
 	// that receives it.
 	InCookies bool
@@ -105,7 +105,8 @@ type Config struct {
 	Lifetime time.Duration
 
 	// RefreshAfter is the age at which a request refreshes the tokens. Zero: a twelfth of the
-	// provider's refresh_token_timeout, so that the provider's last activity is at most that old;
+	// provider's refresh_token_timeout, so that the provider's record of the last activity lags by
+	// at most that;
 	// if the provider sends none, when the access token is about to expire. Tokens are refreshed
 	// before they expire in any case.
 	RefreshAfter time.Duration

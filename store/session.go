@@ -149,18 +149,18 @@ type Grant struct {
 	ACR string `json:"acr,omitempty"`
 
 	// Generation counts rotations. NonceHash is the SHA-256 of the current token's nonce, FromHash
-	// that of the previous token's nonce.
+	// that of the nonce of the token that it was made from.
 	Generation uint64    `json:"generation,omitempty"`
 	NonceHash  []byte    `json:"nonce_hash,omitempty"`
 	FromHash   []byte    `json:"from_hash,omitempty"`
-	Rotated    time.Time `json:"rotated,omitzero"` // when the current token replaced the previous one
+	Rotated    time.Time `json:"rotated,omitzero"` // when the current token was made from it
 
 	// Used is whether the current token, or the access token issued with
 	// it, was seen.
 	Used bool `json:"used,omitempty"`
 
-	// Repeat is the answer with the current token, sealed under a key derived from the previous
-	// token.
+	// Repeat is the answer with the current token, sealed under a key derived from the token that
+	// it was made from.
 	Repeat []byte `json:"repeat,omitempty"`
 
 	// Chain has one record for each of the latest rotations that followed each other closely, the
