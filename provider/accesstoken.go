@@ -116,32 +116,31 @@ func (c *reading) touch(ctx context.Context, s store.Session, r ruling, t seal.A
 	return err
 }
 
-// An AccessToken is what an access token of the provider stands for.
+// An AccessToken is an access token of the provider, opened.
 type AccessToken struct {
 	// ID is the token's ID as the storage knows it.
 	ID      string
 	Subject string
 
-	// Session is the live session that it belongs to, and Client the client
-	// that it was issued to. Both are empty for a token that has no session:
-	// of a client that acts for itself, from before the installation, or made by
-	// the storage past the hook.
+	// Session is the live session that the token belongs to, and Client the client that it was
+	// issued to. Both are empty for a token without a session: a token of a client that acts for
+	// itself, one from before the installation, or one that the storage made without the hook.
 	Session store.Session
 	Client  string
 }
 
-// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] about what is
-// not an access token, or whose session has ended.
+// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] for a token that is not an access
+// token, or whose session has ended.
 var ErrInvalidToken = errors.New("the access token is not valid")
 
 // AccessToken opens an access token that was presented to a resource server in
 // the same process, such as package provider/admin. It checks the session, and
 // records that the token was used as introspection does
-// ([policy.Introspection]). Whether the token itself is good, and for which
-// scopes, is for the storage to say, by its ID.
+// ([policy.Introspection]). Only the storage knows whether the token itself is valid, and for which
+// scopes: ask it by the token's ID.
 //
-// The context needs the issuer: see [op.ContextWithIssuer]. Any other error than
-// ErrInvalidToken means that nobody can tell at the moment.
+// The context needs the issuer: see [op.ContextWithIssuer]. Any error other than [ErrInvalidToken]
+// means that the token cannot be checked at the moment.
 func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token string) (AccessToken, error) {
 	id, subject, err := openAccessToken(ctx, p, token)
 	if err != nil {

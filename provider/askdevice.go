@@ -28,30 +28,30 @@ type DeviceLogin struct {
 	// AuthTime is when the user signed in at the verification page.
 	AuthTime time.Time
 
-	// Form holds what the page is to send back beside the hook's own fields,
-	// such as the provider's own token of its form.
+	// Form has fields that the page sends back beside the hook's own, such as the provider's own
+	// anti-forgery token.
 	Form url.Values
 }
 
-// A DeviceDecision is what becomes of a device login. The zero one says that the
-// response has been written: there is nothing more to do.
+// A DeviceDecision says how to go on with a device login. The zero value says that the response has
+// been written: there is nothing more to do.
 type DeviceDecision struct {
-	// Approve says that there is room: approve the device code. It reserves no
-	// place; the login is admitted when the device comes for its tokens.
+	// Approve says that there is room: approve the device code. It reserves no slot; the login is
+	// admitted when the device requests its tokens.
 	Approve bool
 
-	// Deny says to deny the device code, and to tell the user: the user gave
-	// the login up, or signed in before [Config.NotBefore], or there is no room
-	// and the user is not asked. Then Max is the cap, and Used how many
+	// Deny says to deny the device code, and to tell the user: the user cancelled the login, or
+	// signed in before [Config.NotBefore], or there is no room and the user is not asked. Then Max
+	// is the cap, and Used how many
 	// sessions count towards it.
 	Deny      bool
 	Used, Max int
 }
 
-// AskDevice decides about a device login before its code is approved: call it on
-// the verification page, for a user who has signed in there and has agreed to
-// connect the device. Where a cap asks it shows the page of [AskPage], whose form
-// comes back to the same address: call it again then, with the same login.
+// AskDevice decides about a device login before its code is approved. Call it on the verification
+// page, for a user who has signed in there and has agreed to connect the device. If a cap asks, it
+// shows the page of [AskPage]. The page's form is posted to the same address: call AskDevice again
+// then, with the same login.
 //
 //	switch d := hook.AskDevice(w, r, login); {
 //	case d.Approve:
@@ -60,8 +60,8 @@ type DeviceDecision struct {
 //		deny(userCode)
 //	}
 //
-// The page is bound to this browser and this user code. The form of the request
-// is parsed, unless it was before.
+// The page is bound to this browser and this user code. AskDevice parses the request's form, unless
+// it is already parsed.
 func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLogin) DeviceDecision {
 	ctx := op.ContextWithIssuer(r.Context(), login.Subject.Issuer)
 	as := Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime}

@@ -14,7 +14,7 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// A Period is what happened in an account from Start until the next period.
+// A Period counts the events of an account from Start until the next period.
 type Period struct {
 	Start time.Time
 
@@ -22,36 +22,35 @@ type Period struct {
 	Refused map[policy.Reason]int64 // logins that the policy refused, by reason
 	Ended   map[policy.Reason]int64 // sessions that ended, by reason
 
-	// Live is how many sessions had not ended, on average of the times at which
-	// they were counted. Logins whose code was not redeemed yet are among them, and
-	// what is over but was not swept yet. Samples is how many times that was: if
-	// it is 0, nobody counted, and Live says nothing.
+	// Live is the number of sessions that had not ended, averaged over Samples counts. It includes
+	// logins whose code is not redeemed yet, and sessions that are over but not swept yet. If
+	// Samples is 0, nothing was counted, and Live has no meaning.
 	Live    float64
 	Samples int64
 }
 
-// OtherKind and OtherReason stand for what [Hook.Counts] does not tell apart: a
+// OtherKind and OtherReason stand for kinds and reasons that [Hook.Counts] does not distinguish: a
 // [Config.Kind] may return anything.
 const (
 	OtherKind   policy.Kind   = "other"
 	OtherReason policy.Reason = "other"
 )
 
-// CountsKept is for how long counts are kept.
+// CountsKept is how long counts are kept.
 const CountsKept = 100 * 24 * time.Hour
 
 // Counts returns what happened in an account between two times, in periods of the
-// given length: hours for a chart of a day, days for one of months. The first
-// begins at from, rounded down to the hour; the last one contains the moment before
-// to. A period is there if nothing happened in it, too. At most [CountsKept] can be
-// asked for, and step must be a multiple of an hour.
+// given length: hours for a chart of a day, days for one of months. The first period begins at
+// from, rounded down to the hour; the last one contains the moment before to. A period in which
+// nothing happened is returned too. At most [CountsKept] may lie between from and to, and step must be a
+// multiple of an hour.
 //
-// The numbers are for charts. What this process counted since its last sweep is not
-// in them yet; the end of a session counts in the hour in which it ended, whenever
-// that is noticed. Those of a process that is killed lack what it counted since
-// its last sweep, 10 s by default; what was counted while the store did not
-// answer is written later, and twice if the store did take it. They are of
-// processes that do not have [Config.NoCounts] set: all of them should, or none.
+// The numbers are for charts. They do not yet include what this process counted since its last
+// sweep. The end of a session counts in the hour in which it ended, whenever that is noticed. If a
+// process is killed, its counts since its last sweep (10 s by default) are lost. Counts that could
+// not be written while the store did not answer are written later, and count twice if the store had
+// accepted them. Only processes without [Config.NoCounts] count: set it in all processes, or in
+// none.
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {

@@ -157,10 +157,9 @@ var outcomes = map[notify.Outcome]EventType{
 }
 
 // Redeliver tells a client once more that a session ended: after its
-// notification was given up, or if the client says that it got none. It is sent
-// at once, and Redeliver returns what came of it: nil if the client took it. If
-// not, it is owed again, with all its tries. If there is no such session, or the
-// client had no part in it, the error wraps [store.ErrNotFound].
+// notification was given up, or if the client says that it got none. Redeliver sends it at once,
+// and returns nil if the client accepted it. If not, the notification is owed again, with all its
+// tries. If there is no such session, or the client had no part in it, the error wraps [store.ErrNotFound].
 func (h *Hook) Redeliver(ctx context.Context, sid, client string) error {
 	if err := h.redeliver(ctx, sid, client); err != nil {
 		return fmt.Errorf("redeliver the end of session %q to %q: %w", sid, client, err)

@@ -149,10 +149,10 @@ func (h *ends) endTelling(ctx context.Context, s store.Session, r ruling, reason
 	return ended, nil, err
 }
 
-// End ends one session, and notes who ended it. Ending a session that has ended
+// End ends one session, and records by, who ended it. Ending a session that has ended
 // succeeds and changes nothing. If there is none the error wraps
-// [store.ErrNotFound]. A session that is live is not ended for the reason of a
-// limit (ReasonInactivity, ReasonActiveLimit, ReasonAbandoned): that is an error.
+// [store.ErrNotFound]. A live session cannot be ended for the reason of a limit (ReasonInactivity,
+// ReasonActiveLimit, ReasonAbandoned): that is an error.
 func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
 	return h.endID(ctx, sid, reason, by)
 }
@@ -193,27 +193,24 @@ func (h *rulebook) rulesToEnd(ctx context.Context, s *store.Session) ruling {
 	return r
 }
 
-// EndAll ends all sessions of a subject but the excepted ones, of which there are
-// [store.MaxSpared] at most, and returns how many. Logins whose code was not redeemed
-// yet end as well, uncounted. Use it when a password is reset
+// EndAll ends all sessions of a subject except the given ones, at most [store.MaxSpared], and
+// returns how many it ended. Logins whose code is not redeemed yet end as well, uncounted. Use it
+// when a password is reset
 // (ReasonCredentialChange) or an account disabled (ReasonAccountDisabled).
 //
-// Its first write is the fence of the subject, which no number of logins can win a
-// race against: when that is written, every session that began before has ended,
-// whoever reads it, and a login that rests on an older authentication is refused
-// with the reason. It may still take other applications into an excepted session.
-// Then each session's own document is written, and everybody is told. If that
-// fails, an event says so ([EventUnavailable]), the number is too low, and a sweep
-// goes on: the sessions have ended all the same. An error means that the fence may
-// not have been written.
+// Its first write is the fence of the subject. It is a single write, and no number of racing logins
+// can delay it. Once it is written, every session that began before has ended, whoever reads it,
+// and a login that rests on an older authentication is refused with the reason. Such a login may
+// still join other applications to an excepted session. Then EndAll writes each session's own
+// document, and sends events and notifications. If that fails, an event says so
+// ([EventUnavailable]), the returned number is too low, and a sweep finishes the work: the sessions
+// have ended all the same. An error means that the fence may not have been written.
 //
-// An authentication is as old as its auth_time says: a user who signs in within the
-// second of the end, at a provider that keeps whole seconds, has to do so again.
-// Authentications that a provider remembers for longer than Config.Remember after
-// the end are for [Config.NotBefore].
+// An authentication is as old as its auth_time. If the provider keeps whole seconds, a user who
+// signs in during the second of the end must sign in again. If the provider remembers
+// authentications for longer than Config.Remember after the end, set [Config.NotBefore].
 //
-// The reason of a limit is an error if a session is live, as for [Hook.End]; then
-// none ends.
+// As for [Hook.End], the reason of a limit is an error if a session is live; then no session ends.
 func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
 	excepted := func(s *store.Session) bool { return slices.Contains(except, s.ID) }
 	var ended []store.Session

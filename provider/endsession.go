@@ -43,13 +43,12 @@ type LogoutPage struct {
 	// Confirm asks whether the user wants to sign out.
 	Confirm *LogoutConfirm
 
-	// Stayed says that the user did not want to.
+	// Stayed says that the user chose not to sign out.
 	Stayed bool
 
-	// Frames are the addresses that tell applications through the browser
-	// (Front-Channel Logout 1.0 section 2): each belongs in a hidden iframe.
-	// Then the user goes on to Continue, by themselves or, after Seconds, by
-	// <meta http-equiv="refresh">.
+	// Frames are the addresses that notify applications through the browser (Front-Channel Logout
+	// 1.0 section 2): put each into a hidden iframe. Then the browser goes on to Continue, by a
+	// link or, after Seconds, by <meta http-equiv="refresh">.
 	Frames   []string
 	Continue string
 	Seconds  int
@@ -64,9 +63,8 @@ type LogoutConfirm struct {
 	Action string
 	Hidden []LogoutField
 
-	// To is where the user goes when they have signed out, if it is another
-	// server: its host. Client is the client_id of the application that asks;
-	// empty if that is not known.
+	// To is the host to which the user goes after signing out, if that is another server. Client is
+	// the client_id of the application that asks; empty if unknown.
 	To, Client string
 }
 

@@ -14,9 +14,9 @@ import (
 // ErrEnded is wrapped by errors about a session that has ended, or is over.
 var ErrEnded = errors.New("the session has ended")
 
-// Heartbeat records that the user of a session is there, as the client that
-// uses it says: activity of the class [policy.Heartbeat]. It is written as
-// rarely as other frequent activity. If the session has ended, or is over, the
+// Heartbeat records the report of a client that the session's user is present: activity of the
+// class [policy.Heartbeat]. It is written as rarely as other frequent activity. If the session has
+// ended, or is over, the
 // error wraps [ErrEnded] and nothing changes; if there is none it wraps
 // [store.ErrNotFound].
 func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrMisconfigured is wrapped by the errors of [Hook.Check], and by the error of
-// an [EventMisconfigured]: the provider is not set up so that the limits hold.
+// an [EventMisconfigured]: the provider is set up so that the limits do not hold.
 var ErrMisconfigured = errors.New("curfew: the provider is not set up completely")
 
 // A setupError is a mistake in the set-up.

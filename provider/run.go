@@ -26,14 +26,13 @@ const (
 	sweepAtOnce = 4
 )
 
-// Run sweeps until the context ends: sessions that are over end, reasons that
-// were remembered for long enough are forgotten, a changed policy is applied to
-// live sessions, applications are told what they are owed, and what was counted
-// for [Hook.Counts] is written. The limits hold without it. It returns the
-// context's error, when what it was looking at has been dealt with, which takes a
-// few StoreTimeouts at most, when notifications that are on their way have arrived
-// or failed, for which they have Config.Logout.Timeout, and within StoreTimeout, in
-// which it writes the last counts: end it after the HTTP server.
+// Run sweeps until the context ends. It ends sessions that are over, forgets ended sessions after
+// Config.Remember, applies a changed policy to live sessions, sends owed notifications to
+// applications, and writes the counts of [Hook.Counts]. The limits hold without it. When the
+// context ends, Run finishes the sessions that it is working on, which takes a few StoreTimeouts at
+// most. It waits for notifications under way, for at most Config.Logout.Timeout, and writes the
+// last counts within StoreTimeout. Then it returns the context's error. End it after the HTTP
+// server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()
@@ -61,9 +60,9 @@ func (h *sweeps) sweepFailed(ctx context.Context, err error) {
 	}
 }
 
-// Sweep does once what [Hook.Run] does all the time. What is due comes first. When
-// the store fails it stops, and says so. A store that is another one than it was it
-// leaves alone: its users may be nobody that this process knows.
+// Sweep does once what [Hook.Run] does repeatedly. Sessions that are due come first. If the store
+// fails, Sweep stops and returns the error. If the store was replaced by another one, Sweep leaves
+// it alone: this process may not know its users.
 func (h *Hook) Sweep(ctx context.Context) error {
 	if err := h.notLost(ctx); err != nil {
 		return err

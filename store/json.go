@@ -22,19 +22,19 @@ import (
 //
 // FuzzSessionJSON holds it against encoding/json.
 
-// ErrFormat is wrapped by the error of reading a session document that a newer
-// version of this package wrote in a format that this one does not understand.
+// ErrFormat is wrapped by the error of reading a session document that a newer version of this
+// package wrote, in a format that this version does not understand.
 var ErrFormat = errors.New("unknown format of the session document")
 
 // MarshalJSON returns the session document, without the revision. Times are in
-// UTC, to the nanosecond; members that are zero are omitted. It is an error if
-// a text is not valid UTF-8, if a time is outside of the years 0 to 9999, or if
-// Format is set and is not [Format].
+// UTC, to the nanosecond; members that are zero are omitted. It is an error if a text is not valid
+// UTF-8, if a time is outside the years 0 to 9999, or if the field Format is set and is not the
+// constant.
 func (s Session) MarshalJSON() ([]byte, error) { return s.appendJSON(nil) }
 
-// AppendDocument appends the session document, as MarshalJSON returns it, to b,
-// which it may change behind its length. Its errors are those of Validate too: a
-// store that writes the document need not call both.
+// AppendDocument appends the session document, as MarshalJSON returns it, to b. It may change b
+// beyond its length. It also returns the errors of Validate: a store that writes the document need
+// not call both.
 func (s *Session) AppendDocument(b []byte) ([]byte, error) {
 	if err := s.validateID(); err != nil {
 		return nil, err
@@ -59,9 +59,8 @@ func (s *Session) sizeHint() int {
 }
 
 // UnmarshalJSON replaces s by the session of the document. Its Revision is then
-// zero. Its errors wrap [ErrUnreadable]. If the document's format is newer than
-// [Format] the error wraps [ErrFormat] too: members that are only added do not make a
-// new format.
+// zero. Its errors wrap [ErrUnreadable]. If the document's format is newer than Format the error
+// wraps ErrFormat too. Added members alone do not make a new format.
 func (s *Session) UnmarshalJSON(data []byte) error { return unmarshal(data, s, (*decoder).session) }
 
 // ParseDocument returns the session of a document, as UnmarshalJSON reads it. The

@@ -16,20 +16,20 @@ import (
 // What there is to know of a login and of the sessions of its subject, each in as many
 // ways as make a difference. S is the one session that the login may have to do with.
 type facts struct {
-	naming   string // what names the login
-	seen     string // first, again, unknown
-	browser  string // none, unbound, bound, cookie
-	silent   bool
-	canAsk   bool
-	auth     string // unknown, old (that of S), new, ancient
-	stale    string // "", outdated, fenced (what is old is from before the fence)
-	in       string // how S stands to the login: none (there is no S), other, lists, forgot, cookie, tab, place
-	state    string // of S: live, reserved, lapsing, lapsed, over, almost over
-	apart    bool   // S is of another kind
-	other    bool   // there is another live session
-	cap      string // none, refuse, evict, ask: of one session; room: of three
-	ended    string // what there is among those that ended: none, lists, place, full
-	looked   bool
+	naming  string // what names the login
+	seen    string // first, again, unknown
+	browser string // none, unbound, bound, cookie
+	silent  bool
+	canAsk  bool
+	auth    string // unknown, old (that of S), new, ancient
+	stale   string // "", outdated, fenced (what is old is from before the fence)
+	in      string // how S stands to the login: none (there is no S), other, lists, forgot, cookie, tab, place
+	state   string // of S: live, reserved, lapsing, lapsed, over, almost over
+	apart   bool   // S is of another kind
+	other   bool   // there is another live session
+	cap     string // none, refuse, evict, ask: of one session; room: of three
+	ended   string // what there is among those that ended: none, lists, place, full
+	looked  bool
 }
 
 const (
