@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 func TestClone(t *testing.T) {

@@ -7,7 +7,7 @@
 // pgstore and redisstore, for those of several.
 //
 // Package storetest tests that a store keeps this contract, with no exception
-// for any engine. Package faultstore wraps a store to make it fail.
+// for any engine.
 package store
 
 import (

@@ -11,10 +11,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/metrics"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )

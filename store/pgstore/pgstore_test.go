@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/pgstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )

@@ -15,9 +15,9 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 const million = 1_000_000

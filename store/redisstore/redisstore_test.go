@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/redisstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )

@@ -13,9 +13,9 @@ import (
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 // No query walks over a whole table, and none sorts.

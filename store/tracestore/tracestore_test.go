@@ -15,9 +15,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 	"github.com/curfew-oidc/curfew/store/tracestore"

@@ -10,9 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
