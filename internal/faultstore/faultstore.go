@@ -15,8 +15,8 @@ import (
 	"fmt"
 	"maps"
 	"sync"
-	"time"
 
+	"github.com/curfew-oidc/curfew/internal/intercept"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -44,7 +44,7 @@ type Call struct {
 // Where the other store fails itself, its error is returned. Store is made by
 // [New].
 type Store struct {
-	inner store.Store
+	*wrapped
 
 	mu     sync.Mutex
 	script func(Call) Fault
@@ -52,10 +52,14 @@ type Store struct {
 	counts map[string]int
 }
 
+type wrapped = intercept.Store[Fault]
+
 // New returns a store that passes every call on to inner, until it gets a
 // script.
 func New(inner store.Store) *Store {
-	return &Store{inner: inner, counts: map[string]int{}}
+	f := &Store{counts: map[string]int{}}
+	f.wrapped = intercept.New(inner, &intercept.Hooks[Fault]{Before: f.before, After: after})
+	return f
 }
 
 // Script sets what happens to the calls that follow; nil lets them through. The
@@ -116,212 +120,41 @@ func (f *Store) Reset() {
 	clear(f.counts)
 }
 
-// do counts a call, and makes it or lets it fail.
-func (f *Store) do(ctx context.Context, method string, call func() error) error {
-	f.mu.Lock()
-	f.calls++
-	f.counts[method]++
-	fault := None
-	if f.script != nil {
-		fault = f.script(Call{N: f.calls, Method: method})
-	}
-	f.mu.Unlock()
-
-	switch fault {
+// before counts a call, and lets it fail before it is made.
+func (f *Store) before(ctx context.Context, op intercept.Operation) (context.Context, Fault, error) {
+	switch fault := f.next(op.Method); fault {
 	case Before:
-		return fmt.Errorf("%s: %w before it was done", method, ErrFault)
+		return ctx, fault, fmt.Errorf("%s: %w before it was done", op.Method, ErrFault)
 	case Timeout:
 		<-ctx.Done()
-		return fmt.Errorf("%s: %w: %w", method, ErrFault, ctx.Err())
+		return ctx, fault, fmt.Errorf("%s: %w: %w", op.Method, ErrFault, ctx.Err())
+	default:
+		return ctx, fault, nil
 	}
-	if err := call(); err != nil {
-		return err
+}
+
+// next counts a call and returns what happens to it.
+func (f *Store) next(method string) Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls++
+	f.counts[method]++
+	if f.script == nil {
+		return None
 	}
-	switch fault {
-	case After:
-		return fmt.Errorf("%s: %w after it was done", method, ErrFault)
-	case TimeoutAfter:
+	return f.script(Call{N: f.calls, Method: method})
+}
+
+// after lets a call fail that was made, and did not fail by itself.
+func after(ctx context.Context, fault Fault, op intercept.Operation, r intercept.Result) error {
+	switch {
+	case r.Err != nil:
+		return nil
+	case fault == After:
+		return fmt.Errorf("%s: %w after it was done", op.Method, ErrFault)
+	case fault == TimeoutAfter:
 		<-ctx.Done()
-		return fmt.Errorf("%s: %w: %w", method, ErrFault, ctx.Err())
+		return fmt.Errorf("%s: %w: %w", op.Method, ErrFault, ctx.Err())
 	}
 	return nil
-}
-
-// Get implements [store.Sessions].
-func (f *Store) Get(ctx context.Context, id string) (s store.Session, err error) {
-	err = f.do(ctx, "Get", func() (err error) {
-		s, err = f.inner.Get(ctx, id)
-		return err
-	})
-	if err != nil {
-		return store.Session{}, err
-	}
-	return s, nil
-}
-
-// Create implements [store.Sessions].
-func (f *Store) Create(ctx context.Context, s store.Session, max int) error {
-	return f.do(ctx, "Create", func() error { return f.inner.Create(ctx, s, max) })
-}
-
-// Update implements [store.Sessions].
-func (f *Store) Update(ctx context.Context, s store.Session) (revision int64, err error) {
-	err = f.do(ctx, "Update", func() (err error) {
-		revision, err = f.inner.Update(ctx, s)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return revision, nil
-}
-
-// Admit implements [store.Sessions].
-func (f *Store) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
-	return f.do(ctx, "Admit", func() error { return f.inner.Admit(ctx, subject, decide) })
-}
-
-// List implements [store.Sessions].
-func (f *Store) List(ctx context.Context, filter store.Filter, cursor string, limit int) (page []store.Session, next string, err error) {
-	err = f.do(ctx, "List", func() (err error) {
-		page, next, err = f.inner.List(ctx, filter, cursor, limit)
-		return err
-	})
-	if err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return nil, "", err
-	}
-	return page, next, err
-}
-
-// Due implements [store.Sessions].
-func (f *Store) Due(ctx context.Context, now time.Time, lease time.Duration, limit int) (due []store.Session, err error) {
-	err = f.do(ctx, "Due", func() (err error) {
-		due, err = f.inner.Due(ctx, now, lease, limit)
-		return err
-	})
-	if err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return nil, err
-	}
-	return due, err
-}
-
-// Delete implements [store.Sessions].
-func (f *Store) Delete(ctx context.Context, id string, revision int64) error {
-	return f.do(ctx, "Delete", func() error { return f.inner.Delete(ctx, id, revision) })
-}
-
-// Stats implements [store.Sessions].
-func (f *Store) Stats(ctx context.Context) (stats store.Stats, err error) {
-	err = f.do(ctx, "Stats", func() (err error) {
-		stats, err = f.inner.Stats(ctx)
-		return err
-	})
-	if err != nil {
-		return store.Stats{}, err
-	}
-	return stats, nil
-}
-
-// PutFence implements [store.Fences].
-func (f *Store) PutFence(ctx context.Context, fence store.Fence) (put store.Fence, err error) {
-	err = f.do(ctx, "PutFence", func() (err error) {
-		put, err = f.inner.PutFence(ctx, fence)
-		return err
-	})
-	if err != nil {
-		return store.Fence{}, err
-	}
-	return put, nil
-}
-
-// MoveFence implements [store.Fences].
-func (f *Store) MoveFence(ctx context.Context, fence store.Fence, due time.Time) error {
-	return f.do(ctx, "MoveFence", func() error { return f.inner.MoveFence(ctx, fence, due) })
-}
-
-// DueFences implements [store.Fences].
-func (f *Store) DueFences(ctx context.Context, now time.Time, limit int) (due []store.Fence, err error) {
-	err = f.do(ctx, "DueFences", func() (err error) {
-		due, err = f.inner.DueFences(ctx, now, limit)
-		return err
-	})
-	if err != nil && !errors.Is(err, store.ErrUnreadable) {
-		return nil, err
-	}
-	return due, err
-}
-
-// Document implements [store.Documents].
-func (f *Store) Document(ctx context.Context, key string) (d store.Document, err error) {
-	err = f.do(ctx, "Document", func() (err error) {
-		d, err = f.inner.Document(ctx, key)
-		return err
-	})
-	if err != nil {
-		return store.Document{}, err
-	}
-	return d, nil
-}
-
-// PutDocument implements [store.Documents].
-func (f *Store) PutDocument(ctx context.Context, d store.Document) (version int64, err error) {
-	err = f.do(ctx, "PutDocument", func() (err error) {
-		version, err = f.inner.PutDocument(ctx, d)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return version, nil
-}
-
-// History implements [store.Documents].
-func (f *Store) History(ctx context.Context, key string, before int64, limit int) (list []store.Document, err error) {
-	err = f.do(ctx, "History", func() (err error) {
-		list, err = f.inner.History(ctx, key, before, limit)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
-}
-
-// DropDocument implements [store.Documents].
-func (f *Store) DropDocument(ctx context.Context, key string) error {
-	return f.do(ctx, "DropDocument", func() error { return f.inner.DropDocument(ctx, key) })
-}
-
-// AddCounts implements [store.Counts].
-func (f *Store) AddCounts(ctx context.Context, counts []store.Count) error {
-	return f.do(ctx, "AddCounts", func() error { return f.inner.AddCounts(ctx, counts) })
-}
-
-// ReadCounts implements [store.Counts].
-func (f *Store) ReadCounts(ctx context.Context, account string, from, to time.Time) (list []store.Count, err error) {
-	err = f.do(ctx, "ReadCounts", func() (err error) {
-		list, err = f.inner.ReadCounts(ctx, account, from, to)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
-}
-
-// DropCounts implements [store.Counts].
-func (f *Store) DropCounts(ctx context.Context, account string, before time.Time) error {
-	return f.do(ctx, "DropCounts", func() error { return f.inner.DropCounts(ctx, account, before) })
-}
-
-// CountUnended implements [store.Counts].
-func (f *Store) CountUnended(ctx context.Context, account string) (n int, err error) {
-	err = f.do(ctx, "CountUnended", func() (err error) {
-		n, err = f.inner.CountUnended(ctx, account)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
 }

@@ -88,6 +88,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/curfew-oidc/curfew/internal/intercept"
 	"github.com/curfew-oidc/curfew/internal/outcome"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
@@ -192,8 +193,8 @@ func New(cfg Config) *Metrics {
 	m.storeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "curfew_store_errors_total", Help: "Calls that the store did not answer, by operation.",
 	}, []string{"operation"})
-	for _, operation := range operations {
-		m.storeErrors.WithLabelValues(operation)
+	for _, op := range intercept.Operations {
+		m.storeErrors.WithLabelValues(op.Name)
 	}
 	m.collectors = append(m.collectors, m.storeDuration, m.storeErrors)
 	return m
@@ -359,37 +360,6 @@ func (m *Metrics) read() (r reading, ok bool) {
 		m.stats.Inc()
 	}
 	return m.last, true
-}
-
-// The values of the label operation.
-const (
-	opGet         = "get"
-	opCreate      = "create"
-	opUpdate      = "update"
-	opAdmit       = "admit"
-	opList        = "list"
-	opDue         = "due"
-	opDelete      = "delete"
-	opStats       = "stats"
-	opPutFence    = "put_fence"
-	opMoveFence   = "move_fence"
-	opDueFences   = "due_fences"
-	opDocument    = "document"
-	opPutDocument = "put_document"
-	opHistory     = "history"
-
-	opDropDocument = "drop_document"
-
-	opAddCounts    = "add_counts"
-	opReadCounts   = "read_counts"
-	opDropCounts   = "drop_counts"
-	opCountUnended = "count_unended"
-)
-
-var operations = []string{
-	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats,
-	opPutFence, opMoveFence, opDueFences, opDocument, opPutDocument, opHistory, opDropDocument,
-	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 
 // called notes a call of the store.
