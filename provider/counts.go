@@ -37,6 +37,9 @@ const (
 	OtherReason policy.Reason = "other"
 )
 
+// ErrNoCounts is wrapped by the error of [Hook.Counts] without a [Config.Counts].
+var ErrNoCounts = errors.New("nothing is counted: provider.Config.Counts is not set")
+
 // CountsKept is for how long counts are kept.
 const CountsKept = 100 * 24 * time.Hour
 
@@ -50,8 +53,9 @@ const CountsKept = 100 * 24 * time.Hour
 // in them yet; the end of a session counts in the hour in which it ended, whenever
 // that is noticed. Those of a process that is killed lack what it counted since
 // its last sweep, 10 s by default; what was counted while the store did not
-// answer is written later, and twice if the store did take it. They are of
-// processes that do not have [Config.NoCounts] set: all of them should, or none.
+// answer is written later, and twice if the store did take it. They are of the
+// processes that have [Config.Counts]: all of them should, or none. In one that has
+// not, the error wraps [ErrNoCounts].
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {
@@ -59,6 +63,9 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 		return nil, fmt.Errorf("counts: step is %s: a multiple of an hour is required", step)
 	case to.Sub(from) > CountsKept:
 		return nil, fmt.Errorf("counts: %s are asked for, at most %s is possible", to.Sub(from), CountsKept)
+	}
+	if h.cfg.Counts == nil {
+		return nil, fmt.Errorf("counts: %w", ErrNoCounts)
 	}
 	var periods []Period
 	for start := from; start.Before(to); start = start.Add(step) {
@@ -68,11 +75,11 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
-	counts, err := h.cfg.Store.ReadCounts(ctx, account, from, to)
+	counts, err := h.cfg.Counts.ReadCounts(ctx, account, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", err)
 	}
-	samples, err := h.cfg.Store.ReadCounts(ctx, everyAccount, from, to)
+	samples, err := h.cfg.Counts.ReadCounts(ctx, everyAccount, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", err)
 	}
@@ -173,7 +180,7 @@ func knownReason(reason policy.Reason) policy.Reason {
 func (h *Hook) addCount(c store.Count, n int64) {
 	sample := c
 	sample.N = 1
-	if h.cfg.NoCounts || sample.Validate() != nil { // an account that cannot be counted
+	if h.cfg.Counts == nil || sample.Validate() != nil { // an account that cannot be counted
 		return
 	}
 	h.counter.mu.Lock()
@@ -190,7 +197,7 @@ func (h *Hook) addCount(c store.Count, n int64) {
 // keepCounts does what a sweep does for the counters: it writes what waits, and
 // once a day drops what is old of an account that it writes of.
 func (h *Hook) keepCounts(ctx context.Context) error {
-	if h.cfg.NoCounts {
+	if h.cfg.Counts == nil {
 		return nil
 	}
 	h.counter.writing.Lock()
@@ -216,7 +223,7 @@ func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
 			return nil
 		}
 		dctx, cancel := h.bounded(ctx)
-		err := h.cfg.Store.DropCounts(dctx, account, h.now().Add(-CountsKept-dropEvery))
+		err := h.cfg.Counts.DropCounts(dctx, account, h.now().Add(-CountsKept-dropEvery))
 		cancel()
 		if err != nil {
 			return fmt.Errorf("drop counts: %w", err)
@@ -237,7 +244,7 @@ func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int6
 	write := func() error {
 		wctx, cancel := h.bounded(ctx)
 		defer cancel()
-		err := h.cfg.Store.AddCounts(wctx, batch)
+		err := h.cfg.Counts.AddCounts(wctx, batch)
 		batch = batch[:0]
 		return err
 	}
@@ -270,7 +277,7 @@ func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
 	write := func() {
 		if err == nil && len(batch) > 0 {
 			wctx, cancel := h.bounded(ctx)
-			err = h.cfg.Store.AddCounts(wctx, batch)
+			err = h.cfg.Counts.AddCounts(wctx, batch)
 			cancel()
 		}
 		if err != nil {
@@ -298,6 +305,9 @@ func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
 
 // lastCounts writes what waits when [Hook.Run] ends.
 func (h *Hook) lastCounts(ctx context.Context) {
+	if h.cfg.Counts == nil {
+		return
+	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	h.counter.writing.Lock()

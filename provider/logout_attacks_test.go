@@ -683,7 +683,7 @@ func TestDeliveryOutlivesTheProcess(t *testing.T) {
 	}
 }
 
-func openSQLite(t *testing.T, file string) store.Store {
+func openSQLite(t *testing.T, file string) *sqlitestore.Store {
 	t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+file+"?_pragma=busy_timeout(1000)&_txlock=immediate")
 	require.NoError(t, err)

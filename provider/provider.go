@@ -40,6 +40,12 @@ type Config struct {
 	// Store keeps the sessions. Processes that share it share the caps.
 	Store store.Store
 
+	// Counts keeps what [Hook.Counts] returns, which the console draws: logins, refusals
+	// and ends by account and hour. The stores of this module do it too: set it to
+	// the same value as Store. Nil: nothing is counted, and nothing is dropped that was
+	// counted before. All processes that share a store should have it, or none.
+	Counts store.Counts
+
 	// Keys seal what clients hold. Processes that share a store share them.
 	Keys Keys
 
@@ -247,11 +253,6 @@ type Config struct {
 	// SweepEvery is how often [Hook.Run] looks for what is due. Zero means
 	// 10 s.
 	SweepEvery time.Duration
-
-	// NoCounts switches off what [Hook.Counts] returns: this process counts
-	// nothing by account and hour then, and drops nothing that was counted
-	// before.
-	NoCounts bool
 
 	// Now is the clock. Nil means time.Now. op and most storages read
 	// time.Now themselves, so a clock of one's own gives nonsense lifetimes:

@@ -759,7 +759,7 @@ func TestARepeatOnAStorageThatDetectsReuse(t *testing.T) {
 // A slider is a store in which a use of the session that began in time is
 // written just before the first end of it.
 type slider struct {
-	store.Store
+	*memstore.Store
 	to time.Time
 }
 

@@ -229,7 +229,7 @@ func TestASweepOfWhatIsRemovedMeanwhile(t *testing.T) {
 
 // A removingStore removes each session before it is updated.
 type removingStore struct {
-	store.Store
+	*memstore.Store
 	now atomic.Bool
 }
 

@@ -9,7 +9,8 @@ import (
 )
 
 // Counts keeps what happened in each account, hour by hour, as numbers: for
-// charts, not for decisions. The same rules as for [Sessions] hold.
+// charts, not for decisions. The same rules as for [Sessions] hold. It is no part
+// of a [Store], which can be one without it; the stores of this module keep counts too.
 type Counts interface {
 	// AddCounts adds to counters, which begin at 0. Of concurrent calls none
 	// is lost. Each element is added as a whole or not at all; if a call fails

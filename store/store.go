@@ -195,12 +195,11 @@ type Documents interface {
 	DropDocument(ctx context.Context, key string) error
 }
 
-// A Store is all of them.
+// A Store keeps sessions, fences and documents. Counts are not among them: see [Counts].
 type Store interface {
 	Sessions
 	Fences
 	Documents
-	Counts
 }
 
 // A Document is one version of a named document.

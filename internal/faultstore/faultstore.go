@@ -40,11 +40,12 @@ type Call struct {
 	Method string // such as "Get"
 }
 
-// Store is a [store.Store] around another one, which fails as its script says.
-// Where the other store fails itself, its error is returned. Store is made by
+// Store is a [store.Store] and a [store.Counts] around another one, which fails as its
+// script says. Where the other store fails itself, its error is returned. Store is made by
 // [New].
 type Store struct {
 	*wrapped
+	*wrappedCounts
 
 	mu     sync.Mutex
 	script func(Call) Fault
@@ -52,13 +53,18 @@ type Store struct {
 	counts map[string]int
 }
 
-type wrapped = intercept.Store[Fault]
+type (
+	wrapped       = intercept.Store[Fault]
+	wrappedCounts = intercept.Counts[Fault]
+)
 
 // New returns a store that passes every call on to inner, until it gets a
-// script.
+// script. Its counts are those of inner, which keeps some if they are asked for.
 func New(inner store.Store) *Store {
 	f := &Store{counts: map[string]int{}}
-	f.wrapped = intercept.New(inner, &intercept.Hooks[Fault]{Before: f.before, After: after})
+	hooks := &intercept.Hooks[Fault]{Before: f.before, After: after}
+	counts, _ := inner.(store.Counts)
+	f.wrapped, f.wrappedCounts = intercept.New(inner, hooks), intercept.NewCounts(counts, hooks)
 	return f
 }
 

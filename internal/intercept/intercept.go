@@ -220,22 +220,33 @@ func (s *Store[S]) DropDocument(ctx context.Context, key string) error {
 	return run(ctx, s.hooks, opDropDocument, func(ctx context.Context) error { return s.inner.DropDocument(ctx, key) })
 }
 
+// Counts is a [store.Counts] around another one. It is made by [NewCounts].
+type Counts[S any] struct {
+	inner store.Counts
+	hooks *Hooks[S]
+}
+
+// NewCounts is [New] for counts.
+func NewCounts[S any](inner store.Counts, hooks *Hooks[S]) *Counts[S] {
+	return &Counts[S]{inner, hooks}
+}
+
 // AddCounts implements [store.Counts].
-func (s *Store[S]) AddCounts(ctx context.Context, counts []store.Count) error {
+func (s *Counts[S]) AddCounts(ctx context.Context, counts []store.Count) error {
 	return run(ctx, s.hooks, opAddCounts, func(ctx context.Context) error { return s.inner.AddCounts(ctx, counts) })
 }
 
 // ReadCounts implements [store.Counts].
-func (s *Store[S]) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
+func (s *Counts[S]) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
 	return get(ctx, s.hooks, opReadCounts, func(ctx context.Context) ([]store.Count, error) { return s.inner.ReadCounts(ctx, account, from, to) })
 }
 
 // DropCounts implements [store.Counts].
-func (s *Store[S]) DropCounts(ctx context.Context, account string, before time.Time) error {
+func (s *Counts[S]) DropCounts(ctx context.Context, account string, before time.Time) error {
 	return run(ctx, s.hooks, opDropCounts, func(ctx context.Context) error { return s.inner.DropCounts(ctx, account, before) })
 }
 
 // CountUnended implements [store.Counts].
-func (s *Store[S]) CountUnended(ctx context.Context, account string) (int, error) {
+func (s *Counts[S]) CountUnended(ctx context.Context, account string) (int, error) {
 	return get(ctx, s.hooks, opCountUnended, func(ctx context.Context) (int, error) { return s.inner.CountUnended(ctx, account) })
 }

@@ -14,19 +14,31 @@ import (
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
+// wrapped is a store and its counts, with hooks around each.
+type wrapped struct {
+	store.Store
+	store.Counts
+}
+
+func wrap[S any](inner storetest.Counting, hooks *intercept.Hooks[S]) wrapped {
+	return wrapped{intercept.New(inner, hooks), intercept.NewCounts(inner, hooks)}
+}
+
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store {
-		return intercept.New(memstore.New(), &intercept.Hooks[int]{
+	open := func(*testing.T) wrapped {
+		return wrap(memstore.New(), &intercept.Hooks[int]{
 			Before: func(ctx context.Context, _ intercept.Operation) (context.Context, int, error) { return ctx, 0, nil },
 			After:  func(context.Context, int, intercept.Operation, intercept.Result) error { return nil },
 		})
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // recording returns a store that notes its calls before and after.
-func recording(inner store.Store, before, after error) (s store.Store, seen *[]string) {
+func recording(inner storetest.Counting, before, after error) (s wrapped, seen *[]string) {
 	seen = new([]string)
-	return intercept.New(inner, &intercept.Hooks[string]{
+	return wrap(inner, &intercept.Hooks[string]{
 		Before: func(ctx context.Context, op intercept.Operation) (context.Context, string, error) {
 			*seen = append(*seen, "before "+op.Method)
 			return ctx, "state of " + op.Method, before
@@ -44,7 +56,7 @@ func recording(inner store.Store, before, after error) (s store.Store, seen *[]s
 // Each method of the contract is an operation of its name, and no operation is
 // without a method.
 func TestEveryMethodIsAnOperation(t *testing.T) {
-	contract := reflect.TypeFor[store.Store]()
+	contract := reflect.TypeFor[storetest.Counting]()
 	require.Len(t, intercept.Operations, contract.NumMethod())
 	errBefore := errors.New("before")
 	s, seen := recording(memstore.New(), errBefore, nil)

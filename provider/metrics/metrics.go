@@ -1,12 +1,13 @@
 // Package metrics tells Prometheus how a provider's login sessions fare.
 //
 // Three lines switch it on: one makes it, one registers it, and the hook's
-// configuration names it twice.
+// configuration names it.
 //
 //	m := metrics.New(metrics.Config{})
 //	prometheus.MustRegister(m)
 //	hook, err := provider.New(provider.Config{
 //		Store:  m.Store(sessions),
+//		Counts: m.Counts(sessions), // if it keeps counts
 //		Events: provider.Tee(m.Event, provider.Audit(logger)),
 //		...
 //	})

@@ -17,7 +17,20 @@ func (m *Metrics) Store(s store.Store) store.Store {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.store = intercept.New(s, &intercept.Hooks[time.Time]{
+	m.store, m.last = intercept.New(s, m.hooks()), reading{}
+	return m.store
+}
+
+// Counts returns c, measured as a [Metrics.Store] is. It is asked for no gauge. Of nil it is nil.
+func (m *Metrics) Counts(c store.Counts) store.Counts {
+	if c == nil {
+		return nil
+	}
+	return intercept.NewCounts(c, m.hooks())
+}
+
+func (m *Metrics) hooks() *intercept.Hooks[time.Time] {
+	return &intercept.Hooks[time.Time]{
 		Before: func(ctx context.Context, _ intercept.Operation) (context.Context, time.Time, error) {
 			return ctx, m.cfg.Now(), nil
 		},
@@ -25,7 +38,5 @@ func (m *Metrics) Store(s store.Store) store.Store {
 			m.called(op.Name, began, r.Outcome())
 			return nil
 		},
-	})
-	m.last = reading{}
-	return m.store
+	}
 }

@@ -48,11 +48,15 @@ func newStore(t testing.TB, client redis.UniversalClient) *redisstore.Store {
 }
 
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return newStore(t, single(t)) })
+	open := func(t *testing.T) storetest.Counting { return newStore(t, single(t)) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 func TestContractCluster(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return newStore(t, cluster(t)) })
+	open := func(t *testing.T) storetest.Counting { return newStore(t, cluster(t)) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // session returns a session of that name.

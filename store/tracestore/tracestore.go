@@ -1,6 +1,7 @@
 // Package tracestore makes an OpenTelemetry span of each call of a store.
 //
 //	sessions := tracestore.New(inner, otel.GetTracerProvider())
+//	counts := tracestore.Counts(inner, otel.GetTracerProvider()) // if it keeps counts
 //
 // It uses the API of OpenTelemetry only; which spans are kept, and where they go,
 // is for the caller's provider to say. The context with the span is passed on, so
@@ -43,6 +44,15 @@ const Scope = "github.com/curfew-oidc/curfew/store/tracestore"
 // New returns a store that passes every call on to inner, within a span of the
 // provider. Nil instead of a provider means no spans.
 func New(inner store.Store, provider trace.TracerProvider) store.Store {
+	return intercept.New(inner, hooks(provider))
+}
+
+// Counts is [New] for what keeps counts, which may be the same store.
+func Counts(inner store.Counts, provider trace.TracerProvider) store.Counts {
+	return intercept.NewCounts(inner, hooks(provider))
+}
+
+func hooks(provider trace.TracerProvider) *intercept.Hooks[trace.Span] {
 	if provider == nil {
 		provider = noop.NewTracerProvider()
 	}
@@ -51,7 +61,7 @@ func New(inner store.Store, provider trace.TracerProvider) store.Store {
 	for _, op := range intercept.Operations {
 		starts[op] = start{"store." + op.Method, trace.WithAttributes(attribute.String("curfew.store.operation", op.Name))}
 	}
-	return intercept.New(inner, &intercept.Hooks[trace.Span]{
+	return &intercept.Hooks[trace.Span]{
 		Before: func(ctx context.Context, op intercept.Operation) (context.Context, trace.Span, error) {
 			ctx, span := tracer.Start(ctx, starts[op].name, starts[op].option)
 			return ctx, span, nil
@@ -63,7 +73,7 @@ func New(inner store.Store, provider trace.TracerProvider) store.Store {
 			}
 			return nil
 		},
-	})
+	}
 }
 
 // A start is what the spans of an operation begin with, made once.
