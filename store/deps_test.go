@@ -23,7 +23,7 @@ func TestDependencies(t *testing.T) {
 			want = append(want, module+pkg)
 		}
 		if pkg == "store/sqlitestore" {
-			want = append(want, module+"internal/sqlitefile", module+"store/internal/unreadable") // standard library only, as the others
+			want = append(want, module+"internal/sqlitefile", module+"store/internal/sqlkit", module+"store/internal/unreadable") // standard library only, as the others
 		}
 		require.ElementsMatch(t, want, strings.Fields(string(out)))
 	}
