@@ -40,7 +40,8 @@ func AtLimits() []AtLimit { return upTo[AtLimit](len(actions))[Refuse:] }
 func (a AtLimit) Label() string { return label(actions, int(a), a.String()) }
 
 // A Class is a kind of activity. Which classes slide the inactivity clock is a
-// setting. Documents keep its name.
+// setting. Documents keep its name: the numbers may change. Those that session documents of
+// the first release hold are in store/json.go.
 type Class uint8
 
 const (

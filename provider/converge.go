@@ -443,7 +443,7 @@ func (h *sweeps) walk(ctx context.Context, errs *failures) {
 	}
 	counts := false
 	if w.Done || version == 0 || ahead {
-		counts = anew && !h.cfg.NoCounts
+		counts = anew && h.cfg.Counts != nil
 		w = walk{Began: now, Mends: ahead}
 	}
 	errs.add(taken(h.walkOn(ctx, version, w, counts)))

@@ -20,11 +20,11 @@ import (
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
@@ -56,6 +56,7 @@ func tenants(t testing.TB, s store.Store, a policy.Account, change func(*provide
 	if change != nil {
 		change(&x.cfg)
 	}
+	x.counters = countsOf(&x.cfg)
 	hook, err := provider.New(x.cfg)
 	require.NoError(t, err)
 	x.hook = hook
@@ -101,7 +102,7 @@ func (x *tenancy) settle(t testing.TB, account string) {
 
 func (x *tenancy) unended(t testing.TB, account string) int {
 	t.Helper()
-	n, err := x.store.CountUnended(t.Context(), account)
+	n, err := x.counters.CountUnended(t.Context(), account)
 	require.NoError(t, err)
 	return n
 }
@@ -116,7 +117,7 @@ func (x *tenancy) ended(t testing.TB, id string) *store.End {
 
 // A watchedStore does something at calls.
 type watchedStore struct {
-	store.Store
+	*memstore.Store
 	admit func()
 	list  func(f store.Filter)
 }
@@ -155,7 +156,7 @@ func TestAccountsCostNothing(t *testing.T) {
 		defer db.Close()
 		s, err := sqlitestore.New(t.Context(), db)
 		require.NoError(t, err)
-		x := tenants(t, s, limits(time.Hour, 0, 3, policy.Refuse), func(cfg *provider.Config) { cfg.NoCounts = true })
+		x := tenants(t, countless{s}, limits(time.Hour, 0, 3, policy.Refuse), nil)
 		began := time.Now()
 		add := func(from, to int) int64 {
 			for i := from; i < to; i++ {
@@ -328,7 +329,7 @@ func TestOneProcessAppliesSettingsAndAnotherGoesOn(t *testing.T) {
 				}
 				other := tenants(t, slow, policy.Account{}, func(cfg *provider.Config) {
 					*cfg = x.cfg
-					cfg.Store = slow
+					cfg.Store, cfg.Counts = slow, slow
 				})
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
@@ -610,7 +611,7 @@ func TestAFenceThatCannotBeCarriedOutHoldsNobodyUp(t *testing.T) {
 // A lockedStore has a session that somebody else has locked: who writes it, or steps
 // over its subject's, waits.
 type lockedStore struct {
-	store.Store
+	*memstore.Store
 	id string
 }
 

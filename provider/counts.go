@@ -36,6 +36,9 @@ const (
 	OtherReason policy.Reason = "other"
 )
 
+// ErrNoCounts is wrapped by the error of [Hook.Counts] without a [Config.Counts].
+var ErrNoCounts = errors.New("nothing is counted: provider.Config.Counts is not set")
+
 // CountsKept is how long counts are kept.
 const CountsKept = 100 * 24 * time.Hour
 
@@ -49,8 +52,8 @@ const CountsKept = 100 * 24 * time.Hour
 // sweep. The end of a session counts in the hour in which it ended, whenever that is noticed. If a
 // process is killed, its counts since its last sweep (10 s by default) are lost. Counts that could
 // not be written while the store did not answer are written later, and count twice if the store had
-// accepted them. Only processes without [Config.NoCounts] count: set it in all processes, or in
-// none.
+// accepted them. Only processes with a [Config.Counts] count: set it in all processes, or in
+// none. Without it the error wraps [ErrNoCounts].
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {
@@ -58,6 +61,9 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 		return nil, fmt.Errorf("counts: step is %s: a multiple of an hour is required", step)
 	case to.Sub(from) > CountsKept:
 		return nil, fmt.Errorf("counts: %s are asked for, at most %s is possible", to.Sub(from), CountsKept)
+	}
+	if h.cfg.Counts == nil {
+		return nil, fmt.Errorf("counts: %w", ErrNoCounts)
 	}
 	var periods []Period
 	for start := from; start.Before(to); start = start.Add(step) {
@@ -67,11 +73,11 @@ func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, s
 	}
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
-	counts, err := h.cfg.Store.ReadCounts(ctx, account, from, to)
+	counts, err := h.cfg.Counts.ReadCounts(ctx, account, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", err)
 	}
-	samples, err := h.cfg.Store.ReadCounts(ctx, everyAccount, from, to)
+	samples, err := h.cfg.Counts.ReadCounts(ctx, everyAccount, from, to)
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", err)
 	}
@@ -172,7 +178,7 @@ func knownReason(reason policy.Reason) policy.Reason {
 func (h *base) addCount(c store.Count, n int64) {
 	sample := c
 	sample.N = 1
-	if h.cfg.NoCounts || sample.Validate() != nil { // an account that cannot be counted
+	if h.cfg.Counts == nil || sample.Validate() != nil { // an account that cannot be counted
 		return
 	}
 	h.counter.mu.Lock()
@@ -189,7 +195,7 @@ func (h *base) addCount(c store.Count, n int64) {
 // keepCounts does what a sweep does for the counters: it writes what waits, and
 // once a day drops what is old of an account that it writes of.
 func (h *sweeps) keepCounts(ctx context.Context) error {
-	if h.cfg.NoCounts {
+	if h.cfg.Counts == nil {
 		return nil
 	}
 	h.counter.writing.Lock()
@@ -215,7 +221,7 @@ func (h *sweeps) dropCounts(ctx context.Context, accounts []string) error {
 			return nil
 		}
 		dctx, cancel := h.bounded(ctx)
-		err := h.cfg.Store.DropCounts(dctx, account, h.now().Add(-CountsKept-dropEvery))
+		err := h.cfg.Counts.DropCounts(dctx, account, h.now().Add(-CountsKept-dropEvery))
 		cancel()
 		if err != nil {
 			return fmt.Errorf("drop counts: %w", err)
@@ -236,7 +242,7 @@ func (h *sweeps) countLive(ctx context.Context, at time.Time, live map[string]in
 	write := func() error {
 		wctx, cancel := h.bounded(ctx)
 		defer cancel()
-		err := h.cfg.Store.AddCounts(wctx, batch)
+		err := h.cfg.Counts.AddCounts(wctx, batch)
 		batch = batch[:0]
 		return err
 	}
@@ -269,7 +275,7 @@ func (h *sweeps) writeCounts(ctx context.Context) (accounts []string, err error)
 	write := func() {
 		if err == nil && len(batch) > 0 {
 			wctx, cancel := h.bounded(ctx)
-			err = h.cfg.Store.AddCounts(wctx, batch)
+			err = h.cfg.Counts.AddCounts(wctx, batch)
 			cancel()
 		}
 		if err != nil {
@@ -297,6 +303,9 @@ func (h *sweeps) writeCounts(ctx context.Context) (accounts []string, err error)
 
 // lastCounts writes what waits when [Hook.Run] ends.
 func (h *sweeps) lastCounts(ctx context.Context) {
+	if h.cfg.Counts == nil {
+		return
+	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	h.counter.writing.Lock()

@@ -12,24 +12,24 @@ import (
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
-// A droppingStore notes what is dropped.
-type droppingStore struct {
-	store.Store
+// droppingCounts notes what is dropped.
+type droppingCounts struct {
+	store.Counts
 	accounts []string
 	before   time.Time
 }
 
-func (s *droppingStore) DropCounts(ctx context.Context, account string, before time.Time) error {
+func (s *droppingCounts) DropCounts(ctx context.Context, account string, before time.Time) error {
 	s.accounts, s.before = append(s.accounts, account), before
-	return s.Store.DropCounts(ctx, account, before)
+	return s.Counts.DropCounts(ctx, account, before)
 }
 
 // What waits to be written is bounded, and so is what one sweep drops; what it drops
 // is older than anybody can ask for.
 func TestCountersThatWaitAreBounded(t *testing.T) {
 	t.Parallel()
-	s := &droppingStore{Store: memstore.New()}
-	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
+	s := &droppingCounts{Counts: memstore.New()}
+	h, err := New(Config{Store: memstore.New(), Counts: s, Keys: Keys{NewKey(time.Now())}})
 	require.NoError(t, err)
 	hour := time.Now().UTC().Truncate(time.Hour)
 	for range 2 {
@@ -49,7 +49,7 @@ func TestCountersThatWaitAreBounded(t *testing.T) {
 func TestLiveSessionsOfManyAccountsAreCounted(t *testing.T) {
 	t.Parallel()
 	s := memstore.New()
-	h, err := New(Config{Store: s, Keys: Keys{NewKey(time.Now())}})
+	h, err := New(Config{Store: memstore.New(), Counts: s, Keys: Keys{NewKey(time.Now())}})
 	require.NoError(t, err)
 	live := map[string]int64{}
 	for i := range 2*store.MaxAddedCounts + 1 {

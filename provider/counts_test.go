@@ -12,11 +12,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -198,7 +198,7 @@ func TestCountsAreBounded(t *testing.T) {
 		}
 		require.NoError(t, s.hook.Sweep(t.Context()))
 		require.Equal(t, []string{"0 other:3"}, s.counts(t, began))
-		list, err := s.store.ReadCounts(t.Context(), "b", began.Add(-time.Hour), began.Add(time.Hour))
+		list, err := s.counters.ReadCounts(t.Context(), "b", began.Add(-time.Hour), began.Add(time.Hour))
 		require.NoError(t, err)
 		var names []string
 		for _, c := range list {
@@ -210,7 +210,7 @@ func TestCountsAreBounded(t *testing.T) {
 		counting := faultstore.New(memstore.New())
 		s := start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
 			inMemory(p, o)
-			p.NoCounts, p.Store = true, counting
+			p.Store = countless{counting}
 		})
 		s.Login(optest.Web, "alice")
 		ctx, stop := context.WithTimeout(t.Context(), time.Hour)
@@ -219,6 +219,8 @@ func TestCountsAreBounded(t *testing.T) {
 		for _, method := range []string{"AddCounts", "ReadCounts", "DropCounts", "CountUnended"} {
 			require.Zero(t, counting.Counts()[method], method)
 		}
+		_, err := s.hook.Counts(t.Context(), "default", time.Now(), time.Now(), time.Hour)
+		require.ErrorIs(t, err, provider.ErrNoCounts)
 	})
 }
 
@@ -246,7 +248,7 @@ func TestOldCountsAreDropped(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		require.Equal(t, drops+2, counting.Counts()["DropCounts"], "of the account, and of how often live sessions were counted")
-		list, err := s.store.ReadCounts(t.Context(), "default", began, began.Add(24*time.Hour))
+		list, err := s.counters.ReadCounts(t.Context(), "default", began, began.Add(24*time.Hour))
 		require.NoError(t, err)
 		require.Empty(t, list)
 	})
@@ -281,3 +283,6 @@ func TestQuestionsForCounts(t *testing.T) {
 	_, err = s.hook.Counts(t.Context(), "default", at, at.Add(time.Hour), time.Hour)
 	require.True(t, errors.Is(err, faultstore.ErrFault))
 }
+
+// countless is a store that keeps no counts.
+type countless struct{ store.Store }

@@ -25,8 +25,9 @@ import (
 // A setup is a provider with the hook, for one test.
 type setup struct {
 	*optest.Server
-	hook  *provider.Hook
-	store store.Store
+	hook     *provider.Hook
+	store    store.Store
+	counters store.Counts
 
 	mu       sync.Mutex
 	events   []provider.Event
@@ -106,13 +107,21 @@ func start(t testing.TB, a policy.Account, change func(*provider.Config, *optest
 	if change != nil {
 		change(&cfg, &ocfg)
 	}
-	s.store = cfg.Store
+	s.store, s.counters = cfg.Store, countsOf(&cfg)
 	hook, err := provider.New(cfg)
 	require.NoError(t, err)
 	s.hook = hook
 	ocfg.Hook = hook
 	s.Server = optest.Start(t, ocfg)
 	return s
+}
+
+// countsOf has the hook count in its store, if that keeps counts.
+func countsOf(cfg *provider.Config) store.Counts {
+	if cfg.Counts == nil {
+		cfg.Counts, _ = cfg.Store.(store.Counts)
+	}
+	return cfg.Counts
 }
 
 func inMemory(_ *provider.Config, o *optest.Config) { o.InMemory = true }

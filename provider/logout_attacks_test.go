@@ -29,11 +29,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
@@ -683,7 +683,7 @@ func TestDeliveryOutlivesTheProcess(t *testing.T) {
 	}
 }
 
-func openSQLite(t *testing.T, file string) store.Store {
+func openSQLite(t *testing.T, file string) *sqlitestore.Store {
 	t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+file+"?_pragma=busy_timeout(1000)&_txlock=immediate")
 	require.NoError(t, err)

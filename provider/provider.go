@@ -38,6 +38,12 @@ type Config struct {
 	// Store keeps the sessions. Processes that share it share the caps.
 	Store store.Store
 
+	// Counts keeps what [Hook.Counts] returns, which the console draws: logins, refusals
+	// and ends by account and hour. The stores of this module do it too: set it to
+	// the same value as Store. Nil: nothing is counted, and nothing is dropped that was
+	// counted before. All processes that share a store should have it, or none.
+	Counts store.Counts
+
 	// Keys seal the tokens and cookies that clients hold. Processes that share a store share them.
 	Keys Keys
 
@@ -231,10 +237,6 @@ type Config struct {
 
 	// SweepEvery is how often [Hook.Run] looks for sessions that are due. Zero means 10 s.
 	SweepEvery time.Duration
-
-	// NoCounts switches off the counts of [Hook.Counts]: this process then counts nothing, and
-	// drops no earlier counts.
-	NoCounts bool
 
 	// Now is the clock. Nil means time.Now. op and most storages read time.Now themselves, so
 	// another clock gives nonsense lifetimes: to test hours use testing/synctest.

@@ -20,11 +20,11 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -759,7 +759,7 @@ func TestARepeatOnAStorageThatDetectsReuse(t *testing.T) {
 // A slider is a store in which a use of the session that began in time is
 // written just before the first end of it.
 type slider struct {
-	store.Store
+	*memstore.Store
 	to time.Time
 }
 

@@ -26,12 +26,13 @@ import (
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/pgstore"
 	"github.com/curfew-oidc/curfew/store/redisstore"
+	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
 // An emptiable is a store that somebody can empty while it is used, and then put back
 // what was in it.
 type emptiable struct {
-	store.Store
+	storetest.Counting
 	empty, restore func(t *testing.T)
 }
 
@@ -86,7 +87,7 @@ var emptiables = map[string]func(t *testing.T) emptiable{
 }
 
 // emptiableSQL truncates all tables, as somebody does who takes them for a test's.
-func emptiableSQL(s store.Store, db *sql.DB, tables string) emptiable {
+func emptiableSQL(s storetest.Counting, db *sql.DB, tables string) emptiable {
 	each := func(t *testing.T, statements ...string) {
 		rows, err := db.QueryContext(t.Context(), tables)
 		require.NoError(t, err)
@@ -333,7 +334,7 @@ func TestSettingsThatAreGoneAreAnOutage(t *testing.T) {
 
 // An evicting store may have lost the settings, and nothing else.
 type evicting struct {
-	store.Store
+	*memstore.Store
 	gone atomic.Bool
 }
 

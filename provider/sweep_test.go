@@ -12,11 +12,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 
@@ -229,7 +229,7 @@ func TestASweepOfWhatIsRemovedMeanwhile(t *testing.T) {
 
 // A removingStore removes each session before it is updated.
 type removingStore struct {
-	store.Store
+	*memstore.Store
 	now atomic.Bool
 }
 

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// Counts keeps hourly numbers of each account: for charts, not for decisions. The rules of Sessions
-// hold here too.
+// Counts keeps hourly numbers of each account: for charts, not for decisions. The rules of [Sessions]
+// hold here too. It is not part of a [Store]; the stores of this module keep counts too.
 type Counts interface {
 	// AddCounts adds to counters, which begin at 0. No concurrent call is lost. Each element is
 	// added as a whole or not at all; if a call fails

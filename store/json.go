@@ -163,7 +163,7 @@ func (e *encoder) session(s *Session) {
 	e.time("started", s.Started)
 	e.time("authenticated", s.Authenticated)
 	e.time("last_activity", s.LastActivity)
-	e.uint("activity_class", uint64(s.ActivityClass))
+	e.activity(s)
 	e.texts("amr", s.AMR)
 	e.text("acr", s.ACR)
 	e.texts("client_names", s.ClientNames)
@@ -209,8 +209,44 @@ func (e *encoder) session(s *Session) {
 		e.b = append(e.b, ']')
 	}
 	e.time("due", s.Due)
-	e.unknown(s.Unknown, sessionNames)
+	e.unknown(s.unknown(), sessionNames)
 	e.b = append(e.b, '}')
+}
+
+// The class of the latest activity is stored by its name, as "activity", so that the order of the constants
+// in package policy is no part of the document. Programs of before know the number alone, "activity_class":
+// they are the indices here, which never change. What is not in the list has no number. Both are left out for
+// the first one.
+var classNumbers = [...]string{"interactive", "refresh", "silent", "userinfo", "introspection", "heartbeat"}
+
+// laterClass stands for a class whose name this version does not know. The name is in Unknown, and comes
+// back out as long as the session is not used under another class.
+const laterClass policy.Class = 255
+
+func (e *encoder) activity(s *Session) {
+	if _, later := s.Unknown["activity"]; later && s.ActivityClass == laterClass {
+		return // it is written with what is unknown
+	}
+	name := s.ActivityClass.String()
+	if name == classNumbers[0] {
+		return
+	}
+	if _, err := policy.ParseClass(name); err != nil { // nobody has named it: it is no more than a number
+		e.uint("activity_class", uint64(s.ActivityClass))
+		return
+	}
+	e.text("activity", name)
+	e.uint("activity_class", uint64(max(0, slices.Index(classNumbers[:], name))))
+}
+
+// unknown returns the unknown members that are written: not the name of a class that is no longer the latest.
+func (s *Session) unknown() map[string]json.RawMessage {
+	if _, there := s.Unknown["activity"]; !there || s.ActivityClass == laterClass {
+		return s.Unknown
+	}
+	rest := maps.Clone(s.Unknown)
+	delete(rest, "activity")
+	return rest
 }
 
 func (e *encoder) grant(g *Grant) {
@@ -441,6 +477,8 @@ func parse[T any](document string, read func(*decoder, *T) error) (v T, err erro
 }
 
 func (d *decoder) session(s *Session) error {
+	var class string // of the latest activity
+	var number uint64
 	err := d.object(&s.Unknown, func(name string) (known bool, err error) {
 		switch name {
 		case "v":
@@ -471,10 +509,17 @@ func (d *decoder) session(s *Session) error {
 			s.Authenticated, err = d.time()
 		case "last_activity":
 			s.LastActivity, err = d.time()
+		case "activity":
+			start := d.pos
+			if class, err = d.text(); err == nil && classOf(class, 0) == laterClass {
+				d.pos = start // it is kept with what is unknown
+				return false, nil
+			}
+			if delete(s.Unknown, "activity"); len(s.Unknown) == 0 {
+				s.Unknown = nil
+			}
 		case "activity_class":
-			var v uint64
-			v, err = d.uint(8)
-			s.ActivityClass = policy.Class(v)
+			number, err = d.uint(8)
 		case "amr":
 			s.AMR, err = d.texts()
 		case "acr":
@@ -524,7 +569,23 @@ func (d *decoder) session(s *Session) error {
 	if err == nil && s.Format == 0 {
 		return fmt.Errorf(`%w: it has no member "v"`, ErrFormat)
 	}
+	s.ActivityClass = classOf(class, number)
 	return err
+}
+
+// classOf returns the class of that name, or of that number if it has no name.
+func classOf(name string, number uint64) policy.Class {
+	switch {
+	case name == "" && number >= uint64(len(classNumbers)):
+		return policy.Class(number)
+	case name == "":
+		name = classNumbers[number]
+	}
+	class, err := policy.ParseClass(name)
+	if err != nil {
+		return laterClass
+	}
+	return class
 }
 
 // subject reads a Subject, which is closed: it is compared, so a new member of

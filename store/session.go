@@ -63,7 +63,8 @@ type Session struct {
 	Authenticated time.Time `json:"authenticated,omitzero"`
 
 	// LastActivity is the latest activity of a class that counts, ActivityClass
-	// the class: Inactivity is counted from it.
+	// the class: Inactivity is counted from it. The document has its name, as "activity",
+	// and for programs of before its number, as "activity_class".
 	LastActivity  time.Time    `json:"last_activity,omitzero"`
 	ActivityClass policy.Class `json:"activity_class,omitempty"`
 

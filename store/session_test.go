@@ -10,8 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/sample"
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 func TestClone(t *testing.T) {
@@ -73,7 +74,7 @@ func asTagged(t testing.TB, s store.Session) map[string]any {
 		}
 		return m
 	}
-	m := with(plainSession(s), s.Unknown)
+	m := byName(with(plainSession(s), s.Unknown))
 	if len(s.Grants) > 0 {
 		var list []any
 		for _, g := range s.Grants {
@@ -282,6 +283,8 @@ func FuzzSessionJSON(f *testing.F) {
 		`{"v":1}`, ` { "v" : 1 , "sid" : null , "accounts" : [ ] , "end" : { } , "grants" : [ { } , { "x" : [ ] } ] } `,
 		`{"v":1,"v":1,"sid":"a","sid":"b","x":1,"x":2}`, `{"v":1,"\u0073id":"\ud83d\ude00\ud800"}`,
 		`{"v":1,"x":"\"}","y":{"z":[{},[],"]"]}}`, `{"v":1,"deliveries":[{"attempts":-1}]}`, `{"v":1,"SID":"a"}`,
+		`{"v":1,"activity":"refresh","activity_class":4}`, `{"v":1,"activity_class":3}`, `{"v":1,"activity":"passkey","activity_class":1}`, `{"v":1,"activity_class":77}`,
+		`{"v":1,"activity":"passkey","activity":"refresh"}`, `{"v":1,"activity":"refresh","activity":"passkey"}`, `{"v":1,"activity":null,"activity_class":2}`,
 		`{"v":1,"due":"2026-01-01T00:00:00.123456789+02:00","end":{"at":"0001-01-01T00:00:00Z"}}`,
 	} {
 		f.Add([]byte(doc))
@@ -304,12 +307,78 @@ func FuzzSessionJSON(f *testing.F) {
 		require.Equal(t, asTagged(t, s), asMap(t, out))
 
 		// And what encoding/json finds in the input is what is in the output.
-		before, after := meaning(asMap(t, in)), meaning(asMap(t, out))
+		before, after := meaning(byName(asMap(t, in))), meaning(asMap(t, out))
 		if sub, _ := before["subject"].(map[string]any); len(sub) == 0 {
 			before["subject"] = map[string]any{} // it is always written
 		}
 		require.Equal(t, before, after)
 	})
+}
+
+// classNumbers are the numbers of classes as the first release wrote them.
+var classNumbers = map[string]float64{"interactive": 0, "refresh": 1, "silent": 2, "userinfo": 3, "introspection": 4, "heartbeat": 5}
+
+// byName has the class of a document's latest activity be written as it is from now on: by
+// name and number, by name alone if nobody knows it, and not at all if it is the first one.
+func byName(m map[string]any) map[string]any {
+	name, _ := m["activity"].(string)
+	number, _ := m["activity_class"].(float64)
+	for known, n := range classNumbers {
+		if name == "" && n == number {
+			name = known
+		}
+	}
+	delete(m, "activity_class")
+	switch n, known := classNumbers[name]; {
+	case name == "interactive":
+		delete(m, "activity")
+	case known:
+		m["activity"], m["activity_class"] = name, n
+	case name == "" && number != 0:
+		m["activity_class"] = number
+	}
+	return m
+}
+
+// The name of a class decides, in a document of any order; its number is read where there
+// is no name, as the first release wrote it, and is written on for that.
+func TestActivityIsStoredByName(t *testing.T) {
+	read := func(doc string) store.Session {
+		s, err := store.ParseDocument(doc)
+		require.NoError(t, err, doc)
+		return s
+	}
+	for name, number := range classNumbers {
+		class, err := policy.ParseClass(name)
+		require.NoError(t, err)
+		for other := range 6 { // as if the constants had another order
+			require.Equal(t, class, read(fmt.Sprintf(`{"v":1,"activity":%q,"activity_class":%d}`, name, other)).ActivityClass)
+			require.Equal(t, class, read(fmt.Sprintf(`{"v":1,"activity_class":%d,"activity":%q}`, other, name)).ActivityClass)
+		}
+		require.Equal(t, class, read(fmt.Sprintf(`{"v":1,"activity":%q}`, name)).ActivityClass)
+		require.Equal(t, class, read(fmt.Sprintf(`{"v":1,"activity_class":%v}`, number)).ActivityClass)
+		out, err := store.Session{Format: store.Format, ActivityClass: class}.MarshalJSON()
+		require.NoError(t, err)
+		if class == policy.Interactive {
+			require.NotContains(t, string(out), "activity")
+			continue
+		}
+		require.Contains(t, string(out), fmt.Sprintf(`"activity":%q,"activity_class":%v`, name, number))
+	}
+	require.Equal(t, policy.Interactive, read(`{"v":1}`).ActivityClass)
+
+	// What a newer version calls it is kept, until the session is used under another class.
+	s := read(`{"v":1,"activity":"passkey","activity_class":1}`)
+	out, err := s.MarshalJSON()
+	require.NoError(t, err)
+	require.Contains(t, string(out), `"activity":"passkey"`)
+	require.Equal(t, s, read(string(out)))
+	s.ActivityClass = policy.Refresh
+	out, err = s.MarshalJSON()
+	require.NoError(t, err)
+	require.NotContains(t, string(out), "passkey")
+	require.Equal(t, policy.Refresh, read(string(out)).ActivityClass)
+	require.Contains(t, s.Unknown, "activity", "the session is the caller's")
 }
 
 // meaning brings a document to one form: a member that is null or zero means

@@ -7,7 +7,7 @@
 // pgstore and redisstore, for those of several.
 //
 // Package storetest tests that a store keeps this contract, with no exception
-// for any engine. Package faultstore wraps a store to make it fail.
+// for any engine.
 package store
 
 import (
@@ -179,12 +179,11 @@ type Documents interface {
 	DropDocument(ctx context.Context, key string) error
 }
 
-// A Store is all of them.
+// A Store keeps sessions, fences and documents. Counts are not among them: see [Counts].
 type Store interface {
 	Sessions
 	Fences
 	Documents
-	Counts
 }
 
 // A Document is one version of a named document.

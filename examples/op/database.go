@@ -29,6 +29,7 @@ import (
 // which are the provider's.
 type database struct {
 	sessions store.Store
+	counts   store.Counts // in the same place
 	records  kv.Store
 	close    func() error
 }
@@ -70,7 +71,8 @@ func tookTooLong(err error) bool {
 }
 
 func openMemory(context.Context, storeURL) (*database, error) {
-	return &database{memstore.New(), kv.NewMemory(), func() error { return nil }}, nil
+	sessions := memstore.New()
+	return &database{sessions, sessions, kv.NewMemory(), func() error { return nil }}, nil
 }
 
 func openSQLite(ctx context.Context, at storeURL) (*database, error) {
@@ -110,7 +112,7 @@ func openSQLite(ctx context.Context, at storeURL) (*database, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &database{sessions, records, db.Close}, nil
+	return &database{sessions, sessions, records, db.Close}, nil
 }
 
 func openPostgres(ctx context.Context, at storeURL) (*database, error) {
@@ -128,7 +130,7 @@ func openPostgres(ctx context.Context, at storeURL) (*database, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &database{sessions, timely{records}, func() error {
+	return &database{sessions, sessions, timely{records}, func() error {
 		pool.Close()
 		return nil
 	}}, nil
@@ -140,7 +142,7 @@ func openRedis(ctx context.Context, at storeURL) (*database, error) {
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
-	return &database{sessions, timely{kv.NewRedis(client)}, client.Close}, nil
+	return &database{sessions, sessions, timely{kv.NewRedis(client)}, client.Close}, nil
 }
 
 // redisLog is where the Redis client says what it notices, such as a fail-over.

@@ -22,10 +22,10 @@ import (
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
 	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/faultnet"
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/internal/proctest"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 

@@ -145,7 +145,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return &usageError{"metrics", err}
 		}
 		defer m.close()
-		db.sessions, events = m.Store(db.sessions), provider.Tee(m.Event, events)
+		db.sessions, db.counts, events = m.Store(db.sessions), m.Counts(db.counts), provider.Tee(m.Event, events)
 	}
 	st := &storage{kv: db.records, users: us, clients: clients, keys: keys}
 	server, hook, err := newServer(ctx, issuer, st, db, settings, logoutOf(issuer, clients, c.logoutAllow), a, events, log)
@@ -308,7 +308,7 @@ func newServer(ctx context.Context, issuer string, st *storage, db *database, se
 		own = nil // the hook reads them itself, and notices if they are gone
 	}
 	hook, err := provider.New(provider.Config{
-		Store: db.sessions, StoreID: st.keys.storeID, Keys: st.keys.sealing, Settings: own,
+		Store: db.sessions, Counts: db.counts, StoreID: st.keys.storeID, Keys: st.keys.sealing, Settings: own,
 		Membership: st.users.membership, OnEnd: st.ended, Logout: logout, Events: events,
 		SessionsURL: issuer + sessionsPath,
 	})

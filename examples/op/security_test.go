@@ -25,8 +25,8 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/curfew-oidc/curfew/examples/op/internal/kv"
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/provider"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
 

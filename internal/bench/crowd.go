@@ -260,9 +260,9 @@ func refreshingSeveral(key signingKey, hook *provider.Hook, sessions int) (flow,
 // change.
 func (c *crowd) sweep(r *rig, n size) error {
 	own := memstore.New()
-	part := &partStore{Sessions: r.store, Fences: own, Documents: own, Counts: own, left: n.sweep}
+	part := &partStore{Sessions: r.store, Fences: own, Documents: own, left: n.sweep}
 	hook, err := provider.New(provider.Config{
-		Store: part, Keys: provider.Keys{provider.NewKey(time.Now())},
+		Store: part, Counts: own, Keys: provider.Keys{provider.NewKey(time.Now())},
 		Now:      func() time.Time { return time.Now().Add(3 * time.Hour) },
 		Settings: provider.StaticSettings{Accounts: map[string]policy.Account{"default": {Limits: limits}}},
 	})
@@ -282,7 +282,6 @@ type partStore struct {
 	store.Sessions
 	store.Fences
 	store.Documents
-	store.Counts
 	left int
 }
 

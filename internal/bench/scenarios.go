@@ -51,7 +51,7 @@ func newHook(s store.Store, l policy.Limits) (*provider.Hook, error) {
 	if err != nil {
 		return nil, err
 	}
-	return provider.New(provider.Config{Store: s, Keys: provider.Keys{provider.NewKey(time.Now())}})
+	return provider.New(provider.Config{Store: s, Counts: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}})
 }
 
 // refreshing refreshes a login over and over.

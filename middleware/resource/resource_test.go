@@ -20,9 +20,9 @@ import (
 	"github.com/zitadel/oidc/v3/example/server/storage"
 	"golang.org/x/oauth2"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/middleware/resource"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 )
 
 const (

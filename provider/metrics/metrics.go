@@ -1,12 +1,13 @@
 // Package metrics exports metrics of a provider's login sessions to Prometheus.
 //
 // Three lines switch it on: one makes it, one registers it, and the hook's
-// configuration names it twice.
+// configuration names it.
 //
 //	m := metrics.New(metrics.Config{})
 //	prometheus.MustRegister(m)
 //	hook, err := provider.New(provider.Config{
 //		Store:  m.Store(sessions),
+//		Counts: m.Counts(sessions), // if it keeps counts
 //		Events: provider.Tee(m.Event, provider.Audit(logger)),
 //		...
 //	})
@@ -87,6 +88,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/curfew-oidc/curfew/internal/intercept"
 	"github.com/curfew-oidc/curfew/internal/outcome"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
@@ -189,8 +191,8 @@ func New(cfg Config) *Metrics {
 	m.storeErrors = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "curfew_store_errors_total", Help: "Calls that the store did not answer, by operation.",
 	}, []string{"operation"})
-	for _, operation := range operations {
-		m.storeErrors.WithLabelValues(operation)
+	for _, op := range intercept.Operations {
+		m.storeErrors.WithLabelValues(op.Name)
 	}
 	m.collectors = append(m.collectors, m.storeDuration, m.storeErrors)
 	return m
@@ -356,37 +358,6 @@ func (m *Metrics) read() (r reading, ok bool) {
 		m.stats.Inc()
 	}
 	return m.last, true
-}
-
-// The values of the label operation.
-const (
-	opGet         = "get"
-	opCreate      = "create"
-	opUpdate      = "update"
-	opAdmit       = "admit"
-	opList        = "list"
-	opDue         = "due"
-	opDelete      = "delete"
-	opStats       = "stats"
-	opPutFence    = "put_fence"
-	opMoveFence   = "move_fence"
-	opDueFences   = "due_fences"
-	opDocument    = "document"
-	opPutDocument = "put_document"
-	opHistory     = "history"
-
-	opDropDocument = "drop_document"
-
-	opAddCounts    = "add_counts"
-	opReadCounts   = "read_counts"
-	opDropCounts   = "drop_counts"
-	opCountUnended = "count_unended"
-)
-
-var operations = []string{
-	opGet, opCreate, opUpdate, opAdmit, opList, opDue, opDelete, opStats,
-	opPutFence, opMoveFence, opDueFences, opDocument, opPutDocument, opHistory, opDropDocument,
-	opAddCounts, opReadCounts, opDropCounts, opCountUnended,
 }
 
 // called notes a call of the store.

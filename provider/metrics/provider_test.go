@@ -13,12 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/metrics"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/tracestore"
 )

@@ -11,22 +11,35 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/metrics"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
 // A measured store is the store that it measures.
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store { return metrics.New(metrics.Config{}).Store(memstore.New()) })
+	open := func(*testing.T) counting { return measured(metrics.New(metrics.Config{}), memstore.New()) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
+}
+
+// counting is a store and its counts.
+type counting struct {
+	store.Store
+	store.Counts
+}
+
+func measured(m *metrics.Metrics, s storetest.Counting) counting {
+	return counting{m.Store(s), m.Counts(s)}
 }
 
 func TestNoStoreIsNoStore(t *testing.T) {
 	_, err := provider.New(provider.Config{Store: metrics.New(metrics.Config{}).Store(nil), Keys: provider.Keys{provider.NewKey(time.Now())}})
 	require.ErrorIs(t, err, provider.ErrConfig)
+	require.Nil(t, metrics.New(metrics.Config{}).Counts(nil))
 }
 
 // counts returns how many calls were measured, by operation and outcome.
@@ -52,7 +65,7 @@ func TestCallsAreCounted(t *testing.T) {
 	r := registered(t, m)
 	inner := memstore.New()
 	faulty := faultstore.New(inner)
-	s := m.Store(faulty)
+	s := measured(m, faulty)
 	alice := session("alice")
 	ctx := t.Context()
 	canceled, cancel := context.WithCancel(ctx)

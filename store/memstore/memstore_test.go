@@ -3,11 +3,12 @@ package memstore_test
 import (
 	"testing"
 
-	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store { return memstore.New() })
+	open := func(*testing.T) storetest.Counting { return memstore.New() }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }

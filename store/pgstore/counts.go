@@ -9,6 +9,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/internal/hourly"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 )
 
 const (
@@ -43,7 +44,7 @@ func (s *Store) AddCounts(ctx context.Context, counts []store.Count) error {
 		return sent(err)
 	})
 	if err != nil {
-		return fmt.Errorf("add counts: %w", fault(ctx, err))
+		return fmt.Errorf("add counts: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -73,7 +74,7 @@ func (s *Store) ReadCounts(ctx context.Context, account string, from, to time.Ti
 		return rows.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read counts: %w", fault(ctx, err))
+		return nil, fmt.Errorf("read counts: %w", sqlkit.Fault(ctx, err))
 	}
 	return list, nil
 }
@@ -85,7 +86,7 @@ func (s *Store) DropCounts(ctx context.Context, account string, before time.Time
 		return sent(err)
 	})
 	if err != nil {
-		return fmt.Errorf("drop counts: %w", fault(ctx, err))
+		return fmt.Errorf("drop counts: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -96,7 +97,7 @@ func (s *Store) CountUnended(ctx context.Context, account string) (n int, err er
 		return c.QueryRow(ctx, unendedSQL, term('a', account)).Scan(&n)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("count unended sessions: %w", fault(ctx, err))
+		return 0, fmt.Errorf("count unended sessions: %w", sqlkit.Fault(ctx, err))
 	}
 	return n, nil
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 )
 
 const (
@@ -58,16 +58,14 @@ func (s *Store) versions(ctx context.Context, key string, before int64, limit in
 				return err
 			}
 			d.By, d.Message = string(by), string(message)
-			if at != "" {
-				if d.At, err = time.Parse(time.RFC3339Nano, at); err != nil {
-					return refuse("document %q, version %d: %w", key, d.Version, err)
-				}
+			if err := sqlkit.ReadTime(&d, at); err != nil {
+				return err
 			}
 			list = append(list, d)
 		}
 		return rows.Err()
 	})
-	return list, fault(ctx, err)
+	return list, sqlkit.Fault(ctx, err)
 }
 
 // lockedWrite writes a document, in one round trip, while nobody else writes it. A
@@ -84,21 +82,14 @@ func lockedWrite(ctx context.Context, c *pgx.Conn, key string, write func(b *pgx
 
 // PutDocument implements [store.Documents].
 func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error) {
-	if err := d.Validate(); err != nil {
+	at, body, err := sqlkit.Columns(&d)
+	if err != nil {
 		return 0, fmt.Errorf("put document: %w", err)
 	}
 	if len(d.Key) > maxName {
 		return 0, fmt.Errorf("put document: its key has %d bytes, at most %d are possible", len(d.Key), maxName)
 	}
-	at := ""
-	if !d.At.IsZero() {
-		at = d.At.UTC().Format(time.RFC3339Nano)
-	}
-	body := d.Body
-	if body == nil {
-		body = []byte{}
-	}
-	err := s.do(ctx, func(c *pgx.Conn) error {
+	err = s.do(ctx, func(c *pgx.Conn) error {
 		var is int64
 		var added bool
 		err := lockedWrite(ctx, c, d.Key, func(b *pgx.Batch) {
@@ -111,13 +102,13 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 		case added:
 			return nil
 		case is != d.Version:
-			return refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
+			return sqlkit.Refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
 		default:
-			return refuse("document %q: %w: another version %d was written at the same time", d.Key, store.ErrConflict, is+1)
+			return sqlkit.Refuse("document %q: %w: another version %d was written at the same time", d.Key, store.ErrConflict, is+1)
 		}
 	})
 	if err != nil {
-		return 0, fmt.Errorf("put document: %w", fault(ctx, err))
+		return 0, fmt.Errorf("put document: %w", sqlkit.Fault(ctx, err))
 	}
 	return d.Version + 1, nil
 }
@@ -143,7 +134,7 @@ func (s *Store) DropDocument(ctx context.Context, key string) error {
 		return lockedWrite(ctx, c, key, func(b *pgx.Batch) { b.Queue(dropSQL, []byte(key)) })
 	})
 	if err != nil {
-		return fmt.Errorf("drop document: %w", fault(ctx, err))
+		return fmt.Errorf("drop document: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }

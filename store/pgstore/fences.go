@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
@@ -56,7 +57,7 @@ func oneFence(rows pgx.Rows, err error) (store.Fence, error) {
 	case err != nil:
 		return store.Fence{}, err
 	case unread.Len() > 0:
-		return store.Fence{}, &refusal{unread.Err()}
+		return store.Fence{}, &sqlkit.Refusal{Err: unread.Err()}
 	case len(list) == 0:
 		return store.Fence{}, nil
 	}
@@ -68,7 +69,7 @@ func oneFence(rows pgx.Rows, err error) (store.Fence, error) {
 func writeFence(ctx context.Context, c *pgx.Conn, f store.Fence, before int64) (bool, error) {
 	document, err := f.AppendDocument(nil)
 	if err != nil {
-		return false, &refusal{err}
+		return false, &sqlkit.Refusal{Err: err}
 	}
 	var due *int64
 	if !f.Due.IsZero() {
@@ -99,7 +100,7 @@ func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error
 		}
 	})
 	if err != nil {
-		return store.Fence{}, fmt.Errorf("put fence: %w", fault(ctx, err))
+		return store.Fence{}, fmt.Errorf("put fence: %w", sqlkit.Fault(ctx, err))
 	}
 	return joined, nil
 }
@@ -112,7 +113,7 @@ func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) err
 			return err
 		}
 		if f.Moved(is) {
-			return refuse("%w: it was written meanwhile", store.ErrConflict)
+			return sqlkit.Refuse("%w: it was written meanwhile", store.ErrConflict)
 		}
 		var moved bool
 		if is.Due = due; due.IsZero() {
@@ -125,12 +126,12 @@ func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) err
 		case err != nil:
 			return sent(err)
 		case !moved:
-			return refuse("%w: it was written meanwhile", store.ErrConflict)
+			return sqlkit.Refuse("%w: it was written meanwhile", store.ErrConflict)
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("move fence: %w", fault(ctx, err))
+		return fmt.Errorf("move fence: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -154,7 +155,7 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("due fences: %w", fault(ctx, err))
+		return nil, fmt.Errorf("due fences: %w", sqlkit.Fault(ctx, err))
 	}
 	due = due[:min(limit, len(due))]
 	if err := unread.Err(); err != nil {

@@ -106,6 +106,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/keylock"
 	"github.com/curfew-oidc/curfew/internal/pgprimary"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
@@ -122,7 +123,7 @@ type Store struct {
 func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
 	s := &Store{pool: pgprimary.New(pool), lines: lines{updates: keylock.Locks{AtOnce: updatesAtOnce}}}
 	if err := s.migrate(ctx); err != nil {
-		return nil, fmt.Errorf("open PostgreSQL session store: %w", fault(ctx, err))
+		return nil, fmt.Errorf("open PostgreSQL session store: %w", sqlkit.Fault(ctx, err))
 	}
 	return s, nil
 }
@@ -148,7 +149,7 @@ func (s *Store) Durability(ctx context.Context) (Durability, error) {
 			current_setting('synchronous_standby_names')`).Scan(&d.SynchronousCommit, &d.Fsync, &d.SynchronousStandby)
 	})
 	if err != nil {
-		return Durability{}, fmt.Errorf("durability: %w", fault(ctx, err))
+		return Durability{}, fmt.Errorf("durability: %w", sqlkit.Fault(ctx, err))
 	}
 	return d, nil
 }
@@ -245,20 +246,6 @@ const (
 		(SELECT due FROM curfew_sessions WHERE due IS NOT NULL ORDER BY due, id LIMIT 1)`
 )
 
-// A refusal is an error that is not the engine's: it is the answer.
-type refusal struct{ err error }
-
-func (r *refusal) Error() string { return r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
-
-func refuse(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
-
-func notFound(id string) error { return refuse("session %q: %w", id, store.ErrNotFound) }
-func exists(id string) error   { return refuse("session %q: %w", id, store.ErrExists) }
-func conflict(id string, is, want int64) error {
-	return refuse("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
-}
-
 // An unknownOutcome is that a write was sent and its answer did not come: whether
 // it took effect is not known.
 type unknownOutcome struct{ err error }
@@ -274,9 +261,8 @@ func (e *unknownOutcome) Unwrap() error { return e.err }
 // was sent is none: of a batch whose connection broke it says so, too.
 func sent(err error) error {
 	var answer *pgconn.PgError
-	var refused *refusal
 	var unsent pgx.ErrPreprocessingBatch
-	if err == nil || errors.As(err, &refused) || errors.As(err, &unsent) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
+	if err == nil || sqlkit.Refused(err) || errors.As(err, &unsent) || errors.As(err, &answer) && !pgprimary.Ends(answer) {
 		return err
 	}
 	return &unknownOutcome{err}
@@ -295,20 +281,6 @@ func transient(err error) bool {
 	return errors.Is(err, errRaced)
 }
 
-// fault returns err as the context's error if the context ended, whatever the
-// driver made of that.
-func fault(ctx context.Context, err error) error {
-	var refused *refusal
-	switch end := ctx.Err(); {
-	case errors.As(err, &refused):
-		return refused.err
-	case err == nil || end == nil || errors.Is(err, end):
-		return err
-	default:
-		return fmt.Errorf("%w: %w", end, err)
-	}
-}
-
 // do runs one step on a connection, and again when it must be and may be, until
 // the context ends.
 func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
@@ -320,10 +292,9 @@ func (s *Store) do(ctx context.Context, step func(c *pgx.Conn) error) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		var refused *refusal
 		var unknown *unknownOutcome
 		switch {
-		case errors.As(err, &refused):
+		case sqlkit.Refused(err):
 			return err
 		case transient(err):
 		case broken && !errors.As(err, &unknown):
@@ -356,11 +327,11 @@ const maxName = 1024
 
 func newRow(s *store.Session) (row, error) {
 	if len(s.ID) > maxName {
-		return row{}, refuse("the ID of the session has %d bytes, at most %d are possible", len(s.ID), maxName)
+		return row{}, sqlkit.Refuse("the ID of the session has %d bytes, at most %d are possible", len(s.ID), maxName)
 	}
 	document, err := s.AppendDocument(nil)
 	if err != nil {
-		return row{}, &refusal{err}
+		return row{}, &sqlkit.Refusal{Err: err}
 	}
 	r := row{s: s, id: []byte(s.ID), subject: subjectTerm(s.Subject), ended: s.End != nil, document: document}
 	r.terms = terms(s, r.subject)
@@ -450,7 +421,7 @@ func sessions(rows pgx.Rows, err error) (list []store.Session, unread unreadable
 func allSessions(rows pgx.Rows, err error) ([]store.Session, error) {
 	list, unread, err := sessions(rows, err)
 	if err == nil && unread.Len() > 0 {
-		err = &refusal{unread.Err()}
+		err = &sqlkit.Refusal{Err: unread.Err()}
 	}
 	return list, err
 }
@@ -461,7 +432,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	err := s.do(ctx, func(c *pgx.Conn) error {
 		list, err := allSessions(c.Query(ctx, getSQL, []byte(id)))
 		if err == nil && len(list) == 0 {
-			err = notFound(id)
+			err = sqlkit.NotFound(id)
 		}
 		if err == nil {
 			got = list[0]
@@ -469,7 +440,7 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 		return err
 	})
 	if err != nil {
-		return store.Session{}, fmt.Errorf("get session: %w", fault(ctx, err))
+		return store.Session{}, fmt.Errorf("get session: %w", sqlkit.Fault(ctx, err))
 	}
 	return got, nil
 }
@@ -495,7 +466,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("create session: %w", fault(ctx, err))
+		return fmt.Errorf("create session: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -518,13 +489,13 @@ func (s *Store) create(ctx context.Context, c *pgx.Conn, r row, most int, held b
 	case err != nil || !locked || added:
 		return locked, err
 	case taken:
-		return true, exists(r.s.ID)
+		return true, sqlkit.Exists(r.s.ID)
 	case count >= int64(most):
-		return true, refuse("%w: the subject has %d or more", store.ErrFull, count)
+		return true, sqlkit.Refuse("%w: the subject has %d or more", store.ErrFull, count)
 	case fenced:
-		return true, refuse("session %q: %w", r.s.ID, store.ErrFenced)
+		return true, sqlkit.Refuse("session %q: %w", r.s.ID, store.ErrFenced)
 	default: // it was added while this waited for who did it
-		return true, exists(r.s.ID)
+		return true, sqlkit.Exists(r.s.ID)
 	}
 }
 
@@ -568,7 +539,7 @@ func (s *Store) Update(ctx context.Context, session store.Session) (int64, error
 		})
 	}
 	if err != nil {
-		return 0, fmt.Errorf("update session: %w", fault(ctx, err))
+		return 0, fmt.Errorf("update session: %w", sqlkit.Fault(ctx, err))
 	}
 	return session.Revision + 1, nil
 }
@@ -598,13 +569,13 @@ func (f fit) refusal(s *store.Session) error {
 	case f.written:
 		return nil
 	case !f.found:
-		return notFound(s.ID)
+		return sqlkit.NotFound(s.ID)
 	case f.revision != s.Revision:
-		return conflict(s.ID, f.revision, s.Revision)
+		return sqlkit.Conflict(s.ID, f.revision, s.Revision)
 	case !f.same:
-		return refuse("session %q is of another subject", s.ID)
+		return sqlkit.Refuse("session %q is of another subject", s.ID)
 	case f.ended && s.End == nil:
-		return refuse("session %q has ended and cannot be brought back", s.ID)
+		return sqlkit.Refuse("session %q has ended and cannot be brought back", s.ID)
 	default:
 		return errRaced
 	}
@@ -630,21 +601,20 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 		result, err := decide(held, fence)
 		if err != nil {
 			decided = err
-			return &refusal{err}
+			return &sqlkit.Refusal{Err: err}
 		}
 		return writeDecided(ctx, c, subject, revisions, result)
 	})
-	var refused *refusal
 	var unknown *unknownOutcome
 	switch {
 	case err == nil:
 		return nil
 	case decided != nil:
 		return decided
-	case ctx.Err() != nil && !errors.As(err, &refused) && !errors.As(err, &unknown):
-		return fmt.Errorf("admit: %w: %w", store.ErrConflict, fault(ctx, err))
+	case ctx.Err() != nil && !sqlkit.Refused(err) && !errors.As(err, &unknown):
+		return fmt.Errorf("admit: %w: %w", store.ErrConflict, sqlkit.Fault(ctx, err))
 	}
-	return fmt.Errorf("admit: %w", fault(ctx, err))
+	return fmt.Errorf("admit: %w", sqlkit.Fault(ctx, err))
 }
 
 // writeDecided writes what a step decided and commits.
@@ -664,10 +634,10 @@ func writeDecided(ctx context.Context, c *pgx.Conn, subject store.Subject, held 
 			return err
 		}
 		if one.Subject != subject {
-			return refuse("session %q is of another subject", one.ID)
+			return sqlkit.Refuse("session %q is of another subject", one.ID)
 		}
 		if seen[one.ID] {
-			return refuse("session %q was decided twice", one.ID)
+			return sqlkit.Refuse("session %q was decided twice", one.ID)
 		}
 		seen[one.ID] = true
 		if revision, was := held[one.ID]; was {
@@ -686,9 +656,9 @@ func writeDecided(ctx context.Context, c *pgx.Conn, subject store.Subject, held 
 			switch {
 			case err != nil:
 			case !added:
-				fail(exists(one.ID))
+				fail(sqlkit.Exists(one.ID))
 			case one.End != nil:
-				fail(refuse("session %q is new and has ended", one.ID))
+				fail(sqlkit.Refuse("session %q is new and has ended", one.ID))
 			}
 			return err
 		})
@@ -722,14 +692,14 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 			case err != nil || gone || is == 0:
 				return sent(err)
 			case is != revision:
-				return conflict(id, is, revision)
+				return sqlkit.Conflict(id, is, revision)
 			}
 			// It was as it had to be when the statement began, and changed while
 			// that waited for who changed it.
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("delete session: %w", fault(ctx, err))
+		return fmt.Errorf("delete session: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -751,7 +721,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		return sent(err)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
+		return nil, fmt.Errorf("due sessions: %w", sqlkit.Fault(ctx, err))
 	}
 	if err := unread.Err(); err != nil {
 		return due, fmt.Errorf("due sessions: %w", err)
@@ -767,7 +737,7 @@ func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 		return c.QueryRow(ctx, statsSQL).Scan(&stats.Unended, &stats.Ended, &due)
 	})
 	if err != nil {
-		return store.Stats{}, fmt.Errorf("stats: %w", fault(ctx, err))
+		return store.Stats{}, fmt.Errorf("stats: %w", sqlkit.Fault(ctx, err))
 	}
 	if due != nil {
 		stats.NextDue = time.UnixMicro(*due).UTC()

@@ -17,9 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/pgstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
@@ -72,9 +72,11 @@ func inSchema(t testing.TB, url string) func(*pgxpool.Config) {
 func TestContract(t *testing.T) {
 	t.Parallel()
 	url := enginetest.PostgresURL(t)
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		return newStore(t, openPool(t, url, inSchema(t, url)))
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // unlucky sets a pool up as unluckily as can be: as is needed behind some
@@ -96,23 +98,25 @@ func unlucky(isolation string, mode pgx.QueryExecMode, conns int32) func(*pgxpoo
 func TestContractTwoPools(t *testing.T) {
 	t.Parallel()
 	url := enginetest.PostgresURL(t)
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		schema := inSchema(t, url)
-		return &alternating{Store: newStore(t, openPool(t, url, schema)), stores: [2]store.Store{
+		return &alternating{Counting: newStore(t, openPool(t, url, schema)), stores: [2]storetest.Counting{
 			newStore(t, openPool(t, url, schema, unlucky("serializable", pgx.QueryExecModeSimpleProtocol, 3))),
 			newStore(t, openPool(t, url, schema, unlucky("repeatable read", pgx.QueryExecModeExec, 1))),
 		}}
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // alternating passes each call about sessions to another one of two stores.
 type alternating struct {
-	store.Store
+	storetest.Counting
 	calls  atomic.Int64
-	stores [2]store.Store
+	stores [2]storetest.Counting
 }
 
-func (a *alternating) next() store.Store { return a.stores[a.calls.Add(1)%2] }
+func (a *alternating) next() storetest.Counting { return a.stores[a.calls.Add(1)%2] }
 
 func (a *alternating) Get(ctx context.Context, id string) (store.Session, error) {
 	return a.next().Get(ctx, id)

@@ -15,9 +15,9 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 )
 
 const million = 1_000_000
@@ -82,19 +82,10 @@ func statements() map[string]statement {
 		"counts":         {countsSQL, []any{[]byte("a7"), int64(100), int64(200)}, 1500},
 		"drop counts":    {dropCountsSQL, []any{[]byte("a7"), int64(100)}, 4000},
 	}
-	for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
-		for _, account := range []string{"", "all", "none", "tenant", "of3"} {
-			for _, kind := range []policy.Kind{"", policy.Browser} {
-				for _, client := range []string{"", "client3"} {
-					for _, state := range []store.State{store.Any, store.Unended, store.Ended} {
-						f := store.Filter{Subject: subject, Account: account, Kind: kind, Client: client, State: state}
-						query, args := listSQL(f, "\x80", 20)
-						// Of the tenant's 500, none has the client: two steps for each.
-						all[fmt.Sprintf("list %+v", f)] = statement{query, args, 500 * 2 * 3 * 2 * 6}
-					}
-				}
-			}
-		}
+	for f := range sample.Filters(policy.Browser, "client3", "all", "none", "tenant", "of3") {
+		query, args := listSQL(f, "\x80", 20)
+		// Of the tenant's 500, none has the client: two steps for each.
+		all[fmt.Sprintf("list %+v", f)] = statement{query, args, 500 * 2 * 3 * 2 * 6}
 	}
 	// Two long lists with nothing in common: no page takes longer.
 	query, args := listSQL(store.Filter{Account: "of4", Client: "client3"}, "", 20)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 )
 
 // The numbered files take the schema from the version before them to their own.
@@ -69,7 +71,7 @@ func missingAdditions(ctx context.Context, c *pgx.Conn) ([]string, error) {
 func readVersion(ctx context.Context, c *pgx.Conn) (version int, err error) {
 	err = c.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM curfew_schema`).Scan(&version)
 	if err == nil && version > schemaVersion {
-		err = refuse("the database has schema version %d, made by a newer version of Curfew; this one knows up to %d", version, schemaVersion)
+		err = sqlkit.Newer(version, schemaVersion)
 	}
 	return version, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
 // A counter counts round trips: commands, and pipelines as one.
@@ -41,10 +42,10 @@ var errRefused = errors.New("refused")
 type costed struct {
 	name                 string
 	roundTrips, commands int64
-	call                 func(ctx context.Context, s store.Store, n int) error
+	call                 func(ctx context.Context, s storetest.Counting, n int) error
 }
 
-func change(ctx context.Context, s store.Store, name string, f func(*store.Session)) error {
+func change(ctx context.Context, s storetest.Counting, name string, f func(*store.Session)) error {
 	one, err := s.Get(ctx, session(name, "alice").ID)
 	if err != nil {
 		return err
@@ -56,21 +57,21 @@ func change(ctx context.Context, s store.Store, name string, f func(*store.Sessi
 
 var costs = []costed{
 	// EVALSHA, PERSIST, GET, HGET; EVALSHA, GETRANGE, SET, and the queue.
-	{"refresh", 2, 9, func(ctx context.Context, s store.Store, n int) error {
+	{"refresh", 2, 9, func(ctx context.Context, s storetest.Counting, n int) error {
 		return change(ctx, s, "a", func(one *store.Session) {
 			one.Grants[0].Generation++
 			one.Due = one.Due.Add(time.Second)
 		})
 	}},
-	{"another client", 3, 15, func(ctx context.Context, s store.Store, n int) error {
+	{"another client", 3, 15, func(ctx context.Context, s storetest.Counting, n int) error {
 		return change(ctx, s, "a", func(one *store.Session) {
 			one.Grants = append(one.Grants[:1:1], store.Grant{ID: "2", Client: fmt.Sprint("client", n)})
 		})
 	}},
-	{"login without a cap", 1, 14, func(ctx context.Context, s store.Store, n int) error {
+	{"login without a cap", 1, 14, func(ctx context.Context, s storetest.Counting, n int) error {
 		return s.Create(ctx, session(fmt.Sprint("new", n), "carol"), 1000)
 	}},
-	{"end", 2, 18, func(ctx context.Context, s store.Store, n int) error {
+	{"end", 2, 18, func(ctx context.Context, s storetest.Counting, n int) error {
 		one, err := s.Get(ctx, session(fmt.Sprint("new", n), "carol").ID)
 		if err != nil {
 			return err
@@ -79,7 +80,7 @@ var costs = []costed{
 		_, err = s.Update(ctx, one)
 		return err
 	}},
-	{"login at a cap", 2, 51, func(ctx context.Context, s store.Store, n int) error {
+	{"login at a cap", 2, 51, func(ctx context.Context, s storetest.Counting, n int) error {
 		return s.Admit(ctx, session("", "alice").Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 			if len(held) != 3 {
 				return nil, fmt.Errorf("%d sessions", len(held))
@@ -88,14 +89,14 @@ var costs = []costed{
 			return []store.Session{held[2], session(fmt.Sprint("z", n), "alice")}, nil
 		})
 	}},
-	{"refused login", 1, 8, func(ctx context.Context, s store.Store, n int) error {
+	{"refused login", 1, 8, func(ctx context.Context, s storetest.Counting, n int) error {
 		err := s.Admit(ctx, session("", "alice").Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return nil, errRefused })
 		if err == errRefused {
 			return nil
 		}
 		return fmt.Errorf("not refused: %w", err)
 	}},
-	{"sweep with nothing due", 1, 5 * 256, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep with nothing due", 1, 5 * 256, func(ctx context.Context, s storetest.Counting, n int) error {
 		list, err := s.Due(ctx, time.Unix(0, 0), time.Minute, 100)
 		if err == nil && len(list) > 0 {
 			return fmt.Errorf("%d are due", len(list))
@@ -103,14 +104,14 @@ var costs = []costed{
 		return err
 	}},
 	// All have been due for long. It takes over what the one before had claimed.
-	{"sweep", 2, 5*256 + 50*12, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep", 2, 5*256 + 50*12, func(ctx context.Context, s storetest.Counting, n int) error {
 		list, err := s.Due(ctx, time.Date(2100+n, 1, 1, 0, 0, 0, 0, time.UTC), time.Minute, 50)
 		if err == nil && len(list) != 50 {
 			return fmt.Errorf("%d are due", len(list))
 		}
 		return err
 	}},
-	{"page", 2, 22, func(ctx context.Context, s store.Store, n int) error {
+	{"page", 2, 22, func(ctx context.Context, s storetest.Counting, n int) error {
 		list, _, err := s.List(ctx, store.Filter{Account: "default", Client: "web", State: store.Unended}, "", 3)
 		if err == nil && len(list) != 3 {
 			return fmt.Errorf("%d are listed", len(list))
@@ -119,17 +120,17 @@ var costs = []costed{
 	}},
 	// The first one is put, later ones are joined to it: EVALSHA, HGET, PERSIST; once
 	// more, with HSET and the queue.
-	{"fence", 2, 8, func(ctx context.Context, s store.Store, n int) error {
+	{"fence", 2, 8, func(ctx context.Context, s storetest.Counting, n int) error {
 		_, err := s.PutFence(ctx, store.Fence{Subject: session("", "dave").Subject, At: time.Unix(int64(n), 0), Due: time.Unix(int64(n), 0)})
 		return err
 	}},
-	{"sweep of the fences", 1, 4 * 256, func(ctx context.Context, s store.Store, n int) error {
+	{"sweep of the fences", 1, 4 * 256, func(ctx context.Context, s storetest.Counting, n int) error {
 		_, err := s.DueFences(ctx, time.Unix(100, 0), 100)
 		return err
 	}},
-	{"stats", 1, 6 * 256, func(ctx context.Context, s store.Store, n int) error { _, err := s.Stats(ctx); return err }},
+	{"stats", 1, 6 * 256, func(ctx context.Context, s storetest.Counting, n int) error { _, err := s.Stats(ctx); return err }},
 	// A flush: each hour of each account is ZADD and HINCRBY.
-	{"add counts", 1, 3 * 4, func(ctx context.Context, s store.Store, n int) error {
+	{"add counts", 1, 3 * 4, func(ctx context.Context, s storetest.Counting, n int) error {
 		var counts []store.Count
 		for i := range 3 {
 			hour := time.Unix(int64(n)*3600, 0)
@@ -138,21 +139,21 @@ var costs = []costed{
 		return s.AddCounts(ctx, counts)
 	}},
 	// HGETALL of one hour is of a few names. It is one for each hour that has any.
-	{"counts", 1, 8, func(ctx context.Context, s store.Store, n int) error {
+	{"counts", 1, 8, func(ctx context.Context, s storetest.Counting, n int) error {
 		list, err := s.ReadCounts(ctx, "1", time.Unix(0, 0), time.Unix(100*24*3600, 0))
 		if err == nil && (len(list) == 0 || len(list) > 2*5) {
 			return fmt.Errorf("%d counts", len(list))
 		}
 		return err
 	}},
-	{"drop counts", 1, 1, func(ctx context.Context, s store.Store, n int) error {
+	{"drop counts", 1, 1, func(ctx context.Context, s storetest.Counting, n int) error {
 		return s.DropCounts(ctx, "1", time.Unix(0, 0))
 	}},
-	{"unended", 1, 3 * 256, func(ctx context.Context, s store.Store, n int) error {
+	{"unended", 1, 3 * 256, func(ctx context.Context, s storetest.Counting, n int) error {
 		_, err := s.CountUnended(ctx, "default")
 		return err
 	}},
-	{"settings", 1, 5, func(ctx context.Context, s store.Store, n int) error {
+	{"settings", 1, 5, func(ctx context.Context, s storetest.Counting, n int) error {
 		if _, err := s.Document(ctx, "settings"); !errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("settings: %w", err)
 		}
@@ -160,7 +161,7 @@ var costs = []costed{
 	}},
 }
 
-func fill(t *testing.T, s store.Store, from, to int) {
+func fill(t *testing.T, s storetest.Counting, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
 		one := session(fmt.Sprintf("%05d", i), fmt.Sprintf("user-%d", i))

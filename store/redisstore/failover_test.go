@@ -28,19 +28,21 @@ func failoverClient(t testing.TB, s *engine.RedisSentinel) redis.UniversalClient
 
 // Two clients know as little of each other as two processes do.
 func TestContractSentinel(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		s := enginetest.RedisSentinel(t)
-		return &alternating{stores: [2]store.Store{newStore(t, failoverClient(t, s)), newStore(t, failoverClient(t, s))}}
-	})
+		return &alternating{stores: [2]storetest.Counting{newStore(t, failoverClient(t, s)), newStore(t, failoverClient(t, s))}}
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // alternating passes each call to another one of two stores.
 type alternating struct {
 	calls  atomic.Int64
-	stores [2]store.Store
+	stores [2]storetest.Counting
 }
 
-func (a *alternating) next() store.Store { return a.stores[a.calls.Add(1)%2] }
+func (a *alternating) next() storetest.Counting { return a.stores[a.calls.Add(1)%2] }
 
 func (a *alternating) Get(ctx context.Context, id string) (store.Session, error) {
 	return a.next().Get(ctx, id)

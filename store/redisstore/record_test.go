@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/curfew-oidc/curfew/store/internal/sample"
+	"github.com/curfew-oidc/curfew/internal/sample"
 )
 
 // A record that is damaged is an error, or the session as it was: a cut-off one and

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine/enginetest"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/redisstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
@@ -48,11 +48,15 @@ func newStore(t testing.TB, client redis.UniversalClient) *redisstore.Store {
 }
 
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return newStore(t, single(t)) })
+	open := func(t *testing.T) storetest.Counting { return newStore(t, single(t)) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 func TestContractCluster(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) store.Store { return newStore(t, cluster(t)) })
+	open := func(t *testing.T) storetest.Counting { return newStore(t, cluster(t)) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // session returns a session of that name.

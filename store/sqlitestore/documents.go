@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 )
 
 // Document implements [store.Documents].
@@ -16,10 +16,10 @@ func (s *Store) Document(ctx context.Context, key string) (store.Document, error
 	d := store.Document{Key: key}
 	err := s.again(ctx, func() error { return scanDocument(s.document.QueryRowContext(ctx, key), &d) })
 	if errors.Is(err, sql.ErrNoRows) {
-		err = refuse("document %q: %w", key, store.ErrNotFound)
+		err = sqlkit.Refuse("document %q: %w", key, store.ErrNotFound)
 	}
 	if err != nil {
-		return store.Document{}, fmt.Errorf("get document: %w", fault(ctx, err))
+		return store.Document{}, fmt.Errorf("get document: %w", sqlkit.Fault(ctx, err))
 	}
 	return d, nil
 }
@@ -29,37 +29,22 @@ func scanDocument(row interface{ Scan(...any) error }, d *store.Document) error 
 	if err := row.Scan(&d.Version, &d.Body, &at, &d.By, &d.Message); err != nil {
 		return err
 	}
-	d.At = time.Time{}
-	if at == "" {
-		return nil
-	}
-	var err error
-	if d.At, err = time.Parse(time.RFC3339Nano, at); err != nil {
-		return fmt.Errorf("document %q, version %d: %w", d.Key, d.Version, err)
-	}
-	return nil
+	return sqlkit.ReadTime(d, at)
 }
 
 // PutDocument implements [store.Documents].
 func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error) {
-	if err := d.Validate(); err != nil {
+	at, body, err := sqlkit.Columns(&d)
+	if err != nil {
 		return 0, fmt.Errorf("put document: %w", err)
 	}
-	at := ""
-	if !d.At.IsZero() {
-		at = d.At.UTC().Format(time.RFC3339Nano)
-	}
-	body := d.Body
-	if body == nil {
-		body = []byte{}
-	}
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err = s.write(ctx, func(tx *sql.Tx) error {
 		var is int64
 		if err := tx.StmtContext(ctx, s.currentVersion).QueryRowContext(ctx, d.Key).Scan(&is); err != nil {
 			return err
 		}
 		if is != d.Version {
-			return refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
+			return sqlkit.Refuse("document %q: %w: its version is %d, not %d", d.Key, store.ErrConflict, is, d.Version)
 		}
 		_, err := tx.StmtContext(ctx, s.insertVersion).ExecContext(ctx, d.Key, d.Version+1, body, at, d.By, d.Message)
 		if err == nil && d.NoHistory {
@@ -68,7 +53,7 @@ func (s *Store) PutDocument(ctx context.Context, d store.Document) (int64, error
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("put document: %w", fault(ctx, err))
+		return 0, fmt.Errorf("put document: %w", sqlkit.Fault(ctx, err))
 	}
 	return d.Version + 1, nil
 }
@@ -99,7 +84,7 @@ func (s *Store) History(ctx context.Context, key string, before int64, limit int
 		return rows.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("document history: %w", fault(ctx, err))
+		return nil, fmt.Errorf("document history: %w", sqlkit.Fault(ctx, err))
 	}
 	return list, nil
 }
@@ -111,7 +96,7 @@ func (s *Store) DropDocument(ctx context.Context, key string) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("drop document: %w", fault(ctx, err))
+		return fmt.Errorf("drop document: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
@@ -41,7 +42,7 @@ func (s *Store) fenceOf(ctx context.Context, tx *sql.Tx, subject store.Subject) 
 func (s *Store) writeFence(ctx context.Context, tx *sql.Tx, f store.Fence) error {
 	document, err := f.AppendDocument(nil)
 	if err != nil {
-		return &refusal{err}
+		return &sqlkit.Refusal{Err: err}
 	}
 	var due any
 	if !f.Due.IsZero() {
@@ -67,7 +68,7 @@ func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error
 		})
 	}
 	if err != nil {
-		return store.Fence{}, fmt.Errorf("put fence: %w", fault(ctx, err))
+		return store.Fence{}, fmt.Errorf("put fence: %w", sqlkit.Fault(ctx, err))
 	}
 	return joined, nil
 }
@@ -82,7 +83,7 @@ func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) err
 		case is.At.IsZero():
 			return nil
 		case f.Moved(is):
-			return refuse("%w: it was written meanwhile", store.ErrConflict)
+			return sqlkit.Refuse("%w: it was written meanwhile", store.ErrConflict)
 		case due.IsZero():
 			_, err := tx.StmtContext(ctx, s.removeFence).ExecContext(ctx, f.Subject.Issuer, f.Subject.ID)
 			return err
@@ -91,7 +92,7 @@ func (s *Store) MoveFence(ctx context.Context, f store.Fence, due time.Time) err
 		return s.writeFence(ctx, tx, is)
 	})
 	if err != nil {
-		return fmt.Errorf("move fence: %w", fault(ctx, err))
+		return fmt.Errorf("move fence: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -128,7 +129,7 @@ func (s *Store) DueFences(ctx context.Context, now time.Time, limit int) ([]stor
 		return rows.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("due fences: %w", fault(ctx, err))
+		return nil, fmt.Errorf("due fences: %w", sqlkit.Fault(ctx, err))
 	}
 	if err := unread.Err(); err != nil {
 		return due, fmt.Errorf("due fences: %w", err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
@@ -60,7 +61,7 @@ func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit i
 		return found.Err()
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("list sessions: %w", fault(ctx, err))
+		return nil, "", fmt.Errorf("list sessions: %w", sqlkit.Fault(ctx, err))
 	}
 	if err := unread.Err(); err != nil {
 		return page, next, fmt.Errorf("list sessions: %w", err)

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"embed"
 	"fmt"
+
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 )
 
 // The numbered files take the schema from the version before them to their own.
@@ -35,7 +37,7 @@ func (s *Store) migrate(ctx context.Context) error {
 			return err
 		}
 		if version > schemaVersion {
-			return refuse("the database has schema version %d, made by a newer version of Curfew; this one knows up to %d", version, schemaVersion)
+			return sqlkit.Newer(version, schemaVersion)
 		}
 		for version < schemaVersion {
 			version++

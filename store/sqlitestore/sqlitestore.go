@@ -70,6 +70,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/internal/sqlitefile"
 	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/internal/sqlkit"
 	"github.com/curfew-oidc/curfew/store/internal/unreadable"
 )
 
@@ -144,7 +145,7 @@ const (
 func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	s := &Store{db: db, writing: make(chan struct{}, 1), durability: `PRAGMA synchronous = FULL`}
 	if err := s.open(ctx); err != nil {
-		return nil, fmt.Errorf("open SQLite session store: %w", fault(ctx, err))
+		return nil, fmt.Errorf("open SQLite session store: %w", sqlkit.Fault(ctx, err))
 	}
 	return s, nil
 }
@@ -231,40 +232,11 @@ func (s *Store) again(ctx context.Context, try func() error) error {
 // SQLITE_BUSY and SQLITE_LOCKED. The messages are SQLite's own; the drivers have
 // no error in common.
 func busy(err error) bool {
-	var refused *refusal
-	if errors.As(err, &refused) {
+	if sqlkit.Refused(err) {
 		return false
 	}
 	msg := err.Error()
 	return strings.Contains(msg, "database is locked") || strings.Contains(msg, "database table is locked")
-}
-
-// A refusal is an error that is not the engine's: it is the answer.
-type refusal struct{ err error }
-
-func (r *refusal) Error() string { return r.err.Error() }
-func (r *refusal) Unwrap() error { return r.err }
-
-func refuse(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
-
-func notFound(id string) error { return refuse("session %q: %w", id, store.ErrNotFound) }
-func exists(id string) error   { return refuse("session %q: %w", id, store.ErrExists) }
-func conflict(id string, is, want int64) error {
-	return refuse("session %q: %w: its revision is %d, not %d", id, store.ErrConflict, is, want)
-}
-
-// fault returns err as the context's error if the context ended, whatever the
-// driver made of that.
-func fault(ctx context.Context, err error) error {
-	var refused *refusal
-	switch end := ctx.Err(); {
-	case errors.As(err, &refused):
-		return refused.err
-	case err == nil || end == nil || errors.Is(err, end):
-		return err
-	default:
-		return fmt.Errorf("%w: %w", end, err)
-	}
 }
 
 // A commitError is a commit that failed: whether the step took effect is not
@@ -332,7 +304,7 @@ type row struct {
 func newRow(s *store.Session) (row, error) {
 	document, err := s.AppendDocument(nil)
 	if err != nil {
-		return row{}, &refusal{err}
+		return row{}, &sqlkit.Refusal{Err: err}
 	}
 	r := row{s: s, ended: s.End != nil, terms: terms(s), document: document}
 	r.termsCol = formatTerms(r.terms)
@@ -396,9 +368,9 @@ func (s *Store) Get(ctx context.Context, id string) (store.Session, error) {
 	err := s.again(ctx, func() error { return s.get.QueryRowContext(ctx, id).Scan(&revision, &document, &fence) })
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return store.Session{}, fmt.Errorf("get %w", fault(ctx, notFound(id)))
+		return store.Session{}, fmt.Errorf("get %w", sqlkit.Fault(ctx, sqlkit.NotFound(id)))
 	case err != nil:
-		return store.Session{}, fmt.Errorf("get session: %w", fault(ctx, err))
+		return store.Session{}, fmt.Errorf("get session: %w", sqlkit.Fault(ctx, err))
 	}
 	got, err := scan(revision, document, fence)
 	if err != nil {
@@ -420,7 +392,7 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 				return err
 			}
 			if taken {
-				return exists(session.ID)
+				return sqlkit.Exists(session.ID)
 			}
 			found := 0
 			if max > 0 {
@@ -429,20 +401,20 @@ func (s *Store) Create(ctx context.Context, session store.Session, max int) erro
 				}
 			}
 			if found >= max {
-				return refuse("%w: the subject has %d or more", store.ErrFull, found)
+				return sqlkit.Refuse("%w: the subject has %d or more", store.ErrFull, found)
 			}
 			fence, err := s.fenceOf(ctx, tx, session.Subject)
 			if err != nil {
 				return err
 			}
 			if fence.Past(session.Started) {
-				return refuse("session %q: %w", session.ID, store.ErrFenced)
+				return sqlkit.Refuse("session %q: %w", session.ID, store.ErrFenced)
 			}
 			return s.add(ctx, tx, r)
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("create session: %w", fault(ctx, err))
+		return fmt.Errorf("create session: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -455,7 +427,7 @@ func (s *Store) add(ctx context.Context, tx *sql.Tx, r row) error {
 		return err
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
-		return errors.Join(err, exists(r.s.ID))
+		return errors.Join(err, sqlkit.Exists(r.s.ID))
 	}
 	return s.setTerms(ctx, tx, r.s.ID, nil, false, r.terms, r.ended)
 }
@@ -477,7 +449,7 @@ func (s *Store) Update(ctx context.Context, session store.Session) (int64, error
 		})
 	}
 	if err != nil {
-		return 0, fmt.Errorf("update session: %w", fault(ctx, err))
+		return 0, fmt.Errorf("update session: %w", sqlkit.Fault(ctx, err))
 	}
 	return session.Revision + 1, nil
 }
@@ -507,13 +479,13 @@ func (s *Store) updateAll(ctx context.Context, tx *sql.Tx, r row) error {
 	case err != nil:
 		return err
 	case !found:
-		return notFound(r.s.ID)
+		return sqlkit.NotFound(r.s.ID)
 	case old.revision != r.s.Revision:
-		return conflict(r.s.ID, old.revision, r.s.Revision)
+		return sqlkit.Conflict(r.s.ID, old.revision, r.s.Revision)
 	case old.subject != r.s.Subject:
-		return refuse("session %q is of another subject", r.s.ID)
+		return sqlkit.Refuse("session %q is of another subject", r.s.ID)
 	case old.ended && !r.ended:
-		return refuse("session %q has ended and cannot be brought back", r.s.ID)
+		return sqlkit.Refuse("session %q has ended and cannot be brought back", r.s.ID)
 	}
 	return s.rewriteFrom(ctx, tx, r, old)
 }
@@ -576,7 +548,7 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 			return err
 		}
 		if err := unread.Err(); err != nil {
-			return &refusal{err}
+			return &sqlkit.Refusal{Err: err}
 		}
 		fence, err := s.fenceOf(ctx, tx, subject)
 		if err != nil {
@@ -591,21 +563,20 @@ func (s *Store) Admit(ctx context.Context, subject store.Subject, decide func([]
 		result, err := decide(held, fence)
 		if err != nil {
 			decided = err
-			return &refusal{err}
+			return &sqlkit.Refusal{Err: err}
 		}
 		return s.writeDecided(ctx, tx, subject, wasHeld, result)
 	})
-	var refused *refusal
 	var commit *commitError
 	switch {
 	case err == nil:
 		return nil
 	case decided != nil:
 		return decided
-	case ctx.Err() != nil && !errors.As(err, &refused) && !errors.As(err, &commit):
-		return fmt.Errorf("admit: %w: %w", store.ErrConflict, fault(ctx, err))
+	case ctx.Err() != nil && !sqlkit.Refused(err) && !errors.As(err, &commit):
+		return fmt.Errorf("admit: %w: %w", store.ErrConflict, sqlkit.Fault(ctx, err))
 	}
-	return fmt.Errorf("admit: %w", fault(ctx, err))
+	return fmt.Errorf("admit: %w", sqlkit.Fault(ctx, err))
 }
 
 func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subject, wasHeld map[string]bool, result []store.Session) error {
@@ -617,10 +588,10 @@ func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subj
 			return err
 		}
 		if one.Subject != subject {
-			return refuse("session %q is of another subject", one.ID)
+			return sqlkit.Refuse("session %q is of another subject", one.ID)
 		}
 		if seen[one.ID] {
-			return refuse("session %q was decided twice", one.ID)
+			return sqlkit.Refuse("session %q was decided twice", one.ID)
 		}
 		seen[one.ID] = true
 		if wasHeld[one.ID] {
@@ -628,7 +599,7 @@ func (s *Store) writeDecided(ctx context.Context, tx *sql.Tx, subject store.Subj
 		} else {
 			err = s.add(ctx, tx, r)
 			if err == nil && one.End != nil {
-				err = refuse("session %q is new and has ended", one.ID)
+				err = sqlkit.Refuse("session %q is new and has ended", one.ID)
 			}
 		}
 		if err != nil {
@@ -648,7 +619,7 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 		case !found:
 			return nil
 		case old.revision != revision:
-			return conflict(id, old.revision, revision)
+			return sqlkit.Conflict(id, old.revision, revision)
 		}
 		terms, err := parseTerms(old.terms)
 		if err != nil {
@@ -661,7 +632,7 @@ func (s *Store) Delete(ctx context.Context, id string, revision int64) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("delete session: %w", fault(ctx, err))
+		return fmt.Errorf("delete session: %w", sqlkit.Fault(ctx, err))
 	}
 	return nil
 }
@@ -698,7 +669,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, lim
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("due sessions: %w", fault(ctx, err))
+		return nil, fmt.Errorf("due sessions: %w", sqlkit.Fault(ctx, err))
 	}
 	if err := unread.Err(); err != nil {
 		return due, fmt.Errorf("due sessions: %w", err)
@@ -712,7 +683,7 @@ func (s *Store) Stats(ctx context.Context) (store.Stats, error) {
 	var due sql.NullInt64
 	err := s.again(ctx, func() error { return s.stats.QueryRowContext(ctx).Scan(&stats.Unended, &stats.Ended, &due) })
 	if err != nil {
-		return store.Stats{}, fmt.Errorf("stats: %w", fault(ctx, err))
+		return store.Stats{}, fmt.Errorf("stats: %w", sqlkit.Fault(ctx, err))
 	}
 	if due.Valid {
 		stats.NextDue = time.UnixMicro(due.Int64).UTC()

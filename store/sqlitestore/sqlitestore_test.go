@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/sqlitestore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
@@ -44,19 +44,23 @@ func newStore(t testing.TB, db *sql.DB) *sqlitestore.Store {
 
 func TestContract(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		return newStore(t, openDB(t, filepath.Join(t.TempDir(), "s.db"), params))
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // With one connection everything waits for everything, and nothing forever.
 func TestContractOneConnection(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		db := openDB(t, filepath.Join(t.TempDir(), "s.db"), params)
 		db.SetMaxOpenConns(1)
 		return newStore(t, db)
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // Two handles on one file know as little of each other as two processes do, and
@@ -65,22 +69,24 @@ func TestContractOneConnection(t *testing.T) {
 // first has to begin again if it lost a race.
 func TestContractTwoHandles(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) store.Store {
+	open := func(t *testing.T) storetest.Counting {
 		path := filepath.Join(t.TempDir(), "s.db")
-		return &alternating{stores: [2]store.Store{
+		return &alternating{stores: [2]storetest.Counting{
 			newStore(t, openDB(t, path, params)),
 			newStore(t, openDB(t, path, "_pragma=busy_timeout(0)&_pragma=synchronous(off)&_txlock=deferred")),
 		}}
-	})
+	}
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // alternating passes each call to another one of two stores.
 type alternating struct {
 	calls  atomic.Int64
-	stores [2]store.Store
+	stores [2]storetest.Counting
 }
 
-func (a *alternating) next() store.Store { return a.stores[a.calls.Add(1)%2] }
+func (a *alternating) next() storetest.Counting { return a.stores[a.calls.Add(1)%2] }
 
 func (a *alternating) Get(ctx context.Context, id string) (store.Session, error) {
 	return a.next().Get(ctx, id)

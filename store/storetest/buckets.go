@@ -152,7 +152,7 @@ var bucketTests = []contractTest{
 			s := session(fmt.Sprint(i), subjects[i%len(subjects)])
 			assert.NoError(f, f.s.Admit(f.ctx, s.Subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 				for i := range held {
-					held[i].ActivityClass++
+					held[i].UserAgent += "+"
 				}
 				return append(held, s), nil
 			}))
@@ -163,7 +163,7 @@ var bucketTests = []contractTest{
 			total := 0
 			for _, s := range held {
 				require.Equal(f, subject, s.Subject)
-				total += int(s.ActivityClass)
+				total += len(s.UserAgent)
 			}
 			require.Equal(f, 1+2, total, "each step saw the one before")
 		}

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,7 +19,6 @@ var contextTests = []contractTest{
 		s.Due = at
 		s = f.createOne(s)
 		f.put(store.Document{Key: "k", Message: "first"})
-		require.NoError(f, f.s.AddCounts(f.ctx, []store.Count{count("kept", 0, "n", 1)}))
 		kept := f.putFence(fence(bob, time.Hour))
 		canceled, cancel := context.WithCancel(f.ctx)
 		cancel()
@@ -57,131 +57,13 @@ var contextTests = []contractTest{
 			_, err = f.s.History(ctx, "k", 0, 10)
 			require.ErrorIs(f, err, want)
 			require.ErrorIs(f, f.s.DropDocument(ctx, "k"), want)
-			require.ErrorIs(f, f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}), want)
-			require.ErrorIs(f, f.s.AddCounts(ctx, nil), want)
-			_, err = f.s.ReadCounts(ctx, "a", hour(0), hour(9))
-			require.ErrorIs(f, err, want)
-			require.ErrorIs(f, f.s.DropCounts(ctx, "kept", hour(9)), want)
-			n, err := f.s.CountUnended(ctx, "default")
-			require.ErrorIs(f, err, want)
-			require.Zero(f, n)
 		}
 		require.Equal(f, []store.Session{s}, f.list(store.Filter{}, 10))
 		require.Len(f, f.history("k", 0, 10), 1)
 		require.Equal(f, []string{"a"}, f.due(at, time.Hour, 10), "it was not claimed")
 		require.Equal(f, []store.Fence{kept}, f.dueFences(kept.Due, 10))
-		require.Empty(f, f.counts("a", 0, 9))
-		require.Len(f, f.counts("kept", 0, 9), 1)
 	}},
-	// A step that takes its time holds others up in some stores, and in
-	// others it does not: but nobody waits longer than their context lasts.
-	{"EndsWhileWaiting", func(f *fixture) {
-		s := session("a", alice)
-		s.Due = at
-		s = f.createOne(s)
-		spare := f.create(session("b", alice), session("c", bob))
-
-		entered, release := make(chan struct{}), make(chan struct{})
-		var once sync.Once
-		slow := make(chan error, 1)
-		go func() {
-			slow <- f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
-				once.Do(func() { close(entered) })
-				<-release
-				held[0].UserAgent = "slow"
-				return append(held[:1], session("slow", alice)), nil
-			})
-		}()
-		<-entered
-
-		calls := map[string]func(ctx context.Context) error{
-			"Get":    func(ctx context.Context) error { _, err := f.s.Get(ctx, sid("a")); return err },
-			"Create": func(ctx context.Context) error { return f.s.Create(ctx, session("created", alice), many) },
-			"Update": func(ctx context.Context) error {
-				s := spare[0]
-				s.UserAgent = "updated"
-				_, err := f.s.Update(ctx, s)
-				return err
-			},
-			"Admit": func(ctx context.Context) error {
-				return f.s.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
-					return []store.Session{session("admitted", alice)}, nil
-				})
-			},
-			"AdmitOther": func(ctx context.Context) error {
-				return f.s.Admit(ctx, bob, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
-					return []store.Session{session("other", bob)}, nil
-				})
-			},
-			"List":         func(ctx context.Context) error { _, _, err := f.s.List(ctx, store.Filter{}, "", 10); return err },
-			"Due":          func(ctx context.Context) error { _, err := f.s.Due(ctx, at, time.Minute, 10); return err },
-			"Delete":       func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
-			"Document":     func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
-			"PutDocument":  func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
-			"DropDocument": func(ctx context.Context) error { return f.s.DropDocument(ctx, "none") },
-			"AddCounts":    func(ctx context.Context) error { return f.s.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}) },
-			"ReadCounts":   func(ctx context.Context) error { _, err := f.s.ReadCounts(ctx, "a", hour(0), hour(9)); return err },
-			"DropCounts":   func(ctx context.Context) error { return f.s.DropCounts(ctx, "b", hour(0)) },
-			"Unended":      func(ctx context.Context) error { _, err := f.s.CountUnended(ctx, "default"); return err },
-		}
-		type result struct {
-			name string
-			err  error
-		}
-		results := make(chan result, len(calls))
-		for name, call := range calls {
-			go func() {
-				ctx, cancel := context.WithTimeout(f.ctx, 100*time.Millisecond)
-				defer cancel()
-				results <- result{name, call(ctx)}
-			}()
-		}
-		failed := map[string]error{}
-		for range calls {
-			select {
-			case r := <-results:
-				failed[r.name] = r.err
-			case <-time.After(30 * time.Second):
-				close(release)
-				require.Fail(f, "a call goes on long after its context ended", "still going on: all but %v", failed)
-			}
-		}
-		close(release)
-		require.NoError(f, <-slow)
-
-		for name, err := range failed {
-			if err != nil {
-				require.ErrorIs(f, err, context.DeadlineExceeded, name)
-			}
-		}
-		for _, c := range []struct {
-			name, id string
-			subject  store.Subject
-		}{{"Admit", "admitted", alice}, {"AdmitOther", "other", bob}} {
-			_, err := f.s.Get(f.ctx, sid(c.id))
-			switch {
-			case failed[c.name] == nil:
-				require.NoError(f, err)
-			case errors.Is(failed[c.name], store.ErrConflict):
-				require.ErrorIs(f, err, store.ErrNotFound, "the step did not take place")
-			case err == nil: // it was cut off as it was committed: nobody knew
-				delete(failed, c.name)
-			}
-		}
-		require.Equal(f, "slow", f.get("a").UserAgent)
-		f.get("slow")
-		for name, call := range calls { // and all works again
-			if failed[name] == nil {
-				continue
-			}
-			// So may a write that was cut off: then it has taken effect already.
-			if err := call(f.ctx); !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) {
-				require.NoError(f, err, name)
-			}
-		}
-		f.get("created")
-		require.Equal(f, "updated", f.get("b").UserAgent)
-	}},
+	{"EndsWhileWaiting", endsWhileWaiting},
 	// A step that loses each race is tried again until its context ends.
 	// Where a step waits for nobody, decide's own write below makes it lose;
 	// where it locks others out, that write fails and the step succeeds.
@@ -245,4 +127,111 @@ var contextTests = []contractTest{
 		}
 		f.get("b")
 	}},
+}
+
+// A step that takes its time holds others up in some stores, and in
+// others it does not: but nobody waits longer than their context lasts.
+func endsWhileWaiting(f *fixture) {
+	s := session("a", alice)
+	s.Due = at
+	s = f.createOne(s)
+	spare := f.create(session("b", alice), session("c", bob))
+
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	slow := make(chan error, 1)
+	go func() {
+		slow <- f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+			once.Do(func() { close(entered) })
+			<-release
+			held[0].UserAgent = "slow"
+			return append(held[:1], session("slow", alice)), nil
+		})
+	}()
+	<-entered
+
+	calls := map[string]func(ctx context.Context) error{
+		"Get":    func(ctx context.Context) error { _, err := f.s.Get(ctx, sid("a")); return err },
+		"Create": func(ctx context.Context) error { return f.s.Create(ctx, session("created", alice), many) },
+		"Update": func(ctx context.Context) error {
+			s := spare[0]
+			s.UserAgent = "updated"
+			_, err := f.s.Update(ctx, s)
+			return err
+		},
+		"Admit": func(ctx context.Context) error {
+			return f.s.Admit(ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+				return []store.Session{session("admitted", alice)}, nil
+			})
+		},
+		"AdmitOther": func(ctx context.Context) error {
+			return f.s.Admit(ctx, bob, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+				return []store.Session{session("other", bob)}, nil
+			})
+		},
+		"List":         func(ctx context.Context) error { _, _, err := f.s.List(ctx, store.Filter{}, "", 10); return err },
+		"Due":          func(ctx context.Context) error { _, err := f.s.Due(ctx, at, time.Minute, 10); return err },
+		"Delete":       func(ctx context.Context) error { return f.s.Delete(ctx, sid("c"), spare[1].Revision) },
+		"Document":     func(ctx context.Context) error { _, err := f.s.History(ctx, "k", 0, 10); return err },
+		"PutDocument":  func(ctx context.Context) error { _, err := f.s.PutDocument(ctx, store.Document{Key: "k"}); return err },
+		"DropDocument": func(ctx context.Context) error { return f.s.DropDocument(ctx, "none") },
+	}
+	maps.Copy(calls, f.countCalls())
+	type result struct {
+		name string
+		err  error
+	}
+	results := make(chan result, len(calls))
+	for name, call := range calls {
+		go func() {
+			ctx, cancel := context.WithTimeout(f.ctx, 100*time.Millisecond)
+			defer cancel()
+			results <- result{name, call(ctx)}
+		}()
+	}
+	failed := map[string]error{}
+	for range calls {
+		select {
+		case r := <-results:
+			failed[r.name] = r.err
+		case <-time.After(30 * time.Second):
+			close(release)
+			require.Fail(f, "a call goes on long after its context ended", "still going on: all but %v", failed)
+		}
+	}
+	close(release)
+	require.NoError(f, <-slow)
+
+	for name, err := range failed {
+		if err != nil {
+			require.ErrorIs(f, err, context.DeadlineExceeded, name)
+		}
+	}
+	for _, c := range []struct {
+		name, id string
+		subject  store.Subject
+	}{{"Admit", "admitted", alice}, {"AdmitOther", "other", bob}} {
+		_, err := f.s.Get(f.ctx, sid(c.id))
+		switch {
+		case failed[c.name] == nil:
+			require.NoError(f, err)
+		case errors.Is(failed[c.name], store.ErrConflict):
+			require.ErrorIs(f, err, store.ErrNotFound, "the step did not take place")
+		case err == nil: // it was cut off as it was committed: nobody knew
+			delete(failed, c.name)
+		}
+	}
+	require.Equal(f, "slow", f.get("a").UserAgent)
+	f.get("slow")
+	for name, call := range calls { // and all works again
+		if failed[name] == nil {
+			continue
+		}
+		// So may a write that was cut off: then it has taken effect already.
+		if err := call(f.ctx); !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrExists) {
+			require.NoError(f, err, name)
+		}
+	}
+	f.get("created")
+	require.Equal(f, "updated", f.get("b").UserAgent)
 }

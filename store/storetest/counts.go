@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,20 +24,20 @@ func count(account string, n int, name string, value int64) store.Count {
 
 func (f *fixture) add(counts ...store.Count) {
 	f.Helper()
-	require.NoError(f, f.s.AddCounts(f.ctx, counts))
+	require.NoError(f, f.c.AddCounts(f.ctx, counts))
 }
 
 // counts returns an account's counters of the hours from until before to.
 func (f *fixture) counts(account string, from, to int) []store.Count {
 	f.Helper()
-	list, err := f.s.ReadCounts(f.ctx, account, hour(from), hour(to))
+	list, err := f.c.ReadCounts(f.ctx, account, hour(from), hour(to))
 	require.NoError(f, err)
 	return list
 }
 
 func (f *fixture) unended(account string, want int) {
 	f.Helper()
-	got, err := f.s.CountUnended(f.ctx, account)
+	got, err := f.c.CountUnended(f.ctx, account)
 	require.NoError(f, err)
 	require.Equal(f, want, got, "unended sessions in %q", account)
 }
@@ -44,7 +45,7 @@ func (f *fixture) unended(account string, want int) {
 var countTests = []contractTest{
 	{"None", func(f *fixture) {
 		require.Empty(f, f.counts("a", 0, 100))
-		require.NoError(f, f.s.DropCounts(f.ctx, "a", hour(100)))
+		require.NoError(f, f.c.DropCounts(f.ctx, "a", hour(100)))
 		f.add()
 		require.Empty(f, f.counts("a", 0, 100))
 	}},
@@ -77,7 +78,7 @@ var countTests = []contractTest{
 			{hour(0).Add(time.Nanosecond), hour(2), 1}, {hour(0), hour(1).Add(time.Nanosecond), 2},
 			{hour(0).Add(-time.Nanosecond), hour(1).Add(-time.Nanosecond), 1}, {hour(0).Add(time.Minute), hour(0).Add(2 * time.Minute), 0},
 		} {
-			list, err := f.s.ReadCounts(f.ctx, "a", c.from, c.to)
+			list, err := f.c.ReadCounts(f.ctx, "a", c.from, c.to)
 			require.NoError(f, err)
 			require.Len(f, list, c.want, "%s to %s", c.from, c.to)
 		}
@@ -90,9 +91,9 @@ var countTests = []contractTest{
 		}
 		f.add(batch...)
 		require.Equal(f, batch, f.counts("a", 0, store.MaxCountedHours))
-		f.refused(f.s.AddCounts(f.ctx, append(batch, count("b", 0, "n", 1))))
+		f.refused(f.c.AddCounts(f.ctx, append(batch, count("b", 0, "n", 1))))
 		require.Empty(f, f.counts("b", 0, 1))
-		_, err := f.s.ReadCounts(f.ctx, "a", hour(0), hour(store.MaxCountedHours+1))
+		_, err := f.c.ReadCounts(f.ctx, "a", hour(0), hour(store.MaxCountedHours+1))
 		f.refused(err)
 
 		long := store.Count{
@@ -107,7 +108,7 @@ var countTests = []contractTest{
 			count store.Count
 			n     int64
 		}{{long, 2 * store.MaxAddedCount}, {last, store.MaxAddedCount}} {
-			list, err := f.s.ReadCounts(f.ctx, c.count.Account, c.count.Hour, c.count.Hour.Add(time.Hour))
+			list, err := f.c.ReadCounts(f.ctx, c.count.Account, c.count.Hour, c.count.Hour.Add(time.Hour))
 			require.NoError(f, err)
 			c.count.N = c.n
 			require.Equal(f, []store.Count{c.count}, list)
@@ -129,7 +130,7 @@ var countTests = []contractTest{
 		} {
 			c := count("a", 0, "n", 1)
 			bad(&c)
-			f.refused(f.s.AddCounts(f.ctx, []store.Count{count("a", 0, "good", 1), c}))
+			f.refused(f.c.AddCounts(f.ctx, []store.Count{count("a", 0, "good", 1), c}))
 			require.Empty(f, f.counts("a", -1, 2), "%s: all or nothing", name)
 		}
 	}},
@@ -150,7 +151,7 @@ var countTests = []contractTest{
 		require.Equal(f, want, f.counts("all", 0, 1))
 		require.Empty(f, f.counts("\xff", 0, 1))
 		for i, name := range names {
-			require.NoError(f, f.s.DropCounts(f.ctx, name, hour(1)))
+			require.NoError(f, f.c.DropCounts(f.ctx, name, hour(1)))
 			require.Empty(f, f.counts(name, 0, 1))
 			if i+1 < len(names) {
 				require.Len(f, f.counts(names[i+1], 0, 1), 1)
@@ -165,14 +166,14 @@ var countTests = []contractTest{
 		}
 		batch = append(batch, count("b", 0, "n", 1))
 		f.add(batch...)
-		require.NoError(f, f.s.DropCounts(f.ctx, "a", hour(0)))
+		require.NoError(f, f.c.DropCounts(f.ctx, "a", hour(0)))
 		require.Len(f, f.counts("a", 0, 450), 900)
-		require.NoError(f, f.s.DropCounts(f.ctx, "a", hour(440).Add(time.Nanosecond)))
+		require.NoError(f, f.c.DropCounts(f.ctx, "a", hour(440).Add(time.Nanosecond)))
 		require.Equal(f, batch[882:900], f.counts("a", 0, 450))
 		require.Len(f, f.counts("b", 0, 1), 1)
 		f.add(count("a", 1, "m", 7)) // begins at 0 again
 		require.Equal(f, []store.Count{count("a", 1, "m", 7)}, f.counts("a", 0, 100))
-		require.NoError(f, f.s.DropCounts(f.ctx, "a", hour(10_000)))
+		require.NoError(f, f.c.DropCounts(f.ctx, "a", hour(10_000)))
 		require.Empty(f, f.counts("a", 0, 450))
 		require.Len(f, f.counts("b", 0, 1), 1)
 	}},
@@ -183,8 +184,8 @@ var countTests = []contractTest{
 		done := make(chan struct{})
 		watcher.Go(func() {
 			for seen := int64(0); ; {
-				list, err := f.s.ReadCounts(f.ctx, "a", hour(0), hour(1))
-				if !assert.NoError(f, err) || !assert.NoError(f, f.s.DropCounts(f.ctx, "a", hour(0))) {
+				list, err := f.c.ReadCounts(f.ctx, "a", hour(0), hour(1))
+				if !assert.NoError(f, err) || !assert.NoError(f, f.c.DropCounts(f.ctx, "a", hour(0))) {
 					return
 				}
 				now := int64(0)
@@ -209,7 +210,7 @@ var countTests = []contractTest{
 					if w%2 == 1 { // so that they would meet head on
 						slices.Reverse(batch)
 					}
-					assert.NoError(f, f.s.AddCounts(f.ctx, batch))
+					assert.NoError(f, f.c.AddCounts(f.ctx, batch))
 				}
 			})
 		}
@@ -265,4 +266,37 @@ var countTests = []contractTest{
 		require.NoError(f, f.s.Delete(f.ctx, b.ID, b.Revision))
 		check(0, 1, 1)
 	}},
+	{"ContextEndedBefore", func(f *fixture) {
+		f.add(count("kept", 0, "n", 1))
+		canceled, cancel := context.WithCancel(f.ctx)
+		cancel()
+		late, cancelLate := context.WithDeadline(f.ctx, at)
+		defer cancelLate()
+		for want, ctx := range map[error]context.Context{context.Canceled: canceled, context.DeadlineExceeded: late} {
+			require.ErrorIs(f, f.c.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}), want)
+			require.ErrorIs(f, f.c.AddCounts(ctx, nil), want)
+			_, err := f.c.ReadCounts(ctx, "a", hour(0), hour(9))
+			require.ErrorIs(f, err, want)
+			require.ErrorIs(f, f.c.DropCounts(ctx, "kept", hour(9)), want)
+			n, err := f.c.CountUnended(ctx, "default")
+			require.ErrorIs(f, err, want)
+			require.Zero(f, n)
+		}
+		require.Empty(f, f.counts("a", 0, 9))
+		require.Len(f, f.counts("kept", 0, 9), 1)
+	}},
+	{"ContextEndsWhileWaiting", endsWhileWaiting},
+}
+
+// countCalls are calls of everything that the counts can do, and none if the store keeps none.
+func (f *fixture) countCalls() map[string]func(ctx context.Context) error {
+	if f.c == nil {
+		return nil
+	}
+	return map[string]func(ctx context.Context) error{
+		"AddCounts":  func(ctx context.Context) error { return f.c.AddCounts(ctx, []store.Count{count("a", 0, "n", 1)}) },
+		"ReadCounts": func(ctx context.Context) error { _, err := f.c.ReadCounts(ctx, "a", hour(0), hour(9)); return err },
+		"DropCounts": func(ctx context.Context) error { return f.c.DropCounts(ctx, "b", hour(0)) },
+		"Unended":    func(ctx context.Context) error { _, err := f.c.CountUnended(ctx, "default"); return err },
+	}
 }

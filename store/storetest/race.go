@@ -239,7 +239,7 @@ var raceTests = []contractTest{
 				n++
 				if !assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 					for i := range held {
-						held[i].ActivityClass++
+						held[i].UserAgent += "+"
 					}
 					return held, nil
 				})) {
@@ -249,7 +249,7 @@ var raceTests = []contractTest{
 		})
 		total := int64(0)
 		for _, s := range f.held(alice) {
-			require.EqualValues(f, logins*each, s.ActivityClass, "a step was lost")
+			require.Len(f, s.UserAgent, logins*each, "a step was lost")
 			require.EqualValues(f, refreshers/2*each, s.Grants[0].Generation, "a write was lost")
 			total += s.Revision
 		}
@@ -306,7 +306,7 @@ var raceTests = []contractTest{
 				if i > 0 {
 					assert.NoError(f, f.s.Admit(f.ctx, alice, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 						for i := range held {
-							held[i].ActivityClass++
+							held[i].UserAgent += "+"
 						}
 						return held, nil
 					}))

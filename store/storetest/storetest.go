@@ -6,7 +6,8 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return memstore.New() })
 //	}
 //
-// A store that writes documents has a second one, [RunUnreadable]. Run them with -race. No test can
+// A store that keeps counts passes [RunCounts] too, and a store that writes documents
+// [RunUnreadable]. Run them with -race. No test can
 // be left out: a store that fails one of them lets a user hold one session more than the cap, loses
 // a logout, or shows one user the sessions of another.
 package storetest
@@ -25,7 +26,7 @@ import (
 
 // Run tests that a store keeps the contract. For each part it calls open, which returns an
 // initialized, empty store that is usable until the test t ends.
-func Run(t *testing.T, open func(t *testing.T) store.Store) {
+func Run[S store.Store](t *testing.T, open func(t *testing.T) S) {
 	for _, group := range []struct {
 		name  string
 		tests []contractTest
@@ -42,21 +43,40 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"Buckets", bucketTests},
 		{"Fences", fenceTests},
 		{"Documents", documentTests},
-		{"Counts", countTests},
 		{"Context", contextTests},
 		{"Race", raceTests},
 	} {
-		t.Run(group.name, func(t *testing.T) {
-			for _, test := range group.tests {
-				t.Run(test.name, func(t *testing.T) {
-					// No part may wait forever.
-					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-					defer cancel()
-					test.run(&fixture{T: t, ctx: ctx, s: open(t)})
-				})
-			}
-		})
+		run(t, group.name, group.tests, func(t *testing.T) *fixture { return &fixture{T: t, s: open(t)} })
 	}
+}
+
+// Counting is a store that keeps counts too.
+type Counting interface {
+	store.Store
+	store.Counts
+}
+
+// RunCounts tests that a store keeps the contract of [store.Counts], as [Run] does that of [store.Store].
+func RunCounts[S Counting](t *testing.T, open func(t *testing.T) S) {
+	run(t, "Counts", countTests, func(t *testing.T) *fixture {
+		s := open(t)
+		return &fixture{T: t, s: s, c: s}
+	})
+}
+
+func run(t *testing.T, name string, tests []contractTest, open func(t *testing.T) *fixture) {
+	t.Run(name, func(t *testing.T) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
+				// No part may wait forever.
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				f := open(t)
+				f.ctx = ctx
+				test.run(f)
+			})
+		}
+	})
 }
 
 type contractTest struct {
@@ -69,6 +89,7 @@ type fixture struct {
 	*testing.T
 	ctx context.Context
 	s   store.Store
+	c   store.Counts // of RunCounts alone
 }
 
 // at is the time at which the sessions of the tests begin. It is in the past:

@@ -15,9 +15,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 	"github.com/curfew-oidc/curfew/store/tracestore"
@@ -29,21 +29,30 @@ func recorder() (trace.TracerProvider, *tracetest.SpanRecorder) {
 	return sdk.NewTracerProvider(sdk.WithSpanProcessor(r)), r
 }
 
-// A traced store is the store that it traces.
-func TestContract(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store {
-		provider, _ := recorder()
-		return tracestore.New(memstore.New(), provider)
-	})
+// counting is a store and its counts, each traced.
+type counting struct {
+	store.Store
+	store.Counts
 }
 
-func TestContractWithoutAProvider(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store { return tracestore.New(memstore.New(), nil) })
+// A traced store is the store that it traces, with a provider and without.
+func TestContract(t *testing.T) {
+	recording, _ := recorder()
+	for name, provider := range map[string]trace.TracerProvider{"Recording": recording, "None": nil} {
+		t.Run(name, func(t *testing.T) {
+			open := func(*testing.T) counting {
+				inner := memstore.New()
+				return counting{tracestore.New(inner, provider), tracestore.Counts(inner, provider)}
+			}
+			storetest.Run(t, open)
+			storetest.RunCounts(t, open)
+		})
+	}
 }
 
 // A contextStore notes the span that a call has in its context.
 type contextStore struct {
-	store.Store
+	storetest.Counting
 	seen trace.SpanContext
 }
 
@@ -51,97 +60,97 @@ func (c *contextStore) note(ctx context.Context) { c.seen = trace.SpanContextFro
 
 func (c *contextStore) Get(ctx context.Context, id string) (store.Session, error) {
 	c.note(ctx)
-	return c.Store.Get(ctx, id)
+	return c.Counting.Get(ctx, id)
 }
 
 func (c *contextStore) Create(ctx context.Context, s store.Session, max int) error {
 	c.note(ctx)
-	return c.Store.Create(ctx, s, max)
+	return c.Counting.Create(ctx, s, max)
 }
 
 func (c *contextStore) Update(ctx context.Context, s store.Session) (int64, error) {
 	c.note(ctx)
-	return c.Store.Update(ctx, s)
+	return c.Counting.Update(ctx, s)
 }
 
 func (c *contextStore) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
 	c.note(ctx)
-	return c.Store.Admit(ctx, subject, decide)
+	return c.Counting.Admit(ctx, subject, decide)
 }
 
 func (c *contextStore) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	c.note(ctx)
-	return c.Store.List(ctx, f, cursor, limit)
+	return c.Counting.List(ctx, f, cursor, limit)
 }
 
 func (c *contextStore) Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]store.Session, error) {
 	c.note(ctx)
-	return c.Store.Due(ctx, now, lease, limit)
+	return c.Counting.Due(ctx, now, lease, limit)
 }
 
 func (c *contextStore) Delete(ctx context.Context, id string, revision int64) error {
 	c.note(ctx)
-	return c.Store.Delete(ctx, id, revision)
+	return c.Counting.Delete(ctx, id, revision)
 }
 
 func (c *contextStore) Stats(ctx context.Context) (store.Stats, error) {
 	c.note(ctx)
-	return c.Store.Stats(ctx)
+	return c.Counting.Stats(ctx)
 }
 
 func (c *contextStore) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
 	c.note(ctx)
-	return c.Store.PutFence(ctx, f)
+	return c.Counting.PutFence(ctx, f)
 }
 
 func (c *contextStore) MoveFence(ctx context.Context, f store.Fence, due time.Time) error {
 	c.note(ctx)
-	return c.Store.MoveFence(ctx, f, due)
+	return c.Counting.MoveFence(ctx, f, due)
 }
 
 func (c *contextStore) DueFences(ctx context.Context, now time.Time, limit int) ([]store.Fence, error) {
 	c.note(ctx)
-	return c.Store.DueFences(ctx, now, limit)
+	return c.Counting.DueFences(ctx, now, limit)
 }
 
 func (c *contextStore) Document(ctx context.Context, key string) (store.Document, error) {
 	c.note(ctx)
-	return c.Store.Document(ctx, key)
+	return c.Counting.Document(ctx, key)
 }
 
 func (c *contextStore) PutDocument(ctx context.Context, d store.Document) (int64, error) {
 	c.note(ctx)
-	return c.Store.PutDocument(ctx, d)
+	return c.Counting.PutDocument(ctx, d)
 }
 
 func (c *contextStore) DropDocument(ctx context.Context, key string) error {
 	c.note(ctx)
-	return c.Store.DropDocument(ctx, key)
+	return c.Counting.DropDocument(ctx, key)
 }
 
 func (c *contextStore) History(ctx context.Context, key string, before int64, limit int) ([]store.Document, error) {
 	c.note(ctx)
-	return c.Store.History(ctx, key, before, limit)
+	return c.Counting.History(ctx, key, before, limit)
 }
 
 func (c *contextStore) AddCounts(ctx context.Context, counts []store.Count) error {
 	c.note(ctx)
-	return c.Store.AddCounts(ctx, counts)
+	return c.Counting.AddCounts(ctx, counts)
 }
 
 func (c *contextStore) ReadCounts(ctx context.Context, account string, from, to time.Time) ([]store.Count, error) {
 	c.note(ctx)
-	return c.Store.ReadCounts(ctx, account, from, to)
+	return c.Counting.ReadCounts(ctx, account, from, to)
 }
 
 func (c *contextStore) DropCounts(ctx context.Context, account string, before time.Time) error {
 	c.note(ctx)
-	return c.Store.DropCounts(ctx, account, before)
+	return c.Counting.DropCounts(ctx, account, before)
 }
 
 func (c *contextStore) CountUnended(ctx context.Context, account string) (int, error) {
 	c.note(ctx)
-	return c.Store.CountUnended(ctx, account)
+	return c.Counting.CountUnended(ctx, account)
 }
 
 // Every name in this test that somebody chose has this in it.
@@ -160,8 +169,8 @@ func one(name string) store.Session {
 func TestSpans(t *testing.T) {
 	provider, spans := recorder()
 	counted := faultstore.New(memstore.New())
-	inner := &contextStore{Store: counted}
-	s := tracestore.New(inner, provider)
+	inner := &contextStore{Counting: counted}
+	s := counting{tracestore.New(inner, provider), tracestore.Counts(inner, provider)}
 	a, b := one("a"), one("b")
 	key := secret + "-key"
 	canceled, cancel := context.WithCancel(t.Context())

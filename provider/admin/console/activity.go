@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"net/http"
 	"time"
 
@@ -22,7 +23,9 @@ func (c *console) showActivity(v *visit) error {
 		step      time.Duration
 	}{{"The last day", "day", day, time.Hour}, {"The last 90 days", "quarter", quarter, 24 * time.Hour}} {
 		periods, err := c.service.Hook.Counts(v.ctx(), v.account, s.from, v.now.Add(time.Microsecond), s.step)
-		if err != nil {
+		if errors.Is(err, provider.ErrNoCounts) {
+			break // the page says so
+		} else if err != nil {
 			return err
 		}
 		page = append(page, section{s.title, s.id, charts(s.id, periods, s.step)})

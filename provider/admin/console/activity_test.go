@@ -14,6 +14,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/admin/console"
 	"github.com/curfew-oidc/curfew/provider/admin/internal/admintest"
 	"github.com/curfew-oidc/curfew/store"
@@ -55,7 +56,7 @@ func TestConsoleActivity(t *testing.T) {
 		counts = append(counts, store.Count{Account: "acme", Hour: hour, Name: "ended." + string(reason), N: int64(i + 1)})
 		require.Contains(t, style, "."+class(reason)+" {", "each reason has a colour")
 	}
-	require.NoError(t, w.Store.AddCounts(t.Context(), counts))
+	require.NoError(t, w.Store.(store.Counts).AddCounts(t.Context(), counts))
 
 	page := w.Page("GET", "acme/activity", root, nil)
 	require.Equal(t, 200, page.Status)
@@ -96,4 +97,20 @@ func consoleOf(t *testing.T, w *admintest.World) http.Handler {
 	console, err := console.New(console.Config{Admin: w.API, Accounts: anyAccounts("acme"), Authorize: anybody})
 	require.NoError(t, err)
 	return console
+}
+
+// A provider that counts nothing says so, and does not draw empty pictures.
+func TestConsoleWithoutCounts(t *testing.T) {
+	t.Parallel()
+	w := admintest.New(t, func(w *admintest.World, _ *provider.Config, _ *admin.Config) {
+		w.Store = struct{ store.Store }{w.Store}
+	})
+	root := w.SignIn("root")
+	page := w.Page("GET", "acme/activity", root, nil)
+	require.Equal(t, 200, page.Status)
+	require.Contains(t, page.Text(), "This provider counts nothing: provider.Config.Counts is not set.")
+	require.NotContains(t, page.Text(), "Nobody has counted yet.")
+	page = w.Page("GET", "acme/", root, nil)
+	require.Equal(t, 200, page.Status)
+	require.NotContains(t, page.Text(), "The last day")
 }

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -159,9 +160,12 @@ type presence struct {
 	Summary             string
 }
 
+// presence returns nil if nothing is counted.
 func (c *console) presence(v *visit) (*presence, error) {
 	periods, err := c.service.Hook.Counts(v.ctx(), v.account, v.now.Truncate(time.Hour).Add(-23*time.Hour), v.now.Add(time.Microsecond), time.Hour)
-	if err != nil {
+	if errors.Is(err, provider.ErrNoCounts) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
 	live := liveChart("", periods, time.Hour)

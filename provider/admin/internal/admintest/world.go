@@ -61,6 +61,7 @@ func New(t testing.TB, options ...Option) *World {
 		o(w, &hookConfig, &adminConfig)
 	}
 	hookConfig.Store = w.Store
+	hookConfig.Counts, _ = w.Store.(store.Counts)
 	if hookConfig.Membership == nil {
 		hookConfig.Membership = func(_ context.Context, s store.Subject) ([]policy.Membership, error) { return Memberships(s.ID), nil }
 	}

@@ -4,10 +4,12 @@ package sample
 import (
 	"bytes"
 	"encoding/json"
+	"iter"
 	"reflect"
 	"strings"
 	"time"
 
+	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -125,5 +127,24 @@ func Typical() store.Session {
 		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash, Place: hash[:16],
 		Grants: []store.Grant{{ID: "0123456789abcdef", Client: "web", Authenticated: at, Generation: 17, NonceHash: hash, FromHash: hash, Rotated: at, Repeat: bytes.Repeat([]byte{9}, 400), Address: hash}},
 		Due:    at.Add(time.Hour),
+	}
+}
+
+// Filters are all combinations of a filter's fields, each set or not, for the tests of what a list costs.
+func Filters(kind policy.Kind, client string, accounts ...string) iter.Seq[store.Filter] {
+	return func(yield func(store.Filter) bool) {
+		for _, subject := range []store.Subject{{}, {Issuer: "i", ID: "s"}} {
+			for _, account := range append([]string{""}, accounts...) {
+				for _, kind := range []policy.Kind{"", kind} {
+					for _, client := range []string{"", client} {
+						for _, state := range []store.State{store.Any, store.Unended, store.Ended} {
+							if !yield(store.Filter{Subject: subject, Account: account, Kind: kind, Client: client, State: state}) {
+								return
+							}
+						}
+					}
+				}
+			}
+		}
 	}
 }

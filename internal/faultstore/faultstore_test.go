@@ -10,98 +10,103 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/sample"
 	"github.com/curfew-oidc/curfew/store"
-	"github.com/curfew-oidc/curfew/store/faultstore"
-	"github.com/curfew-oidc/curfew/store/internal/sample"
 	"github.com/curfew-oidc/curfew/store/memstore"
 	"github.com/curfew-oidc/curfew/store/storetest"
 )
 
 // Without a script it is the store that it wraps.
 func TestContract(t *testing.T) {
-	storetest.Run(t, func(*testing.T) store.Store { return faultstore.New(memstore.New()) })
+	open := func(*testing.T) *faultstore.Store { return faultstore.New(memstore.New()) }
+	storetest.Run(t, open)
+	storetest.RunCounts(t, open)
 }
 
 // calls is one call of each method, and whether the inner store shows its
 // effect; nil for a method that has none.
 var calls = []struct {
 	method string
-	call   func(context.Context, store.Store) error
-	done   func(context.Context, store.Store) bool
+	call   func(context.Context, *faultstore.Store) error
+	done   func(context.Context, storetest.Counting) bool
 }{
-	{"Get", func(ctx context.Context, s store.Store) error { _, err := s.Get(ctx, sid("a")); return err }, nil},
-	{"Create", func(ctx context.Context, s store.Store) error {
+	{"Get", func(ctx context.Context, s *faultstore.Store) error { _, err := s.Get(ctx, sid("a")); return err }, nil},
+	{"Create", func(ctx context.Context, s *faultstore.Store) error {
 		one := sample.Typical()
 		one.ID = sid("b")
 		return s.Create(ctx, one, 10)
 	}, has("b")},
-	{"Update", func(ctx context.Context, s store.Store) error {
+	{"Update", func(ctx context.Context, s *faultstore.Store) error {
 		one := sample.Typical()
 		one.ID, one.Revision = sid("a"), 1
 		_, err := s.Update(ctx, one)
 		return err
-	}, func(ctx context.Context, s store.Store) bool {
+	}, func(ctx context.Context, s storetest.Counting) bool {
 		one, err := s.Get(ctx, sid("a"))
 		return err == nil && one.Revision == 2
 	}},
-	{"Admit", func(ctx context.Context, s store.Store) error {
+	{"Admit", func(ctx context.Context, s *faultstore.Store) error {
 		one := sample.Typical()
 		one.ID = sid("c")
 		return s.Admit(ctx, one.Subject, func([]store.Session, store.Fence) ([]store.Session, error) { return []store.Session{one}, nil })
 	}, has("c")},
-	{"List", func(ctx context.Context, s store.Store) error {
+	{"List", func(ctx context.Context, s *faultstore.Store) error {
 		_, _, err := s.List(ctx, store.Filter{}, "", 1)
 		return err
 	}, nil},
-	{"Due", func(ctx context.Context, s store.Store) error {
+	{"Due", func(ctx context.Context, s *faultstore.Store) error {
 		_, err := s.Due(ctx, sample.Typical().Due, time.Minute, 1)
 		return err
-	}, func(ctx context.Context, s store.Store) bool {
+	}, func(ctx context.Context, s storetest.Counting) bool {
 		list, err := s.Due(ctx, sample.Typical().Due, 0, 1)
 		return err == nil && len(list) == 0 // it is claimed
 	}},
-	{"Delete", func(ctx context.Context, s store.Store) error { return s.Delete(ctx, sid("a"), 1) },
-		func(ctx context.Context, s store.Store) bool { return !has("a")(ctx, s) }},
-	{"Stats", func(ctx context.Context, s store.Store) error { _, err := s.Stats(ctx); return err }, nil},
-	{"PutFence", func(ctx context.Context, s store.Store) error {
+	{"Delete", func(ctx context.Context, s *faultstore.Store) error { return s.Delete(ctx, sid("a"), 1) },
+		func(ctx context.Context, s storetest.Counting) bool { return !has("a")(ctx, s) }},
+	{"Stats", func(ctx context.Context, s *faultstore.Store) error { _, err := s.Stats(ctx); return err }, nil},
+	{"PutFence", func(ctx context.Context, s *faultstore.Store) error {
 		_, err := s.PutFence(ctx, store.Fence{Subject: store.Subject{ID: "put"}, At: time.Unix(1, 0), Due: time.Unix(2, 0)})
 		return err
 	}, fences("move", "put")},
-	{"MoveFence", func(ctx context.Context, s store.Store) error {
+	{"MoveFence", func(ctx context.Context, s *faultstore.Store) error {
 		return s.MoveFence(ctx, store.Fence{Subject: store.Subject{ID: "move"}, At: time.Unix(1, 0), Revision: 1}, time.Time{})
 	}, fences()},
-	{"DueFences", func(ctx context.Context, s store.Store) error {
+	{"DueFences", func(ctx context.Context, s *faultstore.Store) error {
 		_, err := s.DueFences(ctx, time.Unix(2, 0), 1)
 		return err
 	}, nil},
-	{"Document", func(ctx context.Context, s store.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
-	{"PutDocument", func(ctx context.Context, s store.Store) error {
+	{"Document", func(ctx context.Context, s *faultstore.Store) error { _, err := s.Document(ctx, "k"); return err }, nil},
+	{"PutDocument", func(ctx context.Context, s *faultstore.Store) error {
 		_, err := s.PutDocument(ctx, store.Document{Key: "k", Version: 1})
 		return err
-	}, func(ctx context.Context, s store.Store) bool {
+	}, func(ctx context.Context, s storetest.Counting) bool {
 		d, err := s.Document(ctx, "k")
 		return err == nil && d.Version == 2
 	}},
-	{"History", func(ctx context.Context, s store.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
-	{"DropDocument", func(ctx context.Context, s store.Store) error { return s.DropDocument(ctx, "k") },
-		func(ctx context.Context, s store.Store) bool {
+	{"History", func(ctx context.Context, s *faultstore.Store) error { _, err := s.History(ctx, "k", 0, 1); return err }, nil},
+	{"DropDocument", func(ctx context.Context, s *faultstore.Store) error { return s.DropDocument(ctx, "k") },
+		func(ctx context.Context, s storetest.Counting) bool {
 			_, err := s.Document(ctx, "k")
 			return errors.Is(err, store.ErrNotFound)
 		}},
-	{"AddCounts", func(ctx context.Context, s store.Store) error {
+	{"AddCounts", func(ctx context.Context, s *faultstore.Store) error {
 		return s.AddCounts(ctx, []store.Count{{Account: "a", Hour: time.Unix(0, 0), Name: "n", N: 1}})
 	}, counted(2)},
-	{"ReadCounts", func(ctx context.Context, s store.Store) error {
+	{"ReadCounts", func(ctx context.Context, s *faultstore.Store) error {
 		_, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(1, 0))
 		return err
 	}, nil},
-	{"DropCounts", func(ctx context.Context, s store.Store) error { return s.DropCounts(ctx, "a", time.Unix(1, 0)) }, counted(0)},
-	{"CountUnended", func(ctx context.Context, s store.Store) error { _, err := s.CountUnended(ctx, "default"); return err }, nil},
+	{"DropCounts", func(ctx context.Context, s *faultstore.Store) error { return s.DropCounts(ctx, "a", time.Unix(1, 0)) }, counted(0)},
+	{"CountUnended", func(ctx context.Context, s *faultstore.Store) error {
+		_, err := s.CountUnended(ctx, "default")
+		return err
+	}, nil},
 }
 
 // counted reports whether the counter that is 1 before has the sum; 0: it is gone.
-func counted(sum int64) func(context.Context, store.Store) bool {
-	return func(ctx context.Context, s store.Store) bool {
+func counted(sum int64) func(context.Context, storetest.Counting) bool {
+	return func(ctx context.Context, s storetest.Counting) bool {
 		list, err := s.ReadCounts(ctx, "a", time.Unix(0, 0), time.Unix(1, 0))
 		if sum == 0 {
 			return err == nil && len(list) == 0
@@ -112,8 +117,8 @@ func counted(sum int64) func(context.Context, store.Store) bool {
 
 // fences reports whether these subjects, and no others, have a fence. That of "move"
 // is there before.
-func fences(subjects ...string) func(context.Context, store.Store) bool {
-	return func(ctx context.Context, s store.Store) bool {
+func fences(subjects ...string) func(context.Context, storetest.Counting) bool {
+	return func(ctx context.Context, s storetest.Counting) bool {
 		list, err := s.DueFences(ctx, time.Unix(2, 0), 10)
 		var found []string
 		for _, f := range list {
@@ -126,8 +131,8 @@ func fences(subjects ...string) func(context.Context, store.Store) bool {
 // sid returns the ID of the session of that name.
 func sid(name string) string { return store.Bucket(sample.Typical().Subject) + "." + name }
 
-func has(id string) func(context.Context, store.Store) bool {
-	return func(ctx context.Context, s store.Store) bool {
+func has(id string) func(context.Context, storetest.Counting) bool {
+	return func(ctx context.Context, s storetest.Counting) bool {
 		_, err := s.Get(ctx, sid(id))
 		return err == nil
 	}
