@@ -132,7 +132,7 @@ func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRe
 		return c.h.admit(ctx, l)
 	case err != nil:
 		return store.Session{}, ruling{}, err
-	case s.End == nil && !l.Lists(&s):
+	case s.End == nil && l.ForgottenBy(&s):
 		return store.Session{}, ruling{}, spentCode()
 	case s.End == nil && l.Late(&s, c.h.now()) && s.Codes[session.CodeAt(s.Codes, l.Mark)].Used.IsZero():
 		return store.Session{}, ruling{}, lateCode()

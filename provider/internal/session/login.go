@@ -95,6 +95,9 @@ func (l *Login) Late(s *store.Session, now time.Time) bool {
 	return l.Lists(s) && !now.Before(s.Codes[CodeAt(s.Codes, l.Mark)].Until)
 }
 
+// ForgottenBy reports whether the session that the login began does not list it any more.
+func (l *Login) ForgottenBy(s *store.Session) bool { return !l.Lists(s) && dropped(s) }
+
 // dropped reports whether a session has listed so many logins that it had to forget
 // some: one that is not in its list may be one of them. Where logins are listed at their
 // redemption alone, by a provider that does without the callback, none was forgotten
