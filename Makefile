@@ -12,7 +12,7 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 BIN := .bin
 
 # The library, and what needs more than its users should have to load: RELEASE.md.
-MODULES := . internal/bench internal/soak internal/browser internal/ibmtest
+MODULES := . provider/metrics store/tracestore examples internal/bench internal/soak internal/browser internal/ibmtest
 
 MODULE := github.com/curfew-oidc/curfew
 SPACE  := $() $()
@@ -39,8 +39,8 @@ help: ## Show this help
 # Not by go run, which calls every end by Ctrl-C an error.
 .PHONY: run
 run: go ## Start an OpenID provider whose logins end when the policy says so, and an application
-	@go build -o $(BIN)/demo ./examples/demo
-	@exec $(BIN)/demo $(ARGS)
+	@go -C examples build -o ../$(BIN)/demo ./demo
+	@CURFEW_EXAMPLES=examples exec $(BIN)/demo $(ARGS)
 
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.
