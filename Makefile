@@ -12,7 +12,8 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 BIN := .bin
 
 # The library, and what needs more than its users should have to load: RELEASE.md.
-MODULES := . provider/metrics store/tracestore examples internal/bench internal/soak internal/browser internal/ibmtest
+MODULES := . store/sqlitestore store/pgstore store/redisstore store/tracestore provider/metrics examples \
+	internal/pgprimary internal/onengines internal/bench internal/soak internal/browser internal/ibmtest
 
 MODULE := github.com/curfew-oidc/curfew
 SPACE  := $() $()
@@ -51,12 +52,13 @@ test: lint compiler engines chromium ## Check the code and run all tests, with t
 # What make quick leaves to make test: packages that start database servers,
 # browsers or programs, or try the rules on many servers, and tests that take
 # seconds each.
-SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp internal/bench internal/browser \
-	internal/engine internal/ibmtest internal/linear internal/soak middleware/sqlsessions provider/providertest store/pgstore store/redisstore store/sqlitestore
-SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAnEmptiedStoreIsAnOutage TestAReceiverThatHangsHoldsUpNobody \
-	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestEndsWinAgainstAFlood TestHundredThousandAccounts \
-	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise \
-	TestWhatWasMadeFromASessionEndsWithIt
+SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp \
+	internal/bench internal/browser internal/engine internal/ibmtest internal/onengines \
+	internal/onengines/kit internal/onengines/linear internal/onengines/sqlsessions internal/soak \
+	provider/providertest store/pgstore store/redisstore store/sqlitestore
+SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAReceiverThatHangsHoldsUpNobody \
+	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestHundredThousandAccounts \
+	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise
 
 # Results of packages that have not changed come from the cache, but for those of
 # deptest, which asks for the imports of all.
@@ -81,11 +83,12 @@ lint: go golangci-lint ## Check format, vet, the linters of .golangci.yml and go
 # Parts of make test, for CI with other servers.
 .PHONY: postgres
 postgres: compiler ## Test what keeps things in PostgreSQL, with the one that is installed
-	CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./store/pgstore ./middleware/sqlsessions
+	CGO_ENABLED=1 go -C store/pgstore test $(RACE) -count=1 -timeout 20m ./...
+	CGO_ENABLED=1 go -C internal/onengines test $(RACE) -count=1 -timeout 20m ./sqlsessions
 
 .PHONY: redis
 redis: compiler ## Test what keeps things in Redis, with the redis-server that is installed
-	CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./store/redisstore
+	CGO_ENABLED=1 go -C store/redisstore test $(RACE) -count=1 -timeout 20m ./...
 
 .PHONY: vuln
 vuln: go ## Look for known vulnerabilities in what is used

@@ -4,7 +4,13 @@ module github.com/curfew-oidc/curfew/internal/bench
 
 go 1.26.0
 
-replace github.com/curfew-oidc/curfew => ../..
+replace (
+	github.com/curfew-oidc/curfew => ../..
+	github.com/curfew-oidc/curfew/internal/pgprimary => ../../internal/pgprimary
+	github.com/curfew-oidc/curfew/store/pgstore => ../../store/pgstore
+	github.com/curfew-oidc/curfew/store/redisstore => ../../store/redisstore
+	github.com/curfew-oidc/curfew/store/sqlitestore => ../../store/sqlitestore
+)
 
 require (
 	github.com/curfew-oidc/curfew v0.1.0
@@ -20,6 +26,10 @@ require (
 	github.com/bmatcuk/doublestar/v4 v4.10.4 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/coreos/go-oidc/v3 v3.21.0 // indirect
+	github.com/curfew-oidc/curfew/internal/pgprimary v0.1.0 // indirect
+	github.com/curfew-oidc/curfew/store/pgstore v0.1.0
+	github.com/curfew-oidc/curfew/store/redisstore v0.1.0
+	github.com/curfew-oidc/curfew/store/sqlitestore v0.1.0
 	github.com/go-chi/chi/v5 v5.5.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect

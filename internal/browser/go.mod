@@ -4,7 +4,10 @@ module github.com/curfew-oidc/curfew/internal/browser
 
 go 1.26.0
 
-replace github.com/curfew-oidc/curfew => ../..
+replace (
+	github.com/curfew-oidc/curfew => ../..
+	github.com/curfew-oidc/curfew/store/sqlitestore => ../../store/sqlitestore
+)
 
 require (
 	github.com/chromedp/cdproto v0.159.0
@@ -16,6 +19,7 @@ require (
 )
 
 require (
+	github.com/curfew-oidc/curfew/store/sqlitestore v0.1.0
 	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
 	github.com/ncruces/julianday v1.0.0 // indirect

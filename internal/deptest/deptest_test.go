@@ -94,6 +94,10 @@ var rules = []struct {
 		why: "which spans are kept, and where they go, is the embedder's choice: the API alone makes them",
 	},
 	{
+		pkg: "store/sqlitestore", std: true, just: []string{module + "/store", module + "/policy", module + "/internal/sqlitefile"},
+		why: "the driver is the caller's choice",
+	},
+	{
 		pkg: "store", only: true, not: []string{otel},
 		why: "who does not trace links no OpenTelemetry",
 	},
