@@ -38,7 +38,7 @@ var stores = map[string]struct {
 	"store/redisstore":  {"github.com/redis/go-redis/v9", "github.com/redis/go-redis/v9", []string{"/store/redisstore"}},
 }
 
-// Who embeds the library has nothing raised that is theirs, and builds nothing but what
+// An embedder of the library has nothing raised that is theirs, and builds nothing but what
 // they use: a requirement of our tests is not one of theirs. One on a store has that
 // store's driver before.
 func TestEmbeddersKeepTheirModules(t *testing.T) {

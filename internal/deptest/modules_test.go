@@ -13,7 +13,7 @@ import (
 // next one, of which they all are (RELEASE.md).
 const release = "v0.1.0"
 
-// Each module builds by itself, with those beside it; who requires one gets all at one
+// Each module builds by itself, with those beside it; a user of several has all at one
 // version.
 func TestModulesAreReleasedTogether(t *testing.T) {
 	t.Parallel()
