@@ -58,7 +58,8 @@ SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv 
 	provider/providertest store/pgstore store/redisstore store/sqlitestore
 SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAReceiverThatHangsHoldsUpNobody \
 	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestHundredThousandAccounts \
-	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise
+	TestTheRulesOfAdmission TestTheTableOfAdmission TestOwnTestsOfOp TestPeersBugsWithRealClients \
+	TestPolicyVectorsOverHTTP TestUnchangedOtherwise
 
 # Results of packages that have not changed come from the cache, but for those of
 # deptest, which asks for the imports of all.

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Check returns who is signed in with the browser that sent the request. It
-// answers nothing, and refreshes the tokens if that is due. The error wraps
+// Check returns the session of the browser that sent the request. It writes no response, and
+// refreshes the tokens if that is due. The error wraps
 // [ErrSignedOut] or [ErrUnavailable].
 func (rp *RelyingParty) Check(r *http.Request) (*Session, error) {
 	h, err := rp.check(r)

@@ -18,19 +18,19 @@ const (
 	EventUnavailable    EventType = "unavailable"      // the provider or the store did not answer
 	EventEnded          EventType = "ended"            // Reason says why
 	EventLogoutReceived EventType = "logout_received"  // a logout token was obeyed
-	EventLogoutRefused  EventType = "logout_refused"   // a logout token was not valid, or too many unknown logins were to be ended
+	EventLogoutRefused  EventType = "logout_refused"   // a logout token was invalid, or there were too many requests to end unknown logins
 	EventCrossOrigin    EventType = "cross_origin"     // another website sent a form
-	EventRefreshLost    EventType = "refresh_not_kept" // refreshed, but the store did not take it
-	EventFailed         EventType = "failed"           // something of our own did not work
+	EventRefreshLost    EventType = "refresh_not_kept" // refreshed, but the store did not accept the new tokens
+	EventFailed         EventType = "failed"           // the middleware itself failed
 )
 
-// An Event is something that an operator may want to know. It holds no secret.
+// An Event is for operators. It holds no secret.
 type Event struct {
 	Type    EventType
 	At      time.Time
 	Issuer  string
 	Subject string // empty: not known
-	SID     string // the provider's; empty: it has none, or it is not known
+	SID     string // the provider's ID of the login; empty: it has none, or it is unknown
 	Reason  Reason
 	Err     error
 }

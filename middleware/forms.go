@@ -35,7 +35,7 @@ const (
 // secretField finds the names of fields that must not be kept in a page.
 var secretField = regexp.MustCompile(`(?i)pass|pwd|secret|token|csrf|xsrf|nonce|credential|otp|totp|mfa|\bpin\b|cvc|cvv|card.?num|iban|private.?key|api.?key|auth.?code|security.?code`)
 
-// A Field is one of a form.
+// A Field is one field of a form.
 type Field struct {
 	Name  string `json:"n"`
 	Value string `json:"v"`

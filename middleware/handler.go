@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// Handler stands in front of an application all of whose pages need a user. It
-// answers the middleware's own pages too, and refuses forms of other websites.
-// [SessionFrom] and [Notice] tell next who it is and what to say.
+// Handler protects an application all of whose pages need a user. It also serves the middleware's
+// own pages, and refuses forms from other websites. Next gets the user from [SessionFrom], and a
+// message for the page from [Notice].
 func (rp *RelyingParty) Handler(next http.Handler) http.Handler { return rp.handler(next, true) }
 
-// Optional is [RelyingParty.Handler] for pages that anybody may see: if nobody is
-// signed in, [SessionFrom] returns nil, and [Notice] why that is.
+// Optional is [RelyingParty.Handler] for pages that anybody may see: if nobody is signed in,
+// [SessionFrom] returns nil, and [Notice] returns the reason.
 func (rp *RelyingParty) Optional(next http.Handler) http.Handler { return rp.handler(next, false) }
 
 func (rp *RelyingParty) handler(next http.Handler, required bool) http.Handler {

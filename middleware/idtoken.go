@@ -56,14 +56,14 @@ func (e *endpoints) identify(ctx context.Context, token *oauth2.Token) (*idToken
 	t.sid, t.azp = claims.SID, claims.AZP
 	switch {
 	case claims.Events != nil:
-		return nil, errors.New("what is called an ID token is a security event, such as a logout token (RFC 8417)")
+		return nil, errors.New("the ID token is a security event, such as a logout token (RFC 8417)")
 	case t.Subject == "":
 		return nil, errors.New("the ID token has no sub")
 	case t.azp != "" && t.azp != e.oauth.ClientID, t.azp == "" && len(t.Audience) > 1:
 		return nil, errors.New("the ID token is for another party: azp")
 	case t.AccessTokenHash != "":
 		if err := t.VerifyAccessToken(token.AccessToken); err != nil {
-			return nil, fmt.Errorf("the access token is not the one of the ID token: %w", err)
+			return nil, fmt.Errorf("the access token does not match the ID token: %w", err)
 		}
 	}
 	return t, nil

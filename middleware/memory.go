@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// NewMemoryStore returns a [SessionStore] in memory: for one process, whose users
-// sign in again after it was restarted.
+// NewMemoryStore returns a SessionStore in memory: for one process, whose users sign in again after
+// a restart.
 func NewMemoryStore() SessionStore { return newMemoryStore() }
 
 func newMemoryStore() *memoryStore {

@@ -13,19 +13,18 @@
 //	}
 //	return http.ListenAndServe(addr, rp.Handler(shop))
 //
-// The application's handlers ask [SessionFrom] who it is. Any standard provider
-// will do. Of one with Curfew the middleware obeys the limits to the second, and
-// tells users why they were signed out.
+// The application's handlers get the user from [SessionFrom]. The middleware works with any
+// standard provider. With a Curfew provider it obeys the limits to the second, and tells users why
+// they were signed out.
 //
-// Package resource protects an API, whose callers bring an access token.
+// Package resource protects an API, whose callers send an access token.
 //
 // # What a user sees when the login is over
 //
-// A page leads to sign-in and back to itself. A form that was posted is kept: see
-// [Config.RedactField]. A script's request gets a 401 with a challenge and JSON, never
-// a redirect. An event stream or a WebSocket is closed. A provider or a store that
-// does not answer is no logout: the request goes on while the tokens at hand are
-// good, and gets a 503 afterwards.
+// A page redirects to sign-in and back to itself. A posted form is kept: see [Config.RedactField]. A
+// script's request gets a 401 with a challenge and JSON, never
+// a redirect. An event stream or a WebSocket is closed. A provider or a store that does not answer
+// is not a logout: requests go on while the current tokens are valid, and get a 503 afterwards.
 package middleware
 
 import (
@@ -51,111 +50,104 @@ type Config struct {
 	// Issuer is the provider, as its discovery document writes it. Required.
 	Issuer string
 
-	// ClientID and ClientSecret are what the provider knows the application by.
-	// Without a secret it is a public client; PKCE protects it either way.
+	// ClientID and ClientSecret are the application's registration at the provider. Without a
+	// secret it is a public client; PKCE protects it either way.
 	ClientID, ClientSecret string
 
-	// RedirectURL is where the provider sends browsers back to: https, or http
-	// on loopback. Required. Its path is answered by the middleware.
+	// RedirectURL is the address to which the provider sends browsers back: https, or http on
+	// loopback. Required. The middleware answers at its path.
 	RedirectURL string
 
-	// Keys seal what browsers and the store keep, tokens above all: each at
-	// least 32 random bytes. The first one seals, all open. To replace a key,
-	// put the new one behind the old everywhere; then in front; then take the
-	// old one away when the sessions of its time are over. Required.
+	// Keys seal the data that browsers and the store keep, above all tokens. Each has at least 32
+	// random bytes. The first one seals, all unseal. To replace a key, put the new one behind the
+	// old one in every process, then in front; remove the old one when the sessions that it sealed
+	// are over. Required.
 	Keys [][]byte
 
 	// Store keeps the sessions. Nil: [NewMemoryStore]. Several processes of one
 	// application need a store that they share.
 	Store SessionStore
 
-	// InCookies keeps the sessions, sealed, in the browser instead of the Store,
-	// which then keeps only what is over: sessions that have ended, logout
-	// tokens that were used, forms between a click and the return; and with
-	// FrontChannel a hash of the sid of each session. They last 30
-	// days at most, since a copy of a cookie must be known to be over. Several
-	// processes then do not share the refresh of a session: it is one at a time
-	// in each. With a Store of its own in each process a logout through the back
-	// channel ends the session only where it arrived.
+	// InCookies keeps the sessions, sealed, in the browser instead of the Store. The Store then
+	// keeps only ended sessions, used logout tokens, forms between a click and the return, and with
+	// FrontChannel a hash of the sid of each session. Sessions last at most 30 days, because the
+	// Store must remember the end of each, in case its cookie was copied. Several processes then do
+	// not share the refresh of a session: each process runs its own, one at a time. If each process
+	// has its own Store, a logout through the back channel ends the session only in the process
+	// that receives it.
 	InCookies bool
 
-	// PostLogoutURL is where the browser goes after the provider has signed the
-	// user out; the provider must know it. Empty: none is sent, and the user
-	// stays at the provider.
+	// PostLogoutURL is where the browser goes after the provider has signed the user out; it must
+	// be registered there. Empty: no such address is sent, and the user stays at the provider.
 	PostLogoutURL string
 
-	// Base is where the other pages of the middleware are: sign-in, sign-out and
-	// so on. It begins and ends with a slash. Empty: the folder of RedirectURL,
+	// Base is the path of the middleware's other pages: sign-in, sign-out and so on. It begins and
+	// ends with a slash. Empty: the folder of RedirectURL,
 	// or /auth/ if that is the root.
 	Base string
 
-	// Scopes to ask for. Nil: openid, profile and offline_access, which is how a
-	// provider is asked for a refresh token. openid is always asked for.
+	// Scopes to ask for. Nil: openid, profile and offline_access, which requests a refresh token.
+	// openid is always requested.
 	Scopes []string
 
-	// AuthParams are more parameters of authorization requests, such as prompt
+	// AuthParams are further parameters of authorization requests, such as prompt
 	// or acr_values.
 	AuthParams url.Values
 
-	// MaxAge is how long ago users may have entered their credentials when they
-	// sign in here, at most: the max_age of OpenID Connect Core 1.0. Zero means
-	// that they always enter them. Nil: as the provider likes. An ID token of an
-	// older authentication is refused.
+	// MaxAge is the longest time since users entered their credentials when they sign in here: the
+	// max_age of OpenID Connect Core 1.0. Zero means that they always enter them. Nil: the provider
+	// decides. An ID token of an older authentication is refused.
 	MaxAge *time.Duration
 
-	// Lifetime ends a session so long after the sign-in, whatever the provider
-	// allows. Zero: what the provider says; if it says nothing and gives no
-	// refresh token by which it could be asked, 12 hours.
+	// Lifetime ends a session this long after the sign-in, whatever the provider allows. Zero: as
+	// long as the provider says; 12 hours if it does not say and issues no refresh token with which
+	// to ask.
 	Lifetime time.Duration
 
-	// RefreshAfter is how old tokens may be when a request uses them. Zero: a
-	// twelfth of the provider's refresh_token_timeout, so that a user who was
-	// active is not taken for idle by more than that; if it does not say, until
-	// the access token is about to expire. They are refreshed before they expire
-	// in any case.
+	// RefreshAfter is the age at which a request refreshes the tokens. Zero: a twelfth of the
+	// provider's refresh_token_timeout, so that the provider's record of the last activity lags by
+	// at most that;
+	// if the provider sends none, when the access token is about to expire. Tokens are refreshed
+	// before they expire in any case.
 	RefreshAfter time.Duration
 
-	// IsBackground reports requests that are no sign of the user, such as a page's
-	// polling. They refresh nothing, as long as the provider has said how long a
-	// session may go unused; so they are answered until the access token expires, and
-	// with 503 from then until another request has brought a new one. Nil: event
-	// streams and WebSockets, which count as background in any case.
+	// IsBackground reports requests that are no sign of the user, such as a page's polling. They do
+	// not refresh, if the provider has said how long a session may go unused. So they are answered
+	// until the access token expires, and then get 503 until another request has brought a new one.
+	// Nil: only event streams and WebSockets, which count as background in any case.
 	IsBackground func(*http.Request) bool
 
-	// RedactField reports names of form fields that must not be kept in a page while
-	// the user signs in again, beside those that sound secret. Nil: no others.
+	// RedactField reports names of form fields that must not be kept in a page while the user signs
+	// in again, beside names that suggest a secret. Nil: no other names.
 	RedactField func(name string) bool
 
-	// FormToken returns the name and the value of the application's own token
-	// against cross-site request forgery, for a form that is about to be sent
-	// again in a new session. Nil: the application has no such token, as [http.CrossOriginProtection]
-	// needs no token; the middleware applies that to every request.
+	// FormToken returns the name and the value of the application's own token against cross-site
+	// request forgery, for a form that is about to be sent again in a new session. Nil: the
+	// application has no such token. The middleware applies [http.CrossOriginProtection], which needs
+	// no token, to every request.
 	FormToken func(w http.ResponseWriter, r *http.Request) (name, value string)
 
 	// TrustedOrigins are other origins whose pages may send forms here.
 	TrustedOrigins []string
 
-	// ExplainFirst shows why somebody was signed out before the sign-in page.
-	// Otherwise it is told after it: see [Notice].
+	// ExplainFirst shows the reason for the end before the sign-in page. Otherwise it is shown
+	// after sign-in: see [Notice].
 	ExplainFirst bool
 
 	// FrontChannel answers front-channel logout, at "frontchannel" below Base.
-	// Anybody can send a sid there. Of those that no session here has, each
-	// process remembers a thousand in half an hour at most, for sign-ins that are
-	// under way.
+	// Anybody can send a sid there. For sign-ins that are under way, each process remembers unknown
+	// ones: at most a thousand in half an hour.
 	FrontChannel bool
 
-	// Algorithms are the signature algorithms of ID tokens and logout tokens that are
-	// taken: what the client is registered for, such as its
-	// id_token_signed_response_alg. Nil: those that the provider's discovery document
-	// announces. Symmetric ones and "none" cannot be allowed.
+	// Algorithms are the accepted signature algorithms of ID tokens and logout tokens: those of the
+	// client's registration, such as its id_token_signed_response_alg. Nil: those that the
+	// provider's discovery document announces. Symmetric ones and "none" cannot be allowed.
 	Algorithms []jose.SignatureAlgorithm
 
 	// InsecureAllowUntypedLogoutTokens accepts logout tokens of providers that do not
 	// write the type logout+jwt, which OpenID Connect Back-Channel Logout 1.0
-	// recommends. It needs Algorithms: what then tells a logout token from whatever
-	// else the provider signs are its claims and its algorithm alone (RFC 8725
-	// sections 3.1 and 3.11).
+	// recommends. It needs Algorithms: only its claims and its algorithm then distinguish a logout
+	// token from other tokens that the provider signs (RFC 8725 sections 3.1 and 3.11).
 	InsecureAllowUntypedLogoutTokens bool
 
 	// Page is the template of the middleware's own pages, executed with a
@@ -165,8 +157,8 @@ type Config struct {
 	// HTTPClient talks to the provider. Nil: one with a timeout of 10 s.
 	HTTPClient *http.Client
 
-	// Events is told what happened, in the goroutine where it did. Nil: nobody.
-	// [LogEvents] makes one that logs.
+	// Events receives each event, in the goroutine where it happened. Nil: events are dropped.
+	// [LogEvents] returns a function that logs them.
 	Events func(context.Context, Event)
 
 	// Now is the clock. Nil: time.Now.
@@ -213,7 +205,7 @@ type RelyingParty struct {
 	pages *pages
 }
 
-// ErrConfig is wrapped by the errors of [New], which go on with the field.
+// ErrConfig is wrapped by the errors of [New], which also name the field.
 var ErrConfig = errors.New("curfew: middleware.Config")
 
 // New checks the configuration. It does not talk to the provider: that happens
@@ -312,7 +304,7 @@ func (cfg *Config) check() error {
 	}
 	redirect, err := url.Parse(cfg.RedirectURL)
 	if err != nil || redirect.Path == "" || redirect.Path == "/" || redirect.RawQuery != "" {
-		return fmt.Errorf("%w.RedirectURL: %q needs a path of its own, and no query", ErrConfig, cfg.RedirectURL)
+		return fmt.Errorf("%w.RedirectURL: %q must have its own path, and no query", ErrConfig, cfg.RedirectURL)
 	}
 	for _, alg := range cfg.Algorithms {
 		if !slices.Contains(issuer.Algorithms, alg) {
@@ -320,7 +312,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	if cfg.InsecureAllowUntypedLogoutTokens && len(cfg.Algorithms) == 0 {
-		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: those that the client is registered for", ErrConfig)
+		return fmt.Errorf("%w.Algorithms is required with InsecureAllowUntypedLogoutTokens: list those of the client's registration", ErrConfig)
 	}
 	maxAge := time.Duration(0)
 	if cfg.MaxAge != nil {

@@ -24,19 +24,19 @@ const (
 	PageSendAgain   PageKind = "send_again"    // the form after the sign-in
 	PageFormLost    PageKind = "form_lost"     // it cannot be sent
 	PageNotSignedIn PageKind = "not_signed_in" // a sign-in that did not succeed
-	PageLoop        PageKind = "loop"          // a sign-in that did not last
+	PageLoop        PageKind = "loop"          // a sign-in that was over at once
 	PageSignOut     PageKind = "sign_out"      // asks
 	PageSignedOut   PageKind = "signed_out"
 	PageUnavailable PageKind = "unavailable"
 	PageForbidden   PageKind = "forbidden" // a form of another website
 )
 
-// PageData is what the template of the middleware's own pages gets. All that is
-// empty is not on the page.
+// PageData is what the template of the middleware's own pages is executed with. An empty field is
+// not on the page.
 type PageData struct {
 	Kind        PageKind
 	Title, Text string
-	Problem     string   // what could not be kept, and why
+	Problem     string   // what was not kept of the form, and why
 	SignIn      string   // address of a link to sign in
 	NewTab      bool     // the link must open a new tab, or what is on the page is lost
 	Action      string   // of a form, sent by POST

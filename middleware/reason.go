@@ -2,25 +2,24 @@ package middleware
 
 import "github.com/curfew-oidc/curfew/policy"
 
-// A Reason is why nobody is signed in: a reason of a provider with Curfew, such
-// as [policy.ReasonInactivity], or one that the middleware itself finds.
+// A Reason is why nobody is signed in: a reason of a Curfew provider, such as
+// [policy.ReasonInactivity], or one of the middleware's own.
 type Reason = policy.Reason
 
 // Reasons of the middleware.
 const (
-	// ReasonNone: this browser has not signed in, or so long ago that nothing is
-	// known of it.
+	// ReasonNone: this browser has not signed in, or so long ago that the record is gone.
 	ReasonNone Reason = "not_signed_in"
 
 	// ReasonEnded: the provider ended the login and did not say why.
 	ReasonEnded Reason = "ended"
 
-	// ReasonLoggedOutElsewhere: the provider told so, through the back channel
-	// or the front channel, and the user signed out, or it did not say why.
+	// ReasonLoggedOutElsewhere: the provider ended the login through the back channel or the front
+	// channel, because the user signed out, or without saying why.
 	ReasonLoggedOutElsewhere Reason = "logged_out_elsewhere"
 
-	// ReasonIdentity: at a refresh the provider sent an ID token that is not one
-	// of this login (OpenID Connect Core 1.0 section 12.2).
+	// ReasonIdentity: at a refresh the provider sent an ID token of another login (OpenID Connect
+	// Core 1.0 section 12.2).
 	ReasonIdentity Reason = "identity"
 
 	// ReasonTooOld: the user did not authenticate recently enough for max_age.

@@ -34,8 +34,7 @@ type Session struct {
 }
 
 // AccessToken returns the access token, for calls to APIs in the name of the
-// user. A resource server may still refuse it: if it does, the session is not
-// over for that.
+// user. A resource server may still refuse it; that does not mean that the session is over.
 func (s *Session) AccessToken() string { return s.access }
 
 // Claims decodes the claims of the latest ID token into v.
@@ -74,19 +73,19 @@ func SessionFrom(ctx context.Context) *Session {
 }
 
 // Notice returns a sentence that the page should show the user once, such as "You
-// were signed out after 2 hours without activity." Empty: nothing is to be told.
+// were signed out after 2 hours without activity." Empty: there is no message.
 func Notice(ctx context.Context) string {
 	n, _ := ctx.Value(noticeKey).(string)
 	return n
 }
 
-// What [RelyingParty.Check] returns is one of these, wrapped.
+// [RelyingParty.Check] returns one of these errors, wrapped.
 var (
 	// ErrSignedOut: nobody is signed in. A [SignedOutError] says why.
 	ErrSignedOut = errors.New("nobody is signed in")
 
-	// ErrUnavailable: the provider or the store did not answer. Nobody is signed
-	// out for that; the same request may be answered a little later.
+	// ErrUnavailable: the provider or the store did not answer. This signs nobody out; the same
+	// request may succeed a little later.
 	ErrUnavailable = errors.New("the login session cannot be checked at the moment")
 )
 

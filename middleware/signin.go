@@ -187,7 +187,7 @@ func (rp *RelyingParty) finish(w http.ResponseWriter, r *http.Request) (s signIn
 	q := r.URL.Query()
 	for _, name := range []string{"state", "code", "iss", "error", "error_description"} {
 		if len(q[name]) > 1 {
-			return s, refuse(invalidText, "the parameter %s is there twice", name)
+			return s, refuse(invalidText, "the parameter %s appears twice", name)
 		}
 	}
 	known, name, ok := rp.signIns.recall(r, q.Get("state"))

@@ -9,9 +9,8 @@ type Change struct {
 	After  string `json:"after"`
 }
 
-// Diff returns in which fields two versions of an account's settings differ,
-// everyone's first, then those of the narrower scopes. A scope that sets nothing
-// is as good as none.
+// Diff returns the fields in which two versions of an account's settings differ: first those for
+// everyone, then those of the narrower scopes. A scope that sets nothing counts as missing.
 func Diff(before, after Account) []Change {
 	changes := []Change{}
 	note := func(path, before, after string) {

@@ -24,10 +24,10 @@ type FieldError struct {
 	// "accounts.default.kinds.cli.inactivity". Empty: the document itself.
 	Path string
 
-	// Line is where it is in the document, from 1. Zero: not known.
+	// Line is its line in the document, from 1. Zero: unknown.
 	Line int
 
-	// Reason is what is wrong with it, to be shown to the administrator.
+	// Reason says what is wrong, for the administrator.
 	Reason string
 }
 
@@ -44,8 +44,8 @@ func (e *FieldError) Error() string {
 	return b.String()
 }
 
-// FieldErrors are all things that are wrong with settings, in the order of the
-// document or of their paths. It is never empty as an error.
+// FieldErrors are all errors in settings, in the order of the document or of their paths. As an
+// error it is never empty.
 type FieldErrors []*FieldError
 
 // Error returns one line for each error.
@@ -75,12 +75,11 @@ func (e FieldErrors) errOrNil() error {
 }
 
 // ParseSettings reads a settings document in JSON. It is strict: unknown and
-// duplicate fields, durations with no unit and values of the wrong type are
-// errors, and what is there must be all. Its errors are [FieldErrors]; whether
-// the values are sensible is for [Settings.Validate] to say.
+// duplicate fields, durations without a unit, values of the wrong type, and data after the document
+// are errors. Its errors are [FieldErrors]. [Settings.Validate] checks whether the values are
+// allowed.
 //
-// The member "accounts" is required, so that a file that was cut short is not
-// taken for one without limits.
+// The member "accounts" is required, so that a truncated file is not read as one without limits.
 func ParseSettings(data []byte) (Settings, error) {
 	var s Settings
 	err := s.UnmarshalJSON(data)
@@ -116,8 +115,8 @@ func (a *Account) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// MarshalJSON encodes s so that [ParseSettings] returns the same meaning. What
-// that would not read is an error: [FieldErrors].
+// MarshalJSON encodes s so that [ParseSettings] returns the same meaning. A value that
+// ParseSettings would not read is an error: [FieldErrors].
 func (s Settings) MarshalJSON() ([]byte, error) {
 	if err := s.unwritable().errOrNil(); err != nil {
 		return nil, err
@@ -131,8 +130,8 @@ func (s Settings) MarshalJSON() ([]byte, error) {
 	}{accounts})
 }
 
-// MarshalJSON encodes a so that [ParseAccount] returns the same meaning. What
-// that would not read is an error: [FieldErrors].
+// MarshalJSON encodes a so that [ParseAccount] returns the same meaning. A value that ParseAccount
+// would not read is an error: [FieldErrors].
 func (a Account) MarshalJSON() ([]byte, error) {
 	if err := a.unwritable("").errOrNil(); err != nil {
 		return nil, err

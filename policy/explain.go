@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// An Explanation says what binds one user's sessions of one kind and client,
-// and why.
+// An Explanation says which limits bind one user's sessions of one kind and client, and why.
 type Explanation struct {
 	Kind   Kind   `json:"kind"`
 	Client string `json:"client"`
@@ -16,8 +15,8 @@ type Explanation struct {
 	Active     Explained[Bound[time.Duration]] `json:"active"`
 	Inactivity Explained[Bound[time.Duration]] `json:"inactivity"`
 
-	// Activity may come from an account that does not set it: one that limits
-	// inactivity means [DefaultClasses], where another account sets more.
+	// Activity may come from an account that does not set it: an account that limits inactivity has
+	// [DefaultClasses], even if another account sets more.
 	Activity Explained[Classes] `json:"activity"`
 
 	// Caps are those of the client, of the kind, and on all sessions, in
@@ -29,12 +28,11 @@ type Explanation struct {
 type Explained[T any] struct {
 	Value T `json:"value"`
 
-	// From are the scopes that set it: several if they agree, or if the
-	// value is what their sets of classes have in common. Empty: no scope
-	// does, and Value is the default.
+	// From are the scopes that set the value: several if they agree, or if the value is the
+	// intersection of their sets of classes. Empty: no scope sets it, and Value is the default.
 	From []Scope `json:"from"`
 
-	// Overrode is what other scopes set, the most specific first.
+	// Overrode are the values of other scopes, the most specific first.
 	Overrode []Setting[T] `json:"overrode"`
 }
 
@@ -44,8 +42,8 @@ type Setting[T any] struct {
 	From  Scope `json:"from"`
 }
 
-// An ExplainedCap is what one account says about concurrent sessions. It is
-// there too if that is unlimited.
+// An ExplainedCap is one account's cap on concurrent sessions. It is present even if the cap is
+// unlimited.
 type ExplainedCap struct {
 	Max  Bound[int] `json:"max"`
 	From Scope      `json:"from"`
@@ -57,21 +55,19 @@ type ExplainedCap struct {
 	// less strict.
 	Overrode []Setting[Bound[int]] `json:"overrode"`
 
-	// Exempt are the scopes that are unlimited and so take sessions of this
-	// kind and client out of the count. If there is any, or Max is unlimited,
-	// the cap does not count them.
+	// Exempt are the unlimited scopes that take sessions of this kind and client out of the count.
+	// If there are any, or if Max is unlimited, the cap does not count these sessions.
 	Exempt []Scope `json:"exempt"`
 }
 
-// Counts reports whether the cap counts sessions of the kind and client that
-// are explained.
+// Counts reports whether the cap counts sessions of the explained kind and client.
 func (c ExplainedCap) Counts() bool {
 	_, limits := c.Max.Value()
 	return limits && len(c.Exempt) == 0
 }
 
-// Explain says which limits bind a session of the given kind when the given
-// client uses it, where they come from, and what they overrode. It agrees with
+// Explain says which limits bind a session of the given kind when the given client uses it, where
+// they come from, and which values they override. It agrees with
 // [Rules.Limits] and [Rules.Caps].
 func (r Rules) Explain(kind Kind, client string) Explanation {
 	var active, inactivity []ranked[Bound[time.Duration]]

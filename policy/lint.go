@@ -14,7 +14,7 @@ type Severity uint8
 
 const (
 	Info  Severity = iota // "info": worth knowing
-	Warn                  // "warn": probably not what is meant, or against a recommendation
+	Warn                  // "warn": probably not intended, or against a recommendation
 	Wrong                 // "error": against a requirement of a target, or it will not work
 )
 
@@ -41,8 +41,8 @@ func (s *Severity) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A Warning is something about settings that their administrator should know
-// before they save them. It refuses nothing: see [Account.Validate].
+// A Warning tells an administrator about a doubtful setting before they save it. It refuses
+// nothing: see [Account.Validate].
 type Warning struct {
 	Rule     string   `json:"rule"` // "L01", ...; see docs/policy.md
 	Severity Severity `json:"severity"`
@@ -61,25 +61,24 @@ func (w Warning) String() string {
 	return fmt.Sprintf("%s %s: %s%s (%s, %s)", w.Severity, w.Rule, where, w.Text, w.Source, w.Revision)
 }
 
-// A Deployment is what [Lint] has to know beside the settings. What is zero is
-// not known, and not warned about.
+// A Deployment is what [Lint] needs to know beside the settings. A zero field is unknown, and
+// causes no warning.
 type Deployment struct {
-	// Targets are the IDs of the presets whose maxima should hold. One that
-	// does not exist is a warning.
+	// Targets are the IDs of the presets whose maxima should hold. An ID that does not exist is a
+	// warning.
 	Targets []string
 
 	// AccessToken and IDToken are the lifetimes of tokens as the provider
 	// sets them.
 	AccessToken, IDToken time.Duration
 
-	// PrivilegedGroups and PrivilegedUsers are those who can do most harm.
+	// PrivilegedGroups and PrivilegedUsers are those that can do most harm.
 	PrivilegedGroups, PrivilegedUsers []string
 
 	// WithoutLogoutURI are clients that are not told when a session ends.
 	WithoutLogoutURI []string
 
-	// Justification is why the settings are what they are: the message of
-	// the change.
+	// Justification is the reason for the settings: the message of the change.
 	Justification string
 }
 
@@ -92,8 +91,8 @@ const (
 	curfewRev = "this version"
 )
 
-// Lint returns what is doubtful about the settings of an account, the worst
-// first, then in the order of the rules.
+// Lint returns warnings about the settings of an account, the worst first, then in the order of the
+// rules.
 func Lint(a Account, d Deployment) []Warning {
 	l := &linter{account: a, deployment: d, warnings: []Warning{}}
 	for _, rule := range []func(){
@@ -137,8 +136,8 @@ func (l *linter) activeIsSet() {
 			return
 		}
 		path := field(scope.path, "active")
-		l.warn("L01", Wrong, path, nist4, nist4Rev, "no limit is set: a login never has to be repeated as long as it is used")
-		l.warn("L08", Wrong, path, "OWASP ASVS, requirement 10.4.8", asvs5Rev, "refresh tokens get no absolute end")
+		l.warn("L01", Wrong, path, nist4, nist4Rev, "no limit is set: a login that is used never ends")
+		l.warn("L08", Wrong, path, "OWASP ASVS, requirement 10.4.8", asvs5Rev, "refresh tokens have no absolute end")
 	})
 }
 
@@ -172,7 +171,7 @@ func (l *linter) order() {
 		}
 		for _, section := range slices.Sorted(maps.Keys(bySection)) {
 			if other := bySection[section]; section != scope.key().section && inactivity > other.active {
-				l.warn("L02", Info, field(scope.path, "inactivity"), curfewDoc, curfewRev, "%s is above the active of %s, %s: for sessions of both it has no effect", formatDuration(inactivity), other.path, formatDuration(other.active))
+				l.warn("L02", Info, field(scope.path, "inactivity"), curfewDoc, curfewRev, "%s is above the active of %s, %s: for sessions in both scopes it has no effect", formatDuration(inactivity), other.path, formatDuration(other.active))
 				break
 			}
 		}
@@ -194,7 +193,7 @@ func (l *linter) inactivityForTargets() {
 		}
 		l.each(func(scope namedScope, own, effective Limits) {
 			if _, limits := effective.Inactivity.Value(); !limits && (!scope.named || own.Inactivity.IsUnlimited()) {
-				l.warn("L03", Wrong, field(scope.path, "inactivity"), p.Source, p.Revision, "no limit is set, which %s asks for", p.Title)
+				l.warn("L03", Wrong, field(scope.path, "inactivity"), p.Source, p.Revision, "no limit is set, but %s requires one", p.Title)
 			}
 		})
 	}
@@ -219,9 +218,9 @@ func (l *linter) tokens() {
 		path := field(scope.path, "inactivity")
 		switch {
 		case d.AccessToken >= inactivity:
-			l.warn("L05", Wrong, path, source, nist4Rev, "access tokens are set to live for %s, not less than %s without activity; they are shortened to half of that, %s", formatDuration(d.AccessToken), formatDuration(inactivity), formatDuration(inactivity/2))
+			l.warn("L05", Wrong, path, source, nist4Rev, "access tokens are set to live for %s, which is not less than the inactivity limit of %s; they are shortened to half of it, %s", formatDuration(d.AccessToken), formatDuration(inactivity), formatDuration(inactivity/2))
 		case d.AccessToken > inactivity/2:
-			l.warn("L05", Warn, path, source, nist4Rev, "access tokens are set to live for %s, more than half of %s without activity; they are shortened to %s", formatDuration(d.AccessToken), formatDuration(inactivity), formatDuration(inactivity/2))
+			l.warn("L05", Warn, path, source, nist4Rev, "access tokens are set to live for %s, more than half of the inactivity limit of %s; they are shortened to %s", formatDuration(d.AccessToken), formatDuration(inactivity), formatDuration(inactivity/2))
 		}
 	})
 }
@@ -238,7 +237,7 @@ func (l *linter) targets() {
 			l.each(func(scope namedScope, own, effective Limits) { l.target(p, b, scope, own, effective) })
 		}
 		if _, limits := l.account.Concurrent.Value(); id == "stig-asd" && !limits {
-			l.warn("L12", Wrong, "concurrent", "DISA ASD STIG V-222387", p.Revision, "no limit is set, which %s asks for", p.Title)
+			l.warn("L12", Wrong, "concurrent", "DISA ASD STIG V-222387", p.Revision, "no limit is set, but %s requires one", p.Title)
 		}
 	}
 }
@@ -295,7 +294,7 @@ func (l *linter) atLimit() {
 	l.each(func(scope namedScope, own, _ Limits) {
 		_, limits := own.Concurrent.Value()
 		if limits && own.AtLimit == InheritAtLimit && l.account.AtLimit == InheritAtLimit {
-			l.warn("L13", Warn, field(scope.path, "at_limit"), "OWASP ASVS, requirement 7.1.2", asvs5Rev, "what happens at the cap is not said; a login is refused then")
+			l.warn("L13", Warn, field(scope.path, "at_limit"), "OWASP ASVS, requirement 7.1.2", asvs5Rev, "the setting is missing: a login at the cap is refused")
 		}
 	})
 }
@@ -310,7 +309,7 @@ func (l *linter) capOfOne() {
 		n, limits := effective.Concurrent.Value()
 		ownCap := !own.Concurrent.Inherits() || own.AtLimit != InheritAtLimit || !scope.named
 		if limits && n == 1 && ownCap && (at == EndOldest || at == EndIdlest) {
-			l.warn("L14", Warn, field(scope.path, "at_limit"), "OWASP ASVS, chapter V3.7", "4.0.3 (2021)", "with one session, %s lets whoever signs in last sign everybody else out: an attacker too", at)
+			l.warn("L14", Warn, field(scope.path, "at_limit"), "OWASP ASVS, chapter V3.7", "4.0.3 (2021)", "with one session, %s ends the other session at each sign-in: an attacker can sign the user out", at)
 		}
 	})
 }
@@ -327,7 +326,7 @@ func (l *linter) uncounted() {
 	}
 	l.each(func(scope namedScope, own, _ Limits) {
 		if scope.what && own.Concurrent.IsUnlimited() {
-			l.warn("L15", Warn, field(scope.path, "concurrent"), "OWASP ASVS, requirement 7.1.2", asvs5Rev, "these sessions are not counted by the cap of their users")
+			l.warn("L15", Warn, field(scope.path, "concurrent"), "OWASP ASVS, requirement 7.1.2", asvs5Rev, "the users' cap does not count these sessions")
 		}
 	})
 }
@@ -335,7 +334,7 @@ func (l *linter) uncounted() {
 // L16.
 func (l *linter) untold() {
 	for _, client := range l.deployment.WithoutLogoutURI {
-		l.warn("L16", Warn, field("clients", client), "OpenID Connect Back-Channel Logout 1.0, section 2.2", "errata set 1", "has no backchannel_logout_uri: it notices the end of a session at its next refresh only")
+		l.warn("L16", Warn, field("clients", client), "OpenID Connect Back-Channel Logout 1.0, section 2.2", "errata set 1", "has no backchannel_logout_uri: it notices the end of a session only at its next refresh")
 	}
 }
 
@@ -347,7 +346,7 @@ func (l *linter) privileged() {
 		}
 		looser := func(name string, is bool, own, everyone string) {
 			if is {
-				l.warn("L18", Wrong, field(scope.path, name), "NIST SP 800-53, AC-2(5) and AC-12", "5 (2020)", "%s for the privileged is looser than %s for everyone", own, everyone)
+				l.warn("L18", Wrong, field(scope.path, name), "NIST SP 800-53, AC-2(5) and AC-12", "5 (2020)", "%s for privileged users is looser than %s for everyone", own, everyone)
 			}
 		}
 		all := l.account.Limits
@@ -367,6 +366,6 @@ func isLooser[T time.Duration | int](own, everyone Bound[T]) bool {
 func (l *linter) justified() {
 	deviates := slices.ContainsFunc(l.warnings, func(w Warning) bool { return w.Rule == "L12" || w.Rule == "L03" })
 	if deviates && strings.TrimSpace(l.deployment.Justification) == "" {
-		l.warn("L20", Warn, "", "OWASP ASVS, requirement 7.1.1", asvs5Rev, "the settings deviate from their target, and their message does not say why")
+		l.warn("L20", Warn, "", "OWASP ASVS, requirement 7.1.1", asvs5Rev, "the settings deviate from a target, and the message of the change is empty")
 	}
 }

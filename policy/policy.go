@@ -15,10 +15,8 @@ package policy
 
 import "time"
 
-// A Bound is one limit in one scope: a value, expressly unlimited, or left to
-// inherit from a wider scope. The three are different things; the zero Bound
-// inherits. A bound that still inherits when every scope was asked binds
-// nothing.
+// A Bound is one limit in one scope: a value, expressly unlimited, or inherited from a wider scope.
+// The three are different; the zero Bound inherits. If no scope sets a bound, nothing is limited.
 type Bound[T time.Duration | int] struct {
 	value T
 	state boundState
@@ -41,17 +39,17 @@ func Unlimited[T time.Duration | int]() Bound[T] { return Bound[T]{state: unlimi
 // Value returns the limit, and whether there is one.
 func (b Bound[T]) Value() (v T, limits bool) { return b.value, b.state == limited }
 
-// Inherits reports whether b leaves the matter to a wider scope.
+// Inherits reports whether b inherits from a wider scope.
 func (b Bound[T]) Inherits() bool { return b.state == inherit }
 
 // IsUnlimited reports whether b expressly does not limit.
 func (b Bound[T]) IsUnlimited() bool { return b.state == unlimited }
 
-// Classes is a set of activity classes, or left to inherit. The zero Classes
-// inherits; an empty set that was set slides for nothing.
+// Classes is a set of activity classes, or inherits. The zero Classes inherits; with a set that is
+// expressly empty, no activity slides the clock.
 type Classes uint8
 
-// DefaultClasses slide the clock where no scope says otherwise: all but Silent.
+// DefaultClasses slide the clock if no scope sets Activity: all classes but Silent.
 var DefaultClasses = ClassesOf(Interactive, Refresh, Userinfo, Introspection, Heartbeat)
 
 const classesSet Classes = 1 << 7
@@ -65,7 +63,7 @@ func ClassesOf(list ...Class) Classes {
 	return s
 }
 
-// Inherits reports whether s leaves the matter to a wider scope.
+// Inherits reports whether s inherits from a wider scope.
 func (s Classes) Inherits() bool { return s&classesSet == 0 }
 
 // Has reports whether s was set and contains c.
@@ -74,12 +72,12 @@ func (s Classes) Has(c Class) bool { return s&classesSet != 0 && s&(1<<c) != 0 }
 // Limits are the limits that one scope sets. The zero Limits binds nothing.
 // Limits is a plain value: copy it, compare it.
 type Limits struct {
-	// Active is how long a login may last before the user must enter their
-	// credentials again, from when they last did.
+	// Active is how long a login may last before the user must enter their credentials again,
+	// counted from when they last did.
 	Active Bound[time.Duration] `json:"active,omitzero"`
 
-	// Inactivity is how long a login may go unused, from the last activity
-	// of a class in Activity.
+	// Inactivity is how long a login may go unused, counted from the last activity of a class in
+	// Activity.
 	Inactivity Bound[time.Duration] `json:"inactivity,omitzero"`
 
 	// Concurrent is how many sessions may be live at once.
@@ -95,17 +93,16 @@ type Limits struct {
 // An Account is the settings of one tenant: for everyone in it, and for the
 // narrower scopes. A nil map sets nothing.
 //
-// Of the durations and classes, field by field, the most specific scope that
-// sets it wins: user, group, client, kind, account. Between equals, which are
-// several groups of a user and several accounts, the strictest wins.
+// Each duration, and the set of classes, is decided separately: the most specific scope that sets
+// it wins, in the order user, group, client, kind, account. Between equals (several groups of a
+// user, or several accounts) the strictest wins.
 //
-// Of the caps, all must hold. User, group and account choose one that counts all
-// the user's sessions. A client and a kind each add one on their own sessions,
-// and an unlimited one there takes those sessions out of the wider counts of the
-// same account.
+// All caps must hold. User, group and account choose one cap, which counts all the user's sessions.
+// A client and a kind each add a cap on their own sessions. If that cap is unlimited, it takes
+// those sessions out of the wider counts of the same account.
 //
-// What happens at a cap is what the most specific of user, groups and account
-// says; the cap of a client or kind may say it itself.
+// The most specific of user, groups and account decides what happens at a cap; a client or kind may
+// decide it for its own cap.
 type Account struct {
 	Limits // for everyone
 
@@ -119,8 +116,8 @@ type Account struct {
 	Users   map[string]Limits `json:"users,omitempty"` // by subject
 }
 
-// Settings are the settings of all accounts, by account ID. The zero Settings
-// binds nothing. See [ParseSettings] for their form as a document.
+// Settings are the settings of all accounts, by account ID. The zero Settings limits nothing. See
+// [ParseSettings] for their form as a document.
 type Settings struct {
 	Accounts map[string]Account
 }
@@ -132,14 +129,13 @@ type Membership struct {
 	Groups  []string
 }
 
-// Who is a user as the settings see them. The zero Who is in no account, and
-// nothing binds them.
+// Who is a user as the settings see them. The zero Who is in no account, and has no limits.
 type Who struct {
 	User        string // the subject, "sub"
 	Memberships []Membership
 }
 
-// A Session is what the rule needs to know of one login.
+// A Session has the facts of one login that the rule needs.
 type Session struct {
 	ID     string // the "sid"
 	Kind   Kind
@@ -166,19 +162,19 @@ type Decision struct {
 	Allow  bool
 	Reason Reason // why not; empty when Allow is true
 
-	// End are the sessions that must end for this, each once, in the order
-	// of their end. Empty when Allow is false: refusing changes nothing.
+	// End are the sessions that this decision ends, each once, in the order in which they end. Empty
+	// when Allow is false: refusing changes nothing.
 	End []Ending
 
 	// Used and Max describe the cap that refused: how many sessions it
 	// counts now, and how many it admits. Zero when no cap refused.
 	Used, Max int
 
-	// Ask is whether the user may be asked which session to end instead
+	// Ask says that the user may be asked which session to end instead
 	// ([Ask]).
 	Ask bool
 
-	// At is when the limit that refused was reached. Zero when Reason is not
+	// At is when the refusing limit was reached. Zero when Reason is not
 	// ReasonInactivity, ReasonActiveLimit or ReasonAbandoned.
 	At time.Time
 
@@ -189,17 +185,15 @@ type Decision struct {
 
 // A Use is one client's use of a session.
 type Use struct {
-	// Client is the client that uses the session. Empty means the client
-	// that it began with.
+	// Client is the client that uses the session. Empty means the client that began it.
 	Client string
 
-	// Authenticated is when the credentials were entered that the client's
-	// grant rests on. Zero means the session's own: an older grant keeps the
-	// end of its own authentication.
+	// Authenticated is the time of the authentication that the client's grant rests on. Zero means
+	// the session's own: an older grant keeps the end of its own authentication.
 	Authenticated time.Time
 
-	// Within is the window of the session that this one ends with: it has no later
-	// End. Zero: there is none.
+	// Within is the window of the parent session, with which this one ends: this session's End is
+	// not later. Zero: no parent.
 	Within Window
 }
 
@@ -207,7 +201,7 @@ type Use struct {
 // time is no bound.
 type Window struct {
 	End        time.Time // the absolute end, from Active
-	Idle       time.Time // when it ends if it is not used again, from Inactivity
+	Idle       time.Time // when the session ends if it is not used again, from Inactivity
 	Active     time.Duration
 	Inactivity time.Duration
 }

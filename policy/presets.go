@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// A Preset is limits that a standard, or another provider, names.
+// A Preset is a set of limits that a standard requires, or another provider uses.
 type Preset struct {
 	ID    string `json:"id"`
 	Title string `json:"title"`
 
-	// Source is the document and section, Revision the edition of it.
+	// Source is the document and section, Revision its edition.
 	Source   string `json:"source"`
 	Revision string `json:"revision"`
 
-	// Limits are for everyone, Privileged for administrators where the source
-	// asks for more of them; the zero Limits if it does not.
+	// Limits are for everyone, Privileged for administrators if the source has stricter limits for
+	// them; otherwise the zero Limits.
 	Limits     Limits `json:"limits"`
 	Privileged Limits `json:"privileged,omitzero"`
 

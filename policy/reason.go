@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// A Reason says why a session ended, or why a login or a use was refused. It
-// is stable, machine-readable, and safe to show. [Reason.Info] says what is
-// known of it.
+// A Reason says why a session ended, or why a login or a use was refused. It is stable,
+// machine-readable, and safe to show. [Reason.Info] describes it.
 type Reason string
 
 const (
@@ -23,7 +22,7 @@ const (
 	ReasonEndedByUser      Reason = "ended_by_user"     // the user ended it from elsewhere
 	ReasonEndedByAdmin     Reason = "ended_by_admin"    // an administrator ended it
 	ReasonRevoked          Reason = "revoked"           // its tokens were revoked (RFC 7009)
-	ReasonReplay           Reason = "replay"            // a refresh token was used that was spent
+	ReasonReplay           Reason = "replay"            // a spent refresh token was used
 	ReasonCredentialChange Reason = "credential_change" // the user's password or factor changed
 	ReasonAccountDisabled  Reason = "account_disabled"  // the user was disabled; not the [Account], which is a tenant
 
@@ -36,22 +35,22 @@ const (
 	ReasonUnknownSession Reason = "unknown_session"
 )
 
-// An EndClass says what a reason is the end of, and whose it is to give.
+// An EndClass says what a reason ends, and whether a limit or an act gives it.
 type EndClass uint8
 
 const (
 	// NoEnd: a token is refused, and no session ends with it.
 	NoEnd EndClass = iota
 
-	// ByTime is the end by a limit. The rule finds it, and nobody else gives it as
-	// a reason: a session that is live has not reached its limits.
+	// ByTime is the end by a limit. Only the rule gives such a reason: a live session has not
+	// reached its limits.
 	ByTime
 
-	// ByAct is the end by what somebody or the rule did to a session that was live.
+	// ByAct is the end of a live session by an act of somebody, or of the rule.
 	ByAct
 )
 
-// A ReasonInfo is what is known of one reason.
+// A ReasonInfo describes one reason.
 type ReasonInfo struct {
 	Reason Reason
 	Class  EndClass
@@ -62,14 +61,12 @@ type ReasonInfo struct {
 	// Sentence is what the user is told.
 	Sentence string
 
-	// Limited is the sentence where the limit that was reached is known, with %s
-	// in its place; see [ReasonInfo.SentenceOf]. Empty for a reason that is not
-	// that of a limit.
+	// Limited is the sentence if the limit that was reached is known, with %s in its place; see
+	// [ReasonInfo.SentenceOf]. Empty for a reason that is not a limit.
 	Limited string
 
 	// Cause is why the session is over, in a few words for the developers of
-	// applications. It has only characters that error_description may have (RFC
-	// 6749 section 5.2), as all that applications are told.
+	// applications. It has only characters that error_description may have (RFC 6749 section 5.2).
 	Cause string
 
 	told, toldLimit string // what applications are told if it is not the usual
@@ -134,12 +131,10 @@ var reasons = []ReasonInfo{
 	},
 }
 
-// Reasons returns what is known of every reason, in the order in which
-// administrators see them.
+// Reasons returns the description of every reason, in the order in which administrators see them.
 func Reasons() []ReasonInfo { return slices.Clone(reasons) }
 
-// Info returns what is known of r. Of another reason than those of this package
-// it returns general words, and [ByAct].
+// Info describes r. For a reason that is not of this package it returns general words, and ByAct.
 func (r Reason) Info() ReasonInfo {
 	for _, info := range reasons {
 		if info.Reason == r {
@@ -154,9 +149,8 @@ func (r Reason) Known() bool {
 	return slices.ContainsFunc(reasons, func(info ReasonInfo) bool { return info.Reason == r })
 }
 
-// SentenceOf returns what the user is told if the limit that was reached is
-// known: "You were signed out after 2 hours without activity." Of a reason that
-// is not that of a limit it returns Sentence.
+// SentenceOf returns Sentence with the limit that was reached: "You were signed out after 2 hours
+// without activity." For a reason that is not a limit it returns Sentence.
 func (i ReasonInfo) SentenceOf(limit time.Duration) string {
 	if i.Limited == "" {
 		return i.Sentence
@@ -164,16 +158,16 @@ func (i ReasonInfo) SentenceOf(limit time.Duration) string {
 	return fmt.Sprintf(i.Limited, LimitInWords(limit))
 }
 
-// Description returns the error_description (RFC 6749 section 5.2) of a token
-// whose session is over. It begins with the reason and a colon, for programs:
+// Description returns the error_description (RFC 6749 section 5.2) for a token whose session is
+// over. It begins with the reason and a colon, for programs:
 // "logout: the login session is over: the user signed out; sign in again".
 func (i ReasonInfo) Description() string {
 	return fmt.Sprintf("%s: %s; sign in again", i.Reason, cmp.Or(i.told, "the login session is over: "+i.Cause))
 }
 
-// DescriptionOf returns Description where the limit that was reached is known:
-// "inactivity: the login session ended after 2 hours without activity; sign in
-// again". Of a reason that is not that of a limit it returns Description.
+// DescriptionOf returns Description with the limit that was reached: "inactivity: the login session
+// ended after 2 hours without activity; sign in again". For a reason that is not a limit it returns
+// Description.
 func (i ReasonInfo) DescriptionOf(limit time.Duration) string {
 	if i.toldLimit == "" {
 		return i.Description()
@@ -192,10 +186,10 @@ func ReasonOf(description string) Reason {
 	return ""
 }
 
-// SentenceFrom returns what the user is told of the end that an
-// error_description speaks of, with the limit where it names one. Nothing else
-// of the text is in the sentence: whoever wrote the text is not trusted. The
-// sentence is empty if the text does not begin with a reason of this package.
+// SentenceFrom returns the sentence that tells the user of the end in an error_description, with
+// the limit if the description names one. The sentence contains nothing else of the text, because
+// the text's author is not trusted. It is empty if the text does not begin with a reason of this
+// package.
 func SentenceFrom(description string) string {
 	r := ReasonOf(description)
 	if r == "" {
@@ -214,9 +208,9 @@ var limitTold = regexp.MustCompile(`\b(?:after|limit of) (\d{1,9} (?:day|hour|mi
 // LimitInWords returns the duration of a limit as people say it, in its two
 // largest units: "2 hours", "1 day 12 hours".
 //
-// The duration may be measured rather than set, and is then rounded to what was
-// set: clients are told whole seconds, rounded down, and some time after the limit
-// began to run. Limits are whole minutes, except for very short ones.
+// The duration may be measured rather than set. It is then rounded to the limit that was set:
+// clients get whole seconds, rounded down, some time after the limit began to run. Limits are whole
+// minutes, except very short ones.
 func LimitInWords(d time.Duration) string {
 	d = max(0, asSet(d))
 	var parts []string

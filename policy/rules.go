@@ -8,8 +8,8 @@ import (
 )
 
 // Rules are settings narrowed to one user. The zero Rules binds nothing. It is
-// safe for concurrent use. It refers to the settings that it was made from,
-// which must not be changed as long as it is in use.
+// safe for concurrent use. It refers to the settings that it was made from; do not change them
+// while it is in use.
 type Rules struct {
 	members []member // ordered by account, each account once
 }
@@ -35,8 +35,7 @@ func (s Settings) Rules(who Who) Rules {
 	return r
 }
 
-// Observed returns the rules as they would be if no account only observed, and
-// whether any does.
+// Observed returns the rules as if no account observed, and whether any account does.
 func (s Settings) Observed(who Who) (Rules, bool) { return s.narrow(who, true) }
 
 func (s Settings) narrow(who Who, observing bool) (r Rules, observes bool) {
@@ -70,9 +69,8 @@ func (s Settings) narrow(who Who, observing bool) (r Rules, observes bool) {
 }
 
 // Limits returns the durations and classes that bind a session of the given
-// kind when the given client uses it. Concurrent and AtLimit are not part of
-// it: they are caps, see [Rules.Caps]. Activity never inherits: where no scope
-// sets it, it is [DefaultClasses].
+// kind when the given client uses it. It does not set Concurrent and AtLimit: for caps see
+// [Rules.Caps]. Activity never inherits: if no scope sets it, it is DefaultClasses.
 func (r Rules) Limits(kind Kind, client string) Limits {
 	var out Limits
 	for i := range r.members {
@@ -198,7 +196,7 @@ const (
 )
 
 // Counts reports whether the cap counts s: whether s is of the client or kind
-// that the cap is for, and not of a narrower one that is unlimited.
+// that the cap is for, and not of a narrower scope that is unlimited.
 func (c Cap) Counts(s Session) bool {
 	switch c.counts {
 	case countsClient:
@@ -319,16 +317,15 @@ func (m *member) whatAtLimit(l Limits, scope Scope) (AtLimit, Scope) {
 }
 
 // Capped reports whether any cap could count a session of this kind and
-// client: whether a login has to look at the user's other sessions at all.
+// client: whether a login must read the user's other sessions at all.
 func (r Rules) Capped(kind Kind, client string) bool {
 	s := Session{Kind: kind, Client: client}
 	return slices.ContainsFunc(r.Caps(), func(c Cap) bool { return c.Counts(s) })
 }
 
 // MayJoin reports whether a login with client may become part of s instead of being
-// a session of its own: whether each cap that would count it as one counts s. A cap
-// on the sessions of a client could else be got round by beginning with another
-// client.
+// a session of its own: whether each cap that would count such a session counts s. Otherwise a user
+// could get round a client's cap by beginning with another client.
 func (r Rules) MayJoin(s Session, client string) bool {
 	own := Session{Kind: s.Kind, Client: client}
 	return !slices.ContainsFunc(r.Caps(), func(c Cap) bool { return c.Counts(own) && !c.Counts(s) })
@@ -401,8 +398,8 @@ func (r Rules) deadline(s Session, use Use) (at time.Time, reason Reason, limit 
 	return at, reason, limit
 }
 
-// Deadline returns when s is over if nothing more happens, and of what. The
-// zero time means never.
+// Deadline returns when s is over if nothing more happens, and for which reason. The zero time
+// means never.
 func (r Rules) Deadline(s Session) (time.Time, Reason) {
 	at, reason, _ := r.deadline(s, Use{})
 	return at, reason
@@ -442,10 +439,10 @@ func (r Rules) TouchEvery(s Session, client string) time.Duration {
 }
 
 // TokenEnd returns the latest time at which an access token or an ID token issued at
-// now may expire; s is the session as it is once the token is issued. It is not
-// after the end of s, and less than the inactivity window away (half of it): many
-// clients refresh when one of the two is over and not before, and a working user
-// would be signed out between two refreshes. The zero time means no bound.
+// now may expire; s is the session as it is once the token is issued. It is not after the end of s,
+// and at most half of the inactivity window away: many clients refresh only when one of the two has
+// expired, and a working user would be signed out between two refreshes. The zero time means no
+// bound.
 //
 // It does not ask whether s is over: see [Rules.Check].
 func (r Rules) TokenEnd(now time.Time, s Session, use Use) time.Time {
@@ -462,14 +459,14 @@ func (r Rules) TokenEnd(now time.Time, s Session, use Use) time.Time {
 // Admit decides whether the session next may begin at now beside the held
 // ones. held are the sessions of the same subject that have not ended; those
 // that are over do not count, and an admission ends them with their own
-// reason. A session that continues must not be asked about; one in held with
-// the ID of next is taken for next itself, and neither counted nor ended.
+// reason. Do not call it for a session that continues. A session in held with the ID of next counts
+// as next itself, and is neither counted nor ended.
 //
-// A next that is over itself, because its credentials were entered too long
-// ago, is refused with the reason of that.
+// If next itself is over, because its credentials were entered too long ago, it is refused with
+// that reason.
 //
-// Surplus from a cap that was lowered ends with ReasonPolicyChange, the ones
-// that make room for next with ReasonConcurrency. Admit does not modify held.
+// The surplus of a lowered cap ends with ReasonPolicyChange, and sessions that make room for next
+// end with ReasonConcurrency. Admit does not modify held.
 func (r Rules) Admit(now time.Time, held []Session, next Session) Decision {
 	if d := r.Check(now, next, Use{}); !d.Allow {
 		return d
@@ -608,15 +605,14 @@ func (c Cap) evict(live []Session, keep int) (rest, ended []Session) {
 	return rest, ended
 }
 
-// A Holder is one user with the sessions they hold, for [Preview].
+// A Holder is one user with their sessions, for [Preview].
 type Holder struct {
 	Who      Who
 	Sessions []Session
 }
 
 // Preview returns exactly the sessions that replacing current by proposed
-// ends at now: live before, and over or surplus after. A session that is over
-// already is not among them.
+// ends at now: live before, and over or surplus after. It omits sessions that are over already.
 func Preview(now time.Time, current, proposed Settings, holders []Holder) []Ending {
 	var end []Ending
 	for _, h := range holders {

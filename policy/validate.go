@@ -11,19 +11,18 @@ type Range struct {
 	InactivityMin, InactivityMax time.Duration
 }
 
-// DefaultRange is what the documentation promises: at most 720 hours for a
-// login and 24 hours without activity. Below 15 minutes people are signed out
-// while they work, the administrator who could mend it among them.
+// DefaultRange is the documented range: at most 720 hours for a login and 24 hours without
+// activity. Below 15 minutes people are signed out while they work, including the administrator who
+// could correct it.
 var DefaultRange = Range{
 	ActiveMin: 15 * time.Minute, ActiveMax: 720 * time.Hour,
 	InactivityMin: 15 * time.Minute, InactivityMax: 24 * time.Hour,
 }
 
 // Validate reports everything that is wrong with the settings, as
-// [FieldErrors] in the order of their paths: durations out of range, an
-// inactivity limit that is longer than the active limit beside it (in the same
-// scope, or because one of them is the account's), caps below 1, kinds that do
-// not exist, and what a document cannot hold. Unlimited is in every range.
+// [FieldErrors] in the order of their paths: durations out of range, an inactivity limit longer
+// than the active limit in the same scope (also if one of the two is the account's), caps below 1,
+// kinds that do not exist, and values that a document cannot hold. Unlimited is in every range.
 func (s Settings) Validate(r Range) error {
 	return s.problems(func(a Account, path string) FieldErrors { return a.validate(path, r) }).errOrNil()
 }

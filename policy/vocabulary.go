@@ -33,8 +33,7 @@ var actions = []words{
 	Ask:            {"ask", "Ask which session to end"},
 }
 
-// AtLimits returns everything that may happen at a cap, without
-// [InheritAtLimit].
+// AtLimits returns all values of AtLimit except InheritAtLimit.
 func AtLimits() []AtLimit { return upTo[AtLimit](len(actions))[Refuse:] }
 
 // Label returns what administrators read: "Refuse the new sign-in".
@@ -49,8 +48,8 @@ const (
 	Refresh                    // a refresh token was exchanged
 	Silent                     // an authorization request with prompt=none was answered
 	Userinfo                   // an access token was presented at userinfo
-	Introspection              // an access token was introspected; of a refresh token it never counts
-	Heartbeat                  // an application said that its user is there
+	Introspection              // an access token was introspected; introspecting a refresh token never counts
+	Heartbeat                  // an application reported that its user is there
 )
 
 var classes = []words{
@@ -68,7 +67,7 @@ func AllClasses() []Class { return upTo[Class](len(classes)) }
 // Label returns what administrators read: "Refreshing tokens".
 func (c Class) Label() string { return label(classes, int(c), c.String()) }
 
-// A Kind is what a session is held by.
+// A Kind says what holds a session.
 type Kind string
 
 const (
@@ -105,14 +104,14 @@ func (k Kind) Known() bool {
 	return false
 }
 
-// Label returns what people read: "Command line or device". Of a kind that
-// settings do not know it is the kind itself, and "Browser" of the empty one.
+// Label returns what people read: "Command line or device". For a kind that settings do not know it
+// is the kind itself, and for the empty kind "Browser".
 func (k Kind) Label() string {
 	one, _ := k.labels()
 	return one
 }
 
-// Plural returns the label of several: "Command lines and devices".
+// Plural returns the plural label: "Command lines and devices".
 func (k Kind) Plural() string {
 	_, many := k.labels()
 	return many

@@ -11,6 +11,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -26,7 +27,7 @@ var errInactive = errors.New("the access token is not active")
 // subject is whose the token is, as op says. Only the ID is sealed: in an opaque
 // token that op has encrypted without authentication (op.NewAESCrypto) somebody
 // can put another subject beside it.
-func (c *core) open(ctx context.Context, id, subject, presented string) (t seal.AccessToken, s store.Session, r ruling, err error) {
+func (c *reading) open(ctx context.Context, id, subject, presented string) (t seal.AccessToken, s store.Session, r ruling, err error) {
 	h := c.h
 	now := h.now()
 	t, err = h.ring.OpenAccess(id, now)
@@ -77,7 +78,7 @@ func (c *core) open(ctx context.Context, id, subject, presented string) (t seal.
 // touch records activity with an access token, and that the token was seen: a
 // refresh that brought it cannot have been lost. Activity of high frequency is
 // not written each time.
-func (c *core) touch(ctx context.Context, s store.Session, r ruling, t seal.AccessToken, class policy.Class) error {
+func (c *reading) touch(ctx context.Context, s store.Session, r ruling, t seal.AccessToken, class policy.Class) error {
 	h := c.h
 	now := h.now()
 	needs := func(s *store.Session) (slides, seen bool) {
@@ -104,7 +105,7 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t seal.Acce
 			if d := r.rules.Check(now, s.Policy(), policy.Use{}); !d.Allow {
 				return errNoChange // over meanwhile: nothing brings it back
 			}
-			h.slide(s, r, s.Grant(t.Grant).Client, now, class)
+			session.Slide(s, r.rules, s.Grant(t.Grant).Client, now, class)
 		}
 		if seen {
 			s.Grant(t.Grant).Used = true
@@ -115,38 +116,37 @@ func (c *core) touch(ctx context.Context, s store.Session, r ruling, t seal.Acce
 	return err
 }
 
-// An AccessToken is what an access token of the provider stands for.
+// An AccessToken is an access token of the provider, opened.
 type AccessToken struct {
 	// ID is the token's ID as the storage knows it.
 	ID      string
 	Subject string
 
-	// Session is the live session that it belongs to, and Client the client
-	// that it was issued to. Both are empty for a token that has no session:
-	// of a client that acts for itself, from before the installation, or made by
-	// the storage past the hook.
+	// Session is the live session that the token belongs to, and Client the client that it was
+	// issued to. Both are empty for a token without a session: a token of a client that acts for
+	// itself, one from before the installation, or one that the storage made without the hook.
 	Session store.Session
 	Client  string
 }
 
-// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] about what is
-// not an access token, or whose session has ended.
+// ErrInvalidToken is wrapped by the errors of [Hook.AccessToken] for a token that is not an access
+// token, or whose session has ended.
 var ErrInvalidToken = errors.New("the access token is not valid")
 
 // AccessToken opens an access token that was presented to a resource server in
 // the same process, such as package provider/admin. It checks the session, and
 // records that the token was used as introspection does
-// ([policy.Introspection]). Whether the token itself is good, and for which
-// scopes, is for the storage to say, by its ID.
+// ([policy.Introspection]). Only the storage knows whether the token itself is valid, and for which
+// scopes: ask it by the token's ID.
 //
-// The context needs the issuer: see [op.ContextWithIssuer]. Any other error than
-// ErrInvalidToken means that nobody can tell at the moment.
+// The context needs the issuer: see [op.ContextWithIssuer]. Any error other than [ErrInvalidToken]
+// means that the token cannot be checked at the moment.
 func (h *Hook) AccessToken(ctx context.Context, p op.OpenIDProvider, token string) (AccessToken, error) {
 	id, subject, err := openAccessToken(ctx, p, token)
 	if err != nil {
 		return AccessToken{}, err
 	}
-	c := &core{h: h}
+	c := newCore(nil, h)
 	t, s, r, err := c.open(ctx, id, subject, token)
 	switch {
 	case errors.Is(err, errInactive):

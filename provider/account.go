@@ -11,6 +11,10 @@ import (
 // Memberships returns the accounts that a subject belongs to, as
 // [Config.Membership] says.
 func (h *Hook) Memberships(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
+	return h.memberships(ctx, subject)
+}
+
+func (h *rulebook) memberships(ctx context.Context, subject store.Subject) ([]policy.Membership, error) {
 	if h.cfg.Membership == nil {
 		return defaultMembership, nil
 	}

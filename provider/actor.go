@@ -44,7 +44,7 @@ func withActor(req *request, claims map[string]any) map[string]any {
 }
 
 // GetPrivateClaimsFromScopes adds "act" to a JWT access token.
-func (c *core) GetPrivateClaimsFromScopes(ctx context.Context, userID, clientID string, scopes []string) (map[string]any, error) {
+func (c *backing) GetPrivateClaimsFromScopes(ctx context.Context, userID, clientID string, scopes []string) (map[string]any, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	claims, err := c.Storage.GetPrivateClaimsFromScopes(ctx, userID, clientID, scopes)

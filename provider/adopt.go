@@ -10,6 +10,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -20,12 +21,12 @@ import (
 // Where the storage rotates, it does not know the old token any more once it
 // was adopted, and so neither do we: presented again, it is refused as by the
 // bare server.
-func (c *core) adoptable(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
+func (c *rotating) adoptable(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
 	h := c.h
 	if !h.now().Before(h.cfg.AdoptUntil) {
 		return nil, op.ErrInvalidRefreshToken
 	}
-	if err := c.lock(ctx, req, "bare "+grantID("bare", presented)); err != nil {
+	if err := c.lock(ctx, req, "bare "+session.GrantID("bare", presented)); err != nil {
 		return nil, c.outage(ctx, req, err)
 	}
 	ir, err := c.Storage.TokenRequestByRefreshToken(ctx, presented)
@@ -63,16 +64,17 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 	if st.ruling, err = h.rules(ctx, subject, false); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	a := h.asks(ctx, req, Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated})
-	a.adopt, a.amr = true, ir.GetAMR()
-	st.adopt = &a
+	l := h.asks(ctx, req, Login{Subject: subject, Client: client, AuthTime: st.token.Authenticated})
+	l.Adopted, l.AMR, l.SID, l.Lasting = true, ir.GetAMR(), st.token.SID, false
+	st.adopt = &l
 	if err := h.ofTheseCredentials(ctx, st); err != nil {
 		return c.refused(req, st, err), nil
 	}
-	st.session = h.newSession(*st.adopt, st.ruling, st.token.SID)
-	st.session.Grants = []store.Grant{{
-		ID: st.token.Grant, Client: st.token.Client, Authenticated: st.session.Authenticated, NonceHash: st.token.Nonce.Hash(),
+	l.Grants = []store.Grant{{
+		ID: st.token.Grant, Client: st.token.Client, Authenticated: l.Authenticated, NonceHash: st.token.Nonce.Hash(),
 	}}
+	st.session = l.Session(h.terms(st.ruling), h.now())
+	h.schedule(&st.session, st.ruling)
 	if err := c.judge(st); err != nil {
 		return c.refused(req, st, err), nil
 	}
@@ -81,7 +83,7 @@ func (c *core) adoptable(ctx context.Context, req *request, presented string) (o
 }
 
 // ofTheseCredentials refuses a token from before the user's credentials were changed.
-func (h *Hook) ofTheseCredentials(ctx context.Context, st *refreshState) error {
+func (h *admissions) ofTheseCredentials(ctx context.Context, st *refreshState) error {
 	outdated, err := h.outdated(ctx, st.token.Subject, st.token.Authenticated)
 	if err == nil && outdated {
 		err = errOldCredentials
@@ -95,7 +97,7 @@ var errOldCredentials = &refusedError{reason: policy.ReasonCredentialChange, tex
 // more than that perhaps: an earlier try may have failed before it could tell
 // whether the session may begin. Such a session is of no use to anybody, and ends if
 // it may not.
-func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
+func (c *rotating) asAdopted(ctx context.Context, st *refreshState) error {
 	s := &st.session
 	if s.End != nil || len(s.Grants) != 1 || s.Grants[0].Generation > 0 {
 		return nil // tokens were issued in it, and who changes the credentials decides about it
@@ -113,13 +115,13 @@ func (c *core) asAdopted(ctx context.Context, st *refreshState) error {
 // adopt makes the session of an adopted token. It comes before the storage
 // exchanges the token: after it the token is the current one of a grant like
 // any other.
-func (c *core) adopt(ctx context.Context, st *refreshState) error {
+func (c *rotating) adopt(ctx context.Context, st *refreshState) error {
 	if st.adopt == nil {
 		return nil
 	}
 	ctx, cancel := c.h.detach(ctx)
 	defer cancel()
-	_, err := c.h.create(ctx, st.session, *st.adopt, st.ruling)
+	_, _, err := c.h.enterSession(ctx, st.adopt, st.ruling)
 	if err != nil && !errors.Is(err, store.ErrExists) { // by another process, or an earlier try
 		return err
 	}

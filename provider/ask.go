@@ -16,6 +16,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -73,7 +74,7 @@ func (q *question) decision() policy.Decision {
 
 const askPrefix = "curfew_ask_"
 
-func (h *Hook) sealQuestion(q question) string {
+func (h *pages) sealQuestion(q question) string {
 	w := seal.NewRecord()
 	w.Text(q.purpose, q.subject.Issuer, q.subject.ID, q.login, q.place, string(q.kind), q.client)
 	w.Time(q.until)
@@ -82,7 +83,7 @@ func (h *Hook) sealQuestion(q question) string {
 	return h.ring.Seal(askPrefix, w.Bytes())
 }
 
-func (h *Hook) openQuestion(text string, now time.Time) (question, error) {
+func (h *pages) openQuestion(text string, now time.Time) (question, error) {
 	record, err := h.ring.Open(askPrefix, text, now)
 	if err != nil {
 		return question{}, err
@@ -130,23 +131,17 @@ func askUntil(authTime, now time.Time) (time.Time, bool) {
 	return until, now.Before(until)
 }
 
-// askInstead prepares the page for a login that was refused by a cap that asks,
-// and reports whether it can be shown: soon after the sign-in, and where a page
-// can be shown at all. The caller knows that this is the browser which made the
-// auth request, and that the application wants no silent answer.
-func (h *Hook) askInstead(req *request, ar op.AuthRequest, s store.Session, d policy.Decision) bool {
-	until, inTime := askUntil(ar.GetAuthTime(), h.now())
-	if !req.askable || !inTime {
-		return false
-	}
+// askInstead prepares the page for a login that was refused by a cap that asks. The
+// caller knows that this is the browser which made the auth request, that the user has
+// just signed in, and that the application wants no silent answer.
+func (req *request) askInstead(ar op.AuthRequest, l *session.Login, d policy.Decision, until time.Time) {
 	req.asking = &asking{
 		question: question{
-			purpose: askLogin, subject: s.Subject, login: ar.GetID(), place: placeOf("query", req.callbackQuery()), until: until,
-			kind: s.Kind, client: s.Client, used: d.Used, max: d.Max,
+			purpose: askLogin, subject: l.Subject, login: ar.GetID(), place: placeOf("query", req.callbackQuery()), until: until,
+			kind: l.Kind, client: l.Client, used: d.Used, max: d.Max,
 		},
 		scheme: foreignScheme(ar.GetRedirectURI()),
 	}
-	return true
 }
 
 // foreignScheme returns the scheme of an address if a browser hands it on to
@@ -187,7 +182,7 @@ func (req *request) callbackQuery() string {
 // takeAnswer does what the answer to a page says, and returns the request that
 // it stands for: the GET of the callback. If it returns nil it has answered
 // itself.
-func (h *Hook) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) *http.Request {
+func (h *pages) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) *http.Request {
 	get := asGet(r, req.callbackQuery())
 	req.askable = true
 	form, failed := readAnswer(w, r, "?"+req.callbackQuery())
@@ -221,7 +216,7 @@ func (h *Hook) takeAnswer(w http.ResponseWriter, r *http.Request, req *request) 
 
 // fromSameBrowser reports whether an answer comes from the browser that made the
 // auth request. The issuer is not in the context yet.
-func (h *Hook) fromSameBrowser(ctx context.Context, req *request, q question) bool {
+func (h *pages) fromSameBrowser(ctx context.Context, req *request, q question) bool {
 	_, bound := h.boundBrowser(op.ContextWithIssuer(ctx, q.subject.Issuer), req, q.login)
 	return bound
 }
@@ -234,7 +229,7 @@ const (
 )
 
 // carryOut ends what the form of an answer says.
-func (h *Hook) carryOut(ctx context.Context, q question, form url.Values) (*choice, error) {
+func (h *pages) carryOut(ctx context.Context, q question, form url.Values) (*choice, error) {
 	chosen := form[endField]
 	switch action := form.Get(actionField); {
 	case action == "cancel":
@@ -311,7 +306,7 @@ func readAnswer(w http.ResponseWriter, r *http.Request, back string) (url.Values
 
 // finishAsking writes the response that was held back for a page, or after one,
 // and reports whether it did.
-func (h *Hook) finishAsking(w *responseWriter, r *http.Request) bool {
+func (h *pages) finishAsking(w *responseWriter, r *http.Request) bool {
 	if !w.held {
 		return false
 	}
@@ -319,7 +314,7 @@ func (h *Hook) finishAsking(w *responseWriter, r *http.Request) bool {
 }
 
 // ask shows the page instead of the refusal that op wrote.
-func (h *Hook) ask(w *responseWriter, r *http.Request) bool {
+func (h *pages) ask(w *responseWriter, r *http.Request) bool {
 	a := w.req.asking
 	rm, err := h.room(r.Context(), a.subject, a.kind, a.client)
 	if err == nil && !rm.decision.Allow && !rm.decision.Ask {
@@ -359,7 +354,7 @@ func addParam(query, name, value string) string {
 // in between leads on, and form-action allows nothing but this server. A private
 // scheme is handed to another program: it is named in form-action, since that
 // program may not be started without the user's click.
-func (h *Hook) goOn(w *responseWriter, r *http.Request) bool {
+func (h *pages) goOn(w *responseWriter, r *http.Request) bool {
 	if w.req.unavailable {
 		w.dropHeld()
 		h.unavailable(w.ResponseWriter, r, w.req.callbackQuery(), nil)

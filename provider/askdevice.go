@@ -28,30 +28,30 @@ type DeviceLogin struct {
 	// AuthTime is when the user signed in at the verification page.
 	AuthTime time.Time
 
-	// Form holds what the page is to send back beside the hook's own fields,
-	// such as the provider's own token of its form.
+	// Form has fields that the page sends back beside the hook's own, such as the provider's own
+	// anti-forgery token.
 	Form url.Values
 }
 
-// A DeviceDecision is what becomes of a device login. The zero one says that the
-// response has been written: there is nothing more to do.
+// A DeviceDecision says how to go on with a device login. The zero value says that the response has
+// been written: there is nothing more to do.
 type DeviceDecision struct {
-	// Approve says that there is room: approve the device code. It reserves no
-	// place; the login is admitted when the device comes for its tokens.
+	// Approve says that there is room: approve the device code. It reserves no slot; the login is
+	// admitted when the device requests its tokens.
 	Approve bool
 
-	// Deny says to deny the device code, and to tell the user: the user gave
-	// the login up, or signed in before [Config.NotBefore], or there is no room
-	// and the user is not asked. Then Max is the cap, and Used how many
+	// Deny says to deny the device code, and to tell the user: the user cancelled the login, or
+	// signed in before [Config.NotBefore], or there is no room and the user is not asked. Then Max
+	// is the cap, and Used how many
 	// sessions count towards it.
 	Deny      bool
 	Used, Max int
 }
 
-// AskDevice decides about a device login before its code is approved: call it on
-// the verification page, for a user who has signed in there and has agreed to
-// connect the device. Where a cap asks it shows the page of [AskPage], whose form
-// comes back to the same address: call it again then, with the same login.
+// AskDevice decides about a device login before its code is approved. Call it on the verification
+// page, for a user who has signed in there and has agreed to connect the device. If a cap asks, it
+// shows the page of [AskPage]. The page's form is posted to the same address: call AskDevice again
+// then, with the same login.
 //
 //	switch d := hook.AskDevice(w, r, login); {
 //	case d.Approve:
@@ -60,14 +60,14 @@ type DeviceDecision struct {
 //		deny(userCode)
 //	}
 //
-// The page is bound to this browser and this user code. The form of the request
-// is parsed, unless it was before.
+// The page is bound to this browser and this user code. AskDevice parses the request's form, unless
+// it is already parsed.
 func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLogin) DeviceDecision {
 	ctx := op.ContextWithIssuer(r.Context(), login.Subject.Issuer)
 	as := Login{Subject: login.Subject, Client: login.Client, Device: true, AuthTime: login.AuthTime}
 	kind := h.cfg.Kind(ctx, as)
 	client := login.Client.GetID()
-	asked := admission{subject: login.Subject, client: client, kind: kind, authTime: login.AuthTime}
+	asked := store.Session{Subject: login.Subject, Client: client, Kind: kind}
 	query := r.URL.RawQuery
 
 	secret := h.deviceSecret(r, login.Subject.Issuer)
@@ -87,7 +87,8 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	case outdated:
-		h.tellOutdated(ctx, &asked, h.rulesToEnd(ctx, &store.Session{Subject: login.Subject}), policy.ReasonCredentialChange)
+		asked.Accounts = h.rulesToEnd(ctx, &asked).accounts
+		h.tellRefused(ctx, asked, policy.Decision{Reason: policy.ReasonCredentialChange})
 		return DeviceDecision{Deny: true}
 	}
 	rm, err := h.room(ctx, login.Subject, kind, client)
@@ -95,21 +96,21 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		h.unavailable(w, r, query, err)
 		return DeviceDecision{}
 	}
+	asked.Accounts = rm.ruling.accounts
 	if at := login.AuthTime.Truncate(time.Microsecond); !at.IsZero() && rm.fence.Past(at) {
-		h.tellOutdated(ctx, &asked, rm.ruling, rm.fence.Reason)
+		h.tellRefused(ctx, asked, policy.Decision{Reason: rm.fence.Reason})
 		return DeviceDecision{Deny: true}
 	}
 	d := rm.decision
 	if d.Allow {
 		return DeviceDecision{Approve: true}
 	}
-	s := store.Session{Subject: login.Subject, Client: client, Kind: kind, Accounts: rm.ruling.accounts}
 	until, inTime := askUntil(login.AuthTime, h.now())
 	if !d.Ask || !inTime {
-		h.tellRefused(ctx, s, d)
+		h.tellRefused(ctx, asked, d)
 		return DeviceDecision{Deny: true, Used: d.Used, Max: d.Max}
 	}
-	h.tellAsked(ctx, s, d)
+	h.tellAsked(ctx, asked, d)
 	if secret == "" {
 		secret = rand.Text()
 		http.SetCookie(w, h.deviceCookie(login.Subject.Issuer, secret))
@@ -131,7 +132,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 }
 
 // deviceAnswer does what the answer to a page says, if the request is one.
-func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login DeviceLogin, secret string) (problem string, cancelled bool, failed *failedAnswer, err error) {
+func (h *pages) deviceAnswer(w http.ResponseWriter, r *http.Request, login DeviceLogin, secret string) (problem string, cancelled bool, failed *failedAnswer, err error) {
 	if r.Method != http.MethodPost {
 		return "", false, nil, nil
 	}
@@ -170,7 +171,7 @@ func (h *Hook) deviceAnswer(w http.ResponseWriter, r *http.Request, login Device
 // a device is bound.
 const deviceCookieFor = askWithin
 
-func (h *Hook) deviceCookie(issuer, secret string) *http.Cookie {
+func (h *pages) deviceCookie(issuer, secret string) *http.Cookie {
 	secure := !browser.IsLoopbackHTTP(issuer)
 	return &http.Cookie{
 		Name: deviceCookieName(issuer, secure), Value: secret, Path: "/", MaxAge: int(deviceCookieFor / time.Second),
@@ -188,7 +189,7 @@ func deviceCookieName(issuer string, secure bool) string {
 }
 
 // deviceSecret returns the value of the cookie, empty if there is none.
-func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
+func (h *pages) deviceSecret(r *http.Request, issuer string) string {
 	c, err := r.Cookie(deviceCookieName(issuer, !browser.IsLoopbackHTTP(issuer)))
 	if err != nil || len(c.Value) != len(rand.Text()) {
 		return ""
@@ -198,7 +199,7 @@ func (h *Hook) deviceSecret(r *http.Request, issuer string) string {
 
 // withSessionsURL adds to the refusal of a device at the cap where its user can
 // make room.
-func (h *Hook) withSessionsURL(err error) error {
+func (h *pages) withSessionsURL(err error) error {
 	var refused *refusedError
 	if h.cfg.SessionsURL == "" || !errors.As(err, &refused) || refused.over || refused.reason != policy.ReasonConcurrency {
 		return err

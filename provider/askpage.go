@@ -24,8 +24,8 @@ var askFiles embed.FS
 
 var defaultAskTemplate = template.Must(template.ParseFS(askFiles, "templates/ask.html"))
 
-// AskPage is what [Config.AskTemplate] is executed with: the page on which a user
-// at the cap picks which sessions to end, and what else is said on the way.
+// AskPage is what [Config.AskTemplate] is executed with: the page on which a user at the cap picks
+// the sessions to end, and the notices before and after it.
 //
 // The page is a form: method "post", action Action, with a hidden input for each
 // of Hidden, a checkbox named "end" with the ID as its value for each of Sessions,
@@ -34,13 +34,12 @@ var defaultAskTemplate = template.Must(template.ParseFS(askFiles, "templates/ask
 // and the styles that have Nonce in their nonce attribute (<style nonce>, <link
 // nonce>).
 type AskPage struct {
-	// Notice, if it is not nil, is all that the page says: the other members
-	// but Nonce are not set.
+	// Notice, if it is not nil, is the whole content of the page: of the other members only Nonce
+	// is set.
 	Notice *AskNotice
 
 	// Client is the name of the application that the user is signing in to,
-	// and UserCode the code that the device shows; empty where the login is
-	// not that of a device (RFC 8628).
+	// and UserCode the code that the device shows; empty unless a device signs in (RFC 8628).
 	Client, UserCode string
 
 	// Max is how many sessions are allowed, Used how many there are, and Need
@@ -83,8 +82,8 @@ type AskSession struct {
 	// This says that it is the session of the browser that shows the page.
 	This bool
 
-	// Pending says that the login is not completed: it holds a place until
-	// its code is redeemed, or is too old.
+	// Pending says that the login is not completed: it holds a slot until its code is redeemed or
+	// expires.
 	Pending bool
 
 	// Counts says that ending it makes room.
@@ -123,7 +122,7 @@ func (t AskTime) DateTime() string { return view.Time(t).DateTime() }
 func (t AskTime) Date() string { return view.Time(t).Date() }
 
 // askPage fills the page in but for its form.
-func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
+func (h *pages) askPage(r *http.Request, rm room, q question) AskPage {
 	// Without it the page only does not say which session is this browser's.
 	own, _, _ := h.cookieSession(r.Context(), r.Cookies(), q.subject.Issuer)
 	page := AskPage{Client: h.clientName(r.Context(), q.client), Used: rm.decision.Used, Max: rm.decision.Max, Need: rm.need}
@@ -161,7 +160,7 @@ func (h *Hook) askPage(r *http.Request, rm room, q question) AskPage {
 
 // writePage writes a page. scheme, if not empty, is a private one that a form on
 // it may lead to.
-func (h *Hook) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
+func (h *pages) writePage(w http.ResponseWriter, r *http.Request, status int, p AskPage, scheme string) {
 	p.Nonce = newStyleNonce()
 	form := "'self'"
 	if scheme != "" {
@@ -210,13 +209,13 @@ func newStyleNonce() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-func (h *Hook) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {
+func (h *pages) notice(w http.ResponseWriter, r *http.Request, status int, n AskNotice) {
 	h.writePage(w, r, status, AskPage{Notice: &n}, "")
 }
 
 // unavailable says that it cannot go on at the moment, and where to try again.
 // Nothing is lost by it.
-func (h *Hook) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
+func (h *pages) unavailable(w http.ResponseWriter, r *http.Request, query string, err error) {
 	if err != nil {
 		h.unavailableEvent(r.Context(), err)
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // JWTProfileTokenType stands in for op's default.
-func (c *core) JWTProfileTokenType(ctx context.Context, tr op.TokenRequest) (op.AccessTokenType, error) {
+func (c *backing) JWTProfileTokenType(ctx context.Context, tr op.TokenRequest) (op.AccessTokenType, error) {
 	if own, ok := c.Storage.(op.JWTProfileTokenStorage); ok {
 		return own.JWTProfileTokenType(ctx, tr)
 	}

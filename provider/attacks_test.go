@@ -672,7 +672,7 @@ func TestAnExchangeThatIsRetriedTakesOneSlot(t *testing.T) {
 				}
 			})
 			if broken == "" {
-				faulty.Script(faultstore.Once(faulty.Calls()+1, faultstore.After))
+				faulty.Script(faultstore.Once(faulty.Calls()+3, faultstore.After)) // the first step, and what has ended, come before
 			}
 			exchange := func() optest.Reply {
 				return s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.AccessTokenType}})

@@ -10,12 +10,13 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // CreateAuthRequest passes the storage a request that asks for credentials
 // where the session that the provider would continue is over.
-func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
+func (c *signingIn) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, userID string) (op.AuthRequest, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil { // whose browser is to be known again by its issuer
@@ -47,7 +48,7 @@ func (c *core) CreateAuthRequest(ctx context.Context, ar *oidc.AuthRequest, user
 // the user by a hint: an authentication older than that could only make a session that
 // is over already, or almost. Whether it went unused does not show in its age. Without a hint
 // nobody knows the user yet; the callback decides.
-func (c *core) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
+func (c *signingIn) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, userID string) (*oidc.AuthRequest, error) {
 	if userID == "" {
 		return ar, nil
 	}
@@ -65,7 +66,7 @@ func (c *core) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, 
 	if !limits {
 		return ar, nil
 	}
-	age := uint((active - h.remainder(active)) / time.Second)
+	age := uint((active - h.terms(r).Left(active)) / time.Second)
 	if ar.MaxAge != nil && *ar.MaxAge <= age {
 		return ar, nil
 	}
@@ -80,7 +81,7 @@ func (c *core) tighten(ctx context.Context, req *request, ar *oidc.AuthRequest, 
 // the reason. The same holds for a session that is almost over (see Config.Remainder),
 // and for an authentication from before Config.NotBefore of a login that stands apart
 // from a session which goes on.
-func (c *core) afterTheEnd(ctx context.Context, req *request, ar *oidc.AuthRequest) *oidc.AuthRequest {
+func (c *signingIn) afterTheEnd(ctx context.Context, req *request, ar *oidc.AuthRequest) *oidc.AuthRequest {
 	if slices.Contains(ar.Prompt, oidc.PromptNone) {
 		return ar
 	}
@@ -107,18 +108,18 @@ func (c *core) afterTheEnd(ctx context.Context, req *request, ar *oidc.AuthReque
 
 // almostOver reports whether too little is left of the browser's session for an
 // authorization request. What cannot be told is for the callback to decide.
-func (c *core) almostOver(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
+func (c *signingIn) almostOver(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
 	clientID, err := c.clientIDOf(ctx, req, ar.ClientID)
 	if err != nil {
 		return false
 	}
 	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.almostOver(s, r, clientID, s.Authenticated, c.h.now()).Allow
+	return err == nil && !session.AlmostOver(s, c.h.terms(r), clientID, s.Authenticated, c.h.now()).Allow
 }
 
 // AuthRequestByID leaves a finished request in the holder: the callback asks
 // for the client next, and there the login is admitted.
-func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
+func (c *signingIn) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, error) {
 	ar, err := c.Storage.AuthRequestByID(ctx, id)
 	if err != nil {
 		return ar, err
@@ -136,7 +137,7 @@ func (c *core) AuthRequestByID(ctx context.Context, id string) (op.AuthRequest, 
 }
 
 // AuthRequestByCode is called at the token endpoint only.
-func (c *core) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
+func (c *signingIn) AuthRequestByCode(ctx context.Context, code string) (op.AuthRequest, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {
@@ -148,7 +149,7 @@ func (c *core) AuthRequestByCode(ctx context.Context, code string) (op.AuthReque
 // GetClientByClientID is where a finished login is admitted: the callback calls
 // it for every response type, before any code or token exists, and redirects
 // its error to the application.
-func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Client, error) {
+func (c *signingIn) GetClientByClientID(ctx context.Context, clientID string) (op.Client, error) {
 	client, err := c.Storage.GetClientByClientID(ctx, clientID)
 	if err != nil {
 		return nil, err
@@ -169,7 +170,7 @@ func (c *core) GetClientByClientID(ctx context.Context, clientID string) (op.Cli
 
 // SaveAuthCode admits a login whose provider builds the authorization response
 // itself, without op's callback.
-func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
+func (c *signingIn) SaveAuthCode(ctx context.Context, id, code string) error {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil {
@@ -192,7 +193,7 @@ func (c *core) SaveAuthCode(ctx context.Context, id, code string) error {
 }
 
 // DeleteAuthRequest is the last call before tokens of an auth request leave op.
-func (c *core) DeleteAuthRequest(ctx context.Context, id string) error {
+func (c *signingIn) DeleteAuthRequest(ctx context.Context, id string) error {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil {

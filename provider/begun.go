@@ -9,6 +9,7 @@ import (
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -28,7 +29,7 @@ type begun struct {
 
 // begin notes what a request has entered. Outside of HTTP there is no response that
 // could fail.
-func (h *Hook) begin(ctx context.Context, req *request, b *begun) {
+func (h *admissions) begin(ctx context.Context, req *request, b *begun) {
 	if req.http != nil {
 		req.begun = b
 		return
@@ -80,7 +81,7 @@ func bringsCode(location string) bool {
 
 // takeBack takes back what the request began, and nothing that others have gone on with
 // meanwhile. If that fails, the session lasts as long as the limits let it.
-func (h *Hook) takeBack(ctx context.Context, req *request) {
+func (h *admissions) takeBack(ctx context.Context, req *request) {
 	b := req.begun
 	if b == nil {
 		return
@@ -101,7 +102,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		if s.End != nil || g == nil || g.Generation != b.grant.Generation || !bytes.Equal(g.NonceHash, b.grant.NonceHash) {
 			return errNoChange // others went on with it
 		}
-		x := codeAt(s.Codes, b.code)
+		x := session.CodeAt(s.Codes, b.code)
 		if b.code == nil || x >= 0 && !s.Codes[x].Used.Equal(b.redeemed) {
 			x = -1
 		}
@@ -120,7 +121,7 @@ func (h *Hook) takeBack(ctx context.Context, req *request) {
 		case b.before != nil:
 			*g = *b.before
 		default:
-			dropGrant(s, b.grant.ID)
+			session.DropGrant(s, b.grant.ID)
 			for _, old := range b.evicted {
 				if s.Grant(old.ID) == nil && len(s.Grants) < h.cfg.MaxGrants {
 					s.Grants = append(s.Grants, old)
@@ -150,7 +151,7 @@ func (req *request) aloneAndReserved() bool {
 }
 
 // confirmAlone makes a session of the reservation of such a login.
-func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
+func (h *admissions) confirmAlone(ctx context.Context, req *request) error {
 	s, err := h.confirm(ctx, *req.session, req.ruling)
 	if err != nil {
 		return err
@@ -160,7 +161,7 @@ func (h *Hook) confirmAlone(ctx context.Context, req *request) error {
 }
 
 // confirmFor is the same for a request whose response may fail yet.
-func (h *Hook) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
+func (h *admissions) confirmFor(ctx context.Context, req *request, reserved store.Session, r ruling) (store.Session, error) {
 	s, began, err := h.makeSession(ctx, reserved, r)
 	if err == nil && began {
 		h.begin(ctx, req, &begun{session: s, ruling: r, reserved: reserved})

@@ -13,12 +13,13 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // browserOf returns the state of a request; nil where there are no cookies:
 // they are switched off, or the call did not come by HTTP.
-func (h *Hook) browserOf(req *request) *browser.Cookies {
+func (h *cookies) browserOf(req *request) *browser.Cookies {
 	if h.cfg.NoBrowserSession || req == nil || req.http == nil {
 		return nil
 	}
@@ -40,7 +41,7 @@ func (req *request) setCookies(h http.Header) {
 
 // bind sets the binding of a new auth request. asked is what the application
 // asked for, and hint the user whom its id_token_hint names; empty: none.
-func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
+func (c *signingIn) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id string) {
 	h := c.h
 	state := h.browserOf(h.requestFrom(ctx))
 	if state == nil {
@@ -63,7 +64,7 @@ func (c *core) bind(ctx context.Context, asked *oidc.AuthRequest, hint, id strin
 // boundBrowser reports whether a request comes from the browser that started the
 // auth request, and returns what it keeps of it. What cannot be opened is no
 // binding.
-func (h *Hook) boundBrowser(ctx context.Context, req *request, authRequestID string) (browser.Binding, bool) {
+func (h *cookies) boundBrowser(ctx context.Context, req *request, authRequestID string) (browser.Binding, bool) {
 	state := h.browserOf(req)
 	if state == nil {
 		return browser.Binding{}, false
@@ -87,7 +88,7 @@ func (h *Hook) StartedHere(r *http.Request, issuer, authRequestID string) bool {
 // cookieSession returns the session of the browser's session cookie, as it is
 // now, and the hash of the secret. If there is none the error wraps
 // store.ErrNotFound.
-func (h *Hook) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
+func (h *cookies) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
 	name := browser.NamesOf(issuer).Session
 	i := slices.IndexFunc(cookies, func(c *http.Cookie) bool { return c.Name == name })
 	if i < 0 {
@@ -102,7 +103,7 @@ func (h *Hook) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer
 		return store.Session{}, nil, err
 	}
 	hash := held.Hash()
-	if s.Subject.Issuer != issuer || !browser.Holds(&s, hash) {
+	if s.Subject.Issuer != issuer || !session.Holds(&s, hash) {
 		return store.Session{}, nil, errNoBrowserSession
 	}
 	s, err = h.asOfNow(ctx, s)
@@ -114,7 +115,7 @@ var errNoBrowserSession = fmt.Errorf("no session of this browser: %w", store.Err
 // browserSession returns the session of this browser's cookie, as it is now, and
 // whether it is live. One that has ended is returned with its reason; the zero
 // Session if there is none.
-func (h *Hook) browserSession(ctx context.Context, req *request) (store.Session, bool, error) {
+func (h *cookies) browserSession(ctx context.Context, req *request) (store.Session, bool, error) {
 	state := h.browserOf(req)
 	if state == nil {
 		return store.Session{}, false, nil
@@ -149,152 +150,101 @@ func (h *Hook) BrowserSession(r *http.Request, issuer string) (store.Session, er
 // keep sets the session cookie if the session took its secret, and lets the
 // binding go once the code is late: until then the callback may be loaded again. That
 // of prompt=none has gone with its answer.
-func (h *Hook) keep(ctx context.Context, req *request, s *store.Session, j *browser.Join) {
-	issuer := op.IssuerFromContext(ctx)
-	if cookie := j.Cookie(s); cookie != nil {
-		req.browser.Set(cookie)
+func (h *cookies) keep(ctx context.Context, req *request, s *store.Session, b *returned) {
+	if session.Holds(s, b.secret.Hash()) { // else another one has replaced it since
+		req.browser.Set(b.secret.Cookie(s))
 	}
-	if !j.Binding.Silent {
-		h.browsers.Answered(req.browser, issuer, j.Binding, h.cfg.CodeLifetime)
+	if !b.binding.Silent {
+		h.browsers.Answered(req.browser, op.IssuerFromContext(ctx), b.binding, h.cfg.CodeLifetime)
 	}
 }
 
-// fromBrowser says where a login belongs that arrived at the callback in the
-// browser that began it: in the session of the browser's cookie, or in the one
-// that another tab makes of the same browser. It refuses a login that is not what
-// the application asked for, and one that rests on credentials which were
-// entered before the browser's session ended.
-func (c *core) fromBrowser(ctx context.Context, req *request, a *admission, ar op.AuthRequest, native bool) error {
+// A returned is a browser that comes back to the callback with a login that it began.
+type returned struct {
+	binding browser.Binding
+	secret  *browser.Secret // for its session cookie
+}
+
+// fromBrowser enters in a login from which browser it comes, if that is the one that
+// began it. It refuses a login that is not what the application asked for, and one that
+// rests on credentials which were entered before the browser's session ended. What it
+// returns is nil where no cookie is to be set.
+func (c *signingIn) fromBrowser(ctx context.Context, req *request, l *session.Login, ar op.AuthRequest, native bool) (*returned, error) {
 	h := c.h
 	b, bound := h.boundBrowser(ctx, req, ar.GetID())
 	if !bound {
-		return nil
+		return nil, h.fromUnbound(ctx, req, l, native)
 	}
-	a.silent, a.prompted = b.Silent, !b.Silent
+	l.Silent, l.Prompted, l.First, l.Again = b.Silent, !b.Silent, !b.Done, b.Done
 	if b.Silent { // whatever the answer is
-		h.browsers.Forget(req.browser, a.subject.Issuer, b)
+		h.browsers.Forget(req.browser, l.Subject.Issuer, b)
 	}
-	if unmet := b.Unmet(a.subject, a.authTime); unmet != "" {
-		return h.notAsAsked(ctx, a, &refusedError{text: unmet, over: true})
+	if unmet := b.Unmet(l.Subject, l.Authenticated); unmet != "" {
+		return nil, h.notAsAsked(ctx, l, &refusedError{text: unmet, over: true})
 	}
-	if native && !a.silent {
-		return nil // each of its logins is its own
+	if native && !l.Silent {
+		return nil, nil // each of its logins is its own
 	}
-	issuer := a.subject.Issuer
-	s, shown, err := h.cookieSession(ctx, req.browser.Held, issuer)
+	s, shown, err := h.cookieSession(ctx, req.browser.Held, l.Subject.Issuer)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
+		return nil, err
 	}
-	own := err == nil && s.Subject == a.subject
-	if a.silent && !a.named && (!own || s.End != nil) {
-		return notSignedIn(&s, own)
+	own := err == nil && s.Subject == l.Subject
+	if l.Silent && l.Place == nil && (!own || s.End != nil) {
+		if !own {
+			return nil, notSignedIn()
+		}
+		return nil, hasEnded(&s)
 	}
 	if native {
+		return nil, nil
+	}
+	if own && l.Place == nil && s.End != nil && s.End.Reason != policy.ReasonAbandoned &&
+		!l.Authenticated.IsZero() && !l.Authenticated.After(s.End.At) {
+		return nil, h.notAsAsked(ctx, l, hasEnded(&s))
+	}
+	secret := browser.NewSecret()
+	l.Browser = &session.Browser{Shown: shown, Next: secret.Hash()}
+	for _, b := range h.browsers.Bindings(req.browser, l.Subject.Issuer) {
+		l.Browser.Logins = append(l.Browser.Logins, loginMark(b.Request))
+	}
+	return &returned{b, secret}, nil
+}
+
+// fromUnbound enters in a login that it does not come from the browser which began it, as
+// far as is known: that keeps no cookies, or has too many logins under way. It may still
+// show the cookie of a session that rests on the very same authentication.
+func (h *cookies) fromUnbound(ctx context.Context, req *request, l *session.Login, native bool) error {
+	state := h.browserOf(req)
+	l.Unbound = state != nil
+	if state == nil || native {
 		return nil
 	}
-	a.browser = browser.NewJoin(b, shown)
-	if a.named {
-		return nil // by the provider's own session
+	_, shown, err := h.cookieSession(ctx, state.Held, l.Subject.Issuer)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
 	}
-	if own {
-		switch {
-		case s.End == nil:
-			r, err := h.rules(ctx, s.Subject, true)
-			if err != nil {
-				return fmt.Errorf("settings: %w", err)
-			}
-			if !h.mayJoin(a, r, &s) {
-				a.browser = nil
-				return nil // a session of its own, which the caps count; the cookie stays the other one's
-			}
-			a.joins = s.ID
-		case s.End.Reason != policy.ReasonAbandoned && !a.authTime.IsZero() && !a.authTime.After(s.End.At):
-			return h.notAsAsked(ctx, a, &refusedError{reason: s.End.Reason, text: endedText(&s), over: true})
-		}
-	}
-	// The name of the session is that of the oldest login that this browser has
-	// under way: tabs that arrive at once meet.
-	root := ar.GetID()
-	tabs := h.browsers.Bindings(req.browser, issuer)
-	if i := slices.IndexFunc(tabs, func(b browser.Binding) bool { return !b.Done || b.Request == root }); i >= 0 {
-		root = tabs[i].Request
-	}
-	a.renews = true
-	if a.joins != a.own && (a.joins != "" || root != ar.GetID()) {
-		switch _, err := h.get(ctx, a.own); {
-		case err == nil: // it was decided before
-			a.joins = a.own
-			return nil
-		case !errors.Is(err, store.ErrNotFound):
-			return err
-		}
-		a.sid = func(n int) string { return derivedSID(a.subject, n, "auth", root) }
-		if a.joins == "" {
-			a.alias = a.own // of what admission makes or finds
-			return nil
-		}
-		// Before the session changes its secret: a tab that shows the old one a
-		// moment later finds the session by these names.
-		if err := h.alias(ctx, a, &s, a.own); err != nil {
-			return err
-		}
-		return h.alias(ctx, a, &s, a.sid(0))
-	}
-	return nil
+	l.Browser = &session.Browser{Shown: shown}
+	return err
 }
 
 // notAsAsked tells of the refusal of a login that the user was there for: the
 // provider's page took one that is remembered, or of somebody else. Without the user
 // the refusal is the ordinary answer to an application that only asks.
-func (h *Hook) notAsAsked(ctx context.Context, a *admission, refused *refusedError) error {
-	if !a.silent {
+func (h *cookies) notAsAsked(ctx context.Context, l *session.Login, refused *refusedError) error {
+	if !l.Silent {
 		h.event(ctx, Event{
-			Type: EventNotAsAsked, Subject: a.subject, Client: a.client, Kind: a.kind,
+			Type: EventNotAsAsked, Subject: l.Subject, Client: l.Client, Kind: l.Kind,
 			Reason: refused.reason, Err: refused,
 		})
 	}
 	return refused
 }
 
-// mayJoin reports whether a login may become part of a session: not if it would make
-// one of another kind, nor if a cap that counts it does not count the session. The
-// limits of a kind or client could else be got round by beginning with another one.
-func (h *Hook) mayJoin(a *admission, r ruling, s *store.Session) bool {
-	return a.kind == s.Kind && r.rules.MayJoin(s.Policy(), a.client)
-}
-
 // notSignedIn refuses an answer without the user where the browser has no live
 // session to rest it on (OpenID Connect Core 1.0 section 3.1.2.1): a sign-on that
 // the provider remembers for longer would begin a login that nobody asked for, or go
-// on with one that was ended. s is the session that it had; known is false if none.
-func notSignedIn(s *store.Session, known bool) *refusedError {
-	if known {
-		return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
-	}
+// on with one that was ended.
+func notSignedIn() *refusedError {
 	return &refusedError{text: "prompt=none, and this browser has no login session", over: true}
-}
-
-// alias records that a login joined the session of another one, under the name
-// by which its code will be looked up: as a login that was over when it began. It
-// holds no slot and has no tokens, and is forgotten when no code for it can turn
-// up any more.
-func (h *Hook) alias(ctx context.Context, a *admission, s *store.Session, name string) error {
-	if name == "" || name == s.ID || a.code == nil {
-		return nil
-	}
-	ctx, cancel := h.detach(ctx)
-	defer cancel()
-	now := h.now()
-	err := h.cfg.Store.Create(ctx, store.Session{
-		Format: store.Format, ID: name, Subject: s.Subject, Accounts: s.Accounts, Kind: s.Kind, Client: a.client,
-		Started: now, Authenticated: now, LastActivity: now, ActivityClass: policy.Interactive,
-		ReservedUntil: now, Due: now, Joined: s.ID,
-	}, math.MaxInt)
-	switch {
-	case errors.Is(err, store.ErrExists):
-		return nil // there is a session by the name already
-	case errors.Is(err, store.ErrFenced): // by a clock that is ahead of ours
-		return &refusedError{reason: s.Fence.Reason, text: s.Fence.Reason.Info().Description(), over: true}
-	}
-	return err
 }

@@ -9,20 +9,19 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 )
 
-// A CheckedProvider is what [Hook.Check] asks a provider for. op.OpenIDProvider has
-// it; an op.LegacyServer returns its own with Provider().
+// A CheckedProvider has the methods that [Hook.Check] needs. An [op.OpenIDProvider] is one; an
+// [op.LegacyServer] returns its own with Provider().
 type CheckedProvider interface {
 	Storage() op.Storage
 	IssuerFromRequest(*http.Request) string
 }
 
-// Check reports what keeps the limits from holding in this process: to be called at
-// start, after [Hook.Handler], for each provider that uses the hook. The errors for a
-// mistake in the set-up wrap [ErrMisconfigured]; those of the store and of the
-// storage are their own.
+// Check reports mistakes in the set-up because of which the limits would not hold in this process.
+// Call it at start, after [Hook.Handler], for each provider that uses the hook. The error for such
+// a mistake wraps [ErrMisconfigured]; errors of the store and of the storage do not.
 //
-// A provider whose issuer does not depend on the request makes itself known by it:
-// logout tokens can be sent before its first login.
+// If the provider's issuer does not depend on the request, Check also tells the hook that issuer:
+// logout tokens can then be sent before its first login.
 func (h *Hook) Check(ctx context.Context, p CheckedProvider) error {
 	var errs []error
 	issuer := ""

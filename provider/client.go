@@ -9,6 +9,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/plain"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 )
 
 // ownScope keeps the scopes that op passes for an ID token from being empty: op
@@ -73,7 +74,7 @@ func (c *globClient) PostLogoutRedirectURIGlobs() []string {
 }
 
 // clientName returns the name by which users know a client.
-func (h *Hook) clientName(ctx context.Context, clientID string) string {
+func (h *base) clientName(ctx context.Context, clientID string) string {
 	name := ""
 	if h.cfg.ClientName != nil && clientID != "" {
 		name = h.cfg.ClientName(ctx, clientID)
@@ -81,5 +82,5 @@ func (h *Hook) clientName(ctx context.Context, clientID string) string {
 	if name == "" {
 		name = clientID
 	}
-	return strings.ToValidUTF8(plain.Short(name, maxClientName), "")
+	return strings.ToValidUTF8(plain.Short(name, session.MaxClientName), "")
 }

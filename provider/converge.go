@@ -48,7 +48,7 @@ func held(until, now time.Time) bool { return until.After(now) && until.Sub(now)
 
 // read reads a document into v, and returns its version. A document that is not
 // there, or that another version of this program wrote, leaves v as it is.
-func (h *Hook) read(ctx context.Context, key string, v any) (version int64, err error) {
+func (h *sweeps) read(ctx context.Context, key string, v any) (version int64, err error) {
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	doc, err := h.cfg.Store.Document(ctx, key)
@@ -63,7 +63,7 @@ func (h *Hook) read(ctx context.Context, key string, v any) (version int64, err 
 
 // note writes v in the place of a version of a document, without its history. If
 // another process was faster the error wraps [store.ErrConflict].
-func (h *Hook) note(ctx context.Context, key string, version int64, v any) (int64, error) {
+func (h *sweeps) note(ctx context.Context, key string, version int64, v any) (int64, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return 0, err
@@ -75,7 +75,7 @@ func (h *Hook) note(ctx context.Context, key string, version int64, v any) (int6
 
 // dueBetween looks at what is due if that was long ago. It reports false if the store
 // seems to be down; what fails alone is put off, and holds nobody up.
-func (h *Hook) dueBetween(ctx context.Context, last *time.Time, errs *failures) bool {
+func (h *sweeps) dueBetween(ctx context.Context, last *time.Time, errs *failures) bool {
 	if time.Since(*last) < dueEvery {
 		return true
 	}
@@ -86,7 +86,7 @@ func (h *Hook) dueBetween(ctx context.Context, last *time.Time, errs *failures) 
 // convergeKnown applies the settings of accounts that this process has met, where
 // they were changed. An account of many users has its turn again when the others
 // had theirs.
-func (h *Hook) convergeKnown(ctx context.Context, errs *failures) {
+func (h *sweeps) convergeKnown(ctx context.Context, errs *failures) {
 	for turn := h.settings.next(lookAtOnce); len(turn) > 0; {
 		var unfinished []string
 		for _, account := range turn {
@@ -135,7 +135,7 @@ func convergedKey(account string) string { return "converged/" + account }
 // A first pass follows at once. Meanwhile a login may be admitted by the settings
 // before, by a process whose cache has them still. The pass that counts begins
 // when that is over.
-func (h *Hook) converge(ctx context.Context, account string) (more bool, err error) {
+func (h *sweeps) converge(ctx context.Context, account string) (more bool, err error) {
 	a, of, changes, err := h.settings.look(ctx, account)
 	if err != nil {
 		return false, err
@@ -202,7 +202,7 @@ func taken(err error) error {
 }
 
 // adoptConverged takes over what an earlier version noted, once.
-func (h *Hook) adoptConverged(ctx context.Context, account string, c *convergence) (version int64, err error) {
+func (h *sweeps) adoptConverged(ctx context.Context, account string, c *convergence) (version int64, err error) {
 	was, err := h.read(ctx, convergedKey(account), c)
 	if err != nil || was == 0 {
 		return 0, err
@@ -224,7 +224,7 @@ const (
 )
 
 // pass goes on with the pass that is under way.
-func (h *Hook) pass(ctx context.Context, account string, version int64, c convergence) (more bool, err error) {
+func (h *sweeps) pass(ctx context.Context, account string, version int64, c convergence) (more bool, err error) {
 	key, began, lastDue := convergenceKey(account), time.Now(), time.Now()
 	var errs failures
 	for {
@@ -285,14 +285,14 @@ func (h *Hook) pass(ctx context.Context, account string, version int64, c conver
 // settingsLast is for how long after a change a login may still be admitted by
 // the settings before: they may be as old as the cache allows, then the other
 // settings of the user and the store take their time.
-func (h *Hook) settingsLast() time.Duration {
+func (h *sweeps) settingsLast() time.Duration {
 	return max(h.cfg.SettingsMaxAge, time.Second) + 3*h.cfg.StoreTimeout
 }
 
 // applyPage applies the current settings to the users of some sessions. It reports
 // whether some of them could not be looked at, and whether that is because it took
 // too long. An error is the store's.
-func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failures) (failed, late bool, err error) {
+func (h *sweeps) applyPage(ctx context.Context, page []store.Session, errs *failures) (failed, late bool, err error) {
 	var subjects []store.Subject
 	for i := range page {
 		if !slices.Contains(subjects, page[i].Subject) {
@@ -334,7 +334,7 @@ func (h *Hook) applyPage(ctx context.Context, page []store.Session, errs *failur
 }
 
 // applySubject ends a subject's surplus in one step with admission.
-func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
+func (h *members) applySubject(ctx context.Context, subject store.Subject) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	r, err := h.rules(ctx, subject, false)
@@ -343,7 +343,7 @@ func (h *Hook) applySubject(ctx context.Context, subject store.Subject) error {
 	}
 	var ended []store.Session
 	var observed []policy.Ending
-	err = h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+	err = h.step(ctx, subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended, observed = ended[:0], nil
 		now := h.now()
 		list := make([]policy.Session, len(held))
@@ -416,7 +416,7 @@ type walker struct {
 // walk goes over all sessions that have not ended, if it is time, applies the
 // settings of their accounts where that was not done, and counts what is live. A
 // process walks once when it begins, too: settings may have been changed meanwhile.
-func (h *Hook) walk(ctx context.Context, errs *failures) {
+func (h *sweeps) walk(ctx context.Context, errs *failures) {
 	if !h.walker.mu.TryLock() {
 		return
 	}
@@ -450,7 +450,7 @@ func (h *Hook) walk(ctx context.Context, errs *failures) {
 }
 
 // walkOn goes on with a walk. With counts it counts what it sees: it began it.
-func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) error {
+func (h *sweeps) walkOn(ctx context.Context, version int64, w walk, counts bool) error {
 	lastDue := time.Now()
 	var errs failures
 	seen := map[string]int64{} // accounts, with their sessions
@@ -540,7 +540,7 @@ func (h *Hook) walkOn(ctx context.Context, version int64, w walk, counts bool) e
 }
 
 // convergeWhole is converge until there is nothing more to do at once.
-func (h *Hook) convergeWhole(ctx context.Context, account string) error {
+func (h *sweeps) convergeWhole(ctx context.Context, account string) error {
 	for {
 		more, err := h.converge(ctx, account)
 		if !more || err != nil || ctx.Err() != nil {
@@ -551,7 +551,7 @@ func (h *Hook) convergeWhole(ctx context.Context, account string) error {
 
 // convergeAnew has the settings of an account applied again, as if they had been
 // changed: with them all times follow at which sessions are looked at.
-func (h *Hook) convergeAnew(ctx context.Context, account string) error {
+func (h *sweeps) convergeAnew(ctx context.Context, account string) error {
 	h.settings.unapplied(account)
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
@@ -564,7 +564,7 @@ const longestWait = 2 * time.Hour
 
 // mend lets nothing wait because a clock was ahead: a notification, an end that is
 // announced again, and a login whose code was not redeemed.
-func (h *Hook) mend(ctx context.Context, s store.Session) error {
+func (h *sweeps) mend(ctx context.Context, s store.Session) error {
 	now := h.now()
 	far := func(t time.Time) bool { return t.Sub(now) > longestWait }
 	waits := s.End != nil && (s.End.Owed || !notify.Next(&s).IsZero()) && (far(s.Due) || slices.ContainsFunc(s.Deliveries, func(d store.Delivery) bool { return far(d.Next) }))

@@ -14,7 +14,7 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// A Period is what happened in an account from Start until the next period.
+// A Period counts the events of an account from Start until the next period.
 type Period struct {
 	Start time.Time
 
@@ -22,36 +22,35 @@ type Period struct {
 	Refused map[policy.Reason]int64 // logins that the policy refused, by reason
 	Ended   map[policy.Reason]int64 // sessions that ended, by reason
 
-	// Live is how many sessions had not ended, on average of the times at which
-	// they were counted. Logins whose code was not redeemed yet are among them, and
-	// what is over but was not swept yet. Samples is how many times that was: if
-	// it is 0, nobody counted, and Live says nothing.
+	// Live is the number of sessions that had not ended, averaged over Samples counts. It includes
+	// logins whose code is not redeemed yet, and sessions that are over but not swept yet. If
+	// Samples is 0, nothing was counted, and Live has no meaning.
 	Live    float64
 	Samples int64
 }
 
-// OtherKind and OtherReason stand for what [Hook.Counts] does not tell apart: a
+// OtherKind and OtherReason stand for kinds and reasons that [Hook.Counts] does not distinguish: a
 // [Config.Kind] may return anything.
 const (
 	OtherKind   policy.Kind   = "other"
 	OtherReason policy.Reason = "other"
 )
 
-// CountsKept is for how long counts are kept.
+// CountsKept is how long counts are kept.
 const CountsKept = 100 * 24 * time.Hour
 
 // Counts returns what happened in an account between two times, in periods of the
-// given length: hours for a chart of a day, days for one of months. The first
-// begins at from, rounded down to the hour; the last one contains the moment before
-// to. A period is there if nothing happened in it, too. At most [CountsKept] can be
-// asked for, and step must be a multiple of an hour.
+// given length: hours for a chart of a day, days for one of months. The first period begins at
+// from, rounded down to the hour; the last one contains the moment before to. A period in which
+// nothing happened is returned too. At most [CountsKept] may lie between from and to, and step must be a
+// multiple of an hour.
 //
-// The numbers are for charts. What this process counted since its last sweep is not
-// in them yet; the end of a session counts in the hour in which it ended, whenever
-// that is noticed. Those of a process that is killed lack what it counted since
-// its last sweep, 10 s by default; what was counted while the store did not
-// answer is written later, and twice if the store did take it. They are of
-// processes that do not have [Config.NoCounts] set: all of them should, or none.
+// The numbers are for charts. They do not yet include what this process counted since its last
+// sweep. The end of a session counts in the hour in which it ended, whenever that is noticed. If a
+// process is killed, its counts since its last sweep (10 s by default) are lost. Counts that could
+// not be written while the store did not answer are written later, and count twice if the store had
+// accepted them. Only processes without [Config.NoCounts] count: set it in all processes, or in
+// none.
 func (h *Hook) Counts(ctx context.Context, account string, from, to time.Time, step time.Duration) ([]Period, error) {
 	from = from.UTC().Truncate(time.Hour)
 	switch {
@@ -137,7 +136,7 @@ type counter struct {
 }
 
 // count notes an event of a session. It does not block.
-func (h *Hook) count(e Event, s *store.Session) {
+func (h *base) count(e Event, s *store.Session) {
 	name, at := "", h.now()
 	switch e.Type {
 	case EventStarted:
@@ -170,7 +169,7 @@ func knownReason(reason policy.Reason) policy.Reason {
 	return OtherReason
 }
 
-func (h *Hook) addCount(c store.Count, n int64) {
+func (h *base) addCount(c store.Count, n int64) {
 	sample := c
 	sample.N = 1
 	if h.cfg.NoCounts || sample.Validate() != nil { // an account that cannot be counted
@@ -189,7 +188,7 @@ func (h *Hook) addCount(c store.Count, n int64) {
 
 // keepCounts does what a sweep does for the counters: it writes what waits, and
 // once a day drops what is old of an account that it writes of.
-func (h *Hook) keepCounts(ctx context.Context) error {
+func (h *sweeps) keepCounts(ctx context.Context) error {
 	if h.cfg.NoCounts {
 		return nil
 	}
@@ -203,7 +202,7 @@ func (h *Hook) keepCounts(ctx context.Context) error {
 }
 
 // dropCounts drops the old counters of some of the given accounts.
-func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
+func (h *sweeps) dropCounts(ctx context.Context, accounts []string) error {
 	if h.counter.dropped == nil || len(h.counter.dropped) > maxCounters {
 		h.counter.dropped = map[string]time.Time{}
 	}
@@ -231,7 +230,7 @@ func (h *Hook) dropCounts(ctx context.Context, accounts []string) error {
 const everyAccount = "\x00every account"
 
 // countLive writes how many sessions were live in each account.
-func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int64) error {
+func (h *sweeps) countLive(ctx context.Context, at time.Time, live map[string]int64) error {
 	hour := at.UTC().Truncate(time.Hour)
 	var batch []store.Count
 	write := func() error {
@@ -260,7 +259,7 @@ func (h *Hook) countLive(ctx context.Context, at time.Time, live map[string]int6
 
 // writeCounts writes what waits, and returns of which accounts. What it could not
 // write waits on.
-func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
+func (h *sweeps) writeCounts(ctx context.Context) (accounts []string, err error) {
 	h.counter.mu.Lock()
 	waiting := h.counter.waiting
 	h.counter.waiting = nil
@@ -297,7 +296,7 @@ func (h *Hook) writeCounts(ctx context.Context) (accounts []string, err error) {
 }
 
 // lastCounts writes what waits when [Hook.Run] ends.
-func (h *Hook) lastCounts(ctx context.Context) {
+func (h *sweeps) lastCounts(ctx context.Context) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	h.counter.writing.Lock()

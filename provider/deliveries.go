@@ -14,7 +14,7 @@ import (
 )
 
 // newLedger returns what keeps the deliveries that are owed.
-func (h *Hook) newLedger() *notify.Ledger {
+func (h *documents) newLedger() *notify.Ledger {
 	return &notify.Ledger{
 		Signs:    h.signers.signs,
 		Sending:  h.cfg.Logout.Timeout + 2*h.cfg.StoreTimeout,
@@ -23,7 +23,7 @@ func (h *Hook) newLedger() *notify.Ledger {
 	}
 }
 
-func (h *Hook) newBackChannel() *notify.BackChannel {
+func (h *ends) newBackChannel() *notify.BackChannel {
 	l := &h.cfg.Logout
 	return &notify.BackChannel{
 		Client: notify.NewClient(notify.ClientConfig{Timeout: l.Timeout, Loopback: l.Loopback, Allow: l.Allow, RootCAs: l.RootCAs}),
@@ -32,7 +32,7 @@ func (h *Hook) newBackChannel() *notify.BackChannel {
 }
 
 // owe enters what is owed to the clients of a session that ends.
-func (h *Hook) owe(s *store.Session) {
+func (h *documents) owe(s *store.Session) {
 	if h.cfg.Logout.URIs == nil {
 		s.Deliveries = nil
 		return
@@ -42,7 +42,7 @@ func (h *Hook) owe(s *store.Session) {
 
 // notifications asks where to send what is owed to the given clients, and returns
 // those that have no place to send it to apart.
-func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []string) (list []notify.Notification, none []string) {
+func (h *ends) notifications(ctx context.Context, s *store.Session, clients []string) (list []notify.Notification, none []string) {
 	if len(clients) == 0 || !h.signers.signs(s.Subject.Issuer) { // or another process sends it
 		return nil, nil
 	}
@@ -69,7 +69,7 @@ func (h *Hook) notifications(ctx context.Context, s *store.Session, clients []st
 
 // send hands notifications that are claimed to the outbox, and returns when each
 // has been tried once, or been left for later.
-func (h *Hook) send(list []notify.Notification) <-chan struct{} {
+func (h *ends) send(list []notify.Notification) <-chan struct{} {
 	tried := make(chan struct{})
 	if len(list) == 0 {
 		close(tried)
@@ -91,7 +91,7 @@ func (h *Hook) send(list []notify.Notification) <-chan struct{} {
 }
 
 // resend sends what a sweep has claimed of a session that ended before.
-func (h *Hook) resend(ctx context.Context, s store.Session, claimed []string) error {
+func (h *ends) resend(ctx context.Context, s store.Session, claimed []string) error {
 	list, none := h.notifications(ctx, &s, claimed)
 	if len(none) > 0 {
 		_, err := h.change(ctx, s, func(s *store.Session) error {
@@ -110,7 +110,7 @@ func (h *Hook) resend(ctx context.Context, s store.Session, claimed []string) er
 // deliver sends one notification and notes what came of it. If that cannot be
 // noted, or the process dies, it is sent again under another "jti": at least
 // once.
-func (h *Hook) deliver(n notify.Notification) error {
+func (h *ends) deliver(n notify.Notification) error {
 	// A context of its own: the request in which the session ended may be over.
 	ctx := op.ContextWithIssuer(context.Background(), n.Subject.Issuer)
 	cause := n.Err
@@ -124,7 +124,7 @@ func (h *Hook) deliver(n notify.Notification) error {
 }
 
 // noteDelivery notes what came of a try.
-func (h *Hook) noteDelivery(ctx context.Context, n notify.Notification, cause error) error {
+func (h *ends) noteDelivery(ctx context.Context, n notify.Notification, cause error) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	s, err := h.load(ctx, n.SID)
@@ -157,10 +157,9 @@ var outcomes = map[notify.Outcome]EventType{
 }
 
 // Redeliver tells a client once more that a session ended: after its
-// notification was given up, or if the client says that it got none. It is sent
-// at once, and Redeliver returns what came of it: nil if the client took it. If
-// not, it is owed again, with all its tries. If there is no such session, or the
-// client had no part in it, the error wraps [store.ErrNotFound].
+// notification was given up, or if the client says that it got none. Redeliver sends it at once,
+// and returns nil if the client accepted it. If not, the notification is owed again, with all its
+// tries. If there is no such session, or the client had no part in it, the error wraps [store.ErrNotFound].
 func (h *Hook) Redeliver(ctx context.Context, sid, client string) error {
 	if err := h.redeliver(ctx, sid, client); err != nil {
 		return fmt.Errorf("redeliver the end of session %q to %q: %w", sid, client, err)
@@ -168,7 +167,7 @@ func (h *Hook) Redeliver(ctx context.Context, sid, client string) error {
 	return nil
 }
 
-func (h *Hook) redeliver(ctx context.Context, sid, client string) error {
+func (h *ends) redeliver(ctx context.Context, sid, client string) error {
 	s, err := h.get(ctx, sid)
 	if err != nil {
 		return err

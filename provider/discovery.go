@@ -50,7 +50,7 @@ var errMetadataOutside = setup("a metadata document is served outside of hook.Ha
 
 // SignatureAlgorithms is asked for each metadata document that op makes, whatever
 // its address.
-func (c *core) SignatureAlgorithms(ctx context.Context) ([]jose.SignatureAlgorithm, error) {
+func (c *backing) SignatureAlgorithms(ctx context.Context) ([]jose.SignatureAlgorithm, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	switch {

@@ -9,11 +9,12 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // finish makes s an ended session. It is not written yet.
-func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
+func (h *documents) finish(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
 	// A session that a limit ended, ended when it was reached, not when
 	// somebody noticed.
 	if deadline, why := r.rules.Deadline(s.Policy()); why == reason && !deadline.IsZero() {
@@ -23,14 +24,14 @@ func (h *Hook) finish(s *store.Session, r ruling, at time.Time, reason policy.Re
 }
 
 // finishAs is finish with all of an end but what is owed.
-func (h *Hook) finishAs(s *store.Session, r ruling, end store.End) {
+func (h *documents) finishAs(s *store.Session, r ruling, end store.End) {
 	end.At = end.At.UTC().Truncate(time.Microsecond)
 	end.Owed = s.ReservedUntil.IsZero() // or it never began, and there is nobody to tell
 	s.End = &end
 	for i := range s.Grants {
 		s.Grants[i].Repeat, s.Grants[i].Chain = nil, nil // no answer is repeated any more
 	}
-	s.Codes = withoutAnswers(s.Codes, func(store.Code) bool { return true })
+	s.Codes = session.WithoutAnswers(s.Codes, func(store.Code) bool { return true })
 	if s.End.Owed {
 		h.owe(s)
 	}
@@ -46,7 +47,7 @@ const (
 )
 
 // announceIn is how long after now an owed end is announced again.
-func (h *Hook) announceIn(e *store.End) time.Duration {
+func (h *documents) announceIn(e *store.End) time.Duration {
 	if !e.Reported {
 		return announceEvery
 	}
@@ -57,7 +58,7 @@ func (h *Hook) announceIn(e *store.End) time.Duration {
 // sign-on must be over before an application sends its user there again, then
 // the applications. It does not wait for those; the channel is closed when each
 // was tried once.
-func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-chan struct{} {
+func (h *ends) announceEnd(ctx context.Context, r ruling, s store.Session) <-chan struct{} {
 	if s.End == nil || !s.End.Owed {
 		return h.send(nil)
 	}
@@ -71,7 +72,7 @@ func (h *Hook) announceEnd(ctx context.Context, r ruling, s store.Session) <-cha
 // clients. If that fails, or nobody
 // comes to it because the process dies, a sweep does it: each end is announced at
 // least once. The event comes once for all tries of OnEnd.
-func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []string) {
+func (h *ends) announce(ctx context.Context, r ruling, s store.Session, none []string) {
 	if s.End == nil || !s.End.Owed {
 		return
 	}
@@ -116,14 +117,14 @@ func (h *Hook) announce(ctx context.Context, r ruling, s store.Session, none []s
 
 // end ends a session once, and reports whether it was this call that did. For
 // the reason of a limit it ends a session only if that is over.
-func (h *Hook) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
+func (h *ends) end(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, bool, error) {
 	ended, told, err := h.endTelling(ctx, s, r, reason, by)
 	return ended, told != nil, err
 }
 
 // endTelling is end, and returns when each application was told once; nil if it
 // was not this call that ended the session.
-func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, <-chan struct{}, error) {
+func (h *ends) endTelling(ctx context.Context, s store.Session, r ruling, reason policy.Reason, by string) (store.Session, <-chan struct{}, error) {
 	var did bool
 	ended, err := h.change(ctx, s, func(s *store.Session) error {
 		did = false
@@ -148,11 +149,15 @@ func (h *Hook) endTelling(ctx context.Context, s store.Session, r ruling, reason
 	return ended, nil, err
 }
 
-// End ends one session, and notes who ended it. Ending a session that has ended
+// End ends one session, and records by, who ended it. Ending a session that has ended
 // succeeds and changes nothing. If there is none the error wraps
-// [store.ErrNotFound]. A session that is live is not ended for the reason of a
-// limit (ReasonInactivity, ReasonActiveLimit, ReasonAbandoned): that is an error.
+// [store.ErrNotFound]. A live session cannot be ended for the reason of a limit (ReasonInactivity,
+// ReasonActiveLimit, ReasonAbandoned): that is an error.
 func (h *Hook) End(ctx context.Context, sid string, reason policy.Reason, by string) error {
+	return h.endID(ctx, sid, reason, by)
+}
+
+func (h *ends) endID(ctx context.Context, sid string, reason policy.Reason, by string) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	s, err := h.getOrLost(ctx, sid)
@@ -180,7 +185,7 @@ func errLive(reason policy.Reason) error {
 // rulesToEnd returns the rules for a session for an end that does not depend on
 // them: if they cannot be had, only a limit that was reached before is missed. Of a
 // session of which nothing but the subject is known they are the subject's.
-func (h *Hook) rulesToEnd(ctx context.Context, s *store.Session) ruling {
+func (h *rulebook) rulesToEnd(ctx context.Context, s *store.Session) ruling {
 	r, err := h.rulesOf(ctx, s)
 	if err != nil {
 		return ruling{}
@@ -188,27 +193,24 @@ func (h *Hook) rulesToEnd(ctx context.Context, s *store.Session) ruling {
 	return r
 }
 
-// EndAll ends all sessions of a subject but the excepted ones, of which there are
-// [store.MaxSpared] at most, and returns how many. Logins whose code was not redeemed
-// yet end as well, uncounted. Use it when a password is reset
+// EndAll ends all sessions of a subject except the given ones, at most [store.MaxSpared], and
+// returns how many it ended. Logins whose code is not redeemed yet end as well, uncounted. Use it
+// when a password is reset
 // (ReasonCredentialChange) or an account disabled (ReasonAccountDisabled).
 //
-// Its first write is the fence of the subject, which no number of logins can win a
-// race against: when that is written, every session that began before has ended,
-// whoever reads it, and a login that rests on an older authentication is refused
-// with the reason. It may still take other applications into an excepted session.
-// Then each session's own document is written, and everybody is told. If that
-// fails, an event says so ([EventUnavailable]), the number is too low, and a sweep
-// goes on: the sessions have ended all the same. An error means that the fence may
-// not have been written.
+// Its first write is the fence of the subject. It is a single write, and no number of racing logins
+// can delay it. Once it is written, every session that began before has ended, whoever reads it,
+// and a login that rests on an older authentication is refused with the reason. Such a login may
+// still join other applications to an excepted session. Then EndAll writes each session's own
+// document, and sends events and notifications. If that fails, an event says so
+// ([EventUnavailable]), the returned number is too low, and a sweep finishes the work: the sessions
+// have ended all the same. An error means that the fence may not have been written.
 //
-// An authentication is as old as its auth_time says: a user who signs in within the
-// second of the end, at a provider that keeps whole seconds, has to do so again.
-// Authentications that a provider remembers for longer than Config.Remember after
-// the end are for [Config.NotBefore].
+// An authentication is as old as its auth_time. If the provider keeps whole seconds, a user who
+// signs in during the second of the end must sign in again. If the provider remembers
+// authentications for longer than Config.Remember after the end, set [Config.NotBefore].
 //
-// The reason of a limit is an error if a session is live, as for [Hook.End]; then
-// none ends.
+// As for [Hook.End], the reason of a limit is an error if a session is live; then no session ends.
 func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except ...string) (int, error) {
 	excepted := func(s *store.Session) bool { return slices.Contains(except, s.ID) }
 	var ended []store.Session
@@ -232,7 +234,7 @@ func (h *Hook) EndAll(ctx context.Context, subject store.Subject, reason policy.
 
 // endAll ends all sessions of a subject but the excepted ones: see [Hook.EndAll]. It
 // returns those whose documents it wrote.
-func (h *Hook) endAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) ([]store.Session, error) {
+func (h *ends) endAll(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) ([]store.Session, error) {
 	ctx = context.WithoutCancel(ctx) // of which each step has a time of its own
 	f, err := h.raise(ctx, subject, reason, by, except)
 	if err != nil {
@@ -262,12 +264,12 @@ func (h *Hook) endAll(ctx context.Context, subject store.Subject, reason policy.
 // endThose ends the sessions of a subject that pick chooses, in one step with
 // admission, and returns them: those that were over already too, with their own
 // reason. pick may be called more than once for a session.
-func (h *Hook) endThose(ctx context.Context, subject store.Subject, reason policy.Reason, by string, pick func(*store.Session) bool) ([]store.Session, error) {
+func (h *ends) endThose(ctx context.Context, subject store.Subject, reason policy.Reason, by string, pick func(*store.Session) bool) ([]store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	r := h.rulesToEnd(ctx, &store.Session{Subject: subject})
 	var ended []store.Session
-	err := h.step(ctx, subject, r, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
+	err := h.step(ctx, subject, func(held []store.Session, _ store.Fence) ([]store.Session, error) {
 		ended = ended[:0]
 		now := h.now()
 		for _, s := range held {

@@ -43,13 +43,12 @@ type LogoutPage struct {
 	// Confirm asks whether the user wants to sign out.
 	Confirm *LogoutConfirm
 
-	// Stayed says that the user did not want to.
+	// Stayed says that the user chose not to sign out.
 	Stayed bool
 
-	// Frames are the addresses that tell applications through the browser
-	// (Front-Channel Logout 1.0 section 2): each belongs in a hidden iframe.
-	// Then the user goes on to Continue, by themselves or, after Seconds, by
-	// <meta http-equiv="refresh">.
+	// Frames are the addresses that notify applications through the browser (Front-Channel Logout
+	// 1.0 section 2): put each into a hidden iframe. Then the browser goes on to Continue, by a
+	// link or, after Seconds, by <meta http-equiv="refresh">.
 	Frames   []string
 	Continue string
 	Seconds  int
@@ -64,9 +63,8 @@ type LogoutConfirm struct {
 	Action string
 	Hidden []LogoutField
 
-	// To is where the user goes when they have signed out, if it is another
-	// server: its host. Client is the client_id of the application that asks;
-	// empty if that is not known.
+	// To is the host to which the user goes after signing out, if that is another server. Client is
+	// the client_id of the application that asks; empty if unknown.
 	To, Client string
 }
 
@@ -85,7 +83,7 @@ const (
 )
 
 // sealConfirm seals that this browser was asked whether its session is to end.
-func (h *Hook) sealConfirm(s *store.Session, at time.Time) string {
+func (h *pages) sealConfirm(s *store.Session, at time.Time) string {
 	w := seal.NewRecord()
 	w.Raw([]byte(browser.IssuerMark(s.Subject.Issuer)))
 	w.Text(s.ID)
@@ -94,7 +92,7 @@ func (h *Hook) sealConfirm(s *store.Session, at time.Time) string {
 }
 
 // confirms reports whether a text was sealed for the session a short while ago.
-func (h *Hook) confirms(text string, s *store.Session, now time.Time) bool {
+func (h *pages) confirms(text string, s *store.Session, now time.Time) bool {
 	record, err := h.ring.Open(confirmPrefix, text, now)
 	if err != nil {
 		return false
@@ -269,7 +267,7 @@ var errFrontChannel = errors.New("frontchannel_logout_uri is not an address that
 // frames returns the addresses that tell the applications of a session of its
 // end: Front-Channel Logout 1.0 section 2. An application whose address cannot be
 // had is left out: it has the back channel.
-func (h *Hook) frames(ctx context.Context, s *store.Session) []string {
+func (h *pages) frames(ctx context.Context, s *store.Session) []string {
 	if !h.cfg.Logout.FrontChannel {
 		return nil
 	}
@@ -307,7 +305,7 @@ func origin(u *url.URL) string {
 }
 
 // writeLogoutPage writes a page instead of what op has written.
-func (h *Hook) writeLogoutPage(w http.ResponseWriter, p *LogoutPage) {
+func (h *pages) writeLogoutPage(w http.ResponseWriter, p *LogoutPage) {
 	p.Nonce = newStyleNonce()
 	var body bytes.Buffer
 	if err := h.cfg.Logout.Template.Execute(&body, p); err != nil {

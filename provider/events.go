@@ -20,32 +20,32 @@ const (
 	EventStarted         EventType = "session_started"
 	EventRefused         EventType = "login_refused"            // by the policy
 	EventAsked           EventType = "login_asked"              // at the cap the user was asked which session to end
-	EventNotAsAsked      EventType = "login_not_as_asked"       // a user signed in, but not as prompt, max_age or id_token_hint of the application demand, or not since their last session ended
+	EventNotAsAsked      EventType = "login_not_as_asked"       // a user signed in, but not as the application's prompt, max_age or id_token_hint require, or not since their last session ended
 	EventEnded           EventType = "session_ended"            // with its reason
 	EventRefreshRefused  EventType = "refresh_refused"          // with its reason: the session is over, or not known
 	EventReplay          EventType = "refresh_replay"           // a spent refresh token was presented
 	EventRepeat          EventType = "refresh_repeat"           // a refresh was repeated inside the grace and got the same answer
 	EventRepeatMoved     EventType = "repeat_elsewhere"         // a repeat inside the grace came from another address
 	EventRollback        EventType = "rollback_seen"            // the store forgot a rotation, or never got it
-	EventWriteLost       EventType = "write_lost"               // a rotation was answered though the store did not take it
+	EventWriteLost       EventType = "write_lost"               // a refresh was answered although the store did not accept the rotation
 	EventWouldRefuse     EventType = "would_refuse"             // an observed policy would have refused a login or a use
 	EventWouldEnd        EventType = "would_end"                // an observed policy would have ended a session
 	EventOnEndFailed     EventType = "on_end_failed"            // Config.OnEnd returned an error
-	EventDelivered       EventType = "logout_delivered"         // an application took the notification of an end
-	EventDeliveryFailed  EventType = "logout_delivery_failed"   // an application did not take it; it is tried again
+	EventDelivered       EventType = "logout_delivered"         // an application accepted the notification of an end
+	EventDeliveryFailed  EventType = "logout_delivery_failed"   // an application did not accept it; the hook tries again
 	EventDeliveryGivenUp EventType = "logout_delivery_given_up" // it is not tried again, until Hook.Redeliver
-	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the page looked as it does without
+	EventPageFailed      EventType = "page_failed"              // Config.AskTemplate returned an error; the user saw the hook's own page
 	EventSweepFailed     EventType = "sweep_failed"             // Run could not do its work; it tries again
-	EventGone            EventType = "user_gone"                // the user of a session is in no account any more; it ends after Config.GoneAfter
+	EventGone            EventType = "user_gone"                // the user of a session is no longer in any account; the session ends after Config.GoneAfter
 	EventSettingsStale   EventType = "settings_unavailable"     // settings could not be read; the last known ones were used
-	EventMisconfigured   EventType = "misconfigured"            // the provider is not set up so that the limits hold; each mistake is told of once
-	EventStoreLost       EventType = "store_lost"               // the store has lost what it had: see ErrStoreLost; told once a minute while it lasts
+	EventMisconfigured   EventType = "misconfigured"            // the provider is set up so that the limits do not hold; each mistake is reported once
+	EventStoreLost       EventType = "store_lost"               // the store has lost its data: see ErrStoreLost; reported once a minute while it lasts
 	EventUnavailable     EventType = "unavailable"              // a request was answered with 503, or a login refused, because the store or the settings did not answer
-	EventKeyUnknown      EventType = "key_unknown"              // a request was answered with 503, because what it presented names a sealing key that this process does not have yet, or that somebody made up
+	EventKeyUnknown      EventType = "key_unknown"              // a request got 503, because its token or cookie names a sealing key that this process does not have yet, or that somebody made up
 )
 
-// An Event is something that happened. It holds no token, code or cookie. What is
-// not known, or does not apply, is zero.
+// An Event is something that happened. It holds no token, code or cookie. A field that is unknown,
+// or does not apply, is zero.
 type Event struct {
 	Type    EventType
 	At      time.Time // when it was noticed
@@ -56,15 +56,15 @@ type Event struct {
 	Client  string // client_id
 	Kind    policy.Kind
 	Reason  policy.Reason // of an end or a refusal
-	By      string        // who ended it; empty: the policy
+	By      string        // who ended the session; empty: the policy
 	Used    int           // of a cap that refused, or asked
 	Max     int           // the same
 	Err     error         // what failed
 }
 
 // Audit returns a [Config.Events] function that logs each event as one record:
-// failures as errors, what an operator should look at as warnings, everyday
-// repeats for debugging, the rest as information.
+// failures as errors, events that an operator should look at as warnings, everyday repeats for
+// debugging, the rest as information.
 func Audit(l *slog.Logger) func(context.Context, Event) {
 	return func(ctx context.Context, e Event) {
 		level := slog.LevelInfo
@@ -111,7 +111,7 @@ func Tee(handlers ...func(context.Context, Event)) func(context.Context, Event) 
 const keyUnknownEvery = time.Minute
 
 // unavailableEvent tells of a request that was answered with 503.
-func (h *Hook) unavailableEvent(ctx context.Context, err error) {
+func (h *base) unavailableEvent(ctx context.Context, err error) {
 	switch {
 	case errors.Is(err, context.Canceled): // the client hung up: nothing to look at
 	case !errors.Is(err, seal.ErrAhead):
@@ -131,12 +131,12 @@ func (s *seldom) due(now time.Time, every time.Duration) bool {
 	return (since < 0 || since >= every) && s.last.CompareAndSwap(last, now.UnixMicro())
 }
 
-func (h *Hook) event(ctx context.Context, e Event) {
+func (h *base) event(ctx context.Context, e Event) {
 	e.At = h.now()
 	h.cfg.Events(ctx, e)
 }
 
-func (h *Hook) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {
+func (h *base) sessionEvent(ctx context.Context, t EventType, s *store.Session, client string) {
 	if client == "" {
 		client = s.Client
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -109,14 +110,14 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 
 	state := &exchangeState{forwarded: f, session: subject.session, ruling: subject.ruling, authenticated: subject.authenticated, acr: subject.acr}
 	if who := subjectOf(ctx, f.GetSubject()); who != subject.session.Subject {
-		a, err := x.exchangeAdmission(ctx, req, f, who)
+		l, err := x.exchangeLogin(ctx, req, f, who)
 		if err != nil {
 			return x.answer(ctx, req, err, oidc.ErrInvalidRequest())
 		}
-		if state.session, state.ruling, err = x.h.admit(ctx, a); err != nil {
+		if state.session, state.ruling, err = x.h.admit(ctx, l); err != nil {
 			return x.answer(ctx, req, deadOr(err), oidc.ErrInvalidRequest())
 		}
-		state.authenticated, state.acr = restsOn(a.authTime, &state.session), a.acr
+		state.authenticated, state.acr = session.RestsOn(l.Authenticated, &state.session), l.ACR
 		// What ended the session that it is made from may have come before this
 		// one was there to be ended.
 		if state.session, err = x.h.endedWithParent(ctx, state.session); err != nil {
@@ -141,36 +142,33 @@ func (x exchanger) ValidateTokenExchangeRequest(ctx context.Context, tr op.Token
 	return nil
 }
 
-// exchangeAdmission is the login of an exchange that is not for the subject of the
+// exchangeLogin is the login of an exchange that is not for the subject of the
 // session whose token is exchanged. It is reserved: the tokens come in the next
 // calls, or never.
 //
 // What is made from a session is named by that and the client, and else by the token,
 // so that an exchange that is sent again finds its session.
-func (x exchanger) exchangeAdmission(ctx context.Context, req *request, f *exchangeRequest, who store.Subject) (admission, error) {
+func (x exchanger) exchangeLogin(ctx context.Context, req *request, f *exchangeRequest, who store.Subject) (session.Login, error) {
 	client, err := x.clientOf(ctx, req, f.GetClientID())
 	if err != nil {
-		return admission{}, err
+		return session.Login{}, err
 	}
-	a := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
-	a.reserve, a.acr = true, f.subject.acr
-	name := []string{"exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID()}
+	l := x.h.asks(ctx, req, Login{Subject: who, Client: client, Exchange: true, AuthTime: f.subject.authenticated})
+	l.ACR = f.subject.acr
 	parent := &f.subject.session
 	if parent.ID == "" {
 		parent = &f.actor.session // on whose word it is made
 	}
-	if parent.ID != "" && parent.Subject != who {
-		a.parent, a.renews = parent, true
-		name = []string{"exchange from", parent.ID, f.GetClientID()}
-		if parent == &f.subject.session {
-			a.amr = parent.AMR
-		}
-		if err := x.h.mayHaveChild(ctx, *parent); err != nil {
-			return admission{}, err
-		}
+	if parent.ID == "" || parent.Subject == who {
+		atPlace(&l, "exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID())
+		return l, nil
 	}
-	a.sid = func(n int) string { return derivedSID(who, n, name...) }
-	return a, nil
+	l.Parent, l.Current = parent, true
+	atPlace(&l, "exchange from", parent.ID, f.GetClientID())
+	if parent == &f.subject.session {
+		l.AMR = parent.AMR
+	}
+	return l, x.h.mayHaveChild(ctx, *parent)
 }
 
 // A presentedToken is a subject or actor token.
@@ -232,7 +230,7 @@ type exchangeToken struct {
 // What kind a JWT of this issuer is, does not hang on what the request calls it, nor
 // on who vouches for it: see core.kindOf. In a token of another provider nothing names
 // a session here.
-func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+func (c *exchanging) exchanged(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if e.kind == oidc.RefreshTokenType {
 		return c.exchangedRefreshToken(ctx, req, e)
 	}
@@ -259,7 +257,7 @@ func (c *core) exchanged(ctx context.Context, req *request, e exchangeToken) (pr
 
 // exchangedAccessToken looks an access token up by its ID. A text that the storage
 // vouches for, and that is none of ours, is of no session.
-func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
+func (c *exchanging) exchangedAccessToken(ctx context.Context, e exchangeToken, id, presented string) (presentedToken, error) {
 	if !strings.HasPrefix(id, seal.AccessPrefix) {
 		if e.vouched != "" {
 			return presentedToken{token: e.token}, nil
@@ -289,7 +287,7 @@ func (c *core) exchangedAccessToken(ctx context.Context, e exchangeToken, id, pr
 // ask the storage whether it is still good, and nothing in it says when it was
 // issued: it is taken for as long as tokens from before the installation are, and
 // rests on an authentication from before that.
-func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToken, error) {
+func (c *exchanging) exchangedOpaque(ctx context.Context, token string) (presentedToken, error) {
 	if token == "" || !c.adopting() {
 		return presentedToken{}, errDeadToken
 	}
@@ -302,7 +300,7 @@ func (c *core) exchangedOpaque(ctx context.Context, token string) (presentedToke
 
 // exchangedBare is a JWT from before the installation. Its user authenticated before
 // it was issued.
-func (c *core) exchangedBare(token string, claims map[string]any) (presentedToken, error) {
+func (c *exchanging) exchangedBare(token string, claims map[string]any) (presentedToken, error) {
 	if !c.adopting() {
 		return presentedToken{}, errDeadToken
 	}
@@ -319,7 +317,7 @@ func (c *core) exchangedBare(token string, claims map[string]any) (presentedToke
 const restsOnClaim = "session_auth_time"
 
 // exchangedIDToken looks up the session that an ID token names.
-func (c *core) exchangedIDToken(ctx context.Context, token string, claims map[string]any) (presentedToken, error) {
+func (c *exchanging) exchangedIDToken(ctx context.Context, token string, claims map[string]any) (presentedToken, error) {
 	sid, _ := claims["sid"].(string)
 	s, err := c.h.getWithParent(ctx, sid)
 	if err == nil && s.Subject.Issuer != op.IssuerFromContext(ctx) {
@@ -354,7 +352,7 @@ var errSpent = &refusedError{text: "the refresh token was refreshed already, and
 // it looked up already, by TokenRequestByRefreshToken; for the actor of an exchange
 // as well, before the subject is asked for, and so one of two is looked up again: as part
 // of this call, which goes on when the response is over.
-func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
+func (c *exchanging) exchangedRefreshToken(ctx context.Context, req *request, e exchangeToken) (presentedToken, error) {
 	if st := req.refresh; st == nil || st.presented != e.token {
 		if refused := req.refused; refused == nil || refused.state.presented != e.token {
 			if _, err := c.lookUp(ctx, req, e.token); err != nil {
@@ -395,7 +393,7 @@ func (c *core) exchangedRefreshToken(ctx context.Context, req *request, e exchan
 
 // exchangedForeign is a refresh token that is not one of ours, for cause, and that the
 // storage's verifier vouches for.
-func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
+func (c *exchanging) exchangedForeign(ctx context.Context, req *request, e exchangeToken, cause error) (presentedToken, error) {
 	if _, err := c.h.ring.OpenRefresh(e.token, c.h.now()); !errors.Is(err, seal.ErrForeign) {
 		return presentedToken{}, deadOr(cause)
 	}
@@ -409,7 +407,7 @@ func (c *core) exchangedForeign(ctx context.Context, req *request, e exchangeTok
 // kindOfExchanged tells what a subject or actor token is, from the token as it was
 // presented. What the storage says is in one that it vouches for counts only for a
 // token that nobody else can read.
-func (c *core) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
+func (c *exchanging) kindOfExchanged(ctx context.Context, req *request, e exchangeToken) (presented string, kind jwtKind, claims map[string]any, err error) {
 	presented, unclear := req.param(e.name)
 	if unclear || presented == "" {
 		return "", otherKind, nil, errUnclear
@@ -439,7 +437,7 @@ func (e *exchangeToken) is(presented string, claims map[string]any, isJWT bool) 
 }
 
 // mayExchange asks Config.ExchangeRefreshToken about another client's refresh token.
-func (c *core) mayExchange(ctx context.Context, req *request, clientID, owner string) bool {
+func (c *exchanging) mayExchange(ctx context.Context, req *request, clientID, owner string) bool {
 	if c.h.cfg.ExchangeRefreshToken == nil {
 		return false
 	}
@@ -449,7 +447,7 @@ func (c *core) mayExchange(ctx context.Context, req *request, clientID, owner st
 
 // standsForExchange does for a refresh token that is exchanged what its standing calls
 // for.
-func (c *core) standsForExchange(ctx context.Context, req *request, st *refreshState) error {
+func (c *exchanging) standsForExchange(ctx context.Context, req *request, st *refreshState) error {
 	if err := c.adopt(ctx, st); err != nil {
 		return err
 	}
@@ -481,7 +479,7 @@ func unseen(s *store.Session, grant string, generation uint64) bool {
 
 // seen records that a token of a generation was seen: the refresh that brought
 // it cannot have been lost.
-func (c *core) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
+func (c *reading) seen(ctx context.Context, s store.Session, grant string, generation uint64) (store.Session, error) {
 	if !unseen(&s, grant, generation) {
 		return s, nil
 	}
@@ -557,7 +555,7 @@ func (x exchanger) SetUserinfoFromTokenExchangeRequest(ctx context.Context, info
 
 // VerifyExchangeSubjectToken asks the storage about a token that is not op's.
 // Where the storage cannot, op treats the error like the missing interface.
-func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
+func (c *exchanging) VerifyExchangeSubjectToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
 		req, leave := c.h.enter(ctx)
 		defer leave()
@@ -570,7 +568,7 @@ func (c *core) VerifyExchangeSubjectToken(ctx context.Context, token string, tok
 }
 
 // VerifyExchangeActorToken is the same for an actor token.
-func (c *core) VerifyExchangeActorToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
+func (c *exchanging) VerifyExchangeActorToken(ctx context.Context, token string, tokenType oidc.TokenType) (string, string, map[string]any, error) {
 	if own, ok := c.Storage.(op.TokenExchangeTokensVerifierStorage); ok {
 		req, leave := c.h.enter(ctx)
 		defer leave()

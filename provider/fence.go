@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
@@ -17,20 +18,20 @@ import (
 
 // obey makes an ended session of one that its subject's fence stops. It is not
 // written.
-func (h *Hook) obey(ctx context.Context, s *store.Session) {
+func (h *documents) obey(ctx context.Context, s *store.Session) {
 	if s.Fenced() {
 		h.stop(s, h.rulesToEnd(ctx, s), s.Fence)
 	}
 }
 
 // stop makes an ended session of one that a fence stops.
-func (h *Hook) stop(s *store.Session, r ruling, f store.Fence) {
+func (h *documents) stop(s *store.Session, r ruling, f store.Fence) {
 	h.finishAt(s, r, f.At, f.Reason, f.By)
 }
 
 // finishAt makes s a session that ended at a time in the past, unless it was over by
 // then.
-func (h *Hook) finishAt(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
+func (h *documents) finishAt(s *store.Session, r ruling, at time.Time, reason policy.Reason, by string) {
 	if d := r.rules.Check(at, s.Policy(), policy.Use{}); !d.Allow {
 		h.finish(s, r, d.At, d.Reason, "")
 		return
@@ -38,39 +39,17 @@ func (h *Hook) finishAt(s *store.Session, r ruling, at time.Time, reason policy.
 	h.finish(s, r, at, reason, by)
 }
 
-// step is one serializable step over the sessions of a subject. What the fence stops
-// ends in it, whatever is decided about the others; it is announced afterwards.
-func (h *Hook) step(ctx context.Context, subject store.Subject, r ruling, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
-	var stopped []store.Session
-	err := h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
-		stopped = stopped[:0]
-		live := make([]store.Session, 0, len(held))
-		for _, s := range held {
-			if s.Fenced() {
-				h.stop(&s, r, fence)
-				stopped = append(stopped, s)
-			} else {
-				live = append(live, s)
-			}
-		}
-		decided, err := decide(live, fence)
-		if err != nil {
-			return nil, err
-		}
-		return append(decided, stopped...), nil
+// step is one serializable step over the sessions of a subject that have not ended. What
+// the fence stops has: its documents are for the end that put it, and for a sweep.
+func (h *documents) step(ctx context.Context, subject store.Subject, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
+	return h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		return decide(slices.DeleteFunc(held, func(s store.Session) bool { return s.Fenced() || s.Joined != "" }), fence)
 	})
-	if err != nil {
-		return err
-	}
-	for i := range stopped {
-		h.announceEnd(ctx, r, stopped[i])
-	}
-	return nil
 }
 
 // raise puts the fence of a subject: the sessions that began by now end, but the
 // excepted ones that are live.
-func (h *Hook) raise(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) (store.Fence, error) {
+func (h *ends) raise(ctx context.Context, subject store.Subject, reason policy.Reason, by string, except []string) (store.Fence, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	now := h.now()
@@ -94,7 +73,7 @@ func (h *Hook) raise(ctx context.Context, subject store.Subject, reason policy.R
 // endStopped writes the ends of the sessions of a subject that picked chooses, one by
 // one, and returns those that it ended. It may be called again, and by several
 // processes at once.
-func (h *Hook) endStopped(ctx context.Context, f store.Fence, picked func(*store.Session) bool) ([]store.Session, error) {
+func (h *ends) endStopped(ctx context.Context, f store.Fence, picked func(*store.Session) bool) ([]store.Session, error) {
 	var ended []store.Session
 	err := h.each(ctx, store.Filter{Subject: f.Subject, State: store.Unended}, func(s store.Session) error {
 		if s.Joined != "" || !picked(&s) {
@@ -114,7 +93,7 @@ func (h *Hook) endStopped(ctx context.Context, f store.Fence, picked func(*store
 
 // endByFence writes the end of one session, and reports whether it was this call that
 // did.
-func (h *Hook) endByFence(ctx context.Context, s store.Session, f store.Fence) (ended store.Session, did bool, err error) {
+func (h *ends) endByFence(ctx context.Context, s store.Session, f store.Fence) (ended store.Session, did bool, err error) {
 	r := h.rulesToEnd(ctx, &s)
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -139,7 +118,7 @@ func (h *Hook) endByFence(ctx context.Context, s store.Session, f store.Fence) (
 
 // fenceLife is for how long a fence is kept: as long as something from before it
 // could turn up, as an ended session is remembered.
-func (h *Hook) fenceLife(f store.Fence) time.Time {
+func (h *documents) fenceLife(f store.Fence) time.Time {
 	return f.At.Add(max(h.cfg.Remember, h.cfg.AdoptUntil.Sub(f.At)))
 }
 
@@ -147,7 +126,7 @@ const fenceBatch = 100
 
 // sweepFences ends what a process that put a fence did not come to, and forgets the
 // fences that stop nothing any more. It reports whether it came to the end of it.
-func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
+func (h *sweeps) sweepFences(ctx context.Context, errs *failures) bool {
 	dctx, cancel := h.bounded(ctx)
 	defer cancel()
 	due, err := h.cfg.Store.DueFences(dctx, h.now(), fenceBatch)
@@ -176,7 +155,7 @@ func (h *Hook) sweepFences(ctx context.Context, errs *failures) bool {
 	return true
 }
 
-func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
+func (h *sweeps) sweepFence(ctx context.Context, f store.Fence) error {
 	_, err := h.endStopped(ctx, f, (*store.Session).Fenced)
 	if err != nil {
 		return fmt.Errorf("end what a fence stops: %w", err)
@@ -185,7 +164,7 @@ func (h *Hook) sweepFence(ctx context.Context, f store.Fence) error {
 }
 
 // carriedOut notes that all that a fence stops has ended in its own document.
-func (h *Hook) carriedOut(ctx context.Context, f store.Fence) error {
+func (h *ends) carriedOut(ctx context.Context, f store.Fence) error {
 	due := h.fenceLife(f)
 	if !h.now().Before(due) {
 		due = time.Time{}
@@ -194,7 +173,7 @@ func (h *Hook) carriedOut(ctx context.Context, f store.Fence) error {
 }
 
 // moveFence notes when a sweep has to look at a fence next; zero: it is forgotten.
-func (h *Hook) moveFence(ctx context.Context, f store.Fence, due time.Time) error {
+func (h *documents) moveFence(ctx context.Context, f store.Fence, due time.Time) error {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	err := h.cfg.Store.MoveFence(ctx, f, due)

@@ -184,8 +184,8 @@ func TestNothingFromBeforeAnEndBegins(t *testing.T) {
 	}
 }
 
-// A login that no application ever redeems a code of goes on as a reservation for
-// hours, and is in no list. It ends like everything else.
+// A login whose code no application redeems is no session yet. It ends like everything
+// else.
 func TestAHiddenLoginEndsToo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

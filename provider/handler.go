@@ -391,11 +391,11 @@ func splice(body []byte, at int, comma bool, members []byte) []byte {
 	return body
 }
 
-// SessionID returns the "sid" of the login session that the HTTP request in the
-// context turned out to belong to; empty if it belongs to none, or if that is
-// not known yet. It is known when the storage's SaveAuthCode, CreateAccessToken,
-// CreateAccessAndRefreshTokens and DeleteAuthRequest are called: a storage that
-// keeps it with its tokens can remove them in [Config.OnEnd].
+// SessionID returns the "sid" of the login session that the HTTP request in the context belongs to;
+// empty if it belongs to no session, or if the session is not known yet. It is known when the
+// storage's SaveAuthCode, CreateAccessToken,
+// CreateAccessAndRefreshTokens and DeleteAuthRequest are called: a storage that stores the sid with
+// its tokens can remove them in [Config.OnEnd].
 func SessionID(ctx context.Context) string {
 	req, _ := ctx.Value(requestKey{}).(*request)
 	for ; req != nil; req = req.outer { // of each hook

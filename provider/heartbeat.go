@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // ErrEnded is wrapped by errors about a session that has ended, or is over.
 var ErrEnded = errors.New("the session has ended")
 
-// Heartbeat records that the user of a session is there, as the client that
-// uses it says: activity of the class [policy.Heartbeat]. It is written as
-// rarely as other frequent activity. If the session has ended, or is over, the
+// Heartbeat records the report of a client that the session's user is present: activity of the
+// class [policy.Heartbeat]. It is written as rarely as other frequent activity. If the session has
+// ended, or is over, the
 // error wraps [ErrEnded] and nothing changes; if there is none it wraps
 // [store.ErrNotFound].
 func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {
@@ -38,7 +39,7 @@ func (h *Hook) Heartbeat(ctx context.Context, sid, client string) error {
 		if !r.rules.Slides(p, client, policy.Heartbeat) || now.Sub(s.LastActivity) < max(r.rules.TouchEvery(p, client), time.Microsecond) {
 			return errNoChange
 		}
-		h.slide(s, r, client, now, policy.Heartbeat)
+		session.Slide(s, r.rules, client, now, policy.Heartbeat)
 		h.schedule(s, r)
 		return nil
 	})

@@ -6,8 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/netip"
-	"strconv"
-	"time"
 
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
@@ -24,27 +22,10 @@ func newSID(subject store.Subject) string {
 // request, a device code, the provider's own session. So a reloaded callback
 // or a code that is sent again finds the session that it made. The ID is
 // published; it gives nothing away about the parts, which are not guessable.
-// n counts what came before under the same name and is over.
-func derivedSID(subject store.Subject, n int, name ...string) string {
-	parts := append([]string{"sid", subject.Issuer, subject.ID, strconv.Itoa(n)}, name...)
+func derivedSID(subject store.Subject, name ...string) string {
+	parts := append([]string{"sid", subject.Issuer, subject.ID, "0"}, name...)
 	sum := seal.Digest(parts...)
 	return store.Bucket(subject) + "." + base64.RawURLEncoding.EncodeToString(sum[:18])
-}
-
-// grantID makes the ID of a grant from what made it.
-func grantID(parts ...string) string {
-	sum := seal.Digest(append([]string{"grant"}, parts...)...)
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
-}
-
-// accessGrantID is the ID of the grant of a client that has no refresh token from
-// an authentication.
-func accessGrantID(client string, authenticated time.Time, acr string) string {
-	parts := []string{"client", client, strconv.FormatInt(authenticated.UnixMicro(), 10)}
-	if acr != "" {
-		parts = append(parts, acr)
-	}
-	return grantID(parts...)
 }
 
 // adoptedToken is the record of a refresh token from before the installation:

@@ -14,7 +14,7 @@ import (
 
 // SetIntrospectionFromToken answers for the session as well as for the token.
 // op has authenticated the caller; the storage decides whether it may know.
-func (c *core) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
+func (c *reading) SetIntrospectionFromToken(ctx context.Context, resp *oidc.IntrospectionResponse, tokenID, subject, clientID string) error {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil {
@@ -85,7 +85,7 @@ func appendRaw(b []byte, name, value string) []byte {
 }
 
 // introspectActor is the same for the answer to an introspection.
-func (c *core) introspectActor(req *request, resp *oidc.IntrospectionResponse, s *store.Session) error {
+func (c *reading) introspectActor(req *request, resp *oidc.IntrospectionResponse, s *store.Session) error {
 	if s.Parent == "" {
 		return nil
 	}

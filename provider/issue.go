@@ -13,6 +13,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -55,11 +56,11 @@ func acrOf(s *store.Session, g *store.Grant) string {
 // seals what the client gets. The storage goes first: if our write fails, the
 // code stays good and the next try creates others; these were never sealed, so
 // nobody can use them.
-func (c *core) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+func (c *issuing) issue(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
 	h := c.h
 	now := h.now()
 	name := h.clientName(ctx, i.client)
-	i.authenticated = restsOn(i.authenticated, &s)
+	i.authenticated = session.RestsOn(i.authenticated, &s)
 	use := policy.Use{Client: i.client, Authenticated: i.authenticated}
 	if i.request.GetSubject() != s.Subject.ID {
 		return "", "", time.Time{}, oidc.ErrServerError().WithDescription("the subject of a request changed after it was admitted")
@@ -94,10 +95,10 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 	// dropped, can have come to: an old token is never ahead of it.
 	g := store.Grant{Client: i.client, Authenticated: i.authenticated, Rotated: now, Generation: uint64(now.UnixMicro())}
 	g.ACR = keptACR(i.acr)
-	g.ID = accessGrantID(i.client, i.authenticated, g.ACR)
+	g.ID = session.AccessGrantID(i.client, i.authenticated, g.ACR)
 	nonce := seal.NewNonce()
 	if i.refresh {
-		g.ID = grantID(i.name...)
+		g.ID = session.GrantID(i.name...)
 		g.NonceHash = nonce.Hash()
 	}
 	wctx, cancel := h.detach(ctx)
@@ -124,12 +125,12 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		}
 		switch {
 		case old == nil:
-			putGrant(s, g, h.cfg.MaxGrants)
+			session.PutGrant(s, g, h.cfg.MaxGrants)
 		case !old.Revoked.IsZero():
 			return &refusedError{reason: policy.ReasonRevoked, text: policy.ReasonRevoked.Info().Description(), over: true}
 		case i.refresh: // of a provider that names no code: a new generation voids the one before
 			g.Generation = max(g.Generation, old.Generation+1)
-			putGrant(s, g, h.cfg.MaxGrants)
+			session.PutGrant(s, g, h.cfg.MaxGrants)
 		default:
 			g.Generation = old.Generation // an access token alone, once more
 			old.Used = true               // which is good whatever becomes of the one before
@@ -145,7 +146,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 			return errNoChange
 		}
 		h.redeem(s, i, req, a, now)
-		s.ClientNames = withName(s.ClientNames, name)
+		s.ClientNames = session.WithName(s.ClientNames, name)
 		s.ReservedUntil = time.Time{}
 		h.schedule(s, r)
 		return nil
@@ -169,7 +170,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 		b.code, b.redeemed = i.code, now
 	}
 	c.h.begin(ctx, req, b)
-	c.h.signers.learn(s.Subject.Issuer, c)
+	c.h.signers.learn(s.Subject.Issuer, c.backing)
 
 	req.belong(h, s, r, use)
 	req.acr = acrOf(&s, &g)
@@ -181,7 +182,7 @@ func (c *core) issue(ctx context.Context, req *request, s store.Session, r rulin
 }
 
 // skew is the clock skew that op adds to what the client is told.
-func (c *core) skew(req *request) time.Duration {
+func (c *backing) skew(req *request) time.Duration {
 	if req.client == nil {
 		return 0
 	}
@@ -190,7 +191,7 @@ func (c *core) skew(req *request) time.Duration {
 
 // bound shortens an access token's life to what the session allows. op adds
 // the client's ClockSkew, so it is taken off first.
-func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
+func (c *backing) bound(req *request, now, expires time.Time, skew time.Duration) time.Time {
 	end := req.live.rules.TokenEnd(now, req.session.Policy(), req.live.use)
 	if end.IsZero() {
 		return expires
@@ -206,7 +207,7 @@ func (c *core) bound(req *request, now, expires time.Time, skew time.Duration) t
 const maxScopes = 4096
 
 // create issues the first tokens of a login, or the tokens of an exchange.
-func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
+func (c *issuing) create(ctx context.Context, req *request, tr op.TokenRequest, refresh bool) (string, string, time.Time, error) {
 	i := issuance{request: tr, refresh: refresh, scopes: tr.GetScopes()}
 	if n := len(strings.Join(i.scopes, " ")); n > maxScopes {
 		return "", "", time.Time{}, oidc.ErrInvalidScope().WithDescription("the scopes are %d bytes long, at most %d are allowed", n, maxScopes)
@@ -243,7 +244,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
 		if req.redeemsCode && t.GetResponseType() == oidc.ResponseTypeCode {
-			i.code = codeHash(t)
+			i.code = loginMark(t.GetID())
 		}
 	case op.TokenExchangeRequest:
 		refusal = oidc.ErrInvalidRequest() // RFC 8693 section 2.2.2
@@ -271,10 +272,11 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 		// An assertion about a user: each is an authentication, and all of
 		// one service about one user are one session.
 		i.client, i.name = t.Issuer, []string{"jwt"}
-		a := c.h.asks(ctx, req, Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()})
-		a.client, a.clientName, a.renews, a.reserve = t.Issuer, c.h.clientName(ctx, t.Issuer), true, true
-		a.sid = func(n int) string { return derivedSID(a.subject, n, "jwt", t.Issuer) }
-		s, r, err = c.h.admit(ctx, a)
+		l := c.h.asks(ctx, req, Login{Subject: subjectOf(ctx, t.Subject), AuthTime: c.h.now()})
+		l.Client, l.ClientName = t.Issuer, c.h.clientName(ctx, t.Issuer)
+		l.Current = true
+		atPlace(&l, "jwt", t.Issuer)
+		s, r, err = c.h.admit(ctx, l)
 	default:
 		if !stated {
 			return "", "", time.Time{}, c.h.misconfiguredAnswer(ctx, unknownRequest(tr))
@@ -305,7 +307,7 @@ func (c *core) create(ctx context.Context, req *request, tr op.TokenRequest, ref
 
 // CreateAccessToken is the last place where a login can be admitted, for every
 // way to a first token that asks for no refresh token.
-func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
+func (c *issuing) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (string, time.Time, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if withoutSession(ctx) {
@@ -328,7 +330,7 @@ func (c *core) CreateAccessToken(ctx context.Context, tr op.TokenRequest) (strin
 
 // CreateAccessAndRefreshTokens is the same with a refresh token, and the
 // exchange of one.
-func (c *core) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
+func (c *issuing) CreateAccessAndRefreshTokens(ctx context.Context, tr op.TokenRequest, current string) (string, string, time.Time, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if withoutSession(ctx) {
@@ -359,7 +361,7 @@ func sessionless(req *request, tr op.TokenRequest) bool {
 
 // sealSessionless seals the ID of an access token that has no session, so that it is
 // known for an access token of ours.
-func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id string, expires time.Time) string {
+func (c *issuing) sealSessionless(ctx context.Context, tr op.TokenRequest, id string, expires time.Time) string {
 	if id == "" {
 		return ""
 	}
@@ -369,7 +371,7 @@ func (c *core) sealSessionless(ctx context.Context, tr op.TokenRequest, id strin
 // roomForToken refuses a login or a use that is so near its end that, less the
 // clock skew that op adds, a token would have to be clamped into the past. Tokens
 // have whole seconds, rounded down.
-func (c *core) roomForToken(req *request, skew time.Duration) error {
+func (c *backing) roomForToken(req *request, skew time.Duration) error {
 	now := c.h.now()
 	end := req.live.window.Over()
 	if end.IsZero() || end.Add(-skew).Truncate(time.Second).After(now) {

@@ -16,9 +16,9 @@ import (
 // request of a type of its own, or in a job that has no HTTP request. The hook
 // cannot know whose session they belong to. The context says so.
 
-// JobContext returns a context for one piece of work outside of an HTTP request,
-// such as a job that makes a token: what [Hook.Handler] is to a request, and
-// op.ContextWithIssuer. Each token has a context of its own.
+// JobContext returns a context for one piece of work outside of an HTTP request, such as a job that
+// makes a token. It does for the job what [Hook.Handler] and [op.ContextWithIssuer] do for a
+// request. Use a new context for each token.
 func (h *Hook) JobContext(ctx context.Context, issuer string) context.Context {
 	return context.WithValue(op.ContextWithIssuer(ctx, issuer), requestKey{}, &request{hook: h})
 }
@@ -27,19 +27,19 @@ func (h *Hook) JobContext(ctx context.Context, issuer string) context.Context {
 // context: the session's ID, or none.
 type statedKey struct{}
 
-// WithoutSession states that the access token that is made in the context belongs
-// to no session, such as that of a service: it is the storage's own, no limit holds
-// for it, and no end reaches it. It must not be used for a user who signed in. There
+// WithoutSession states that the access token made in the context belongs to no session, such as
+// the token of a service. It is the storage's own: no limit holds for it, and no end of a session
+// ends it. It must not be used for a user who signed in. There
 // is no refresh token without a session.
 func WithoutSession(ctx context.Context) context.Context {
 	return context.WithValue(ctx, statedKey{}, "")
 }
 
-// InSession states that what is made in the context, for a token request of a type of
-// the provider's own, belongs to the session with the given ID, the "sid": the tokens
-// live no longer than it, and end with it. The request must be about the session's
-// user. The requests that op makes find their session by themselves, whatever is
-// stated. Outside of HTTP it goes with [Hook.JobContext].
+// InSession states that tokens made in the context belong to the session with the given ID, the
+// "sid". It is for token requests of the provider's own type. The tokens do not outlive the
+// session, and end with it. The request must be about the session's user. It has no effect on op's
+// own requests, which find their session by themselves. Outside of HTTP use it with
+// [Hook.JobContext].
 func InSession(ctx context.Context, sid string) context.Context {
 	return context.WithValue(ctx, statedKey{}, sid)
 }
@@ -66,7 +66,7 @@ func unknownRequest(tr op.TokenRequest) error {
 }
 
 // inSession finds the session that the provider states for a token request.
-func (c *core) inSession(ctx context.Context, req *request, tr op.TokenRequest, sid string) (store.Session, ruling, string, error) {
+func (c *signingIn) inSession(ctx context.Context, req *request, tr op.TokenRequest, sid string) (store.Session, ruling, string, error) {
 	client := ""
 	if own, ok := tr.(interface{ GetClientID() string }); ok {
 		client = own.GetClientID()

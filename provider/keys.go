@@ -21,8 +21,7 @@ type Keys []Key
 // A Key is one sealing key.
 type Key struct {
 	// Created is when it was made, to the second. It is part of the key's
-	// ID, which tokens carry in the clear, so that a process that does not
-	// have a new key yet knows it for new.
+	// ID, which tokens carry in the clear, so that a process without the key recognises it as new.
 	Created time.Time
 
 	// Secret is the key itself.
@@ -49,7 +48,7 @@ func NewKey(now time.Time) Key {
 // look for secrets.
 const keyPrefix = "curfew-key-1"
 
-// ID names the key without giving it away: eight hexadecimal digits of its
+// ID names the key without revealing it: eight hexadecimal digits of its
 // creation in Unix seconds, and four of a digest of the secret.
 func (k Key) ID() string { return seal.KeyID(k.Created, k.Secret) }
 
@@ -69,8 +68,7 @@ func (k Key) MarshalText() ([]byte, error) {
 		base64.RawURLEncoding.EncodeToString(k.Secret[:])), nil
 }
 
-// UnmarshalText decodes what MarshalText made. Its errors do not repeat the
-// text.
+// UnmarshalText decodes the text that MarshalText returns. Its errors do not repeat the text.
 func (k *Key) UnmarshalText(text []byte) error {
 	parts := strings.Split(string(text), ".")
 	if len(parts) != 3 || parts[0] != keyPrefix {

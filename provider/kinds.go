@@ -13,6 +13,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -37,7 +38,7 @@ const (
 
 // kindOf tells what a JWT is, by the type in its header and its claims. op, or the
 // storage that vouches for it, has verified it.
-func (c *core) kindOf(ctx context.Context, typ string, claims map[string]any) (jwtKind, error) {
+func (c *backing) kindOf(ctx context.Context, typ string, claims map[string]any) (jwtKind, error) {
 	text := func(name string) string { s, _ := claims[name].(string); return s }
 	if text("iss") != op.IssuerFromContext(ctx) {
 		return foreignKind, nil
@@ -69,13 +70,13 @@ func (c *core) kindOf(ctx context.Context, typ string, claims map[string]any) (j
 
 func unixTime(seconds float64) time.Time { return time.Unix(int64(seconds), 0).UTC() }
 
-func (c *core) beforeInstallation(ctx context.Context, issued time.Time) (bool, error) {
+func (c *backing) beforeInstallation(ctx context.Context, issued time.Time) (bool, error) {
 	installation, err := c.h.watch.installed(ctx)
 	return err == nil && issued.Before(installation.at), err
 }
 
 // adopting reports whether tokens from before the installation are still taken.
-func (c *core) adopting() bool { return c.h.now().Before(c.h.cfg.AdoptUntil) }
+func (c *backing) adopting() bool { return c.h.now().Before(c.h.cfg.AdoptUntil) }
 
 // oddType is the type of a JWT that nobody issues as it is written.
 const oddType = "odd"
@@ -118,7 +119,7 @@ func decodePart(part string, into any) bool {
 // token as it was presented. An opaque one is the storage's own, made past the hook:
 // op encrypts nothing else in that form. A JWT is one only from before the
 // installation. The error is errInactive, or one of the store.
-func (c *core) bare(ctx context.Context, id, presented string) error {
+func (c *backing) bare(ctx context.Context, id, presented string) error {
 	typ, claims, isJWT := parseJWT(presented)
 	if !isJWT {
 		if id == "" || presented == "" {
@@ -137,14 +138,14 @@ func (c *core) bare(ctx context.Context, id, presented string) error {
 }
 
 // isIDToken reports whether an id_token_hint that op has verified is an ID token.
-func (c *core) isIDToken(ctx context.Context, typ string, claims map[string]any) (bool, error) {
+func (c *backing) isIDToken(ctx context.Context, typ string, claims map[string]any) (bool, error) {
 	kind, err := c.kindOf(ctx, typ, claims)
 	return kind == idKind || kind == bareIDKind, err
 }
 
 // checkHint refuses an authorization request whose id_token_hint is another token, as
 // op refuses one that does not verify.
-func (c *core) checkHint(ctx context.Context, ar *oidc.AuthRequest) error {
+func (c *backing) checkHint(ctx context.Context, ar *oidc.AuthRequest) error {
 	if ar.IDTokenHint == "" {
 		return nil
 	}
@@ -160,7 +161,7 @@ func (c *core) checkHint(ctx context.Context, ar *oidc.AuthRequest) error {
 }
 
 // checkLogoutHint is the same for a request to sign out.
-func (c *core) checkLogoutHint(ctx context.Context, req *request, er *op.EndSessionRequest) error {
+func (c *backing) checkLogoutHint(ctx context.Context, req *request, er *op.EndSessionRequest) error {
 	if er.IDTokenHintClaims == nil {
 		return nil
 	}
@@ -230,7 +231,7 @@ func (req *request) unread() bool {
 
 // holderMark stands in a sealed access token without a session for the subject that
 // it was issued to: op does not authenticate what it puts beside the ID.
-func holderMark(s store.Subject) string { return grantID("holder", s.Issuer, s.ID) }
+func holderMark(s store.Subject) string { return session.GrantID("holder", s.Issuer, s.ID) }
 
 // isForm reports whether a request posts a form as op reads it, by net/http: by the same
 // methods, and the very same type.

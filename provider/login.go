@@ -3,19 +3,23 @@ package provider
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // admitLogin gives the login of an auth request its session. Where tokens follow
 // it is only reserved: by a code, or because the storage may yet fail.
-func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
+func (c *signingIn) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, client op.Client) error {
 	at := ar.GetAuthTime()
 	if err := c.setUpFor(ctx, at); err != nil {
 		return err
@@ -28,162 +32,140 @@ func (c *core) admitLogin(ctx context.Context, req *request, ar op.AuthRequest, 
 	if refused := req.cancelledBy(ar); refused != nil {
 		return refused
 	}
-	login := loginOf(ctx, ar, client)
-	a := c.loginAdmission(ctx, login)
-	c.h.describe(ctx, req, &a, login)
-	a.idToken = ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly
-	a.reserve = true
-	if err := c.fromBrowser(ctx, req, &a, ar, client.ApplicationType() == op.ApplicationTypeNative); err != nil {
+	l := c.loginOf(ctx, ar, client)
+	c.h.describe(ctx, req, &l, embedders(&l, ar, client))
+	b, err := c.fromBrowser(ctx, req, &l, ar, client.ApplicationType() == op.ApplicationTypeNative)
+	if err != nil {
 		return err
 	}
-	if a.prompted {
-		a.ask = func(s store.Session, d policy.Decision) bool { return c.h.askInstead(req, ar, s, d) }
-	}
-	s, r, err := c.h.admit(ctx, a)
-	if err == nil {
-		err = c.h.alias(ctx, &a, &s, a.alias)
-	}
+	until, inTime := askUntil(l.Authenticated, c.h.now())
+	l.CanAsk = l.Prompted && req.askable && inTime
+	s, r, err := c.h.admit(ctx, l)
 	if err != nil {
 		var refused *refusedError
 		if errors.As(err, &refused) {
-			refused.silent = a.silent
+			refused.silent = l.Silent
+			if refused.ask != nil {
+				req.askInstead(ar, &l, *refused.ask, until)
+			}
 		}
 		return err
 	}
-	c.h.signers.learn(s.Subject.Issuer, c)
-	if a.browser != nil {
-		c.h.keep(ctx, req, &s, a.browser)
+	c.h.signers.learn(s.Subject.Issuer, c.backing)
+	if b != nil {
+		c.h.keep(ctx, req, &s, b)
 	}
 	req.finished, req.admitted = ar, true
-	req.belong(c.h, s, r, policy.Use{Client: client.GetID(), Authenticated: restsOn(a.authTime, &s)})
+	req.belong(c.h, s, r, policy.Use{Client: client.GetID(), Authenticated: session.RestsOn(l.Authenticated, &s)})
 	return c.roomForToken(req, client.ClockSkew())
 }
 
-// asks returns what a login asks for: the plain values of it.
-func (h *Hook) asks(ctx context.Context, req *request, l Login) admission {
-	a := admission{subject: l.Subject, authTime: l.AuthTime}
-	if l.Client != nil {
-		a.client = l.Client.GetID()
+// loginOf returns what an auth request says of its login. It is not described yet.
+func (c *signingIn) loginOf(ctx context.Context, ar op.AuthRequest, client op.Client) session.Login {
+	subject := subjectOf(ctx, ar.GetSubject())
+	l := session.Login{
+		Subject: subject, Client: client.GetID(), Authenticated: authTimeOf(ar.GetAuthTime()), AMR: ar.GetAMR(), ACR: keptACR(ar.GetACR()),
+		SID: derivedSID(subject, "auth", ar.GetID()), Mark: loginMark(ar.GetID()),
+		NoTokens: ar.GetResponseType() == oidc.ResponseTypeIDTokenOnly,
 	}
-	h.describe(ctx, req, &a, l)
-	return a
+	// A native client does not join: each of its logins is its own.
+	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
+		if id := c.h.cfg.SSOSession(ctx, *embedders(&l, ar, client)); id != "" {
+			atPlace(&l, "sso", id)
+		}
+	}
+	return l
+}
+
+// atPlace names the one session into which a login comes, by what all logins of its place
+// have in common.
+func atPlace(l *session.Login, name ...string) {
+	sum := seal.Digest(append([]string{"login place"}, name...)...)
+	l.Place, l.Former = sum[:16], derivedSID(l.Subject, name...)
+}
+
+// loginMark is how the login of an auth request, or its code, appears in a session.
+func loginMark(authRequestID string) []byte {
+	sum := seal.Digest("code", authRequestID)
+	return sum[:16]
+}
+
+// authTimeOf is an auth_time as stores keep it.
+func authTimeOf(at time.Time) time.Time { return at.UTC().Truncate(time.Microsecond) }
+
+// embedders is a login as the embedder's functions are shown it.
+func embedders(l *session.Login, ar op.AuthRequest, client op.Client) *Login {
+	return &Login{Subject: l.Subject, Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
 }
 
 // describe enters what the session of a login is to say of it. It asks the embedder,
 // and is for a login that is admitted: one that only looks for its session needs none
 // of it.
-func (h *Hook) describe(ctx context.Context, req *request, a *admission, l Login) {
-	a.kind, a.clientName = h.cfg.Kind(ctx, l), h.clientName(ctx, a.client)
-	a.address, a.userAgent = coarse(req.address), strings.ToValidUTF8(plain.Short(req.userAgent, 200), "")
+func (h *admissions) describe(ctx context.Context, req *request, l *session.Login, as *Login) {
+	l.Kind, l.ClientName = h.cfg.Kind(ctx, *as), h.clientName(ctx, l.Client)
+	l.Address, l.UserAgent = coarse(req.address), strings.ToValidUTF8(plain.Short(req.userAgent, 200), "")
 }
 
-func loginOf(ctx context.Context, ar op.AuthRequest, client op.Client) Login {
-	return Login{Subject: subjectOf(ctx, ar.GetSubject()), Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
-}
-
-// loginAdmission returns under which names the login of an auth request finds its
-// session. It is not described yet.
-func (c *core) loginAdmission(ctx context.Context, login Login) admission {
-	ar, client := login.AuthRequest, login.Client
-	a := admission{
-		subject: login.Subject, authTime: login.AuthTime, client: client.GetID(), amr: ar.GetAMR(), acr: keptACR(ar.GetACR()),
+// asks is the login of a token request that no browser brought.
+func (h *admissions) asks(ctx context.Context, req *request, as Login) session.Login {
+	l := session.Login{Subject: as.Subject, Authenticated: authTimeOf(as.AuthTime), SID: newSID(as.Subject), Lasting: true}
+	if as.Client != nil {
+		l.Client = as.Client.GetID()
 	}
-	if ar.GetResponseType() == oidc.ResponseTypeCode {
-		a.code = codeHash(ar)
-	}
-	name := []string{"auth", ar.GetID()}
-	// A native client does not join: each of its logins is its own.
-	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
-		if id := c.h.cfg.SSOSession(ctx, login); id != "" {
-			name, a.renews, a.named = []string{"sso", id}, true, true
-		}
-	}
-	a.sid = func(n int) string { return derivedSID(login.Subject, n, name...) }
-	a.own = derivedSID(login.Subject, 0, "auth", ar.GetID())
-	if !a.named && !c.h.cfg.NoBrowserSession { // other tabs may have named theirs by it
-		a.apart = func(n int) string { return derivedSID(login.Subject, n, "apart", ar.GetID()) }
-	}
-	return a
-}
-
-// standsApart reports whether the session that another tab has named by this login,
-// or left word of, is not the one that the login is in, but stands apart from.
-func (c *core) standsApart(ctx context.Context, a *admission, login Login, s *store.Session) (bool, error) {
-	if a.apart == nil || a.codeIn(s) >= 0 || s.Client == a.client && c.h.cfg.Kind(ctx, login) == s.Kind {
-		return false, nil
-	}
-	_, err := c.h.get(ctx, a.apart(0))
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
+	h.describe(ctx, req, &l, &as)
+	return l
 }
 
 // loginSession finds the session that the callback admitted a login to. If no
 // callback did, the login is admitted now: nobody gets round token creation.
-func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
+func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
 	client, err := c.clientOf(ctx, req, ar.GetClientID())
 	if err != nil {
 		return store.Session{}, ruling{}, err
 	}
-	login := loginOf(ctx, ar, client)
-	a := c.loginAdmission(ctx, login)
-	renews := a.renews
-	a.renews = renews || !c.h.cfg.NoBrowserSession // another tab's login may have had the name before
-	abandoned := false
-	ctx, cancel := c.h.bounded(ctx)
-	defer cancel()
-	for n := 0; ; {
-		s, err := c.h.get(ctx, a.sid(n))
-		if errors.Is(err, store.ErrNotFound) {
-			break
-		}
-		if err != nil {
-			return store.Session{}, ruling{}, err
-		}
-		named, followed := s, s.Joined != ""
-		if followed {
-			if s, err = c.h.get(ctx, s.Joined); errors.Is(err, store.ErrNotFound) {
-				return store.Session{}, ruling{}, &refusedError{
-					reason: policy.ReasonUnknownSession, text: policy.ReasonUnknownSession.Info().Description(), over: true,
-				}
-			} else if err != nil {
-				return store.Session{}, ruling{}, err
-			}
-		}
-		apart, err := c.standsApart(ctx, &a, login, &s)
-		if err != nil {
-			return store.Session{}, ruling{}, err
-		}
-		if apart {
-			a.sid, a.apart, n = a.apart, nil, 0
-			continue
-		}
-		if followed && a.freed(&s) {
-			n = nextNamesake(n, &named)
-			continue
-		}
-		if followed || a.codeIn(&s) >= 0 || !a.passed(&s, c.h.now()) {
-			if s.End == nil && a.forgotten(&s) {
-				return store.Session{}, ruling{}, spentCode()
-			}
-			if i := a.codeIn(&s); s.End == nil && a.late(&s, c.h.now()) && s.Codes[i].Used.IsZero() {
-				return store.Session{}, ruling{}, lateCode()
-			}
-			return c.h.inUse(ctx, s)
-		}
-		abandoned = s.End.Reason == policy.ReasonAbandoned
-		n = nextNamesake(n, &s)
-	}
-	if abandoned {
+	l := c.loginOf(ctx, ar, client)
+	s, err := c.h.find(ctx, &l)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		l.Again = true
+		c.h.describe(ctx, req, &l, embedders(&l, ar, client))
+		return c.h.admit(ctx, l)
+	case err != nil:
+		return store.Session{}, ruling{}, err
+	case s.End == nil && !l.Lists(&s):
+		return store.Session{}, ruling{}, spentCode()
+	case s.End == nil && l.Late(&s, c.h.now()) && s.Codes[session.CodeAt(s.Codes, l.Mark)].Used.IsZero():
 		return store.Session{}, ruling{}, lateCode()
 	}
-	a.renews, a.reserve = renews, true // until the token is there
-	c.h.describe(ctx, req, &a, login)
-	return c.h.admit(ctx, a)
+	return c.h.inUse(ctx, s)
 }
 
-func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
+// find returns the session that has taken a login in, ended or not: that which it began,
+// or the one among its subject's that lists it. If there is none the error wraps
+// store.ErrNotFound.
+func (h *admissions) find(ctx context.Context, l *session.Login) (store.Session, error) {
+	s, err := h.get(ctx, l.SID)
+	if err == nil && s.Joined == "" && !(l.Lasting && s.End != nil && s.End.Reason == policy.ReasonAbandoned) {
+		return s, nil
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return store.Session{}, err
+	}
+	for _, state := range []store.State{store.Unended, store.Ended} {
+		for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: state}, 500) {
+			if err != nil {
+				return store.Session{}, err
+			}
+			if l.Lists(&s) {
+				h.obey(ctx, &s)
+				return s, nil
+			}
+		}
+	}
+	return store.Session{}, fmt.Errorf("the session of a login: %w", store.ErrNotFound)
+}
+
+func (c *backing) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
 	if req != nil && req.client != nil && req.client.GetID() == clientID {
 		return req.client, nil
 	}
@@ -192,7 +174,7 @@ func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.
 
 // clientIDOf returns the ID by which limits know the client that a request names: a
 // storage may know one in other letters too.
-func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
+func (c *backing) clientIDOf(ctx context.Context, req *request, clientID string) (string, error) {
 	client, err := c.clientOf(ctx, req, clientID)
 	if err != nil {
 		return "", err
@@ -202,7 +184,7 @@ func (c *core) clientIDOf(ctx context.Context, req *request, clientID string) (s
 
 // callbackError is the answer at the callback, where op redirects it to the
 // application: OpenID Connect Core 1.0 section 3.1.2.6.
-func (c *core) callbackError(ctx context.Context, req *request, err error) error {
+func (c *backing) callbackError(ctx context.Context, req *request, err error) error {
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.over {
 		return asOAuth(refused, oidc.ErrLoginRequired())
@@ -217,7 +199,7 @@ func (c *core) callbackError(ctx context.Context, req *request, err error) error
 // browser's session s would answer could only be refused: its login would be a
 // session of its own, and s began with other credentials than are the user's now.
 // What cannot be told is for the callback to decide.
-func (c *core) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
+func (c *signingIn) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthRequest, s *store.Session) bool {
 	if !s.Fence.Past(s.Authenticated) {
 		if outdated, err := c.h.outdated(ctx, s.Subject, s.Authenticated); err != nil || !outdated {
 			return false
@@ -230,16 +212,7 @@ func (c *core) outdatedApart(ctx context.Context, req *request, ar *oidc.AuthReq
 	if client.ApplicationType() == op.ApplicationTypeNative {
 		return true
 	}
-	a := admission{subject: s.Subject, client: client.GetID(), kind: c.h.cfg.Kind(ctx, Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated})}
+	l := session.Login{Client: client.GetID(), Kind: c.h.cfg.Kind(ctx, Login{Subject: s.Subject, Client: client, AuthTime: s.Authenticated})}
 	r, err := c.h.rules(ctx, s.Subject, true)
-	return err == nil && !c.h.mayJoin(&a, r, s)
-}
-
-// cameToNothing reports whether a session was only ever reserved, and none by its
-// name came after it.
-func (h *Hook) cameToNothing(s *store.Session) bool {
-	if s.End != nil {
-		return s.End.Reason == policy.ReasonAbandoned && s.End.Latest == ""
-	}
-	return !s.ReservedUntil.IsZero() && !h.now().Before(s.ReservedUntil)
+	return err == nil && !l.MayJoin(r.rules, s)
 }

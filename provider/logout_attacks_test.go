@@ -84,7 +84,7 @@ func TestLogoutConfigurationIsChecked(t *testing.T) {
 		"Logout.FrontChannel needs Logout.URIs":  {FrontChannel: true},
 		"Logout.Template: template":              {Template: template.Must(template.New("").Parse("{{.NoSuchThing}}"))},
 		"Logout.Allow: range 1 is not set":       {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), {}}},
-		"10.0.0.0/8 is meant":                    {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
+		"use 10.0.0.0/8, or":                     {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}},
 		"::ffff:10.0.0.0/104 must be written as": {URIs: uris, Allow: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}},
 	} {
 		_, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, Logout: l})

@@ -11,7 +11,7 @@ import (
 // Where a session is used it compares, and otherwise a sweep does within lookAgain.
 
 // inUse returns a session that is used, as it is now, with its rules.
-func (h *Hook) inUse(ctx context.Context, s store.Session) (store.Session, ruling, error) {
+func (h *members) inUse(ctx context.Context, s store.Session) (store.Session, ruling, error) {
 	r, err := h.rulesOf(ctx, &s)
 	if err != nil {
 		return s, r, err
@@ -22,7 +22,7 @@ func (h *Hook) inUse(ctx context.Context, s store.Session) (store.Session, rulin
 // settle applies to a session what changed in whose it is: a user in other groups has
 // other caps, and one who is in no account any more keeps the limits for
 // Config.GoneAfter. It returns the session as it is then.
-func (h *Hook) settle(ctx context.Context, s store.Session, r ruling) (store.Session, ruling, error) {
+func (h *members) settle(ctx context.Context, s store.Session, r ruling) (store.Session, ruling, error) {
 	if s.End != nil || s.Joined != "" {
 		return s, r, nil
 	}
@@ -54,11 +54,11 @@ func (h *Hook) settle(ctx context.Context, s store.Session, r ruling) (store.Ses
 
 // goneTooLong reports whether a session goes on no longer because its user is in no
 // account any more.
-func (h *Hook) goneTooLong(s *store.Session, r ruling) bool {
+func (h *documents) goneTooLong(s *store.Session, r ruling) bool {
 	return r.gone && s.End == nil && !s.Gone.IsZero() && !h.now().Before(s.Gone.Add(h.cfg.GoneAfter))
 }
 
-func (h *Hook) endGone(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
+func (h *members) endGone(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	did := false
@@ -76,7 +76,7 @@ func (h *Hook) endGone(ctx context.Context, s store.Session, r ruling) (store.Se
 }
 
 // noteGone notes that the user of a session is in no account any more, or is again.
-func (h *Hook) noteGone(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
+func (h *members) noteGone(ctx context.Context, s store.Session, r ruling) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	did := false

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrMisconfigured is wrapped by the errors of [Hook.Check], and by the error of
-// an [EventMisconfigured]: the provider is not set up so that the limits hold.
+// an [EventMisconfigured]: the provider is set up so that the limits do not hold.
 var ErrMisconfigured = errors.New("curfew: the provider is not set up completely")
 
 // A setupError is a mistake in the set-up.
@@ -46,7 +46,7 @@ var (
 
 // issued reports that there is no issuer: the session of a login would be of
 // another subject than that of its tokens.
-func (c *core) issued(ctx context.Context) error {
+func (c *backing) issued(ctx context.Context) error {
 	if op.IssuerFromContext(ctx) == "" {
 		return c.h.misconfiguredAnswer(ctx, errNoIssuer)
 	}
@@ -68,7 +68,7 @@ var firstAuthTime = time.Date(2000, time.January, 1, 0, 0, 0, 0, time.UTC)
 // setUpFor reports what keeps a login from being judged: an issuer that is missing,
 // an auth_time that is none. Taken for a login of long ago it would be refused as one
 // that is over, each time.
-func (c *core) setUpFor(ctx context.Context, authTime time.Time) error {
+func (c *backing) setUpFor(ctx context.Context, authTime time.Time) error {
 	if !authTime.IsZero() && authTime.Before(firstAuthTime) {
 		return c.h.misconfiguredAnswer(ctx, setup("the auth_time of a login is "+authTime.UTC().Format(time.RFC3339)+
 			": AuthRequest.GetAuthTime must return when the user entered their credentials, or the zero time"))
@@ -80,7 +80,7 @@ func (c *core) setUpFor(ctx context.Context, authTime time.Time) error {
 var maxRange = policy.Range{ActiveMax: policy.DefaultRange.ActiveMax, InactivityMax: policy.DefaultRange.InactivityMax}
 
 // checkSettings tells of settings that limit nothing, or cannot be meant.
-func (h *Hook) checkSettings(ctx context.Context, account string, a policy.Account) {
+func (h *rulebook) checkSettings(ctx context.Context, account string, a policy.Account) {
 	if a.Limits == (policy.Limits{}) && len(a.Kinds)+len(a.Clients)+len(a.Groups)+len(a.Users) == 0 {
 		if h.mistakes.first("no settings") {
 			h.event(ctx, Event{Type: EventMisconfigured, Err: setup(fmt.Sprintf("account %q has no settings: its logins are not limited", account))})
@@ -116,7 +116,7 @@ func (m *mistakes) first(text string) bool {
 }
 
 // misconfigured tells of a mistake in the set-up, at its first sight.
-func (h *Hook) misconfigured(ctx context.Context, mistake error) {
+func (h *base) misconfigured(ctx context.Context, mistake error) {
 	if h.mistakes.first(mistake.Error()) {
 		h.event(ctx, Event{Type: EventMisconfigured, Err: mistake})
 	}
@@ -130,7 +130,7 @@ func (h *Hook) misconfiguredAnswer(ctx context.Context, mistake error) *oidc.Err
 }
 
 // noHandler is the answer where a storage call finds no request.
-func (c *core) noHandler(ctx context.Context) *oidc.Error {
+func (c *backing) noHandler(ctx context.Context) *oidc.Error {
 	if c.h.requestFrom(ctx) != nil {
 		return c.h.misconfiguredAnswer(ctx, errOverHandler)
 	}
@@ -150,6 +150,6 @@ func Unwrap(s op.Storage) op.Storage {
 }
 
 // decorated is how a decorated storage is known.
-type decorated interface{ decoration() *core }
+type decorated interface{ decoration() *backing }
 
-func (c *core) decoration() *core { return c }
+func (c *backing) decoration() *backing { return c }

@@ -11,7 +11,7 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// An Overview is what a user may want to know of their own sessions.
+// An Overview describes a user's sessions to that user.
 type Overview struct {
 	// Live are the live sessions, the one used last first.
 	Live []LiveSession
@@ -19,9 +19,9 @@ type Overview struct {
 	// Pending is how many logins whose code was not redeemed yet hold a slot.
 	Pending int
 
-	// Ended are the sessions that have ended, or are over, the latest end
-	// first, and at most [MaxOverviewEnded]. Incomplete: there are so many ended
-	// ones that not all were looked at, and a later end may be missing.
+	// Ended are the sessions that have ended, or are over, the latest end first, and at most
+	// [MaxOverviewEnded]. Incomplete says that there are too many ended sessions to read all of
+	// them, and that a later end may be missing.
 	Ended      []store.Session
 	Incomplete bool
 
@@ -29,8 +29,8 @@ type Overview struct {
 	Caps []CapUse
 }
 
-// A LiveSession is a live session, with when it ends if nothing more happens, and
-// of what: see [Hook.Deadline].
+// A LiveSession is a live session, with the time at which it ends if nothing more happens, and the
+// reason: see [Hook.Deadline].
 type LiveSession struct {
 	store.Session
 	Deadline time.Time
@@ -53,8 +53,7 @@ const (
 	overviewPage = 500
 )
 
-// Overview returns what there is to say of one user's sessions, as they are now.
-// It does not check who is asking.
+// Overview returns the sessions of one user, as they are now. It does not check who is asking.
 func (h *Hook) Overview(ctx context.Context, subject store.Subject) (Overview, error) {
 	r, err := h.rules(ctx, subject, false)
 	if err != nil {
@@ -88,7 +87,7 @@ func (h *Hook) Overview(ctx context.Context, subject store.Subject) (Overview, e
 
 // overviewLive looks at the sessions that have not ended. Those that are over go
 // to the ended ones.
-func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
+func (h *members) overviewLive(ctx context.Context, subject store.Subject, r ruling, o *Overview) error {
 	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Unended}, overviewPage) {
 		if err != nil {
 			return err
@@ -135,7 +134,7 @@ func (h *Hook) overviewLive(ctx context.Context, subject store.Subject, r ruling
 }
 
 // overviewEnded looks at the sessions that have ended.
-func (h *Hook) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
+func (h *documents) overviewEnded(ctx context.Context, subject store.Subject, o *Overview) error {
 	looked := 0
 	for s, err := range h.stored(ctx, store.Filter{Subject: subject, State: store.Ended}, overviewPage) {
 		if err != nil {

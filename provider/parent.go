@@ -22,7 +22,7 @@ import (
 const maxAncestors = 8
 
 // getWithParent reads a session, and ends it if its parent has ended.
-func (h *Hook) getWithParent(ctx context.Context, sid string) (store.Session, error) {
+func (h *ends) getWithParent(ctx context.Context, sid string) (store.Session, error) {
 	s, err := h.getOrLost(ctx, sid)
 	if err != nil {
 		return s, err
@@ -32,7 +32,7 @@ func (h *Hook) getWithParent(ctx context.Context, sid string) (store.Session, er
 
 // endedWithParent ends a session whose parent has ended. That it cannot be written
 // does no harm: the session that is returned has ended.
-func (h *Hook) endedWithParent(ctx context.Context, s store.Session) (store.Session, error) {
+func (h *ends) endedWithParent(ctx context.Context, s store.Session) (store.Session, error) {
 	end, err := h.endOfParent(ctx, s)
 	if err != nil || end == nil {
 		return s, err
@@ -47,7 +47,7 @@ func (h *Hook) endedWithParent(ctx context.Context, s store.Session) (store.Sess
 
 // endOfParent returns how the parent of a session ended; nil if the session goes on.
 // One that is not in the store any more ended long ago, or the store was lost.
-func (h *Hook) endOfParent(ctx context.Context, s store.Session) (*store.End, error) {
+func (h *documents) endOfParent(ctx context.Context, s store.Session) (*store.End, error) {
 	if s.Parent == "" || s.End != nil {
 		return nil, nil
 	}
@@ -67,7 +67,7 @@ func (h *Hook) endOfParent(ctx context.Context, s store.Session) (*store.End, er
 	return parent.End, nil
 }
 
-func (h *Hook) outlives(ctx context.Context, parent, child store.Session) bool {
+func (h *documents) outlives(ctx context.Context, parent, child store.Session) bool {
 	return h.cfg.Outlives != nil && h.cfg.Outlives(ctx, parent.Clone(), child.Clone())
 }
 
@@ -76,7 +76,7 @@ var errTooManyAncestors = &refusedError{text: fmt.Sprintf("the token was made by
 
 // withParents returns the rules of a session with the earliest end of those that it was
 // made from, and ends with: no token outlives it.
-func (h *Hook) withParents(ctx context.Context, s store.Session, r ruling) (ruling, error) {
+func (h *ends) withParents(ctx context.Context, s store.Session, r ruling) (ruling, error) {
 	for range maxAncestors {
 		if s.Parent == "" || h.cfg.Outlives != nil {
 			break
@@ -99,7 +99,7 @@ func (h *Hook) withParents(ctx context.Context, s store.Session, r ruling) (ruli
 }
 
 // endWith ends a session as its parent ended.
-func (h *Hook) endWith(ctx context.Context, s store.Session, r ruling, end *store.End) (store.Session, error) {
+func (h *ends) endWith(ctx context.Context, s store.Session, r ruling, end *store.End) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	did := false
@@ -118,7 +118,7 @@ func (h *Hook) endWith(ctx context.Context, s store.Session, r ruling, end *stor
 
 // finishWith makes s a session that ended as its parent did, unless it was over
 // before.
-func (h *Hook) finishWith(s *store.Session, r ruling, end *store.End) {
+func (h *documents) finishWith(s *store.Session, r ruling, end *store.End) {
 	if d := r.rules.Check(end.At, s.Policy(), policy.Use{}); !d.Allow {
 		h.finish(s, r, d.At, d.Reason, "")
 		return
@@ -127,7 +127,7 @@ func (h *Hook) finishWith(s *store.Session, r ruling, end *store.End) {
 }
 
 // endChildren ends the sessions that were made from one that has ended.
-func (h *Hook) endChildren(ctx context.Context, parent *store.Session) error {
+func (h *ends) endChildren(ctx context.Context, parent *store.Session) error {
 	var mu sync.Mutex // for errs
 	var errs failures
 	someAtOnce(ctx, parent.Children, func(sid string) {
@@ -147,7 +147,7 @@ func (h *Hook) endChildren(ctx context.Context, parent *store.Session) error {
 // enterChild enters a session that is about to begin in the one that it is made from,
 // unless that has ended. It may never begin, and so takes nobody's place yet: see
 // boundChildren.
-func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string) (store.Session, error) {
+func (h *admissions) enterChild(ctx context.Context, parent store.Session, sid string) (store.Session, error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	gone := map[string]bool{}
@@ -163,7 +163,7 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 	return h.change(ctx, parent, func(s *store.Session) error {
 		switch {
 		case s.End != nil:
-			return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+			return hasEnded(s)
 		case slices.Contains(s.Children, sid):
 			return errNoChange
 		}
@@ -175,14 +175,14 @@ func (h *Hook) enterChild(ctx context.Context, parent store.Session, sid string)
 
 // boundChildren ends the oldest sessions that were made from one, where with the one
 // that has begun now there are more than Config.MaxGrants.
-func (h *Hook) boundChildren(ctx context.Context, parent store.Session, sid string) error {
+func (h *admissions) boundChildren(ctx context.Context, parent store.Session, sid string) error {
 	others := slices.DeleteFunc(slices.Clone(parent.Children), func(other string) bool { return other == sid })
 	tooMany := others[:max(0, len(parent.Children)-h.cfg.MaxGrants)]
 	if len(tooMany) == 0 {
 		return nil
 	}
 	for _, sid := range tooMany {
-		if err := h.End(ctx, sid, policy.ReasonConcurrency, ""); err != nil && !errors.Is(err, store.ErrNotFound) {
+		if err := h.endID(ctx, sid, policy.ReasonConcurrency, ""); err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	}
@@ -196,7 +196,7 @@ func (h *Hook) boundChildren(ctx context.Context, parent store.Session, sid stri
 }
 
 // mayHaveChild refuses to make a session from one that stands at the end of a long row.
-func (h *Hook) mayHaveChild(ctx context.Context, s store.Session) error {
+func (h *admissions) mayHaveChild(ctx context.Context, s store.Session) error {
 	for range maxAncestors {
 		if s.Parent == "" {
 			return nil

@@ -11,12 +11,12 @@ import (
 
 // Preview calls visit for each session that ends if proposed replaces the
 // settings of an account, with the reason: live now, and over or surplus then.
-// Those of one subject come together. It looks at every subject who has a
-// session in the account, in other accounts too, and decides as [policy.Preview]
-// does. Logins whose code was not redeemed are not among them.
+// The sessions of one subject come together. Preview checks every subject with a session in the
+// account, including their sessions in other accounts, and decides as [policy.Preview] does. It
+// skips logins whose code was not redeemed.
 //
-// It takes time in proportion to the number of sessions. Its error is that of
-// the context if that ended first.
+// It takes time in proportion to the number of sessions. If the context ends first, it returns the
+// context's error.
 func (h *Hook) Preview(ctx context.Context, account string, proposed policy.Account, visit func(s store.Session, reason policy.Reason)) error {
 	current, err := h.Account(ctx, account)
 	if err != nil {
@@ -33,7 +33,7 @@ func (h *Hook) Preview(ctx context.Context, account string, proposed policy.Acco
 }
 
 // previewSubject is [Hook.Preview] for the subject of a session.
-func (h *Hook) previewSubject(ctx context.Context, of *store.Session, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
+func (h *members) previewSubject(ctx context.Context, of *store.Session, account string, current, proposed policy.Account, visit func(store.Session, policy.Reason)) error {
 	subject := of.Subject
 	memberships, _, err := h.membershipsOf(ctx, of)
 	if err != nil {

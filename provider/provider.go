@@ -10,8 +10,7 @@
 //	...
 //	http.ListenAndServe(addr, hook.Handler(p))
 //
-// [Hook.Run] sweeps in the background and sends what is owed to applications; the
-// limits hold without it.
+// [Hook.Run] sweeps in the background and notifies applications; the limits hold without it.
 package provider
 
 import (
@@ -29,7 +28,6 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/invalid"
-	"github.com/curfew-oidc/curfew/provider/internal/notify"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -40,22 +38,22 @@ type Config struct {
 	// Store keeps the sessions. Processes that share it share the caps.
 	Store store.Store
 
-	// Keys seal what clients hold. Processes that share a store share them.
+	// Keys seal the tokens and cookies that clients hold. Processes that share a store share them.
 	Keys Keys
 
-	// StoreID is what [Hook.StoreID] said that Store is called. With it a store that
-	// has lost what it had is noticed at the start too, and an outage whatever Settings
-	// are. Empty: the hook takes the store that it finds, and notices from then on.
+	// StoreID is the ID of Store, as [Hook.StoreID] returned it before. With it the hook notices a
+	// store that has lost its data at the start too, and treats it as an outage whatever Settings
+	// are. Empty: the hook accepts the store that it finds, and notices a loss from then on.
 	StoreID string
 
 	// Settings are the limits. Nil: they are read from Store, where
-	// [SaveAccount] puts them; an account without settings has no limits. Settings
-	// that were there and are not any more, because the store was emptied, are an
-	// outage, and not the end of all limits: see [ErrStoreLost].
+	// [SaveAccount] puts them; an account without settings has no limits. If settings vanish,
+	// because the store was emptied, that is an outage, and not the end of all limits: see
+	// [ErrStoreLost].
 	Settings SettingsSource
 
-	// SettingsMaxAge is how old cached settings may get before they are read
-	// again: how long a changed policy may take to apply. Zero means 1 s,
+	// SettingsMaxAge is how old cached settings may get before they are read again. A changed
+	// policy takes at most that long to apply. Zero means 1 s,
 	// a negative value reads them at each use.
 	SettingsMaxAge time.Duration
 
@@ -63,45 +61,41 @@ type Config struct {
 	// user's groups in each. If it fails, logins are refused and refreshes
 	// answered with 503. Nil: every user belongs to the account "default".
 	//
-	// It must fail where it cannot tell. A user for whom it returns no account and
-	// no error has NO LIMITS: their logins are admitted, however many.
-	// See GoneAfter for the sessions of a user who was in an account before.
+	// It must return an error if it does not know. A user for whom it returns no account and no
+	// error has NO LIMITS: all their logins are admitted. See GoneAfter for the sessions of a user
+	// who was in an account before.
 	//
-	// What changes in it is applied when one of the user's sessions is used next,
-	// and by [Hook.Run] within 24 hours where none is.
+	// A changed answer applies when one of the user's sessions is next used. If none is, [Hook.Run]
+	// applies it within 24 hours.
 	Membership func(ctx context.Context, subject store.Subject) ([]policy.Membership, error)
 
-	// GoneAfter is how long the sessions of a user go on who is in no account any
-	// more, counted from when it was noticed, at a use or by [Hook.Run]. Until then
-	// they keep their accounts, with the limits of these; then they end
-	// (account_disabled). Zero means one hour. A user who is in an account again by
-	// then keeps them.
+	// GoneAfter is how long sessions go on after their user left the last account, counted from
+	// when the hook noticed, at a use or by [Hook.Run]. Until then the sessions keep their
+	// accounts, with the limits of these; then they end (account_disabled). Zero means one hour. A
+	// user who is in an account again by then keeps the sessions.
 	//
-	// It is a net below [Hook.EndAll], which ends them at once: call that when an
-	// account is disabled or deleted.
+	// It is a safety net. [Hook.EndAll] ends the sessions at once: call that when a user is
+	// disabled or deleted.
 	GoneAfter time.Duration
 
-	// NotBefore returns since when a user's credentials are what they are: when
-	// the password was reset, or the account disabled. A login whose user
-	// authenticated before is refused (credential_change), and begins no
-	// session after [Hook.EndAll]: one that was signed in to with the old
-	// password, and waits for its application; a device code that was
-	// approved; a refresh token from before the installation. Nor does it end
-	// other sessions, at the page of a cap or by taking their place. Write the
-	// time first, then call EndAll, and none gets through in between.
+	// NotBefore returns when a user's credentials last changed: when the password was reset, or the
+	// user disabled. A login whose user authenticated before that time is refused
+	// (credential_change), so that it begins no session after [Hook.EndAll]: a login with the old
+	// password that waits for its application, an approved device code, a refresh token from before
+	// the installation. Such a login also ends no other session, neither on the page at the cap nor
+	// by taking its slot. Write the time first, then call EndAll: no login gets through in between.
 	//
-	// Sessions that EndAll left alone go on, and take other applications in. A
-	// login that would be a session of its own needs the new credentials there
-	// too: for it the storage is given a max_age that asks for them.
+	// Sessions that EndAll spared go on, and other applications join them. A login that would be a
+	// session of its own needs the new credentials even in such a browser: the storage gets a
+	// max_age that requires them.
 	//
-	// It is asked twice for each login, before its session begins and after,
-	// and at the authorization requests of a browser with a session. If it
-	// fails, logins are refused. The zero time, or a nil function, refuses
-	// nothing, and neither is a login refused of which the storage has no
-	// auth_time, nor the exchange of another provider's token. For a session that
-	// token exchange makes from another user's, that user is asked about, who
-	// authenticated. Times count to the microsecond: with an auth_time of whole seconds, who signs
-	// in within the second of the change has to do so again.
+	// It is called twice for each login, before its session begins and after, and at the
+	// authorization requests of a browser with a session. If it fails, logins are refused. Nothing
+	// is refused if the function is nil or returns the zero time, if the storage reports no
+	// auth_time, or when another provider's token is exchanged. For a session that token exchange
+	// makes from another user's session, it is called with that other user, who authenticated.
+	// Times count to the microsecond. If auth_time has whole seconds, a user who signs in during
+	// the second of the change must sign in again.
 	NotBefore func(ctx context.Context, subject store.Subject) (time.Time, error)
 
 	// Kind decides what kind of session a login makes. Nil, as [DefaultKind]: a
@@ -113,32 +107,29 @@ type Config struct {
 	// SSOSession returns the provider's own ID of the browser session that a
 	// login belongs to, for a provider with a single sign-on of its own: a
 	// second application then joins the session, and takes no new slot.
-	// Empty, or a nil function: the hook's own cookie says which session it
-	// is; see NoBrowserSession. It is asked at the callback and again when the
-	// code is redeemed, and must answer the same from l.AuthRequest. It is not
-	// asked for native clients.
+	// Empty, or a nil function: the hook's own cookie identifies the session; see NoBrowserSession.
+	// SSOSession is called at the callback and again when the code is redeemed, and must give the
+	// same answer from login.AuthRequest. It is not called for native clients.
 	SSOSession func(ctx context.Context, login Login) string
 
-	// NoBrowserSession switches the hook's own cookies off: logins in one
-	// browser are then one session only where SSOSession says so, prompt,
-	// max_age and id_token_hint are left to the provider, and
-	// [Hook.BrowserSession] finds nothing.
+	// NoBrowserSession switches off the hook's own cookies. Logins in one browser are then one
+	// session only if SSOSession says so, the provider alone enforces prompt, max_age and
+	// id_token_hint, and [Hook.BrowserSession] finds nothing.
 	NoBrowserSession bool
 
 	// ClientName returns the name by which users know a client, such as "Mail".
-	// It must answer at once. It is kept with each session that the client takes
-	// part in, so that pages can say what a session is. Nil, or an empty name:
-	// the client_id.
+	// It must not block. The name is stored with each session that the client takes part in, so
+	// that pages can describe the session. Nil, or an empty name: the client_id.
 	ClientName func(ctx context.Context, clientID string) string
 
-	// AskTemplate is the page on which a user at the cap picks which sessions to
-	// end, where the settings say so (policy.Ask). It is executed with an
-	// [AskPage]. [New] tries it with samples. Nil: a page of the hook's own.
+	// AskTemplate is the page on which a user at the cap picks the sessions to end, if the settings
+	// say so (policy.Ask). It is executed with an [AskPage]. [New] executes it with samples. Nil:
+	// the hook's own page.
 	AskTemplate *template.Template
 
-	// SessionsURL is the address of a page where users can end their sessions,
-	// which a device or command line that is refused at the cap is told in
-	// error_description: absolute, https, or http on loopback. Empty: none.
+	// SessionsURL is the address of a page where users can end their sessions. A device or command
+	// line that is refused at the cap gets it in error_description. It is absolute, and https, or
+	// http on loopback. Empty: no such page.
 	SessionsURL string
 
 	// KeepRefreshToken says for which clients refresh tokens must not rotate
@@ -146,27 +137,25 @@ type Config struct {
 	// client. Nil: all rotate.
 	KeepRefreshToken func(ctx context.Context, client op.Client) bool
 
-	// ExchangeRefreshToken says whether a client may exchange (RFC 8693) a refresh
-	// token that was issued to another one, owner. Nil: none may; a refresh token
-	// is its client's alone (RFC 6749 section 10.4).
+	// ExchangeRefreshToken says whether a client may exchange (RFC 8693) a refresh token that was
+	// issued to another client, owner. Nil: no client may; a refresh token belongs to its client
+	// alone (RFC 6749 section 10.4).
 	ExchangeRefreshToken func(ctx context.Context, client op.Client, owner string) bool
 
-	// Outlives says whether a session that was made from another one by token
-	// exchange, for another user, goes on when that one has ended: parent.End says
-	// how. It is asked at the end and at each later use, for as long as the end is
-	// remembered; after that nobody knows the parent, and the child is over; see
-	// Remember. Nil: none does.
+	// Outlives says whether child, which token exchange made from parent for another user, goes on
+	// after parent has ended: parent.End says how. It is called at the end and at each later use,
+	// while the end is remembered; after that the parent is unknown, and the child is over; see
+	// Remember. Nil: every child ends with its parent.
 	Outlives func(ctx context.Context, parent, child store.Session) bool
 
 	// RemoteAddress returns the address of the client of a request, for a
 	// server behind a proxy. Nil means the host of r.RemoteAddr.
 	RemoteAddress func(r *http.Request) string
 
-	// OnEnd is called after each end of a session, so that the provider can
-	// end what it keeps itself. Its context ends after StoreTimeout, and it
-	// must honour that. An error is reported as an event, and it is tried
-	// again, later each time, until it succeeds or Remember is over: it must
-	// bear to be called twice. Like all functions here it is called by many
+	// OnEnd is called after each end of a session, so that the provider can end its own records of
+	// it. Its context ends after StoreTimeout, and it must honour that. An error is reported as an
+	// event, and OnEnd is called again, at growing intervals, until it succeeds or Remember is
+	// over: it must tolerate repeated calls. Like all functions here it is called by many
 	// goroutines at once: those of requests, and four of a sweep.
 	OnEnd func(ctx context.Context, s store.Session) error
 
@@ -174,8 +163,8 @@ type Config struct {
 	// Logout tells nobody.
 	Logout Logout
 
-	// Events receives what happens. It must not block. Nil: nobody is told, but
-	// that an [EventMisconfigured] is logged as a warning by slog.Default. See
+	// Events receives each event. It must not block. Nil: events are dropped, except that
+	// slog.Default logs an [EventMisconfigured] as a warning. See
 	// [Audit] for a handler that logs everything.
 	Events func(ctx context.Context, e Event)
 
@@ -185,22 +174,21 @@ type Config struct {
 	// allows.
 	CodeLifetime time.Duration
 
-	// Remainder is how much of a session must be left, until its active limit, for
-	// an authorization to go on in it. With less the session counts as over for that: the
-	// user is asked for credentials, or prompt=none answered with login_required.
-	// Many applications cannot begin with a login that is over at once. It is never
-	// more than a tenth of the active limit. A refresh goes on to the end. Zero
+	// Remainder is the time that a session must have left, until its active limit, for a new
+	// authorization to join it. With less, the session counts as over for that authorization: the
+	// user is asked for credentials, or prompt=none is answered with login_required. Many
+	// applications cannot start with a login that is over at once. Remainder is never more than a
+	// tenth of the active limit. Refreshes work until the limit itself. Zero
 	// means 60 s.
 	Remainder time.Duration
 
-	// Grace is how long after a refresh token was exchanged it gets its answer
-	// again, or the newest one since, at most 60 s. It holds for codes and device
-	// codes too. Zero means 30 s; see NoGrace.
+	// Grace is how long after its exchange a refresh token gets its answer again, or the newest
+	// answer since, at most 60 s. It holds for codes and device codes too. Zero means 30 s; see
+	// NoGrace.
 	Grace time.Duration
 
-	// NoGrace switches the grace off, and NoLostResponse the mending of a
-	// lost response after it: every refresh token then works once, as
-	// strictly as RFC 9700 section 4.14.2 can be read.
+	// NoGrace switches off the grace, and NoLostResponse the mending of a lost response after it.
+	// With both, every refresh token works once, the strictest reading of RFC 9700 section 4.14.2.
 	NoGrace, NoLostResponse bool
 
 	// NoExpirationMembers leaves "refresh_token_timeout" and
@@ -211,55 +199,49 @@ type Config struct {
 
 	// NoResponseIssuer leaves "iss" out of authorization responses, and
 	// "authorization_response_iss_parameter_supported" out of discovery (RFC
-	// 9207): for a provider whose own pages send errors to applications that the
-	// hook cannot complete, as they read auth requests round the decorated
-	// storage.
+	// 9207): for a provider whose own pages send errors to applications without reading the auth
+	// request through the decorated storage, so that the hook cannot complete them.
 	NoResponseIssuer bool
 
-	// AdoptUntil is until when refresh tokens from before the installation
-	// are adopted. Zero: never.
+	// AdoptUntil is the time until which refresh tokens from before the installation are adopted.
+	// Zero: never.
 	AdoptUntil time.Time
 
-	// KeyRollover is for how long after the creation of a key a token sealed
-	// with it is answered with 503 by a process that does not have the key
-	// yet. Zero means one hour.
+	// KeyRollover is how long after the creation of a key a process that does not have it yet
+	// answers a token sealed with it by 503. Zero means one hour.
 	KeyRollover time.Duration
 
 	// Remember is how long the reason of an ended session is remembered.
-	// Zero means 31 days: longer than any token of a session can live that
-	// is bounded by the documented 720 hours.
+	// Zero means 31 days: longer than any token can live if its session has an active limit of at
+	// most the documented 720 hours.
 	Remember time.Duration
 
 	// StoreTimeout bounds each step that waits for the store. Zero means 3 s.
 	StoreTimeout time.Duration
 
-	// MaxSessions bounds the sessions of one subject that the store keeps
-	// unended, even where no cap is set: with one more, the one that was
-	// unused for longest ends (ReasonConcurrency). Zero means 1000.
+	// MaxSessions bounds the unended sessions of one subject, even without a cap: one more ends the
+	// session that was unused for longest (ReasonConcurrency). Zero means 1000.
 	MaxSessions int
 
-	// MaxGrants bounds the grants of one session: with one more, the one that
-	// was unused for longest is revoked. As many sessions may be made from it by
-	// token exchange: with one more, the oldest ends (ReasonConcurrency). Zero means
+	// MaxGrants bounds the grants of one session: one more revokes the grant that was unused for
+	// longest. It also bounds the sessions that token exchange makes from one session: one more
+	// ends the oldest (ReasonConcurrency). Zero means
 	// 50.
 	MaxGrants int
 
-	// SweepEvery is how often [Hook.Run] looks for what is due. Zero means
-	// 10 s.
+	// SweepEvery is how often [Hook.Run] looks for sessions that are due. Zero means 10 s.
 	SweepEvery time.Duration
 
-	// NoCounts switches off what [Hook.Counts] returns: this process counts
-	// nothing by account and hour then, and drops nothing that was counted
-	// before.
+	// NoCounts switches off the counts of [Hook.Counts]: this process then counts nothing, and
+	// drops no earlier counts.
 	NoCounts bool
 
-	// Now is the clock. Nil means time.Now. op and most storages read
-	// time.Now themselves, so a clock of one's own gives nonsense lifetimes:
-	// tests over hours use testing/synctest.
+	// Now is the clock. Nil means time.Now. op and most storages read time.Now themselves, so
+	// another clock gives nonsense lifetimes: to test hours use testing/synctest.
 	Now func() time.Time
 }
 
-// A Login is what is known of a login when it is admitted.
+// A Login describes a login that is about to be admitted.
 type Login struct {
 	Subject store.Subject
 	Client  op.Client // nil for a JWT profile grant
@@ -277,8 +259,8 @@ type Login struct {
 	AuthTime time.Time
 }
 
-// A SettingsSource returns the settings of an account. An account that is not
-// known has the zero Account.
+// A SettingsSource returns the settings of an account. For an unknown account it returns the zero
+// Account.
 type SettingsSource interface {
 	Account(ctx context.Context, account string) (policy.Account, error)
 }
@@ -295,26 +277,14 @@ func (s StaticSettings) Account(_ context.Context, account string) (policy.Accou
 
 // Hook is the policy in place. It is made by [New].
 type Hook struct {
-	cfg      Config
-	ring     *seal.Ring
-	browsers *browser.Keeper
-	settings *settingsCache
-	watch    *storeWatch
-	counter  counter
-	walker   walker
+	*pages
+
 	patience patience
 	locks    keylock.Locks // by grant: one refresh at a time in this process
-	wake     chan struct{} // holds a value when Run should not wait for its tick
 
-	decorates   atomic.Int32 // how many storages
-	handles     atomic.Bool  // Handler was called
-	signers     signers
-	mistakes    mistakes
-	keyUnknown  seldom // EventKeyUnknown
-	ledger      *notify.Ledger
-	outbox      notify.Outbox
-	backChannel *notify.BackChannel
-	announces   []announcement // in discovery
+	decorates atomic.Int32   // how many storages
+	handles   atomic.Bool    // Handler was called
+	announces []announcement // in discovery
 }
 
 // ErrConfig is wrapped by the errors of [New] that name a field.
@@ -388,7 +358,7 @@ func New(cfg Config) (*Hook, error) {
 		cfg.Now = time.Now
 	}
 	if raw, err := hex.DecodeString(cfg.StoreID); err != nil || cfg.StoreID != "" && len(raw) != storeIDSize {
-		return nil, invalid.Errorf(ErrConfig, "provider.Config.StoreID is %q, which is none that Hook.StoreID returns", cfg.StoreID)
+		return nil, invalid.Errorf(ErrConfig, "provider.Config.StoreID is %q, which is not an ID that Hook.StoreID returns", cfg.StoreID)
 	}
 	if err := checkSessionsURL(cfg.SessionsURL); err != nil {
 		return nil, invalid.Errorf(ErrConfig, "provider.Config.SessionsURL: %w", err)
@@ -419,17 +389,9 @@ func New(cfg Config) (*Hook, error) {
 	case watch.refuses:
 		cfg.Settings = besideSettings{cfg.Settings, watch}
 	}
-	h := &Hook{
-		cfg: cfg, ring: ring, watch: watch,
-		settings:  newSettingsCache(cfg.Settings, cfg.SettingsMaxAge, cfg.StoreTimeout),
-		patience:  patienceOf(cfg),
-		wake:      make(chan struct{}, 1),
-		announces: announcements(cfg),
-	}
-	h.browsers = &browser.Keeper{Ring: ring, Now: h.now}
-	h.ledger, h.backChannel = h.newLedger(), h.newBackChannel()
-	watch.now = h.now
-	watch.tell = func(ctx context.Context, err error) { h.event(ctx, Event{Type: EventStoreLost, Err: err}) }
+	c := &cookies{sweeps: newEngine(cfg, watch), ring: ring}
+	c.browsers = &browser.Keeper{Ring: ring, Now: c.now}
+	h := &Hook{pages: &pages{c}, patience: patienceOf(cfg), announces: announcements(cfg)}
 	return h, nil
 }
 
@@ -449,4 +411,4 @@ func DefaultKind(_ context.Context, l Login) policy.Kind {
 }
 
 // now is the time, in the precision and zone that stores keep.
-func (h *Hook) now() time.Time { return h.cfg.Now().UTC().Truncate(time.Microsecond) }
+func (h *base) now() time.Time { return h.cfg.Now().UTC().Truncate(time.Microsecond) }

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
-	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -19,15 +19,9 @@ import (
 // again, as a refresh does; after it nothing. op and most storages know a device code
 // for ever, and of two requests with one code that race both may have found it good.
 
-// codeHash is how the authorization code of an auth request appears in a session, and
-// deviceHash how a device code does, of whose hash it is a hash.
-func codeHash(ar op.AuthRequest) []byte {
-	sum := seal.Digest("code", ar.GetID())
-	return sum[:16]
-}
-
-func deviceHash(code string) []byte {
-	sum := seal.Digest("device code", code)
+// deviceHash is how a device code appears in a session; name is a hash of it.
+func deviceHash(name string) []byte {
+	sum := seal.Digest("device code", name)
 	return sum[:16]
 }
 
@@ -53,10 +47,10 @@ func redeemed(s *store.Session, i issuance) bool {
 	if i.code == nil || i.redeemed {
 		return i.redeemed
 	}
-	if x := codeAt(s.Codes, i.code); x >= 0 && !s.Codes[x].Used.IsZero() {
+	if x := session.CodeAt(s.Codes, i.code); x >= 0 && !s.Codes[x].Used.IsZero() {
 		return true
 	}
-	return i.refresh && s.Grant(grantID(i.name...)) != nil
+	return i.refresh && s.Grant(session.GrantID(i.name...)) != nil
 }
 
 // redeem notes that a code has brought its tokens, and its answer for a repeat.
@@ -64,10 +58,10 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 	if i.code == nil {
 		return
 	}
-	codes := withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
-	at := codeAt(codes, i.code)
+	codes := session.WithoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
+	at := session.CodeAt(codes, i.code)
 	if at < 0 {
-		codes = withCode(codes, store.Code{Hash: i.code, Until: now}, now)
+		codes = session.WithCode(codes, store.Code{Hash: i.code, Until: now}, now)
 		at = len(codes) - 1
 	} else {
 		codes = slices.Clone(codes)
@@ -82,7 +76,7 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 
 // redeemedAgain answers a code that has brought its tokens: within the grace with the
 // same answer, or with the newest one if its refresh token was exchanged meanwhile.
-func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
+func (c *issuing) redeemedAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (access, refresh string, expires time.Time, err error) {
 	a, err := c.codeAgain(ctx, req, s, r, i)
 	if err != nil {
 		return "", "", time.Time{}, err
@@ -91,10 +85,10 @@ func (c *core) redeemedAgain(ctx context.Context, req *request, s store.Session,
 	return a.Access, a.Refresh, a.Expires, nil
 }
 
-func (c *core) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
+func (c *issuing) codeAgain(ctx context.Context, req *request, s store.Session, r ruling, i issuance) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
-	at := codeAt(s.Codes, i.code)
+	at := session.CodeAt(s.Codes, i.code)
 	if at < 0 || !h.patience.repeats(s.Codes[at].Used, now) {
 		return seal.Answer{}, spentCode()
 	}
@@ -148,14 +142,14 @@ var errTakenBack = errors.New("the code was redeemed by a request that failed me
 
 // noteAgain notes that another request gets the answer to a code: should the first one
 // fail yet, it takes nothing back. t is the access token of the answer.
-func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
-	if at := codeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
+func (h *admissions) noteAgain(ctx context.Context, s store.Session, code []byte, t seal.AccessToken) (store.Session, error) {
+	if at := session.CodeAt(s.Codes, code); at >= 0 && s.Codes[at].Again {
 		return s, nil
 	}
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	return h.change(ctx, s, func(s *store.Session) error {
-		at := codeAt(s.Codes, code)
+		at := session.CodeAt(s.Codes, code)
 		switch {
 		case s.End != nil:
 			return usable(s, ruling{}, h.now(), policy.Use{})
@@ -172,7 +166,7 @@ func (h *Hook) noteAgain(ctx context.Context, s store.Session, code []byte, t se
 
 // anotherAccessToken takes the place of one that is over, where there is no refresh token
 // to get another one with.
-func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (seal.Answer, error) {
+func (c *issuing) anotherAccessToken(ctx context.Context, req *request, s store.Session, r ruling, i issuance, g *store.Grant) (seal.Answer, error) {
 	id, expires, err := c.Storage.CreateAccessToken(ctx, i.request)
 	if err != nil {
 		return seal.Answer{}, storageError{err}
@@ -185,7 +179,7 @@ func (c *core) anotherAccessToken(ctx context.Context, req *request, s store.Ses
 
 // asPresented judges the refresh token in the answer to a code as if it had been
 // presented itself, and finds the newest answer that it leads to.
-func (c *core) asPresented(s store.Session, r ruling, a seal.Answer, now time.Time) (*refreshState, error) {
+func (c *issuing) asPresented(s store.Session, r ruling, a seal.Answer, now time.Time) (*refreshState, error) {
 	st := &refreshState{session: s, ruling: r}
 	var err error
 	if st.token, err = c.h.ring.OpenRefresh(a.Refresh, now); err != nil {
@@ -206,7 +200,7 @@ func (c *core) asPresented(s store.Session, r ruling, a seal.Answer, now time.Ti
 
 // exchangeNewest exchanges the newest refresh token of an answer whose access token is
 // over; see presentNewest.
-func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshState) (seal.Answer, error) {
+func (c *issuing) exchangeNewest(ctx context.Context, req *request, st *refreshState) (seal.Answer, error) {
 	if err := c.presentNewest(st); err != nil {
 		return seal.Answer{}, err
 	}
@@ -219,24 +213,29 @@ func (c *core) exchangeNewest(ctx context.Context, req *request, st *refreshStat
 }
 
 // redeemedDevice finds the session that a device code has brought its tokens in, while
-// that is live: nobody's session is used, or made, by the code any more. It has one
-// session, or a second one if the first was only reserved. A session that has no note of
-// the code was begun by it before notes were made.
-func (c *core) redeemedDevice(ctx context.Context, sid func(n int) string, code []byte) (s store.Session, r ruling, redeemed bool, err error) {
-	s, err = c.h.get(ctx, sid(0))
-	if err == nil && s.End != nil && s.End.Latest != "" {
-		s, err = c.h.get(ctx, s.End.Latest)
-	}
-	if errors.Is(err, store.ErrNotFound) || err == nil && (s.End != nil || !s.ReservedUntil.IsZero()) {
+// that is live: nobody's session is used, or made, by the code any more. A session that
+// has no note of the code was begun by it before notes were made. expired says that the
+// code is over: op takes one that was approved for ever, and its session may have ended
+// and be forgotten.
+func (c *signingIn) redeemedDevice(ctx context.Context, l *session.Login, expired bool) (s store.Session, r ruling, redeemed bool, err error) {
+	s, err = c.h.find(ctx, l)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if expired {
+			return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
+		}
+		return store.Session{}, ruling{}, false, nil
+	case err != nil:
+		return store.Session{}, ruling{}, false, err
+	case expired && !s.ReservedUntil.IsZero() && !c.h.now().Before(s.ReservedUntil):
+		return store.Session{}, ruling{}, false, oidc.ErrExpiredDeviceCode()
+	case s.End != nil, !s.ReservedUntil.IsZero():
 		return store.Session{}, ruling{}, false, nil
 	}
-	if at := codeAt(s.Codes, code); err == nil && at >= 0 && s.Codes[at].Used.IsZero() {
+	if at := session.CodeAt(s.Codes, l.Mark); at >= 0 && s.Codes[at].Used.IsZero() {
 		return store.Session{}, ruling{}, false, nil
 	}
-	if err == nil {
-		s, r, err = c.h.inUse(ctx, s)
-	}
-	if err != nil {
+	if s, r, err = c.h.inUse(ctx, s); err != nil {
 		return store.Session{}, ruling{}, false, err
 	}
 	return s, r, usable(&s, r, c.h.now(), policy.Use{}) == nil, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
+	"github.com/curfew-oidc/curfew/provider/internal/session"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -30,10 +31,10 @@ type refreshState struct {
 	session   store.Session
 	ruling    ruling
 	standing  standing
-	from      seal.Nonce  // for a repeat: the nonce of the token that the newest one was made from
-	inner     string      // the storage's token to exchange
-	answer    seal.Answer // for a repeat
-	adopt     *admission  // the token is from before the installation, and its session not in the store yet
+	from      seal.Nonce     // for a repeat: the nonce of the token that the newest one was made from
+	inner     string         // the storage's token to exchange
+	answer    seal.Answer    // for a repeat
+	adopt     *session.Login // the token is from before the installation, and its session not in the store yet
 }
 
 // A refusedRequest stands in for the storage's refresh request when there is a
@@ -71,7 +72,7 @@ var errOvertaken = errors.New("the refresh token was exchanged by other requests
 // From here to the end of the HTTP request the grant is locked in this process:
 // of requests that race for a token the storage sees one. A storage that takes
 // a token presented twice for stolen is spared it, as far as one process goes.
-func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string) (op.RefreshTokenRequest, error) {
+func (c *rotating) TokenRequestByRefreshToken(ctx context.Context, presented string) (op.RefreshTokenRequest, error) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil { // the second call says why
@@ -82,8 +83,8 @@ func (c *core) TokenRequestByRefreshToken(ctx context.Context, presented string)
 	return c.lookUp(ctx, req, presented)
 }
 
-// lookUp looks a refresh token up: see [core.TokenRequestByRefreshToken].
-func (c *core) lookUp(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
+// lookUp looks a refresh token up: see [rotating.TokenRequestByRefreshToken].
+func (c *rotating) lookUp(ctx context.Context, req *request, presented string) (op.RefreshTokenRequest, error) {
 	st := &refreshState{presented: presented}
 	var err error
 	st.token, err = c.h.ring.OpenRefresh(presented, c.h.now())
@@ -113,7 +114,7 @@ func (c *core) lookUp(ctx context.Context, req *request, presented string) (op.R
 // lock locks a grant until the HTTP request ends. A request that has one lock
 // already, for the other token of an exchange, takes no second: two of them
 // could wait for each other.
-func (c *core) lock(ctx context.Context, req *request, key string) error {
+func (c *rotating) lock(ctx context.Context, req *request, key string) error {
 	if req.unlock != nil {
 		return nil
 	}
@@ -127,7 +128,7 @@ func (c *core) lock(ctx context.Context, req *request, key string) error {
 	return nil
 }
 
-func (c *core) refused(req *request, st *refreshState, err error) *refusedRequest {
+func (c *rotating) refused(req *request, st *refreshState, err error) *refusedRequest {
 	if errors.Is(err, store.ErrNotFound) {
 		err = errUnknownSession
 	}
@@ -136,7 +137,7 @@ func (c *core) refused(req *request, st *refreshState, err error) *refusedReques
 }
 
 // request finds how the token stands and asks the storage for its request.
-func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.RefreshTokenRequest, error) {
+func (c *rotating) request(ctx context.Context, req *request, st *refreshState) (op.RefreshTokenRequest, error) {
 	h := c.h
 	var err error
 	if st.session, st.ruling, err = h.inUse(ctx, st.session); err != nil {
@@ -173,7 +174,7 @@ func (c *core) request(ctx context.Context, req *request, st *refreshState) (op.
 // awaitMove waits for another process to write what it did with the grant, and
 // reports whether it has. A process that has exchanged a token at the storage
 // writes within the store's time-out, or not at all.
-func (c *core) awaitMove(ctx context.Context, st *refreshState) (moved bool, err error) {
+func (c *rotating) awaitMove(ctx context.Context, st *refreshState) (moved bool, err error) {
 	h := c.h
 	if h.cfg.NoGrace || st.adopt != nil {
 		return false, nil
@@ -208,7 +209,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // judgeAgain judges a token that was good when the request first looked.
-func (c *core) judgeAgain(st *refreshState) error {
+func (c *rotating) judgeAgain(st *refreshState) error {
 	err := c.judge(st)
 	if errors.Is(err, errReplay) {
 		return errOvertaken
@@ -218,7 +219,7 @@ func (c *core) judgeAgain(st *refreshState) error {
 
 // judge finds how the token stands to the session in st, and what to ask the
 // storage for.
-func (c *core) judge(st *refreshState) error {
+func (c *rotating) judge(st *refreshState) error {
 	h := c.h
 	now := h.now()
 	g := st.session.Grant(st.token.Grant)
@@ -250,7 +251,7 @@ func (c *core) judge(st *refreshState) error {
 
 // refresh answers an exchange of a refresh token: op has authenticated the
 // client and compared it by now.
-func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, presented string) (string, string, time.Time, error) {
+func (c *rotating) refresh(ctx context.Context, req *request, tr op.TokenRequest, presented string) (string, string, time.Time, error) {
 	if refused, ok := tr.(*refusedRequest); ok {
 		return "", "", time.Time{}, c.answerRefused(ctx, req, refused)
 	}
@@ -263,7 +264,7 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 	}
 	a, err := c.rotate(ctx, req, tr, st)
 	if err == nil {
-		c.h.signers.learn(st.session.Subject.Issuer, c)
+		c.h.signers.learn(st.session.Subject.Issuer, c.backing)
 		req.private = true
 		return a.Access, a.Refresh, a.Expires, nil
 	}
@@ -276,7 +277,7 @@ func (c *core) refresh(ctx context.Context, req *request, tr op.TokenRequest, pr
 
 // answerRefused answers a refusal, and does what it calls for: it comes from the
 // right client.
-func (c *core) answerRefused(ctx context.Context, req *request, refused *refusedRequest) error {
+func (c *rotating) answerRefused(ctx context.Context, req *request, refused *refusedRequest) error {
 	if err := c.consequences(ctx, req, refused); err != nil {
 		return c.outage(ctx, req, err)
 	}
@@ -285,7 +286,7 @@ func (c *core) answerRefused(ctx context.Context, req *request, refused *refused
 
 // consequences does what a refused refresh token calls for, at whichever door the
 // right client presents it. The error is one of the store.
-func (c *core) consequences(ctx context.Context, req *request, refused *refusedRequest) error {
+func (c *rotating) consequences(ctx context.Context, req *request, refused *refusedRequest) error {
 	h, st := c.h, refused.state
 	if st.session.ID != "" && st.session.End == nil && st.adopt == nil {
 		wctx, cancel := h.detach(ctx)
@@ -315,7 +316,7 @@ func (c *core) consequences(ctx context.Context, req *request, refused *refusedR
 
 // rotate exchanges the token. The storage goes first, our write follows; of
 // processes that race for one token one wins, and the others give its answer.
-func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
+func (c *rotating) rotate(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
 	h := c.h
 	if st.adopt != nil {
 		if err := c.adopt(ctx, st); err != nil {
@@ -338,7 +339,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 	g := st.session.Grant(st.token.Grant)
 	use := policy.Use{Client: g.Client, Authenticated: g.Authenticated}
 	after := st.session
-	h.slide(&after, st.ruling, g.Client, now, policy.Refresh)
+	session.Slide(&after, st.ruling.rules, g.Client, now, policy.Refresh)
 	req.belong(h, after, st.ruling, use)
 	req.acr = acrOf(&st.session, g)
 	skew := c.skew(req)
@@ -393,7 +394,7 @@ func (c *core) rotate(ctx context.Context, req *request, tr op.TokenRequest, st 
 var errMoved = errors.New("the grant was rotated by another request")
 
 // commit writes a rotation that the storage has made already.
-func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, a seal.Answer, rotated store.Grant, use policy.Use, now time.Time) (seal.Answer, error) {
+func (c *rotating) commit(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, a seal.Answer, rotated store.Grant, use policy.Use, now time.Time) (seal.Answer, error) {
 	h := c.h
 	wctx, cancel := h.detach(ctx)
 	defer cancel()
@@ -414,8 +415,8 @@ func (c *core) commit(ctx context.Context, req *request, tr op.TokenRequest, st 
 		}
 		rotated.Unknown = g.Unknown
 		*g = rotated
-		s.Codes = withoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
-		h.slide(s, st.ruling, g.Client, now, policy.Refresh)
+		s.Codes = session.WithoutAnswers(s.Codes, func(x store.Code) bool { return !h.patience.repeats(x.Used, now) })
+		session.Slide(s, st.ruling.rules, g.Client, now, policy.Refresh)
 		h.postpone(s, st.ruling)
 		return nil
 	}
@@ -469,7 +470,7 @@ func sameGrant(a, b *store.Grant) bool {
 
 // lostRace waits for the answer of the process that won the race for the token,
 // and gives the same.
-func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (seal.Answer, error) {
+func (c *rotating) lostRace(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState, cause error) (seal.Answer, error) {
 	if errors.Is(cause, errMoved) {
 		s, err := c.h.getOrLost(ctx, st.session.ID)
 		if err != nil {
@@ -497,7 +498,7 @@ func (c *core) lostRace(ctx context.Context, req *request, tr op.TokenRequest, s
 // presentNewest puts the newest refresh token in the place of one that would get it again,
 // beside an access token that is over: the client would refresh at once, and had
 // waited for nothing. tr is the storage's request for the newest already.
-func (c *core) presentNewest(st *refreshState) error {
+func (c *rotating) presentNewest(st *refreshState) error {
 	newest, err := c.h.ring.OpenRefresh(st.answer.Refresh, c.h.now())
 	if err != nil {
 		return fmt.Errorf("the answer to repeat: %w", err)
@@ -507,7 +508,7 @@ func (c *core) presentNewest(st *refreshState) error {
 }
 
 // repeat gives the answer again that the token got before, or the newest one since.
-func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
+func (c *rotating) repeat(ctx context.Context, req *request, tr op.TokenRequest, st *refreshState) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	if !sameScopes(tr.GetScopes(), st.answer.Scopes) {
@@ -525,14 +526,14 @@ func (c *core) repeat(ctx context.Context, req *request, tr op.TokenRequest, st 
 }
 
 // noteMoved tells of a repeat from another address than the one that got the answer.
-func (h *Hook) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
+func (h *documents) noteMoved(ctx context.Context, s *store.Session, client string, was, is []byte) {
 	if len(was) > 0 && subtle.ConstantTimeCompare(was, is) != 1 {
 		h.sessionEvent(ctx, EventRepeatMoved, s, client)
 	}
 }
 
 // answerAgain gives an answer once more, as the limits of now allow.
-func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a seal.Answer) (seal.Answer, error) {
+func (c *rotating) answerAgain(ctx context.Context, req *request, s store.Session, r ruling, g *store.Grant, a seal.Answer) (seal.Answer, error) {
 	h := c.h
 	now := h.now()
 	req.belong(h, s, r, policy.Use{Client: g.Client, Authenticated: g.Authenticated})
@@ -553,7 +554,7 @@ func (c *core) answerAgain(ctx context.Context, req *request, s store.Session, r
 }
 
 // tellMoved tells of a repeat that comes from another address than the first.
-func (c *core) tellMoved(ctx context.Context, req *request, st *refreshState) {
+func (c *rotating) tellMoved(ctx context.Context, req *request, st *refreshState) {
 	g := st.session.Grant(st.token.Grant)
 	c.h.noteMoved(ctx, &st.session, g.Client, g.Address, addressHash(st.from, req.address))
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/store"
@@ -14,6 +15,8 @@ type refusedError struct {
 	text   string // for the application
 	over   bool   // the login is over, rather than one too many
 	silent bool   // and the application wants an answer without the user
+
+	ask *policy.Decision // of a cap that asks, where the user can be asked; nil: not so
 }
 
 func (e *refusedError) Error() string { return "refused by policy: " + e.text }
@@ -40,4 +43,20 @@ func endedText(s *store.Session) string {
 		return fmt.Sprintf("%s: the login session that this one was made from is over: %s; sign in again", s.End.Reason, s.End.Reason.Info().Cause)
 	}
 	return s.End.Reason.Info().DescriptionOf(reached(s))
+}
+
+// hasEnded is the refusal of what belongs to a session that has ended.
+func hasEnded(s *store.Session) *refusedError {
+	return &refusedError{reason: s.End.Reason, text: endedText(s), over: true}
+}
+
+// usable refuses a session that has ended or is over.
+func usable(s *store.Session, r ruling, now time.Time, use policy.Use) error {
+	if s.End != nil {
+		return hasEnded(s)
+	}
+	if d := r.rules.Check(now, s.Policy(), use); !d.Allow {
+		return &refusedError{reason: d.Reason, text: refusalText(d), over: true}
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ type room struct {
 
 // room looks whether there is a place for a session of the given kind and
 // client. It reserves none: only the admission decides.
-func (h *Hook) room(ctx context.Context, subject store.Subject, kind policy.Kind, client string) (room, error) {
+func (h *admissions) room(ctx context.Context, subject store.Subject, kind policy.Kind, client string) (room, error) {
 	r, err := h.rules(ctx, subject, true)
 	if err != nil {
 		return room{}, fmt.Errorf("settings: %w", err)

@@ -26,8 +26,8 @@ type ruling struct {
 
 // rules returns the rules for a subject. A login needs settings that are fresh:
 // the cap cannot be checked with others.
-func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ruling, error) {
-	memberships, err := h.Memberships(ctx, subject)
+func (h *rulebook) rules(ctx context.Context, subject store.Subject, login bool) (ruling, error) {
+	memberships, err := h.memberships(ctx, subject)
 	if err != nil {
 		return ruling{}, err
 	}
@@ -36,7 +36,7 @@ func (h *Hook) rules(ctx context.Context, subject store.Subject, login bool) (ru
 
 // rulesOf returns the rules for a session: those for its subject, or, if that is in
 // no account any more, those of the accounts that it was in.
-func (h *Hook) rulesOf(ctx context.Context, s *store.Session) (ruling, error) {
+func (h *rulebook) rulesOf(ctx context.Context, s *store.Session) (ruling, error) {
 	memberships, gone, err := h.membershipsOf(ctx, s)
 	if err != nil {
 		return ruling{}, err
@@ -48,8 +48,8 @@ func (h *Hook) rulesOf(ctx context.Context, s *store.Session) (ruling, error) {
 
 // membershipsOf returns the memberships of a session's subject. One who is gone has
 // those of the session.
-func (h *Hook) membershipsOf(ctx context.Context, s *store.Session) (memberships []policy.Membership, gone bool, err error) {
-	memberships, err = h.Memberships(ctx, s.Subject)
+func (h *rulebook) membershipsOf(ctx context.Context, s *store.Session) (memberships []policy.Membership, gone bool, err error) {
+	memberships, err = h.memberships(ctx, s.Subject)
 	if err != nil || len(memberships) > 0 || len(s.Accounts) == 0 {
 		return memberships, false, err
 	}
@@ -75,7 +75,7 @@ func fingerprint(memberships []policy.Membership) string {
 }
 
 // rulesIn returns the rules for a subject with the given memberships.
-func (h *Hook) rulesIn(ctx context.Context, subject store.Subject, memberships []policy.Membership, login bool) (ruling, error) {
+func (h *rulebook) rulesIn(ctx context.Context, subject store.Subject, memberships []policy.Membership, login bool) (ruling, error) {
 	r := ruling{accounts: make([]string, 0, len(memberships)), who: fingerprint(memberships)}
 	settings := policy.Settings{Accounts: make(map[string]policy.Account, len(memberships))}
 	for _, m := range memberships {

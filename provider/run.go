@@ -26,14 +26,13 @@ const (
 	sweepAtOnce = 4
 )
 
-// Run sweeps until the context ends: sessions that are over end, reasons that
-// were remembered for long enough are forgotten, a changed policy is applied to
-// live sessions, applications are told what they are owed, and what was counted
-// for [Hook.Counts] is written. The limits hold without it. It returns the
-// context's error, when what it was looking at has been dealt with, which takes a
-// few StoreTimeouts at most, when notifications that are on their way have arrived
-// or failed, for which they have Config.Logout.Timeout, and within StoreTimeout, in
-// which it writes the last counts: end it after the HTTP server.
+// Run sweeps until the context ends. It ends sessions that are over, forgets ended sessions after
+// Config.Remember, applies a changed policy to live sessions, sends owed notifications to
+// applications, and writes the counts of [Hook.Counts]. The limits hold without it. When the
+// context ends, Run finishes the sessions that it is working on, which takes a few StoreTimeouts at
+// most. It waits for notifications under way, for at most Config.Logout.Timeout, and writes the
+// last counts within StoreTimeout. Then it returns the context's error. End it after the HTTP
+// server.
 func (h *Hook) Run(ctx context.Context) error {
 	tick := time.NewTicker(h.cfg.SweepEvery)
 	defer tick.Stop()
@@ -55,15 +54,15 @@ func (h *Hook) Run(ctx context.Context) error {
 	}
 }
 
-func (h *Hook) sweepFailed(ctx context.Context, err error) {
+func (h *sweeps) sweepFailed(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		h.event(ctx, Event{Type: EventSweepFailed, Err: err})
 	}
 }
 
-// Sweep does once what [Hook.Run] does all the time. What is due comes first. When
-// the store fails it stops, and says so. A store that is another one than it was it
-// leaves alone: its users may be nobody that this process knows.
+// Sweep does once what [Hook.Run] does repeatedly. Sessions that are due come first. If the store
+// fails, Sweep stops and returns the error. If the store was replaced by another one, Sweep leaves
+// it alone: this process may not know its users.
 func (h *Hook) Sweep(ctx context.Context) error {
 	if err := h.notLost(ctx); err != nil {
 		return err
@@ -84,7 +83,7 @@ func (h *Hook) Sweep(ctx context.Context) error {
 }
 
 // sweepDue looks at what is due, and reports whether it came to the end of it.
-func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
+func (h *sweeps) sweepDue(ctx context.Context, errs *failures) bool {
 	for {
 		dctx, cancel := h.bounded(ctx)
 		batch, err := h.cfg.Store.Due(dctx, h.now(), sweepLease, sweepBatch)
@@ -108,7 +107,7 @@ func (h *Hook) sweepDue(ctx context.Context, errs *failures) bool {
 
 // sweepAll looks at the sessions of a batch, and reports whether the store seems to
 // be down: then it is tried again by the next sweep.
-func (h *Hook) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
+func (h *sweeps) sweepAll(ctx context.Context, batch []store.Session, errs *failures) (broken bool) {
 	var mu sync.Mutex // for errs and broken
 	began := time.Now()
 	someAtOnce(ctx, batch, func(s store.Session) {
@@ -201,7 +200,7 @@ const sweepAgain = 10 * time.Minute
 
 // sweep looks at one session that is due. It asks for no rules where the session
 // has ended: its user may be gone.
-func (h *Hook) sweep(ctx context.Context, s store.Session) error {
+func (h *sweeps) sweep(ctx context.Context, s store.Session) error {
 	now := h.now()
 	var r ruling
 	if s.Fenced() {
@@ -268,7 +267,7 @@ func (h *Hook) sweep(ctx context.Context, s store.Session) error {
 // forget deletes an ended session that was remembered for long enough. The first
 // of several by one name stays as long as the latest is there: a login finds
 // that by it.
-func (h *Hook) forget(ctx context.Context, s store.Session) error {
+func (h *sweeps) forget(ctx context.Context, s store.Session) error {
 	if s.End.Latest != "" {
 		_, err := h.cfg.Store.Get(ctx, s.End.Latest)
 		if err == nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // schedule sets when a sweep has to look at s next.
-func (h *Hook) schedule(s *store.Session, r ruling) {
+func (h *documents) schedule(s *store.Session, r ruling) {
 	if s.End != nil {
 		forget := h.forgetAt(s)
 		if s.End.Latest == "" || s.Due.Before(forget) {
@@ -43,7 +43,7 @@ const lookAgain = 24 * time.Hour
 
 // belongs notes whose session it is: the accounts of its user, and since when there
 // are none any more. It keeps those that it had.
-func (h *Hook) belongs(s *store.Session, r ruling) {
+func (h *documents) belongs(s *store.Session, r ruling) {
 	switch {
 	case r.gone || len(r.accounts) == 0 && len(s.Accounts) > 0:
 		if s.Gone.IsZero() {
@@ -60,7 +60,7 @@ func (h *Hook) belongs(s *store.Session, r ruling) {
 // that was set stays as long as it is not too early by more than half of what is
 // left: stores have an index of these times, and to change that costs more than the
 // rest of a refresh. A sweep that comes too early sets the right one.
-func (h *Hook) postpone(s *store.Session, r ruling) {
+func (h *documents) postpone(s *store.Session, r ruling) {
 	was := s.Due
 	h.schedule(s, r)
 	if middle := s.LastActivity.Add(s.Due.Sub(s.LastActivity) / 2); s.End == nil && was.After(middle) && was.Before(s.Due) {
@@ -71,7 +71,7 @@ func (h *Hook) postpone(s *store.Session, r ruling) {
 // remember is how long an ended session is kept. A login that was never
 // completed is worth a day: until no code for it can turn up any more. One that
 // was adopted is kept for as long as its token would be adopted again.
-func (h *Hook) remember(s *store.Session) time.Duration {
+func (h *documents) remember(s *store.Session) time.Duration {
 	if s.Adopted {
 		return max(h.cfg.Remember, h.cfg.AdoptUntil.Sub(s.End.At))
 	}
@@ -83,14 +83,6 @@ func (h *Hook) remember(s *store.Session) time.Duration {
 
 // forgetAt is when an ended session to which nothing is owed is forgotten: what was
 // given up is remembered like the end itself.
-func (h *Hook) forgetAt(s *store.Session) time.Time {
+func (h *documents) forgetAt(s *store.Session) time.Time {
 	return h.ledger.RememberedUntil(s, s.End.At.Add(h.remember(s)))
-}
-
-// slide records activity of a class that the policy counts for the client. A
-// clock that was stepped back moves nothing.
-func (h *Hook) slide(s *store.Session, r ruling, client string, now time.Time, class policy.Class) {
-	if now.After(s.LastActivity) && r.rules.Slides(s.Policy(), client, class) {
-		s.LastActivity, s.ActivityClass = now, class
-	}
 }

@@ -15,24 +15,24 @@ import (
 
 // detach gives a write its own time: a client that hangs up must not leave
 // half of a login behind.
-func (h *Hook) detach(ctx context.Context) (context.Context, context.CancelFunc) {
+func (h *base) detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), h.cfg.StoreTimeout)
 }
 
 // bounded gives a step that waits for the store its time.
-func (h *Hook) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+func (h *base) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, h.cfg.StoreTimeout)
 }
 
 // get reads a session.
-func (h *Hook) get(ctx context.Context, id string) (store.Session, error) {
+func (h *documents) get(ctx context.Context, id string) (store.Session, error) {
 	ctx, cancel := h.bounded(ctx)
 	defer cancel()
 	return h.load(ctx, id)
 }
 
 // load reads a session as it is: one that its subject's fence stops has ended.
-func (h *Hook) load(ctx context.Context, id string) (store.Session, error) {
+func (h *documents) load(ctx context.Context, id string) (store.Session, error) {
 	s, err := h.cfg.Store.Get(ctx, id)
 	if err == nil {
 		h.obey(ctx, &s)
@@ -42,7 +42,7 @@ func (h *Hook) load(ctx context.Context, id string) (store.Session, error) {
 
 // getOrLost reads a session for who takes it for an answer that there is none: that is
 // said only by a store that is the one that it was.
-func (h *Hook) getOrLost(ctx context.Context, id string) (store.Session, error) {
+func (h *documents) getOrLost(ctx context.Context, id string) (store.Session, error) {
 	s, err := h.get(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		if lost := h.notLost(ctx); lost != nil {
@@ -54,7 +54,7 @@ func (h *Hook) getOrLost(ctx context.Context, id string) (store.Session, error) 
 
 // notLost returns an error that wraps ErrStoreLost if the store has lost what it had:
 // before it is said that something is not in it.
-func (h *Hook) notLost(ctx context.Context) error {
+func (h *rulebook) notLost(ctx context.Context) error {
 	if !h.watch.refuses || h.watch.known() == "" {
 		return nil
 	}
@@ -68,12 +68,12 @@ var errNoChange = errors.New("no change")
 // change writes what f makes of s, by compare-and-swap. If s was out of date f
 // is called again with what is stored now, until the context ends; f's error
 // ends it, and errNoChange ends it well.
-func (h *Hook) change(ctx context.Context, s store.Session, f func(*store.Session) error) (store.Session, error) {
+func (h *documents) change(ctx context.Context, s store.Session, f func(*store.Session) error) (store.Session, error) {
 	return h.changeAs(ctx, h.load, s, f)
 }
 
 // changeAs is change that reads the session by load.
-func (h *Hook) changeAs(ctx context.Context, load func(context.Context, string) (store.Session, error), s store.Session, f func(*store.Session) error) (store.Session, error) {
+func (h *documents) changeAs(ctx context.Context, load func(context.Context, string) (store.Session, error), s store.Session, f func(*store.Session) error) (store.Session, error) {
 	for {
 		// f works on a copy: after a conflict, and for the caller to
 		// compare, s is what it was.
@@ -113,7 +113,7 @@ func (h *Hook) Session(ctx context.Context, sid string) (store.Session, error) {
 	return h.asOfNow(ctx, s)
 }
 
-func (h *Hook) asOfNow(ctx context.Context, s store.Session) (store.Session, error) {
+func (h *documents) asOfNow(ctx context.Context, s store.Session) (store.Session, error) {
 	if h.obey(ctx, &s); s.End != nil {
 		return s, nil
 	}
@@ -206,7 +206,7 @@ func (h *Hook) Deadline(ctx context.Context, s store.Session) (time.Time, policy
 
 // stored returns the sessions that a filter matches, as the store has them, page by
 // page; see [paged.All]. Each page has a time of its own.
-func (h *Hook) stored(ctx context.Context, f store.Filter, pageSize int) iter.Seq2[store.Session, error] {
+func (h *documents) stored(ctx context.Context, f store.Filter, pageSize int) iter.Seq2[store.Session, error] {
 	return paged.All(func(cursor string) ([]store.Session, string, error) {
 		ctx, cancel := h.bounded(ctx)
 		defer cancel()
@@ -216,7 +216,7 @@ func (h *Hook) stored(ctx context.Context, f store.Filter, pageSize int) iter.Se
 
 // each calls visit for every session that the filter matches, until it returns
 // an error. That some cannot be read is an error in the end.
-func (h *Hook) each(ctx context.Context, f store.Filter, visit func(store.Session) error) error {
+func (h *documents) each(ctx context.Context, f store.Filter, visit func(store.Session) error) error {
 	var unread failures
 	for s, err := range h.stored(ctx, f, 500) {
 		switch {

@@ -20,15 +20,15 @@ func settingsKey(account string) string { return "settings/" + account }
 type StoredAccount struct {
 	Settings policy.Account
 
-	// Extensions are what others keep with the settings, each under a name of
-	// its own. They limit nothing. Together they may have [MaxExtensions].
+	// Extensions are data that others store with the settings, each under its own name. They limit
+	// nothing. Together they may have at most [MaxExtensions].
 	Extensions map[string]json.RawMessage
 
 	// Version is 1, 2, 3, ...; 0: there are no settings yet.
 	Version int64
 
-	// Tag is an entity tag (RFC 9110 section 8.8.3), without quotes: no other
-	// version has it, of another store that began anew neither.
+	// Tag is an entity tag (RFC 9110 section 8.8.3), without quotes. No other version has it, not
+	// even in another store or after this store was emptied.
 	Tag string
 
 	At      time.Time // when it was written
@@ -36,7 +36,7 @@ type StoredAccount struct {
 	Message string    // why
 }
 
-// MaxExtensions is how large the extensions of an account may be, in bytes.
+// MaxExtensions is the most that the extensions of an account may have, in bytes.
 const MaxExtensions = 256 << 10
 
 // A storedBody is the document of an account with extensions. Without, the
@@ -101,9 +101,9 @@ func LoadStored(ctx context.Context, s store.Documents, account string) (StoredA
 	return openStored(account, d)
 }
 
-// SaveStored stores a, where a [Config] without Settings reads it, in the place
-// of version a.Version (0: there is none yet). If that is not the current one the
-// error wraps [store.ErrConflict]. It returns a with its new version and tag. It
+// SaveStored stores a, where a [Config] without Settings reads it, and replaces version a.Version
+// (0: there is none yet). If that is not the current version the error wraps [store.ErrConflict]. It
+// returns a with its new version and tag. It
 // does not validate the settings: see [policy.Account.Validate].
 func SaveStored(ctx context.Context, s store.Documents, account string, a StoredAccount) (StoredAccount, error) {
 	body, err := a.body()

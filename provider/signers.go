@@ -18,7 +18,7 @@ import (
 // [Hook.Check] at start.
 type signers struct {
 	mu sync.RWMutex
-	of map[string]*core
+	of map[string]*backing
 }
 
 // maxIssuers bounds the issuers of a process: one that is taken from the Host
@@ -26,7 +26,7 @@ type signers struct {
 const maxIssuers = 10_000
 
 // learn notes that c has the key of an issuer.
-func (k *signers) learn(issuer string, c *core) {
+func (k *signers) learn(issuer string, c *backing) {
 	k.mu.RLock()
 	known := k.of[issuer] == c
 	k.mu.RUnlock()
@@ -36,7 +36,7 @@ func (k *signers) learn(issuer string, c *core) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.of == nil {
-		k.of = map[string]*core{}
+		k.of = map[string]*backing{}
 	}
 	for other := range k.of {
 		if len(k.of) < maxIssuers {

@@ -15,14 +15,11 @@ import (
 //
 // It never wraps what the storage returns, but clients: storages type-switch
 // on their own requests.
-type core struct {
-	op.Storage
-	h *Hook
-}
+type core struct{ *exchanging }
 
 // answer turns an error of the hook into what op gives to the application:
 // refusals as the given OAuth error, everything else as an outage.
-func (c *core) answer(ctx context.Context, req *request, err error, refusal *oidc.Error) *oidc.Error {
+func (c *backing) answer(ctx context.Context, req *request, err error, refusal *oidc.Error) *oidc.Error {
 	req.private = true
 	var refused *refusedError
 	if errors.As(err, &refused) {
@@ -43,7 +40,7 @@ func asOAuth(e *refusedError, base *oidc.Error) *oidc.Error {
 
 // outage is the answer when the store or the settings cannot be asked. It is
 // not a refusal: what the client holds stays good.
-func (c *core) outage(ctx context.Context, req *request, err error) *oidc.Error {
+func (c *backing) outage(ctx context.Context, req *request, err error) *oidc.Error {
 	req.unavailable = true
 	c.h.unavailableEvent(ctx, err)
 	return oidc.ErrServerError().WithDescription("%s", unavailableText).WithParent(err)
@@ -60,7 +57,7 @@ type storageError struct{ error }
 func (e storageError) Unwrap() error { return e.error }
 
 // noteClientCredentials notes a request that has no user session.
-func (c *core) noteClientCredentials(ctx context.Context) {
+func (c *backing) noteClientCredentials(ctx context.Context) {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req != nil {

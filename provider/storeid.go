@@ -16,11 +16,10 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// ErrStoreLost is wrapped by errors that say that the store is not the one that it
-// was: it was emptied, or another one took its place, or settings that it had are
-// gone. Where the limits are in it nobody is admitted then: without them nothing
-// would be limited. See [Hook.AcceptStore].
-var ErrStoreLost = errors.New("curfew: the store has lost what it had")
+// ErrStoreLost is wrapped by errors that report a changed store: it was emptied, another store took
+// its place, or settings that it had are gone. If the settings are in the store, no login is
+// admitted then: without settings nothing would be limited. See [Hook.AcceptStore].
+var ErrStoreLost = errors.New("curfew: the store has lost its data")
 
 // installationKey is the key of the document that says which store this is, and
 // since when the hook runs on it. It is written where there is none, and again only
@@ -332,10 +331,9 @@ func (s besideSettings) Account(ctx context.Context, account string) (policy.Acc
 	return a, err
 }
 
-// StoreID returns what the store is called, which no other store is, nor this one
-// after it was emptied. Keep it beside the keys, and give it to [Config.StoreID] at
-// the next start. If the store has lost what it had, as far as this process knows,
-// the error wraps [ErrStoreLost].
+// StoreID returns the ID of the store. No other store has it, nor does this one after it was
+// emptied. Keep it beside the keys, and pass it as [Config.StoreID] at the next start. If this
+// process knows that the store has lost its data, the error wraps [ErrStoreLost].
 func (h *Hook) StoreID(ctx context.Context) (string, error) {
 	i, err := h.watch.check(ctx)
 	if err != nil {
@@ -344,10 +342,9 @@ func (h *Hook) StoreID(ctx context.Context) (string, error) {
 	return i.id(), nil
 }
 
-// AcceptStore takes the store as it is, for all processes that share it: one that has
-// lost what it had (see [ErrStoreLost]) as a new one, in which accounts have no limits
-// until settings are stored. It is for an operator to say, once, that nothing is to be
-// had back. It returns the store's ID.
+// AcceptStore accepts the store as it is, for all processes that share it. A store that has lost
+// its data (see [ErrStoreLost]) then counts as new: accounts have no limits until settings are
+// stored. An operator calls it, once, when the data is lost for good. It returns the store's ID.
 func (h *Hook) AcceptStore(ctx context.Context) (string, error) {
 	i, err := h.watch.accept(ctx)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // SetUserinfoFromToken answers for the session as well as for the token.
-func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, origin string) error {
+func (c *reading) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, tokenID, subject, origin string) error {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil {
@@ -38,7 +38,7 @@ func (c *core) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, to
 // SetUserinfoFromScopes is called for an ID token before
 // SetUserinfoFromRequest. The storage is not called where op would not have
 // called it: for the hook's own scope alone.
-func (c *core) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, userID, clientID string, scopes []string) error {
+func (c *reading) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, userID, clientID string, scopes []string) error {
 	if scopes = withoutOwnScope(scopes); len(scopes) == 0 {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (c *core) SetUserinfoFromScopes(ctx context.Context, info *oidc.UserInfo, u
 
 // SetUserinfoFromRequest adds the session's claims to an ID token. It is the
 // last place where a login for an ID token alone can be admitted.
-func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, ir op.IDTokenRequest, scopes []string) error {
+func (c *signingIn) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, ir op.IDTokenRequest, scopes []string) error {
 	req, leave := c.h.enter(ctx)
 	defer leave()
 	if req == nil {
@@ -90,7 +90,7 @@ func (c *core) SetUserinfoFromRequest(ctx context.Context, info *oidc.UserInfo, 
 // sessionClaims adds "sid" (Back-Channel Logout 1.0 section 2.1),
 // "session_expiry" (OpenID Connect Enterprise Extensions 1.0) and, where op
 // leaves it out, "acr".
-func (c *core) sessionClaims(req *request, info *oidc.UserInfo, subject string, acr bool) {
+func (c *reading) sessionClaims(req *request, info *oidc.UserInfo, subject string, acr bool) {
 	if info.Subject == "" {
 		info.Subject = subject // op takes the ID token's sub from here
 	}

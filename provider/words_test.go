@@ -63,12 +63,12 @@ func TestCoarseAddresses(t *testing.T) {
 func TestSessionIDs(t *testing.T) {
 	t.Parallel()
 	a, b := store.Subject{Issuer: "i", ID: "a"}, store.Subject{Issuer: "ia", ID: ""}
-	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(b, 0, "auth", "1"))
-	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 1, "auth", "1"))
-	require.NotEqual(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 0, "device", "1"))
-	require.Equal(t, derivedSID(a, 0, "auth", "1"), derivedSID(a, 0, "auth", "1"))
+	require.NotEqual(t, derivedSID(a, "auth", "1"), derivedSID(b, "auth", "1"))
+	require.NotEqual(t, derivedSID(a, "auth", "1"), derivedSID(a, "auth", "2"))
+	require.NotEqual(t, derivedSID(a, "auth", "1"), derivedSID(a, "device", "1"))
+	require.Equal(t, derivedSID(a, "auth", "1"), derivedSID(a, "auth", "1"))
 	require.NotEqual(t, newSID(a), newSID(a))
 	require.Regexp(t, `^[0-9a-f]{2}\.[A-Za-z0-9_-]{24}$`, newSID(a))
 	require.Equal(t, store.Bucket(a), newSID(a)[:2])
-	require.Equal(t, store.Bucket(a), derivedSID(a, 5, "x")[:2])
+	require.Equal(t, store.Bucket(a), derivedSID(a, "x")[:2])
 }

@@ -72,16 +72,16 @@ var _ interface {
 
 // Storage decorates the storage of a provider. The result implements the
 // optional interfaces that change what a provider advertises if and only if s
-// does. [Unwrap] returns s again. Several providers may share a hook: each has its
-// own storage decorated. A storage is decorated once; twice is told as an
-// [EventMisconfigured], and counts as once.
+// does. [Unwrap] returns s again. Several providers may share a hook; decorate the storage of each.
+// Decorate a storage only once: a second time is reported as an [EventMisconfigured], and has no
+// effect.
 func (h *Hook) Storage(s op.Storage) op.Storage {
 	if _, twice := s.(decorated); twice {
 		h.misconfigured(context.Background(), errDecoratedTwice)
 		s = Unwrap(s)
 	}
 	h.decorates.Add(1)
-	c := &core{Storage: s, h: h}
+	c := newCore(s, h)
 	cc, hasCC := s.(op.ClientCredentialsStorage)
 	dv, hasDV := s.(op.DeviceAuthorizationStorage)
 	te, hasTE := s.(op.TokenExchangeStorage)

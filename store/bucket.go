@@ -6,11 +6,11 @@ import (
 	"encoding/hex"
 )
 
-// Bucket returns the bucket of a subject, two lower-case hexadecimal digits: 256
-// buckets, over which subjects are spread evenly. The ID of a session begins
-// with the bucket of its subject, so that an engine that keeps a bucket in one
-// place, as a slot of a Redis cluster, finds it by the ID alone, and has all of
-// a subject's sessions together. The function never changes: sessions are stored
+// Bucket returns the bucket of a subject, two lower-case hexadecimal digits: subjects are spread
+// evenly over 256 buckets. The ID of a session begins with the bucket of its subject. So an engine
+// that keeps a bucket in one place, as in a slot of a Redis cluster, finds a session by its ID
+// alone, and has all sessions of a subject together. The function never changes: sessions are
+// stored
 // under it.
 func Bucket(subject Subject) string {
 	b := make([]byte, 0, 256)

@@ -8,24 +8,23 @@ import (
 	"unicode/utf8"
 )
 
-// Counts keeps what happened in each account, hour by hour, as numbers: for
-// charts, not for decisions. The same rules as for [Sessions] hold.
+// Counts keeps hourly numbers of each account: for charts, not for decisions. The rules of Sessions
+// hold here too.
 type Counts interface {
-	// AddCounts adds to counters, which begin at 0. Of concurrent calls none
-	// is lost. Each element is added as a whole or not at all; if a call fails
+	// AddCounts adds to counters, which begin at 0. No concurrent call is lost. Each element is
+	// added as a whole or not at all; if a call fails
 	// with an error that is not a refusal of its arguments, any of them may
-	// have been added. One counter may be named by several elements. More than
-	// [MaxAddedCounts] elements are an error, and so is one that
-	// [Count.Validate] refuses; then nothing is added.
+	// have been added. Several elements may name the same counter. More than [MaxAddedCounts]
+	// elements are an error, and so is an element that [Count.Validate] refuses; then nothing is
+	// added.
 	AddCounts(ctx context.Context, counts []Count) error
 
 	// ReadCounts returns an account's counters of the hours h for which
-	// from <= h < to, in ascending order of hour and then name. A counter that
-	// nothing was added to is not among them. More than [MaxCountedHours]
-	// between from and to are an error.
+	// from <= h < to, in ascending order of hour and then name. It omits counters to which nothing
+	// was added. More than [MaxCountedHours] between from and to are an error.
 	ReadCounts(ctx context.Context, account string, from, to time.Time) ([]Count, error)
 
-	// DropCounts removes an account's counters of the hours before a time.
+	// DropCounts removes an account's counters of the hours before the given time.
 	DropCounts(ctx context.Context, account string, before time.Time) error
 
 	// CountUnended returns the number of sessions of an account that have not
@@ -34,7 +33,7 @@ type Counts interface {
 	CountUnended(ctx context.Context, account string) (int, error)
 }
 
-// A Count is a counter, or what is added to one.
+// A Count is a counter, or an addition to one.
 type Count struct {
 	Account string
 	Hour    time.Time // a whole hour, in UTC
@@ -42,7 +41,7 @@ type Count struct {
 	N       int64
 }
 
-// What a store must be able to keep, and need not exceed.
+// A store must be able to keep this much, and need not keep more.
 const (
 	MaxAddedCounts  = 1000     // by one call
 	MaxCountedHours = 100 * 24 // returned by one call

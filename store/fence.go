@@ -13,32 +13,30 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 )
 
-// A Fence is when all of a subject's sessions ended: what began by then goes on
-// with nothing, also where its own document does not say so yet. One write ends
-// them, which no number of logins can win a race against.
+// A Fence records when all of a subject's sessions ended. A session or login that began by then
+// cannot go on, even if its own document does not say so yet. A single write ends them all, and no
+// number of racing logins can delay it.
 //
-// A subject has one fence at most. The zero Fence keeps nothing out.
+// A subject has at most one fence. The zero Fence stops nothing.
 type Fence struct {
 	Subject Subject `json:"subject"`
 
-	// At is the time of the end: sessions that began by then have ended, and no
-	// authentication from before begins one.
+	// At is the time of the end. Sessions that began at or before it have ended, and no earlier
+	// authentication begins a session.
 	At time.Time `json:"at,omitzero"`
 
 	Reason policy.Reason `json:"reason,omitempty"` // why they ended
 	By     string        `json:"by,omitempty"`     // who ended them: see [End]
 
-	// Spared are the sessions from before that go on. There are [MaxSpared] at
-	// most.
+	// Spared are the earlier sessions that go on, at most [MaxSpared].
 	Spared []Spared `json:"spared,omitempty"`
 
-	// Due is when a sweeper has to look at the fence next: to write the ends that
-	// are missing, or to remove it. Zero: never.
+	// Due is when a sweeper must process the fence next: to write missing ends, or to remove it.
+	// Zero: never.
 	Due time.Time `json:"due,omitzero"`
 
-	// Revision is 1 when the fence was put first, and one more with each write of
-	// it. It is not part of the document, and zero where the fence comes with a
-	// session.
+	// Revision is 1 when the fence is first put, and one more with each write. It is not part of
+	// the document, and is zero if the fence comes with a session.
 	Revision int64 `json:"-"`
 }
 
@@ -48,33 +46,33 @@ type Spared struct {
 	Started time.Time `json:"started,omitzero"` // as the session's
 }
 
-// MaxSpared is how many sessions a fence may spare: it is read with each session.
+// MaxSpared is the most sessions that a fence may spare. It is small because the fence is read with
+// each session.
 const MaxSpared = 16
 
-// Past reports whether what began at the given time is from before the fence.
+// Past reports whether a session or authentication that began at the given time is from before the
+// fence.
 func (f *Fence) Past(began time.Time) bool { return !f.At.IsZero() && !began.After(f.At) }
 
-// Stops reports whether a session with the ID that began at the given time has
-// ended by the fence.
+// Stops reports whether the fence ended the session with the given ID and start.
 func (f *Fence) Stops(id string, started time.Time) bool {
 	return f.Past(started) && !slices.ContainsFunc(f.Spared, func(s Spared) bool { return s.ID == id })
 }
 
-// Fenced reports whether the session has not ended by its own document, and has
-// by the fence that it was read with.
+// Fenced reports whether the fence that the session was read with has ended it, although its own
+// document does not say so.
 func (s *Session) Fenced() bool {
 	return s.End == nil && s.Joined == "" && s.Fence.Stops(s.ID, s.Started)
 }
 
-// Moved reports whether the stored fence is not f any more, as it was returned
-// before.
+// Moved reports whether the stored fence is no longer f, which was returned before.
 func (f Fence) Moved(stored Fence) bool {
 	return stored.Revision != f.Revision || !stored.At.Equal(f.At)
 }
 
-// Join returns the fence that stops what f stops, and what g stops. Its At, Reason
-// and By are those of the later one, its Due the earlier of both. The order in
-// which fences are joined, and how often, makes no difference to what is stopped.
+// Join returns the fence that stops all that f or g stops. Its At, Reason and By are those of the
+// later one, its Due the earlier of both. Neither the order of joins nor their number changes which
+// sessions are stopped.
 func (f Fence) Join(g Fence) Fence {
 	if g.At.Before(f.At) {
 		f, g = g, f
@@ -143,25 +141,22 @@ func ParseFence(document string) (Fence, error) {
 	return f, nil
 }
 
-// Fences keeps the fence of each subject that has one. The rules of [Sessions]
-// hold. A call that returns after a fence was put, and was made after that, sees
-// it: Get, List and Due bring it with each session, Admit hands it to the decision,
-// Create compares.
+// Fences keeps the fence of each subject that has one. The rules of Sessions hold here too. A call
+// that is made after a fence was put sees it: Get, List and Due return it with each session, Admit
+// passes it to the decision, and Create compares with it.
 type Fences interface {
-	// PutFence puts a fence, joined to the one that there is (see [Fence.Join]),
-	// and returns what is stored then. Writes of sessions do not matter to it, so
-	// that however many logins there are at the same time, it does not lose a race
-	// to them. To put a fence twice stops no more than once. f.Revision is ignored.
+	// PutFence puts a fence, joined to the existing one (see [Fence.Join]), and returns the stored
+	// result. It does not depend on writes of sessions, so it loses no race to logins, however many
+	// there are. Putting a fence twice stops no more than once. f.Revision is ignored.
 	PutFence(ctx context.Context, f Fence) (Fence, error)
 
-	// MoveFence sets when a sweeper has to look at a fence next, which is as it was
-	// returned; a due time that is zero removes it. If what is stored is not that
-	// any more ([Fence.Moved]), the error wraps ErrConflict and nothing changes. To
-	// move what is not there succeeds.
+	// MoveFence sets when a sweeper must process the fence f next; f is as it was returned. A zero
+	// due time removes the fence. If the stored fence is no longer f ([Fence.Moved]), the error
+	// wraps ErrConflict and nothing changes. Moving a fence that does not exist succeeds.
 	MoveFence(ctx context.Context, f Fence, due time.Time) error
 
-	// DueFences returns up to limit fences whose Due time is set and not after
-	// now, the most overdue first. Those that cannot be read are not among the
-	// limit. A limit below 1 is an error.
+	// DueFences returns up to limit fences whose Due time is set and not after now, the most
+	// overdue first. Fences that cannot be read do not count towards the limit. A limit below 1 is
+	// an error.
 	DueFences(ctx context.Context, now time.Time, limit int) ([]Fence, error)
 }

@@ -22,19 +22,19 @@ import (
 //
 // FuzzSessionJSON holds it against encoding/json.
 
-// ErrFormat is wrapped by the error of reading a session document that a newer
-// version of this package wrote in a format that this one does not understand.
+// ErrFormat is wrapped by the error of reading a session document that a newer version of this
+// package wrote, in a format that this version does not understand.
 var ErrFormat = errors.New("unknown format of the session document")
 
 // MarshalJSON returns the session document, without the revision. Times are in
-// UTC, to the nanosecond; members that are zero are omitted. It is an error if
-// a text is not valid UTF-8, if a time is outside of the years 0 to 9999, or if
-// Format is set and is not [Format].
+// UTC, to the nanosecond; members that are zero are omitted. It is an error if a text is not valid
+// UTF-8, if a time is outside the years 0 to 9999, or if the field Format is set and is not the
+// constant.
 func (s Session) MarshalJSON() ([]byte, error) { return s.appendJSON(nil) }
 
-// AppendDocument appends the session document, as MarshalJSON returns it, to b,
-// which it may change behind its length. Its errors are those of Validate too: a
-// store that writes the document need not call both.
+// AppendDocument appends the session document, as MarshalJSON returns it, to b. It may change b
+// beyond its length. It also returns the errors of Validate: a store that writes the document need
+// not call both.
 func (s *Session) AppendDocument(b []byte) ([]byte, error) {
 	if err := s.validateID(); err != nil {
 		return nil, err
@@ -59,9 +59,8 @@ func (s *Session) sizeHint() int {
 }
 
 // UnmarshalJSON replaces s by the session of the document. Its Revision is then
-// zero. Its errors wrap [ErrUnreadable]. If the document's format is newer than
-// [Format] the error wraps [ErrFormat] too: members that are only added do not make a
-// new format.
+// zero. Its errors wrap [ErrUnreadable]. If the document's format is newer than Format the error
+// wraps ErrFormat too. Added members alone do not make a new format.
 func (s *Session) UnmarshalJSON(data []byte) error { return unmarshal(data, s, (*decoder).session) }
 
 // ParseDocument returns the session of a document, as UnmarshalJSON reads it. The
@@ -112,7 +111,7 @@ func (x *Delivery) UnmarshalJSON(data []byte) error { return unmarshal(data, x, 
 var (
 	sessionNames = []string{"v", "sid", "subject", "accounts", "who", "gone", "kind", "client",
 		"started", "authenticated", "last_activity", "activity_class", "amr", "acr",
-		"client_names", "user_agent", "address", "browser_hash", "reserved_until", "codes",
+		"client_names", "user_agent", "address", "browser_hash", "place", "reserved_until", "codes",
 		"adopted", "joined", "parent", "actor", "children", "grants", "end", "deliveries", "due"}
 	grantNames = []string{"id", "client", "authenticated", "acr", "generation", "nonce_hash",
 		"from_hash", "rotated", "used", "repeat", "chain", "address", "revoked"}
@@ -171,6 +170,7 @@ func (e *encoder) session(s *Session) {
 	e.text("user_agent", s.UserAgent)
 	e.text("address", s.Address)
 	e.base64("browser_hash", s.BrowserHash)
+	e.base64("place", s.Place)
 	e.time("reserved_until", s.ReservedUntil)
 	if len(s.Codes) > 0 {
 		e.name("codes")
@@ -487,6 +487,8 @@ func (d *decoder) session(s *Session) error {
 			s.Address, err = d.text()
 		case "browser_hash":
 			s.BrowserHash, err = d.base64()
+		case "place":
+			s.Place, err = d.base64()
 		case "reserved_until":
 			s.ReservedUntil, err = d.time()
 		case "codes":

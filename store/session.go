@@ -26,11 +26,11 @@ type Subject struct {
 // A Session is one login of one subject in one browser, command line or device.
 //
 // It holds no secret in the clear: tokens, codes and cookies appear as hashes or
-// sealed. Its JSON form is what stores keep; members that this version does not
-// know are kept when it is written back.
+// sealed. Stores keep its JSON form; members that this version does not know are kept when the
+// session is written back.
 type Session struct {
-	// Format is the version of the document's format; see the constant. A
-	// session that was read has it; zero means the current one.
+	// Format is the version of the document's format; see the constant. It is set in a session that
+	// was read; zero means the current format.
 	Format int `json:"v"`
 
 	// ID is the "sid" of OpenID Connect Back-Channel Logout 1.0 section 2.1.
@@ -40,25 +40,25 @@ type Session struct {
 
 	Subject Subject `json:"subject"`
 
-	// Accounts are those that the subject belonged to when Due was last set, or to
-	// which it belonged last if it is in none any more. They are what it is listed
-	// by; which limits apply is asked anew at each use.
+	// Accounts are the subject's accounts when Due was last set, or its last accounts if it has
+	// left them all. Lists select sessions by them. The limits that apply are looked up anew at
+	// each use.
 	Accounts []string `json:"accounts,omitempty"`
 
-	// Who is a fingerprint of the accounts and groups by whose limits the session
-	// was admitted, or was looked at together with the subject's others.
+	// Who is a fingerprint of the accounts and groups whose limits applied when the session was
+	// admitted, or was last checked together with the subject's other sessions.
 	Who string `json:"who,omitempty"`
 
-	// Gone is since when the subject is known to be in no account any more. Zero:
-	// it is in one, or never was.
+	// Gone is when the subject was first found to be in no account any more. Zero: it is in an
+	// account, or never was.
 	Gone time.Time `json:"gone,omitzero"`
 
 	Kind   policy.Kind `json:"kind,omitempty"`
-	Client string      `json:"client,omitempty"` // the client that it began with
+	Client string      `json:"client,omitempty"` // the client that began it
 
-	// Started is the auth_time of the login that it began with, or when that was
-	// admitted if the provider gives none. Authenticated is the auth_time of the
-	// latest one in it: Active is counted from it.
+	// Started is the auth_time of the first login, or the time of its admission if the provider
+	// gives no auth_time. Authenticated is the auth_time of the latest login: Active is counted
+	// from it.
 	Started       time.Time `json:"started,omitzero"`
 	Authenticated time.Time `json:"authenticated,omitzero"`
 
@@ -67,50 +67,51 @@ type Session struct {
 	LastActivity  time.Time    `json:"last_activity,omitzero"`
 	ActivityClass policy.Class `json:"activity_class,omitempty"`
 
-	// AMR and ACR are how the user authenticated, as the provider says (OpenID
-	// Connect Core 1.0 section 2). Empty: it does not.
+	// AMR and ACR are how the user authenticated, as the provider says (OpenID Connect Core 1.0
+	// section 2). Empty: the provider does not say.
 	AMR []string `json:"amr,omitempty"`
 	ACR string   `json:"acr,omitempty"`
 
-	// What the user would recognise the session by. Address is coarse: never
-	// a full IP address.
+	// Details by which the user would recognise the session. Address is coarse: never a full IP
+	// address.
 	ClientNames []string `json:"client_names,omitempty"`
 	UserAgent   string   `json:"user_agent,omitempty"`
 	Address     string   `json:"address,omitempty"`
 
-	// BrowserHash is the SHA-256 of the secret in the browser's session
-	// cookie. Where logins of several tabs ran at once and each was given a
-	// secret, it is the hashes of them all, one after the other. Empty: the
-	// session is bound to no browser.
+	// BrowserHash is the SHA-256 of the secret in the browser's session cookie. If logins of
+	// several tabs ran at once and each got a secret, it is the hashes of all these secrets,
+	// concatenated. Empty: the session is bound to no browser.
 	BrowserHash []byte `json:"browser_hash,omitempty"`
 
-	// ReservedUntil is set while the login's authorization code was not
-	// redeemed: the session holds its slot until then and has no token yet.
+	// Place is a hash of the name of the one place into which several logins come: the
+	// provider's own session, a service that vouches for the subject, or an exchange of
+	// tokens. Empty: the session has none.
+	Place []byte `json:"place,omitempty"`
+
+	// ReservedUntil is set while the login's authorization code is not redeemed: until that time
+	// the session holds its slot, and it has no token yet.
 	ReservedUntil time.Time `json:"reserved_until,omitzero"`
 
-	// Codes are the latest logins by authorization code that this session was
-	// made for or joined by, and how long the code of each is good; and the
-	// device codes that brought tokens in it.
+	// Codes are the authorization codes of the latest logins that began or joined this session,
+	// each with its expiry, and the device codes that were exchanged for tokens in it.
 	Codes []Code `json:"codes,omitempty"`
 
-	// Adopted is whether it was made from a refresh token from before the
-	// installation.
+	// Adopted says that the session was made from a refresh token from before the installation.
 	Adopted bool `json:"adopted,omitempty"`
 
-	// Joined is set if this is no session of its own but the name of a login
-	// that joined another one: the ID of that. ReservedUntil is then when it
-	// was made, so that it was over from the beginning.
+	// Joined is set if this record is not a session: earlier versions kept one for each login
+	// that joined another session, whose ID this is. Such a record counts for nothing, and is
+	// forgotten after a day.
 	Joined string `json:"joined,omitempty"`
 
-	// Parent is the session that this one was made from by token exchange, of
-	// another subject of the same issuer: the ID of that, and Actor the subject,
-	// who acts in this one. It ends with that one. Empty: it was made from none.
+	// Parent is the ID of the session that this one was made from by token exchange. The parent is
+	// of another subject of the same issuer: Actor, who acts in this session. This session ends
+	// with its parent. Empty: the session has no parent.
 	Parent string `json:"parent,omitempty"`
 	Actor  string `json:"actor,omitempty"`
 
-	// Children are the sessions that were made from this one, and end with it:
-	// their IDs, entered before they begin. One that has ended, or never began,
-	// may be among them.
+	// Children are the IDs of the sessions that were made from this one, and end with it. An ID is
+	// entered before its session begins, so some may have ended, or may never have begun.
 	Children []string `json:"children,omitempty"`
 
 	Grants []Grant `json:"grants,omitempty"`
@@ -122,20 +123,20 @@ type Session struct {
 	// up. They are written with the end.
 	Deliveries []Delivery `json:"deliveries,omitempty"`
 
-	// Due is when a sweeper has to look at the session next: at its deadline,
-	// for a delivery, or to forget it. Zero: never.
+	// Due is when a sweeper must process the session next: at its deadline, for a delivery, or to
+	// delete it. Zero: never.
 	Due time.Time `json:"due,omitzero"`
 
-	// Unknown are the members of the document that this version does not
-	// know. They are written back as they are.
+	// Unknown are the members of the document that this version does not know. They are written
+	// back unchanged.
 	Unknown map[string]json.RawMessage `json:"-"`
 
 	// Revision is the store's compare-and-swap token: 1 when the session was
 	// added, one more with each write. It is not part of the document.
 	Revision int64 `json:"-"`
 
-	// Fence is that of the subject, as it was when the session was read: see
-	// [Session.Fenced]. It is no part of the document, and not written with it.
+	// Fence is the subject's fence when the session was read: see [Session.Fenced]. It is not part
+	// of the document, and is not written with it.
 	Fence Fence `json:"-"`
 }
 
@@ -144,40 +145,39 @@ type Grant struct {
 	ID     string `json:"id"`
 	Client string `json:"client,omitempty"`
 
-	// Authenticated is the authentication that the grant rests on; its end
-	// is counted from it.
+	// Authenticated is the time of the authentication that the grant rests on; the grant's absolute
+	// end is counted from it.
 	Authenticated time.Time `json:"authenticated,omitzero"`
 
 	// ACR is how the user signed in for it ("acr", OpenID Connect Core 1.0
-	// section 2). Empty: it is not known, or the session's own is meant.
+	// section 2). Empty: unknown, or the same as the session's.
 	ACR string `json:"acr,omitempty"`
 
-	// Generation counts rotations. NonceHash is the SHA-256 of the current
-	// token's nonce, FromHash that of the token it was made from.
+	// Generation counts rotations. NonceHash is the SHA-256 of the current token's nonce, FromHash
+	// that of the nonce of the token that it was made from.
 	Generation uint64    `json:"generation,omitempty"`
 	NonceHash  []byte    `json:"nonce_hash,omitempty"`
 	FromHash   []byte    `json:"from_hash,omitempty"`
-	Rotated    time.Time `json:"rotated,omitzero"` // when it was made from it
+	Rotated    time.Time `json:"rotated,omitzero"` // when the current token was made from it
 
 	// Used is whether the current token, or the access token issued with
 	// it, was seen.
 	Used bool `json:"used,omitempty"`
 
-	// Repeat is the answer that carried the current token, sealed under a key
-	// derived from the token it was made from.
+	// Repeat is the answer with the current token, sealed under a key derived from the token that
+	// it was made from.
 	Repeat []byte `json:"repeat,omitempty"`
 
-	// Chain is one record for each of the latest rotations that followed each
-	// other closely, the latest last: when it was, and what the nonce of the new
-	// token was made with. Only the nonce of a token of the chain leads to
-	// those of the later ones.
+	// Chain has one record for each of the latest rotations that followed each other closely, the
+	// latest last: its time, and the input that the nonce of the new token was derived with. Only
+	// the nonce of a token of the chain leads to the nonces of later ones.
 	Chain []byte `json:"chain,omitempty"`
 
-	// Address is the hash of the address that rotated last, to notice a
-	// repeat from another one.
+	// Address is the hash of the address that rotated last, to detect a repeat from another
+	// address.
 	Address []byte `json:"address,omitempty"`
 
-	// Revoked is when it was revoked (RFC 7009). Zero: it was not.
+	// Revoked is when the grant was revoked (RFC 7009). Zero: it was not.
 	Revoked time.Time `json:"revoked,omitzero"`
 
 	Unknown map[string]json.RawMessage `json:"-"`
@@ -186,19 +186,18 @@ type Grant struct {
 // A Code is the authorization code of one login (RFC 6749 section 4.1.2), or a
 // device code that has brought its tokens (RFC 8628 section 3.4).
 type Code struct {
-	Hash  []byte    `json:"hash,omitempty"` // of what names the login
-	Until time.Time `json:"until,omitzero"` // it is late from then on
+	Hash  []byte    `json:"hash,omitempty"` // the hash of the name of the login
+	Until time.Time `json:"until,omitzero"` // the code is refused from then on
 
-	// Used is when it brought its tokens; zero: it has not yet. Repeat is the
-	// answer that carried them, sealed under a key derived from the code, and
-	// Address the hash of the address that got it. These two are kept for a
-	// moment only.
+	// Used is when it was exchanged for tokens; zero: not yet. Repeat is the answer with these
+	// tokens, sealed under a key derived from the code, and Address the hash of the address that
+	// got it. Repeat and Address are kept only briefly.
 	Used    time.Time `json:"used,omitzero"`
 	Repeat  []byte    `json:"repeat,omitempty"`
 	Address []byte    `json:"address,omitempty"`
 
-	// Again is set when another request has got the same answer: what the first one
-	// began is not its own to take back any more.
+	// Again is set when another request has got the same answer: the first request may then no
+	// longer take back what it began.
 	Again bool `json:"again,omitempty"`
 
 	Unknown map[string]json.RawMessage `json:"-"`
@@ -206,44 +205,43 @@ type Code struct {
 
 // An End is how a session ended.
 type End struct {
-	At     time.Time     `json:"at,omitzero"` // of a limit: when it was reached, not when it was noticed
+	At     time.Time     `json:"at,omitzero"` // for a limit: when it was reached, not when it was noticed
 	Reason policy.Reason `json:"reason,omitempty"`
 	By     string        `json:"by,omitempty"` // who ended it: a user or administrator; empty: the policy
 
-	// Owed is set until the end was announced to all that must act on it: it is
-	// written with the end, so that a crash in between loses no announcement.
+	// Owed is set until the end was announced to everything that must act on it. It is written with
+	// the end, so that a crash in between loses no announcement.
 	Owed bool `json:"owed,omitempty"`
 
-	// Reported is set when the end was reported as an event and is owed all
-	// the same: somebody else could not act on it yet.
+	// Reported is set when the end was reported as an event but is still owed: another receiver
+	// could not act on it yet.
 	Reported bool `json:"reported,omitempty"`
 
-	// Latest is the ID of the newest of the sessions that began under the
-	// same name since, and Renewals how many did: a name has its sessions one
-	// after the other. They are kept on the first session of a name only.
+	// Earlier versions gave a place several sessions by one name, one after the other, and noted
+	// on the first of them the ID of the newest, and how many came after the first.
 	Latest   string `json:"latest,omitempty"`
 	Renewals uint64 `json:"renewals,omitempty"`
 
-	// WithParent is set if the session ended because Session.Parent did: At,
-	// Reason and By are those of that end.
+	// WithParent is set if the session ended because Session.Parent did: At, Reason and By are
+	// those of the parent's end.
 	WithParent bool `json:"with_parent,omitempty"`
 
 	Unknown map[string]json.RawMessage `json:"-"`
 }
 
-// A Delivery is a logout notification that one client was not sent, or did not
-// take, yet.
+// A Delivery is a logout notification that was not yet sent to a client, or that the client has not
+// yet accepted.
 type Delivery struct {
 	Client string `json:"client,omitempty"`
 
-	// URI is where it was tried last, without its query, and Error what came
-	// of it. They are for people: where it goes is asked anew each time.
+	// URI is the address of the last try, without its query, and Error the result. They are for
+	// people: each try asks for the address anew.
 	URI   string `json:"uri,omitempty"`
 	Error string `json:"error,omitempty"`
 
 	Attempts int       `json:"attempts,omitempty"`
-	Refused  int       `json:"refused,omitempty"` // of them: the client answered that it will not
-	Next     time.Time `json:"next,omitzero"`     // when it is tried again
+	Refused  int       `json:"refused,omitempty"` // of these, the tries that the client refused
+	Next     time.Time `json:"next,omitzero"`     // the time of the next try
 	GivenUp  time.Time `json:"given_up,omitzero"` // zero: it is owed
 
 	Unknown map[string]json.RawMessage `json:"-"`
@@ -258,7 +256,7 @@ func (s Session) Clone() Session {
 	s.Children, texts = carve(texts, s.Children)
 	s.ClientNames, _ = carve(texts, s.ClientNames)
 
-	n := len(s.BrowserHash)
+	n := len(s.BrowserHash) + len(s.Place)
 	for i := range s.Codes {
 		x := &s.Codes[i]
 		n += len(x.Hash) + len(x.Repeat) + len(x.Address)
@@ -269,6 +267,7 @@ func (s Session) Clone() Session {
 	}
 	bytes := make([]byte, 0, n)
 	s.BrowserHash, bytes = carve(bytes, s.BrowserHash)
+	s.Place, bytes = carve(bytes, s.Place)
 	s.Codes = slices.Clone(s.Codes)
 	for i := range s.Codes {
 		x := &s.Codes[i]
@@ -321,9 +320,9 @@ func cloneUnknown(m map[string]json.RawMessage) map[string]json.RawMessage {
 }
 
 // Validate returns why a store must refuse to write s, and nil if it need not.
-// A text that is not valid UTF-8 could not be told from another one once it was
-// written, an empty ID could not be listed, and one that does not begin with the
-// [Bucket] of its subject could not be found.
+// A text that is not valid UTF-8 could not be distinguished from another one once it was written.
+// An empty ID could not be listed. An ID that does not begin with the [Bucket] of its subject could
+// not be found.
 func (s *Session) Validate() error {
 	if err := s.validateID(); err != nil {
 		return err
@@ -350,7 +349,7 @@ func (s *Session) validateID() error {
 // validated holds buffers for documents that are only checked and thrown away.
 var validated = sync.Pool{New: func() any { return new([]byte) }}
 
-// Policy returns what the policy needs to know of s.
+// Policy returns s as the policy sees it.
 func (s *Session) Policy() policy.Session {
 	return policy.Session{
 		ID: s.ID, Kind: s.Kind, Client: s.Client,

@@ -375,7 +375,7 @@ func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                                      "which command? login, call, status or logout",
 		"dance":                                 `"dance" is no command`,
-		"call now":                              `"now" is left over`,
+		"call now":                              `unexpected argument "now"`,
 		"-x call":                               "flag provided but not defined: -x",
 		"-issuer http://login.example.com call": "-issuer: \"http://login.example.com\" is not https",
 		"-issuer login.example.com call":        "-issuer: ",

@@ -114,7 +114,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*cli, f
 	f := flag.NewFlagSet("cli", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // errors are reported once, by the caller
 	f.StringVar(&c.issuer, "issuer", "http://127.0.0.1:9998", "`URL` of the OpenID provider: https, or http on loopback")
-	f.StringVar(&c.clientID, "client-id", "cli", "what this program is called at the provider, an `ID`")
+	f.StringVar(&c.clientID, "client-id", "cli", "the client `ID` of this program at the provider")
 	f.StringVar(&c.api, "api", "", "`URL` to call: https, or http on loopback (default: the provider's userinfo)")
 	f.StringVar(&dir, "config", "", "`folder` for the tokens (default: curfew-cli in the user's folder for configuration:\n"+
 		"$XDG_CONFIG_HOME or ~/.config, on macOS ~/Library/Application Support, on Windows %AppData%)")
@@ -146,7 +146,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (*cli, f
 	case command == nil:
 		return nil, nil, fmt.Errorf("%q is no command: login, call, status or logout", f.Arg(0))
 	case f.NArg() > 1:
-		return nil, nil, fmt.Errorf("%q is left over: flags go before the command", f.Arg(1))
+		return nil, nil, fmt.Errorf("unexpected argument %q: flags go before the command", f.Arg(1))
 	case c.clientID == "":
 		return nil, nil, errors.New("-client-id: it is empty")
 	}

@@ -72,7 +72,7 @@ func newClients(list []clientEntry) (map[string]*client, error) {
 	clients := map[string]*client{}
 	for i, e := range list {
 		if clients[e.ID] != nil {
-			return nil, fmt.Errorf("entry %d: client_id: %q is there twice", i+1, e.ID)
+			return nil, fmt.Errorf("entry %d: client_id: %q appears twice", i+1, e.ID)
 		}
 		c, err := newClient(e)
 		if err != nil {
@@ -104,7 +104,7 @@ func newClient(e clientEntry) (*client, error) {
 		e.ResponseTypes = []oidc.ResponseType{oidc.ResponseTypeCode}
 	}
 	if len(e.GrantTypes) == 0 {
-		return nil, errors.New("grant_types: there is none")
+		return nil, errors.New("grant_types: at least one is required")
 	}
 	if err := knownOnce("grant_types", e.GrantTypes, knownGrants); err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func newClient(e clientEntry) (*client, error) {
 	}
 	for i, account := range e.Accounts {
 		if account == "" || slices.Contains(e.Accounts[:i], account) {
-			return nil, fmt.Errorf("accounts: %q is empty, or there twice", account)
+			return nil, fmt.Errorf("accounts: %q is empty, or appears twice", account)
 		}
 	}
 	interactive := implicit || slices.Contains(e.GrantTypes, oidc.GrantTypeCode)
@@ -136,7 +136,7 @@ func newClient(e clientEntry) (*client, error) {
 	for field, uris := range map[string][]string{"redirect_uris": e.RedirectURIs, "post_logout_redirect_uris": e.PostLogoutRedirectURIs} {
 		for i, uri := range uris {
 			if slices.Contains(uris[:i], uri) {
-				return nil, fmt.Errorf("%s: %q is there twice", field, uri)
+				return nil, fmt.Errorf("%s: %q appears twice", field, uri)
 			}
 			if err := checkURI(uri, e.Type == "native"); err != nil {
 				return nil, fmt.Errorf("%s: %q %w", field, uri, err)
@@ -176,7 +176,7 @@ func knownOnce[T ~string](field string, list, known []T) error {
 			return fmt.Errorf("%s: %q is not one of %q", field, v, known)
 		}
 		if slices.Contains(list[:i], v) {
-			return fmt.Errorf("%s: %q is there twice", field, v)
+			return fmt.Errorf("%s: %q appears twice", field, v)
 		}
 	}
 	return nil

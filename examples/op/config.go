@@ -70,14 +70,14 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		"redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT.\n"+
 		"Give one with a password as CURFEW_STORE: everybody on the machine sees flags")
 	f.StringVar(&c.keys, "keys", filepath.Join(state, "keys.json"), "`file` with the keys, mode 0600; made at the first start")
-	f.BoolVar(&c.acceptEmptyStore, "accept-empty-store", false, "take a store that has lost what it had as a new one, for this start: everybody is signed out,\n"+
-		"and settings begin anew")
+	f.BoolVar(&c.acceptEmptyStore, "accept-empty-store", false, "accept a store that has lost its data as new, for this start: everybody is signed out,\n"+
+		"and no settings are left")
 	f.StringVar(&alg, "signing-alg", "", "what a new keys file is for: RS256 or ES256 (default RS256)")
 	f.StringVar(&c.users, "users", "", "`file` with the users, in YAML (default: two demo users)")
 	f.StringVar(&c.clients, "clients", "", "`file` with the clients, in JSON (default: four demo clients)")
 	f.DurationVar(&c.floor, "floor", 15*time.Minute, "lowest duration that a setting may have")
 	f.StringVar(&c.settings, "settings", "", "`file` with the settings, in YAML, read again on SIGHUP (default: they are in the store)")
-	f.BoolVar(&c.checkSettings, "check-settings", false, "say what the settings file means, and end")
+	f.BoolVar(&c.checkSettings, "check-settings", false, "explain and check the settings file, and exit")
 	f.StringVar(&c.importFrom, "settings-import", "", "`file` with settings, in YAML, to put into the store once for each content of it")
 	f.StringVar(&baseline, "baseline", "", "`presets` whose limits settings are compared with, such as nist-63b4-aal2,pci-dss-4")
 	f.StringVar(&allow, "logout-allow", "", "`ranges` of private addresses at which applications are told that a session ended,\n"+
@@ -123,7 +123,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		return c, &usageError{"floor", fmt.Errorf("%s is not above zero and at most 24h", c.floor)}
 	}
 	if c.importFrom != "" && c.settings != "" {
-		return c, &usageError{"settings-import", errors.New("it puts settings into the store, which are not used with -settings")}
+		return c, &usageError{"settings-import", errors.New("it puts settings into the store, and with -settings these are not used")}
 	}
 	for id := range strings.SplitSeq(baseline, ",") {
 		if id = strings.TrimSpace(id); id == "" {
@@ -147,7 +147,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		}
 	}
 	if c.issuer == "" && !loopback.Host(host) {
-		return c, &usageError{"issuer", fmt.Errorf("it is needed where -listen (%s) is not a loopback address", c.listen)}
+		return c, &usageError{"issuer", fmt.Errorf("it is required if -listen (%s) is not a loopback address", c.listen)}
 	}
 	if c.issuer != "" {
 		if err := checkIssuer(c.issuer); err != nil {
@@ -157,7 +157,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	public := !loopback.Host(host) || strings.HasPrefix(c.issuer, "https://")
 	for name, path := range map[string]string{"users": c.users, "clients": c.clients} {
 		if path == "" && public {
-			return c, &usageError{name, errors.New("it is needed where others can get at the provider: everybody knows the demo passwords and secrets")}
+			return c, &usageError{name, errors.New("it is required if others can reach the provider: everybody knows the demo passwords and secrets")}
 		}
 	}
 	if c.store, err = parseStore(spec); err != nil {
@@ -176,7 +176,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	return c, nil
 }
 
-var errArguments = errors.New("an argument is left over; everything is a flag")
+var errArguments = errors.New("there is an unexpected argument; use flags only")
 
 // A quietError has been shown to the operator already.
 type quietError struct{ error }
@@ -207,7 +207,7 @@ func checkIssuer(issuer string) error {
 	case issuer != strings.ToLower(issuer):
 		return fmt.Errorf("%q has capital letters: applications compare it letter by letter, and browsers do not", issuer)
 	case u.Port() != "" && !isPort(u.Port()), strings.HasSuffix(u.Host, ":"):
-		return fmt.Errorf("%q has a port that is none", issuer)
+		return fmt.Errorf("%q has an invalid port", issuer)
 	case u.Scheme == "http" && !loopback.Host(u.Hostname()):
 		return fmt.Errorf("%q is http: that is allowed on loopback only", issuer)
 	case u.Scheme != "https" && u.Scheme != "http":

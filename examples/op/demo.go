@@ -80,7 +80,7 @@ root changes the limits and looks after all sessions.
 func greet(w io.Writer, issuer string, c config) error {
 	message := fmt.Sprintf("The OpenID provider %s is ready.\n", issuer)
 	if c.store.memory() {
-		message += "Everything is in memory, and gone when it ends.\n"
+		message += "Everything is in memory, and is lost when the provider ends.\n"
 	} else {
 		message += "It keeps sessions and tokens in " + strings.TrimPrefix(c.store.where, "sqlite:") + ".\n"
 	}

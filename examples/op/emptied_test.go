@@ -83,7 +83,7 @@ func TestAnEmptiedStore(t *testing.T) {
 			emptied(t, spec)
 			require.Eventually(t, func() bool {
 				p := newBrowser(t).get(s.issuer + "/readyz")
-				return p.status == http.StatusServiceUnavailable && p.body == "the database has lost what it had\n"
+				return p.status == http.StatusServiceUnavailable && p.body == "the database has lost its data\n"
 			}, time.Minute, 10*time.Millisecond)
 			require.Eventually(t, func() bool { return strings.Contains(s.stderr.String(), "msg=store_lost") }, time.Minute, 10*time.Millisecond)
 			refresh := s.api("/oauth/token", "web", webSecret, map[string][]string{"grant_type": {"refresh_token"}, "refresh_token": {token.RefreshToken}})

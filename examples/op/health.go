@@ -54,7 +54,7 @@ func (h *health) handler(next http.Handler) http.Handler {
 		}
 		switch err := h.check(r.Context()); { // which is for the log: anybody may ask
 		case errors.Is(err, provider.ErrStoreLost):
-			h.answer(w, http.StatusServiceUnavailable, "the database has lost what it had")
+			h.answer(w, http.StatusServiceUnavailable, "the database has lost its data")
 		case err != nil:
 			h.answer(w, http.StatusServiceUnavailable, "the database cannot be reached")
 		default:

@@ -231,15 +231,15 @@ func loadKeys(path string) (*keys, error) {
 				return nil, fmt.Errorf("%s: signing_keys[%d]: an EC key has to have alg ES256 and curve P-256", path, i)
 			}
 		default:
-			return nil, fmt.Errorf("%s: signing_keys[%d]: want a private RSA or EC key", path, i)
+			return nil, fmt.Errorf("%s: signing_keys[%d]: it must be a private RSA or EC key", path, i)
 		}
 		if jwk.KeyID == "" || slices.ContainsFunc(k.signing, func(s signingKey) bool { return s.ID() == jwk.KeyID }) {
-			return nil, fmt.Errorf("%s: signing_keys[%d]: kid is missing or not its own", path, i)
+			return nil, fmt.Errorf("%s: signing_keys[%d]: kid is missing or not unique", path, i)
 		}
 		k.signing = append(k.signing, signingKey{jwk})
 	}
 	if len(k.signing) == 0 {
-		return nil, fmt.Errorf("%s: signing_keys: there is none", path)
+		return nil, fmt.Errorf("%s: signing_keys: at least one is required", path)
 	}
 	secret, err := base64.RawURLEncoding.Strict().DecodeString(file.CryptoKey)
 	if err != nil || len(secret) != len(k.crypto) {
@@ -254,7 +254,7 @@ func loadKeys(path string) (*keys, error) {
 		k.sealing = append(k.sealing, key)
 	}
 	if len(k.sealing) == 0 {
-		return nil, fmt.Errorf("%s: sealing_keys: there is none", path)
+		return nil, fmt.Errorf("%s: sealing_keys: at least one is required", path)
 	}
 	return k, nil
 }
@@ -330,13 +330,13 @@ func (k *keys) ring(known keyRing, now time.Time) (keyRing, error) {
 	return next, nil
 }
 
-var errForeignKeys = errors.New("the store has data that needs keys which are not there")
+var errForeignKeys = errors.New("the store has data that needs missing keys")
 
 const foreignKeysHelp = "put the file with these keys back (a key may go %s after another one took its place at the front), or start with another, empty store and -accept-empty-store, which signs everybody out"
 
 // errEmptyStore is for a store that is empty, and for keys that were used with one that
 // is not.
-var errEmptyStore = errors.New("the keys were used with a store that had data, and this one is empty: put back what was in it, or start once with -accept-empty-store, which signs everybody out and begins without settings")
+var errEmptyStore = errors.New("the keys were used with a store that had data, and this store is empty: restore its data, or start once with -accept-empty-store, which signs everybody out and begins without settings")
 
 // openKeys returns the keys that belong to the store. Only for a store that was
 // never used are keys made. One that is empty is new if the keys are, too, or if the

@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 	if c.needsState {
 		if err := os.MkdirAll(c.state, 0o700); err != nil {
-			return &usageError{"store", fmt.Errorf("the folder that it and -keys are in by default cannot be made: %w", err)}
+			return &usageError{"store", fmt.Errorf("the default folder of -store and -keys cannot be created: %w", err)}
 		}
 	}
 	db, err := openDatabase(ctx, c.store)
@@ -197,7 +197,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case <-ctx.Done():
 	}
 	health.ending.Store(true)
-	log.Info("ending: requests that have begun are answered")
+	log.Info("ending: answering the requests that have begun")
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := server.Shutdown(draining); err != nil {
@@ -217,20 +217,20 @@ func knowStore(ctx context.Context, hook *provider.Hook, keys *keys, c config, l
 		if id, err = hook.AcceptStore(ctx); err != nil {
 			return err
 		}
-		log.Warn("the store is taken as a new one", "store_id", id, "before", keys.storeID)
+		log.Warn("the store is accepted as new", "store_id", id, "before", keys.storeID)
 	case lost:
-		log.Error("nobody is admitted until the store has back what it had, or this program is started with -accept-empty-store", "error", err)
+		log.Error("no login is admitted until the store's data is restored, or this program is started with -accept-empty-store", "error", err)
 		return nil
 	case err != nil:
 		return err
 	case c.acceptEmptyStore:
-		log.Warn("-accept-empty-store is for one start: the store has lost nothing")
+		log.Warn("-accept-empty-store is not needed: the store has lost nothing")
 	}
 	if id == keys.storeID {
 		return nil
 	}
 	if err := markKeys(c.keys, id); err != nil {
-		log.Warn("nothing beside the keys says which store they belong to, so that an empty store passes for a new one: write the ID to the file KEYS.store, where KEYS is the keys file",
+		log.Warn("no file beside the keys names their store, so an empty store would be accepted as new: write the ID to the file KEYS.store, where KEYS is the keys file",
 			"store_id", id, "error", err)
 	}
 	return nil
@@ -288,7 +288,7 @@ func sweep(ctx context.Context, st *storage, log *slog.Logger) {
 	defer tick.Stop()
 	for {
 		if err := st.sweep(ctx); err != nil && ctx.Err() == nil {
-			log.Error("records that are over could not be removed; it is tried again", "error", err)
+			log.Error("expired records could not be removed; the program tries again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

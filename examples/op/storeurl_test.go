@@ -136,7 +136,7 @@ func TestBadStores(t *testing.T) {
 	}
 	code, said := exit(t, noEnv, append(args, "postgres://u:hunter2@a/op")...)
 	require.Equal(t, 2, code)
-	require.Contains(t, said, "an argument is left over")
+	require.Contains(t, said, "there is an unexpected argument")
 	require.NotContains(t, said, "hunter2")
 	code, said = exit(t, noEnv, append(args, "-stroe=postgres://u:hunter2@a/op")...)
 	require.Equal(t, 2, code)

@@ -43,7 +43,7 @@ func checkMembers(d *json.Decoder, path string) error {
 			}
 			key := string(bytes.ToLower([]byte(name.(string)))) // a member's name is a string
 			if seen[key] {
-				return fmt.Errorf("%q is there twice%s", name, path)
+				return fmt.Errorf("%q appears twice%s", name, path)
 			}
 			seen[key] = true
 			if err := checkMembers(d, path); err != nil {

@@ -99,11 +99,11 @@ func newUsers(list []*user) (*users, error) {
 		case u.Username == "" || u.Username != strings.TrimSpace(u.Username) || len(u.Username) > maxUsername:
 			return nil, fail("username", "want 1 to %d bytes without space around them", maxUsername)
 		case us.byName[u.Username] != nil:
-			return nil, fail("username", "%q is there twice", u.Username)
+			return nil, fail("username", "%q appears twice", u.Username)
 		case !subjectPattern.MatchString(u.Subject):
 			return nil, fail("sub", "want 1 to 255 printable ASCII characters without space and colon")
 		case us.bySubject[u.Subject] != nil:
-			return nil, fail("sub", "%q is there twice", u.Subject)
+			return nil, fail("sub", "%q appears twice", u.Subject)
 		case len(u.Name) > maxUsername:
 			return nil, fail("name", "it has more than %d bytes", maxUsername)
 		case u.Email != "" && !isEmail(u.Email):
@@ -133,7 +133,7 @@ func newUsers(list []*user) (*users, error) {
 				case name == "":
 					return nil, fail(f.name, "one is empty")
 				case slices.Contains(f.list[:j], name):
-					return nil, fail(f.name, "%q is there twice", name)
+					return nil, fail(f.name, "%q appears twice", name)
 				case f.name == "roles" && name != administrator:
 					return nil, fail(f.name, "%q is not known; the only role is %q", name, administrator)
 				}

@@ -82,7 +82,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 		return c, &usageError{err: err, said: true}
 	}
 	if f.NArg() > 0 {
-		return c, &usageError{err: errors.New("an argument is left over; everything is a flag")}
+		return c, &usageError{err: errors.New("there is an unexpected argument; use flags only")}
 	}
 	host, _, err := net.SplitHostPort(c.listen)
 	if err != nil {
@@ -90,7 +90,7 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	}
 	c.url = strings.TrimSuffix(c.url, "/")
 	if ip := net.ParseIP(host); c.url == "" && (ip == nil || !ip.IsLoopback()) {
-		return c, &usageError{err: fmt.Errorf("-url: it is needed where -listen (%s) is not a loopback address", c.listen)}
+		return c, &usageError{err: fmt.Errorf("-url: it is required if -listen (%s) is not a loopback address", c.listen)}
 	}
 	if u, err := url.Parse(c.url); c.url != "" && (err != nil || u.Path != "") {
 		return c, &usageError{err: fmt.Errorf("-url: %q has more than a scheme, a host and a port", c.url)}

@@ -146,7 +146,7 @@ func TestBadFlags(t *testing.T) {
 		env  string
 		want string
 	}{
-		{args: []string{"extra"}, want: "everything is a flag"},
+		{args: []string{"extra"}, want: "use flags only"},
 		{args: []string{"-listen", "9999"}, want: "-listen"},
 		{args: []string{"-listen", "0.0.0.0:0"}, want: "-url"},
 		{args: []string{"-url", "http://shop.example.com"}, want: "RedirectURL"},

@@ -111,6 +111,12 @@ var rules = []struct {
 		why:  "what is sealed is opened by whatever stands before the engine: no op, no HTTP",
 	},
 	{
+		pkg: "provider/internal/session", std: true,
+		just: []string{module + "/provider/internal/session", module + "/provider/internal/seal", module + "/store", module + "/policy", "golang.org/x/crypto", "golang.org/x/sys"},
+		why:  "the engine takes logins as plain values, whatever stands before it",
+	},
+	{pkg: "provider/internal/session", not: []string{op, "net/http"}, why: "the engine knows neither op nor HTTP"},
+	{
 		pkg: "provider/internal/browser", not: []string{op},
 		why: "which browser this is does not depend on who asks",
 	},

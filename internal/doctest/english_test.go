@@ -21,7 +21,37 @@ var (
 	isNone  = regexp.MustCompile(`[^.;:]*\b(?:is|are|was|were|be) none\b`)
 
 	thereIsNone = regexp.MustCompile(`\b[Tt]here (?:is|are|was|were|must be|will be) none\b`)
+
+	// translated finds a decision that is "for the policy to say", instead of a policy
+	// that decides, and a subject without a noun ("what is known of it",
+	// "what it had"). An English writer names the noun.
+	translated = regexp.MustCompile(`\b(?:is|are) for [a-z' ]{1,40} to (?:say|decide|tell|know)\b` +
+		`|\b(?:[Ww]hat is (?:known|there to|meant|asked for)|what it had|of whom)\b`)
 )
+
+// longest is the number of words that a sentence may have: beyond it a reader has
+// forgotten the subject. A clause after a colon or a semicolon is a sentence here.
+const longest = 40
+
+// records are the documents to which neither applies: the index of how things work,
+// for those who read the code beside it, and the record of changes.
+var records = []string{"CHANGELOG.md", "SECURITY.md", "docs/architecture.md", "docs/internals.md"}
+
+var (
+	code   = regexp.MustCompile("`[^`]*`|\\]\\([^)]*\\)")
+	pauses = regexp.MustCompile(`[.!?:;]["”)*]* `)
+)
+
+// tooLong returns the sentences of a text that have more than longest words.
+func tooLong(text string) []string {
+	text = code.ReplaceAllString(strings.Join(strings.Fields(text), " "), "code")
+	return slices.DeleteFunc(pauses.Split(text, -1), func(s string) bool { return len(strings.Fields(s)) <= longest })
+}
+
+// heavy returns what of a text is longer, or less direct, than a sentence needs to be.
+func heavy(text string) []string {
+	return append(tooLong(text), translated.FindAllString(strings.Join(strings.Fields(text), " "), -1)...)
+}
 
 // riddles returns what of a text has to be read twice.
 func riddles(text string) []string {
@@ -32,6 +62,9 @@ func riddles(text string) []string {
 
 // paragraph is where one ends: at an empty line, an item of a list, a row, a heading.
 var paragraph = regexp.MustCompile(`\n\s*\n|\n\s*(?:[-*#|]|\d+\.)+ |\|`)
+
+// preformatted is a line of code or of a table in a comment.
+var preformatted = regexp.MustCompile(`(?m)^\t.*$`)
 
 func TestPlainEnglish(t *testing.T) {
 	for _, bad := range []string{
@@ -47,16 +80,31 @@ func TestPlainEnglish(t *testing.T) {
 	} {
 		require.Empty(t, riddles(good), good)
 	}
+	for _, bad := range []string{
+		"Whether it is over is for the policy to say.", "It returns what is known of it.", "A store that lost what it had",
+		strings.Repeat("word ", longest+1), "Short. " + strings.Repeat("word ", longest) + "`code that counts once` word.",
+	} {
+		require.NotEmpty(t, heavy(bad), bad)
+	}
+	for _, good := range []string{
+		"The policy decides. It is for tests, and to say more is easy.", "It is unknown.", strings.Repeat("word ", longest) + ". " + strings.Repeat("word ", longest),
+		"[" + strings.Repeat("word ", longest-1) + "](#an-address)",
+	} {
+		require.Empty(t, heavy(good), good)
+	}
 
 	var found []string
-	say := func(where, text string) {
-		for _, riddle := range riddles(text) {
-			found = append(found, where+": "+riddle)
+	say := func(where, text string, faults func(string) []string) {
+		for _, fault := range faults(text) {
+			found = append(found, where+": "+fault)
 		}
 	}
 	for file, text := range documents(t) {
 		for _, p := range paragraph.Split(fenced.ReplaceAllString(text, ""), -1) {
-			say(file, p)
+			say(file, p, riddles)
+			if !slices.Contains(records, file) {
+				say(file, p, heavy)
+			}
 		}
 	}
 	for file, f := range sources(t) {
@@ -64,7 +112,10 @@ func TestPlainEnglish(t *testing.T) {
 			continue
 		}
 		for where, comment := range exportedComments(f) {
-			say(file+" "+where, comment)
+			say(file+" "+where, comment, riddles)
+			for _, p := range paragraph.Split(preformatted.ReplaceAllString(comment, ""), -1) {
+				say(file+" "+where, p, heavy)
+			}
 		}
 	}
 	slices.Sort(found)

@@ -7,9 +7,8 @@
 //	...
 //	network.Set(faultnet.Fault{}) // as good as new
 //
-// It stands in for github.com/Shopify/toxiproxy, which as a library would have
-// put a web framework and a logger into the module requirements of everybody who
-// imports this module, and cannot say of an answer that it is lost.
+// It stands in for github.com/Shopify/toxiproxy. As a library that would add a web framework and a
+// logger to the requirements of every module that imports this one, and it cannot lose an answer.
 package faultnet
 
 import (

@@ -34,9 +34,9 @@ func New(pool *pgxpool.Pool) *Pool { return &Pool{pool: pool} }
 // ended is live.
 var ErrStandby = errors.New("the server is a standby, and not the primary")
 
-// Do runs a step on a connection. If the server cannot do it, and has changed
-// nothing, because it is a standby, read-only, or does not take connections now, the
-// connection is closed and the step is run once more, on one that is made then: the
+// Do runs a step on a connection. The server may be unable to run the step, without having changed
+// anything: it is a standby, read-only, or accepts no connections now. Then the connection is
+// closed, and the step is run once more, on a new one: the
 // name may lead elsewhere by now. What that one answers is the answer.
 //
 // broken is whether the connection did not survive the step, for another reason: what

@@ -1,10 +1,8 @@
-// Package plain says what is known of a login session in words that its user
-// recognises: the browser, how long ago, roughly where from. The pages of
-// package provider and of what is built on it share it.
+// Package plain describes a login session in words that its user recognises: the browser, how long
+// ago, roughly where from. The pages of package provider and of the packages built on it share it.
 //
-// What it is given was sent by anybody. It is bounded, and what is not
-// recognised comes out as nothing rather than as a guess; but a user agent is a
-// claim, and pages must escape what they show.
+// Anybody may have sent its input. The output is bounded, and is empty rather than a guess if the
+// input is not recognised; but a user agent is a claim, and pages must escape the output.
 package plain
 
 import (

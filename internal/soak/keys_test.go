@@ -70,7 +70,7 @@ func TestKeyRotationUnderLoad(t *testing.T) {
 		// Too early, examples/op does not do without the old keys.
 		dropped := only.put(t, dir, "only.json")
 		early := &process{program: w.fleet.processes[0].program, args: append(slices.Clone(w.args), "-keys", dropped)}
-		require.ErrorContains(t, early.start(), "the store has data that needs keys which are not there")
+		require.ErrorContains(t, early.start(), "the store has data that needs missing keys")
 
 		forgetKeys(t, e)
 		roll(dropped)

@@ -1,9 +1,8 @@
-// Command soak repeats the race for the cap: four processes of examples/op on one
-// database, 256 logins of one user at a cap of 3, for each of what may happen at
-// the cap, the same amid refreshes, ends and sweeps, and at a cap that asks the race
-// of users who answer. After each race the database's own history is followed,
-// commit by commit. It ends with an error at the first commit that leaves more
-// sessions than the cap.
+// Command soak repeats the race for the cap: four processes of examples/op on one database, and 256
+// logins of one user at a cap of 3. It runs the race for each action at the cap, alone, and amid
+// refreshes, ends and sweeps; at a cap that asks, users answer. After each race it follows the
+// database's own history, commit by commit, and ends with an error at the first commit that leaves
+// more sessions than the cap.
 //
 //	go run .                                  print the figures
 //	go run . -write ../../docs/benchmarks.md  and write them there

@@ -1,6 +1,5 @@
-// Package clitoken keeps the login of a command line in a file, for any number of
-// processes at once: the one that finds the access token too old refreshes it, and
-// the others take what it got.
+// Package clitoken keeps the login of a command line in a file, for any number of processes at
+// once: the first that finds the access token too old refreshes it, and the others use the result.
 //
 //	file := clitoken.Open(dir, issuer, "cli")
 //	login, err := file.Token(ctx, "", clitoken.Refresher(config, verifier))
@@ -12,26 +11,24 @@
 //	}
 //	// call something with login.AccessToken
 //
-// It works with any provider, and uses what Curfew says beyond the standards.
+// It works with any provider, and uses the additional members of a Curfew provider.
 //
 // # What holds
 //
-// The file has mode 0600 and is replaced as a whole, so that a crash or a loss of
-// power leaves the old one or the new one. Of processes that refresh at the same time
-// one does, under a lock that the system takes back when its holder dies, however it
-// dies. A process that dies between the provider's answer and the file leaves the
-// former refresh token there; a provider that allows for lost responses, such as
-// Curfew, answers it again.
+// The file has mode 0600 and is replaced as a whole, so that a crash or a loss of power leaves the
+// old one or the new one. If several processes need a refresh at the same time, one refreshes,
+// under a lock that the system releases when its holder dies, however it dies. A process that dies
+// after the provider's answer and before the write leaves the previous refresh token in the file; a
+// provider that mends lost responses, such as Curfew, answers it again.
 //
-// Everything is of the user alone. The folder has to be the user's, and nobody else may
-// be able to write there, but for one like /tmp, with the sticky bit. The file and its
-// lock have to be regular files of mode 0600 that belong to the user, with no other
-// name: a symbolic link, a pipe, a hard link or a file of somebody else in their place
-// is refused, and not touched. Windows has no such modes; there the folder's own
-// permissions count.
+// Everything belongs to the user alone. The folder must be the user's, and writable for nobody
+// else, or have the sticky bit, as /tmp does. The file and its lock must be regular files of mode
+// 0600 that belong to the user, with no other name: a symbolic link, a pipe, a hard link or another
+// user's file in their place is refused, and not touched. Windows has no such modes; there the
+// folder's own permissions count.
 //
-// Only the provider's invalid_grant ends a login. A provider that is down, a network
-// that is not there and a disk that is full leave the file as it is.
+// Only the provider's invalid_grant ends a login. A provider that is down, a missing network and a
+// full disk leave the file unchanged.
 package clitoken
 
 import (
@@ -49,10 +46,10 @@ import (
 )
 
 var (
-	// ErrNoLogin is wrapped where nobody has signed in.
+	// ErrNoLogin is wrapped by errors if nobody has signed in.
 	ErrNoLogin = errors.New("nobody has signed in")
 
-	// ErrBusy is wrapped where the context ended before another process was done.
+	// ErrBusy is wrapped by errors if the context ended before another process was done.
 	ErrBusy = errors.New("another process is busy with the login")
 )
 
@@ -67,7 +64,7 @@ type EndedError struct {
 
 func (e *EndedError) Error() string { return "the login is over: " + e.Description }
 
-// A Login is what the file says.
+// A Login is the content of the file.
 type Login struct {
 	Issuer   string `json:"issuer"`
 	ClientID string `json:"client_id"`
@@ -79,13 +76,13 @@ type Login struct {
 	RefreshToken string    `json:"refresh_token,omitempty"`
 
 	// SignedIn is when the user entered credentials, Ends when the login is over
-	// whatever happens, and EndsUnused when it is over if it is not used. They are
-	// zero where the provider does not say, and those of the last refresh else.
+	// whatever happens, and EndsUnused when it is over if it is not used. They are from the last
+	// refresh, and zero if the provider does not say.
 	SignedIn   time.Time `json:"signed_in,omitzero"`
 	Ends       time.Time `json:"ends,omitzero"`
 	EndsUnused time.Time `json:"ends_unused,omitzero"`
 
-	// Ended is set, and the tokens are gone, when the provider has said so.
+	// Ended is set, and the tokens are removed, when the provider has ended the login.
 	Ended *EndedError `json:"over,omitempty"`
 }
 
@@ -94,14 +91,14 @@ func (l Login) usable(now time.Time, left time.Duration) bool {
 	return l.AccessToken != "" && (l.Expiry.IsZero() || now.Add(left).Before(l.Expiry))
 }
 
-// A File is where the login of one client at one provider is kept. It may be used
-// by any number of goroutines and processes.
+// A File keeps the login of one client at one provider. Any number of goroutines and processes may
+// use it.
 type File struct {
 	path string
 }
 
-// Open returns the file for a provider and a client in a folder, which is made when
-// it is needed. Different ones have different files.
+// Open returns the file for a provider and a client in a folder, which is created when it is
+// needed. Each provider and client has its own file.
 func Open(dir, issuer, clientID string) *File {
 	sum := sha256.Sum256([]byte(issuer + "\x00" + clientID))
 	return &File{filepath.Join(dir, "login-"+hex.EncodeToString(sum[:8])+".json")}
@@ -113,9 +110,9 @@ func (f *File) Path() string { return f.path }
 // maxFile bounds what is read: more than any tokens come to.
 const maxFile = 1 << 20
 
-// Load reads the file. If nobody has signed in the error wraps [ErrNoLogin]. A
-// login that is over is returned without error. What somebody else may have put there is
-// refused: see the package's comment.
+// Load reads the file. If nobody has signed in the error wraps [ErrNoLogin]. A login that is over
+// is returned without error. A file that another user may have put there is refused: see the
+// package's comment.
 func (f *File) Load() (Login, error) {
 	err := checkFolder(filepath.Dir(f.path))
 	var file *os.File
@@ -136,12 +133,12 @@ func (f *File) Load() (Login, error) {
 	var l Login
 	if err := json.Unmarshal(body, &l); err != nil {
 		// Not the parser's words, which may quote a token.
-		return Login{}, fmt.Errorf("%s is not what was written there; remove it and sign in again", f.path)
+		return Login{}, fmt.Errorf("%s is damaged; remove it and sign in again", f.path)
 	}
 	return l, nil
 }
 
-// Save writes a new login, in the place of whatever was there.
+// Save writes a new login, and replaces any earlier one.
 func (f *File) Save(ctx context.Context, l Login) error {
 	unlock, err := f.lock(ctx)
 	if err != nil {
@@ -155,8 +152,8 @@ func (f *File) Save(ctx context.Context, l Login) error {
 	return w.commit(l)
 }
 
-// Remove calls end with the login, to tell the provider, and removes the file if end
-// returns no error. No refresh is under way meanwhile. If nobody has signed in the error
+// Remove calls end with the login, to tell the provider, and removes the file if end returns no
+// error. No process refreshes meanwhile. If nobody has signed in the error
 // wraps [ErrNoLogin].
 func (f *File) Remove(ctx context.Context, end func(context.Context, Login) error) error {
 	unlock, err := f.lock(ctx)
@@ -184,12 +181,12 @@ const margin = 10 * time.Second
 // interrupted: the answer may be the only one.
 const refreshLimit = 30 * time.Second
 
-// Token returns the login with an access token that is good, which it refreshes if it
-// has to. refused is an access token that was refused though it looked good; empty if
-// no token was. Of all processes that call it at the same time one refreshes.
+// Token returns the login with a valid access token, and refreshes it if necessary. refused is an
+// access token that an API refused although it looked valid; empty if there is no such token. If
+// several processes call it at the same time, one refreshes.
 //
-// The error wraps [ErrNoLogin], [ErrBusy] or an [*EndedError]; any other one leaves
-// the login as it was, and it may be tried again.
+// The error wraps [ErrNoLogin], [ErrBusy] or an [*EndedError]; after any other error the login is
+// unchanged, and the call may be repeated.
 func (f *File) Token(ctx context.Context, refused string, refresh func(context.Context, Login) (Login, error)) (Login, error) {
 	before, err := f.Load()
 	if err != nil {

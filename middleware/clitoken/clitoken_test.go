@@ -291,7 +291,7 @@ func TestTheFile(t *testing.T) {
 	for _, text := range []string{"", "{", `{"access_token": 1, "refresh_token": "secret-1"}`, "[]"} {
 		require.NoError(t, os.WriteFile(f.Path(), []byte(text), 0o600))
 		_, err = f.Token(t.Context(), "", renewed)
-		require.ErrorContains(t, err, "is not what was written there")
+		require.ErrorContains(t, err, "is damaged; remove it")
 		require.NotErrorIs(t, err, clitoken.ErrNoLogin)
 		require.NotContains(t, err.Error(), "secret-1")
 	}

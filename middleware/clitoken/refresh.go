@@ -14,8 +14,8 @@ import (
 	"github.com/curfew-oidc/curfew/middleware/internal/tokenanswer"
 )
 
-// FromToken makes a login of a token response: of the first one, whose ID token it
-// verifies, and which must have one.
+// FromToken makes a login from the first token response. The response must have an ID token, which
+// FromToken verifies.
 func FromToken(ctx context.Context, config *oauth2.Config, verifier *oidc.IDTokenVerifier, token *oauth2.Token) (Login, error) {
 	raw, _ := token.Extra("id_token").(string)
 	if raw == "" {

@@ -151,7 +151,7 @@ func (cfg *Config) introspected(body []byte, now time.Time) (Token, error) {
 		claims
 	}
 	if err := json.Unmarshal(body, &a); err != nil || a.Active == nil {
-		return Token{}, fmt.Errorf("%w: its answer to the introspection is not one of RFC 7662", issuer.ErrUnavailable)
+		return Token{}, fmt.Errorf("%w: its introspection response does not follow RFC 7662", issuer.ErrUnavailable)
 	}
 	refuse := func(why string) (Token, error) {
 		return Token{}, fmt.Errorf("%w: %s", errInvalid, why)

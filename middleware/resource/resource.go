@@ -1,6 +1,6 @@
-// Package resource is for APIs that are called with access tokens of an OpenID
-// provider: the resource server's side of OAuth. A [Server] checks the token of each
-// request, by introspection or, where it is a JWT, here.
+// Package resource protects APIs that are called with access tokens of an OpenID provider: the
+// resource server's side of OAuth. A [Server] checks the token of each request, by introspection
+// or, if it is a JWT, locally.
 //
 //	api, err := resource.New(resource.Config{
 //		Issuer:        "https://login.example.com",
@@ -9,8 +9,8 @@
 //	mux.Handle("GET /orders", api.Handler(list, resource.Scopes("orders")))
 //	mux.Handle("POST /refunds", api.Handler(refund, resource.MaxAge(5*time.Minute)))
 //
-// Any standard provider will do. It keeps no session and signs nobody in: that is
-// package middleware.
+// It works with any standard provider. It keeps no session and signs nobody in: package middleware
+// does that.
 package resource
 
 import (
@@ -34,49 +34,47 @@ import (
 // Config configures [New]. Issuer is required, and either
 // Introspection or Audience.
 type Config struct {
-	// Issuer is the provider whose access tokens are taken, exactly as its
-	// discovery document says it. It has to be https, or http on loopback.
+	// Issuer is the provider whose access tokens are accepted, exactly as in its discovery
+	// document. It must be https, or http on loopback.
 	Issuer string
 
 	// Audience is the name of this API in the aud of access tokens. A token
 	// that does not name it is refused, so that a token for one API opens no
-	// other (RFC 9068 section 4). It may be empty only with Introspection:
-	// then which tokens this API may take is left to the provider.
+	// other (RFC 9068 section 4). It may be empty only with Introspection: the provider then
+	// decides which tokens this API may accept.
 	Audience string
 
-	// Introspection asks the provider about each token (RFC 7662). A session
-	// that ended is then noticed within CacheFor. Nil: tokens are JWTs
-	// (RFC 9068) and verified here, and one that was issued is good until it
-	// expires, whatever happened to its session.
+	// Introspection asks the provider about each token (RFC 7662). The end of a session then takes
+	// effect within CacheFor. Nil: tokens are JWTs (RFC 9068), verified locally, and each is valid
+	// until it expires, whatever happened to its session.
 	Introspection *Introspection
 
-	// CacheFor is for how long the answer that a token is active may be used
-	// again, and so how long a token may outlive its session; never beyond
-	// the exp of the token. That a token is not active is remembered for a
-	// sixth of it. Zero: 30 seconds. Negative: the provider is asked each time.
+	// CacheFor is how long the answer that a token is active is cached, and so how long a token may
+	// outlive its session; never beyond the token's exp. The answer that a token is not active is
+	// cached for a sixth of it. Zero: 30 seconds. Negative: the provider is asked each time.
 	CacheFor time.Duration
 
 	// CacheSize is how many answers are kept. Zero: 10000.
 	CacheSize int
 
-	// InsecureAcceptPlainJWT also takes a JWT whose header says the type "JWT", or no
-	// type at all, instead of "at+jwt". The access tokens of zitadel/oidc's op
-	// (v3.52.0) are such. Only their claims then tell them from ID tokens and logout tokens of
-	// the same provider: they have jti and client_id, and no claim of those.
-	// Prefer Introspection there.
+	// InsecureAcceptPlainJWT also accepts a JWT whose header has the type "JWT", or no type,
+	// instead of "at+jwt". The access tokens of zitadel/oidc's op (v3.52.0) are such JWTs. Only
+	// claims then distinguish them from ID tokens and logout tokens of the same provider: access
+	// tokens have jti and client_id, and no claim of the other two kinds. Prefer Introspection
+	// there.
 	InsecureAcceptPlainJWT bool
 
-	// Algorithms are the signature algorithms of JWTs that are taken. Nil: all
+	// Algorithms are the accepted signature algorithms of JWTs. Nil: all
 	// asymmetric ones of RFC 7518, and EdDSA. Symmetric ones and "none" cannot
 	// be allowed.
 	Algorithms []jose.SignatureAlgorithm
 
 	// Leeway is how far the clock of the provider may be ahead of ours, for
-	// nbf, iat and auth_time. Nothing lengthens the life of a token: exp is
-	// taken at its word. Zero: 30 seconds. Negative: none.
+	// nbf, iat and auth_time. It never lengthens the life of a token: exp is exact. Zero: 30
+	// seconds. Negative: none.
 	Leeway time.Duration
 
-	// Realm is in each challenge (RFC 9110 section 11.5). Empty: "api".
+	// Realm is the realm of each challenge (RFC 9110 section 11.5). Empty: "api".
 	Realm string
 
 	// Timeout bounds each request to the provider. Zero: 5 seconds.
@@ -86,16 +84,16 @@ type Config struct {
 	// Nil: one of its own with Go's default transport.
 	HTTPClient *http.Client
 
-	// Refused writes the response for a request that is refused; its header has
-	// the challenge already. Nil: a small JSON object.
+	// Refused writes the response to a refused request; its header has the challenge already. Nil:
+	// a small JSON object.
 	Refused func(http.ResponseWriter, *http.Request, *Error)
 
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 }
 
-// Introspection is how an API authenticates at the introspection
-// endpoint, whose address is taken from discovery.
+// Introspection is how an API authenticates at the introspection endpoint, whose address comes from
+// discovery.
 type Introspection struct {
 	ClientID     string
 	ClientSecret string
@@ -117,24 +115,24 @@ const (
 // come to some kilobytes; anything longer is not a token.
 const maxToken = 16 << 10
 
-// A Server is the resource server's side of OAuth: it checks the access tokens
-// that an API is called with. It may be used by any number of goroutines.
+// A Server is the resource server's side of OAuth: it checks the access tokens in calls to an API.
+// It is safe for concurrent use.
 //
-// Answers are those of RFC 6750 section 3 and RFC 9470 section 3. While the
-// provider cannot be asked, the answer is 503 with Retry-After: no verdict on the
-// token, which works again afterwards.
+// Answers are those of RFC 6750 section 3 and RFC 9470 section 3. While the provider does not
+// answer, the answer is 503 with Retry-After: that is no verdict on the token, which works again
+// afterwards.
 type Server struct {
 	cfg      Config
 	provider *issuer.Provider
 	verify   func(ctx context.Context, token string) (Token, error)
 }
 
-// ErrConfig is wrapped by the errors of [New], which go on with the field.
+// ErrConfig is wrapped by the errors of [New], which also name the field.
 var ErrConfig = errors.New("curfew: resource.Config")
 
-// New checks the configuration. Its errors wrap [ErrConfig]. It does not ask the provider: that is
-// done at the first request, and again until it answers. What its discovery document
-// says is then kept; what its keys are is not.
+// New checks the configuration. Its errors wrap [ErrConfig]. It does not contact the provider: the
+// first request does, and later ones until it answers. Its discovery document is then kept; its
+// keys are fetched anew when needed.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -161,14 +159,14 @@ func (cfg *Config) complete() error {
 		case in.ClientID == "":
 			return fmt.Errorf("%w.Introspection.ClientID is required", ErrConfig)
 		case in.ClientSecret == "": // RFC 7662 section 2.1
-			return fmt.Errorf("%w.Introspection.ClientSecret is required: the provider wants to know its caller", ErrConfig)
+			return fmt.Errorf("%w.Introspection.ClientSecret is required: the provider authenticates its callers", ErrConfig)
 		case in.AuthStyle > oauth2.AuthStyleInHeader || in.AuthStyle < 0:
-			return fmt.Errorf("%w.Introspection.AuthStyle: %d is not known", ErrConfig, in.AuthStyle)
+			return fmt.Errorf("%w.Introspection.AuthStyle: %d is unknown", ErrConfig, in.AuthStyle)
 		}
 		copied := *in
 		cfg.Introspection = &copied
 	} else if cfg.Audience == "" {
-		return fmt.Errorf("%w.Audience is required without Introspection, or a token for any other API would do", ErrConfig)
+		return fmt.Errorf("%w.Audience is required without Introspection, or a token for any other API would be accepted", ErrConfig)
 	}
 	for _, alg := range cfg.Algorithms {
 		if !slices.Contains(issuer.Algorithms, alg) {
@@ -231,10 +229,10 @@ func checkIssuer(issuer string) error {
 	return nil
 }
 
-// A Token is what an access token says, once it has been checked.
+// A Token has the contents of an access token that has been checked.
 type Token struct {
 	Issuer  string
-	Subject string // the user, at Issuer; for a client without a user often its ID. May be empty after introspection
+	Subject string // the user, at Issuer; for a client without a user often the client's ID. May be empty after introspection
 
 	// SID is the login session that the token belongs to; empty if the provider
 	// does not say.
@@ -244,8 +242,8 @@ type Token struct {
 	Audience []string
 	Scopes   []string
 
-	// AuthTime is when the user entered credentials; zero if the provider does
-	// not say. ACR and AMR are how.
+	// AuthTime is when the user entered credentials; zero if the provider does not say. ACR and AMR
+	// say how.
 	AuthTime time.Time
 	ACR      string
 	AMR      []string
@@ -258,14 +256,12 @@ type Token struct {
 // HasScope reports whether the token has a scope.
 func (t Token) HasScope(scope string) bool { return slices.Contains(t.Scopes, scope) }
 
-// Claims decodes all claims of the JWT, or members of the answer to the
-// introspection, into v.
+// Claims decodes all claims of the JWT, or all members of the introspection response, into v.
 func (t Token) Claims(v any) error { return json.Unmarshal(t.raw, v) }
 
 type tokenKey struct{}
 
-// From returns the token that [Server.Handler] let through, and false
-// where it did not run.
+// From returns the token that [Server.Handler] accepted, and false if it did not run.
 func From(ctx context.Context) (Token, bool) {
 	t, ok := ctx.Value(tokenKey{}).(Token)
 	return t, ok
@@ -277,14 +273,14 @@ func Subject(ctx context.Context) string {
 	return t.Subject
 }
 
-// SID returns the login session of the token, empty if it is not known.
+// SID returns the login session of the token; empty if unknown.
 func SID(ctx context.Context) string {
 	t, _ := From(ctx)
 	return t.SID
 }
 
-// Handler passes requests with a good access token that satisfies the rules to
-// next, which finds the token with [From], and answers the others.
+// Handler passes a request with a valid access token that satisfies the rules to next, which gets
+// the token from [From]. It answers all other requests itself.
 func (s *Server) Handler(next http.Handler, rules ...Rule) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		t, err := s.Check(req, rules...)

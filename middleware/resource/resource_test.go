@@ -183,7 +183,7 @@ func TestConfig(t *testing.T) {
 		"Audience is required":                              func(c *resource.Config) { c.Introspection = nil },
 		"Introspection.ClientID is required":                func(c *resource.Config) { c.Introspection.ClientID = "" },
 		"Introspection.ClientSecret is required":            func(c *resource.Config) { c.Introspection.ClientSecret = "" },
-		"Introspection.AuthStyle: 7 is not":                 func(c *resource.Config) { c.Introspection.AuthStyle = 7 },
+		"Introspection.AuthStyle: 7 is unknown":             func(c *resource.Config) { c.Introspection.AuthStyle = 7 },
 		"Algorithms: \"HS256\" is not":                      func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"RS256", "HS256"} },
 		"Algorithms: \"none\" is not":                       func(c *resource.Config) { c.Algorithms = []jose.SignatureAlgorithm{"none"} },
 		"CacheSize is negative":                             func(c *resource.Config) { c.CacheSize = -1 },

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A Rule is what a route demands of a token beyond that it is good.
+// A Rule is a further requirement of a route on a valid token.
 type Rule func(*needs)
 
 // needs are the rules of a route together.
@@ -21,23 +21,22 @@ type needs struct {
 	maxAge time.Duration
 }
 
-// Scopes demands all of the given scopes. Without them the answer is 403
+// Scopes requires all of the given scopes. Without them the answer is 403
 // with insufficient_scope (RFC 6750 section 3.1).
 func Scopes(scopes ...string) Rule {
 	return func(n *needs) { n.scopes = append(n.scopes, scopes...) }
 }
 
-// MaxAge demands that the user entered credentials at most so long ago, in
-// whole seconds. Else, or if the token does not say when it was, the answer is 401
-// with insufficient_user_authentication and max_age (RFC 9470 section 3), and the
-// application sends the user to sign in with that max_age.
+// MaxAge requires that the user entered credentials at most d ago, in whole seconds. Otherwise, or
+// if the token does not have that time, the answer is 401 with insufficient_user_authentication and
+// max_age (RFC 9470 section 3), and the application sends the user to sign in with that max_age.
 //
-// Zero is not "no limit" but "just now": a login of this very second. Applications
-// hardly ever get a token here that fast; a minute says the same and works. Of
-// several the shortest counts; a negative one is zero.
+// Zero is not "no limit" but "just now": a login of this very second. Applications hardly ever get
+// a token here that fast; use a minute instead. If there are several such rules, the shortest
+// counts; a negative one is zero.
 //
-// A provider must put auth_time into what is checked: into its JWT access tokens,
-// which op does not, or into the answer to the introspection, which Curfew does.
+// The provider must put auth_time into its JWT access tokens, which op does not, or into the
+// introspection response, which Curfew does.
 func MaxAge(d time.Duration) Rule {
 	d = max(0, d.Truncate(time.Second))
 	return func(n *needs) {
@@ -47,9 +46,9 @@ func MaxAge(d time.Duration) Rule {
 	}
 }
 
-// ACR demands that the user signed in in one of the given ways, as named by
-// acr, best first. Else the answer is 401 with insufficient_user_authentication and
-// acr_values (RFC 9470 section 3). Of several rules the last one counts.
+// ACR requires that the user signed in with one of the given values of acr, best first. Otherwise
+// the answer is 401 with insufficient_user_authentication and acr_values (RFC 9470 section 3). If
+// there are several such rules, the last one counts.
 func ACR(values ...string) Rule {
 	return func(n *needs) { n.acrs = slices.Clone(values) }
 }
@@ -78,8 +77,8 @@ func (n *needs) check(t Token, now time.Time, leeway time.Duration) error {
 	return nil
 }
 
-// A Error is why a request was refused. Its text is for the log of the
-// API: it says more than the caller is told, and contains no token.
+// A Error is why a request was refused. Its text is for the API's log: it says more than the
+// response, and contains no token.
 type Error struct {
 	// Status is 400, 401, 403 or 503.
 	Status int
@@ -91,7 +90,7 @@ type Error struct {
 	// Challenge is the WWW-Authenticate header; empty for 503.
 	Challenge string
 
-	// Err is what was found.
+	// Err is the cause.
 	Err error
 }
 

@@ -1,5 +1,5 @@
-// Package sqlsessions keeps the sessions of an application in a SQL database that
-// the application has anyway, through database/sql: SQLite or PostgreSQL. It
+// Package sqlsessions keeps the sessions of an application in its own SQL database, through
+// database/sql: SQLite or PostgreSQL. It
 // imports no driver.
 //
 //	db, err := sql.Open("sqlite3", "file:/var/lib/shop/shop.db?_pragma=busy_timeout(5000)")
@@ -8,17 +8,17 @@
 //	...
 //	rp, err := middleware.New(middleware.Config{Store: store, ...})
 //
-// Processes that share the database share the sessions. With SQLite they need a
-// busy timeout, as above: it is the database that makes them wait for each other.
+// Processes that share the database share the sessions. With SQLite they need a busy timeout, as
+// above: the database makes them wait for each other.
 //
-// A PostgreSQL that fails over behind a name is found again: a connection on which
-// nothing can be written is closed. So that none is made to a standby, where a session
-// that has ended may still be read, add target_session_attrs=read-write to its URL.
+// If PostgreSQL fails over behind a name, the store finds the new primary: it closes a connection
+// that is read-only. Add target_session_attrs=read-write to the URL, so that no connection is made
+// to a standby, where a session that has ended may still be read.
 //
-// With SQLite a database that is removed or replaced while it is open is noticed within
-// a second of use, and every call is then an error.
+// With SQLite the store notices within a second of use that its database was removed or replaced,
+// and every call then fails.
 //
-// All that is secret arrives here sealed, under [middleware.Config.Keys].
+// All secrets arrive here sealed, under middleware.Config.Keys.
 package sqlsessions
 
 import (
@@ -34,8 +34,8 @@ import (
 	"github.com/curfew-oidc/curfew/middleware"
 )
 
-// Schema makes the tables, if they are not there. [New] runs it. Where no
-// program may make tables, run it beforehand.
+// Schema creates missing tables. New runs it. If the program may not create tables, run it
+// beforehand.
 //
 //go:embed schema.sql
 var Schema string
@@ -67,8 +67,7 @@ type Store struct {
 
 var _ middleware.SessionStore = (*Store)(nil)
 
-// New returns a store in the database, and makes its tables if they are not there.
-// The database stays the caller's: it is not closed.
+// New returns a store in the database, and creates missing tables. The caller closes the database.
 func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	if db == nil {
 		return nil, errors.New("curfew: sqlsessions.New: db is required")

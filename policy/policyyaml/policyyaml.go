@@ -8,9 +8,9 @@
 //	    kinds:
 //	      cli: {inactivity: 12h, concurrent: unlimited}
 //
-// It takes the part of YAML that has one meaning: mappings, sequences and plain
-// or quoted scalars in one document. Anchors, aliases, merge keys and tags are
-// errors, and everything else is read as strictly as in JSON, by the same code.
+// It accepts the unambiguous part of YAML: mappings, sequences and plain or quoted scalars in one
+// document. Anchors, aliases, merge keys and tags are errors. Everything else is read as strictly
+// as JSON, by the same code.
 package policyyaml
 
 import (

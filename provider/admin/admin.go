@@ -19,52 +19,50 @@ type Config struct {
 	// Hook is the policy in place.
 	Hook *provider.Hook
 
-	// Store is where the settings are: what [provider.Config.Store] is.
+	// Store has the settings: the same as [provider.Config.Store].
 	Store store.Documents
 
-	// Issuer is the provider's issuer, of whose users the sessions are.
+	// Issuer is the provider's issuer: the API manages sessions of its users.
 	Issuer string
 
-	// Authorize says who sends a request, and whether they may do what it
-	// asks for in the account; account is empty for [Heartbeat]. It is asked
-	// before anything else is done.
+	// Authorize identifies the sender of a request, and says whether they may do the action in the
+	// account; account is empty for [Heartbeat]. It is called before anything else is done.
 	//
-	// It must not decide by a cookie alone where r.Method is not safe, unless
-	// it checks that the request comes from a page of its own; requests that
-	// a browser sent from another origin never reach it.
+	// If r.Method is not safe, it must not decide by a cookie alone, unless it checks that the
+	// request comes from its own page. Requests that a browser sends from another origin never
+	// reach it.
 	//
 	// An error that wraps [ErrUnauthenticated] is answered with 401, one that
-	// wraps [ErrForbidden] with 403, any other with 503. To somebody who may
-	// not know an account its existence makes no difference.
+	// wraps [ErrForbidden] with 403, any other with 503. A sender who may not know of an account
+	// gets the same answer whether it exists or not.
 	Authorize func(ctx context.Context, r *http.Request, action Action, account string) (Actor, error)
 
 	// Range bounds what administrators may set. The zero Range means
 	// [policy.DefaultRange]; see [IBMRange].
 	Range policy.Range
 
-	// Deployment is what the warnings depend on beside the settings.
+	// Deployment has what the warnings need to know beside the settings.
 	Deployment policy.Deployment
 
-	// ReadOnly says, to an administrator, why settings cannot be changed
-	// here: "They are in the file settings.yaml of the server." Empty: they
-	// can.
+	// ReadOnly tells administrators why settings cannot be changed here: "They are in the file
+	// settings.yaml of the server." Empty: they can be changed.
 	ReadOnly string
 
-	// PreviewTime bounds how long a preview looks. What it found until then
-	// is the answer, and says that it is not complete. Zero means 10 s. How
-	// many run at once in a process is bounded too: 2 of one actor, 8 of all.
+	// PreviewTime bounds a preview. When it is over, the answer has the sessions found so far, and
+	// says that it is not complete. Zero means 10 s. A process runs at most 2 previews of one actor
+	// at once, and 8 in all.
 	PreviewTime time.Duration
 
-	// Failed is told why a request was answered with 503: the cause is not
-	// for the one who asked. Nil: nobody is told.
+	// Failed receives the cause of an answer of 503, which the response does not contain. Nil: the
+	// cause is dropped.
 	Failed func(r *http.Request, err error)
 
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
 
-// IBMRange is what the account settings of IBM Cloud IAM accept: 900 s to 24 h
-// for a login, 900 s to 2 h without activity.
+// IBMRange is the range that the account settings of IBM Cloud IAM accept: 900 s to 24 h for a
+// login, 900 s to 2 h without activity.
 var IBMRange = policy.Range{
 	ActiveMin: 15 * time.Minute, ActiveMax: 24 * time.Hour,
 	InactivityMin: 15 * time.Minute, InactivityMax: 2 * time.Hour,
@@ -74,19 +72,19 @@ var IBMRange = policy.Range{
 type Action string
 
 const (
-	ReadSettings    Action = "read_settings"  // settings, their history, what binds a user and why
+	ReadSettings    Action = "read_settings"  // settings, their history, the limits of a user and their scopes
 	WriteSettings   Action = "write_settings" // change settings
-	PreviewSettings Action = "preview"        // what a change would end: settings and sessions are read
+	PreviewSettings Action = "preview"        // preview a change: reads settings and sessions
 	ReadSessions    Action = "read_sessions"
 	EndSessions     Action = "end_sessions" // end sessions, and send logout notifications again
-	Heartbeat       Action = "heartbeat"    // say that the user of one's own session is there
+	Heartbeat       Action = "heartbeat"    // report that the user of the token's own session is present
 	ReadDescription Action = "describe"     // the description of the API; Authorize is not asked
 )
 
-// An Actor is who sends a request.
+// An Actor is the sender of a request.
 type Actor struct {
-	// ID is who it is, for the history and for the sessions they end: the
-	// subject of a user, or a client. Required.
+	// ID identifies the actor, in the history and in the sessions that they end: the subject of a
+	// user, or a client. Required.
 	ID string
 
 	// User is the subject of the actor, if it is a user of the provider.
@@ -98,13 +96,12 @@ type Actor struct {
 }
 
 var (
-	// ErrUnauthenticated is wrapped by errors of [Config.Authorize] about a
-	// request that does not say who sends it, or not so that it can be
-	// believed.
+	// ErrUnauthenticated is wrapped by errors of [Config.Authorize] about a request without valid
+	// credentials.
 	ErrUnauthenticated = errors.New("not authenticated")
 
-	// ErrForbidden is wrapped by errors of [Config.Authorize] about a request
-	// that its sender may not make.
+	// ErrForbidden is wrapped by errors of [Config.Authorize] about a request that the sender may
+	// not make.
 	ErrForbidden = errors.New("not allowed")
 )
 
@@ -116,8 +113,8 @@ type Admin struct {
 	service *service.Service
 }
 
-// New checks the configuration and returns the administration of a hook. What is
-// wrong with the configuration is an error that wraps [provider.ErrConfig].
+// New checks the configuration and returns the administration of a hook. An error in the
+// configuration wraps [provider.ErrConfig].
 func New(cfg Config) (*Admin, error) {
 	for _, f := range []struct {
 		name    string
@@ -158,6 +155,5 @@ func New(cfg Config) (*Admin, error) {
 // ServeHTTP serves the API.
 func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.api.ServeHTTP(w, r) }
 
-// Service is what package console builds on. Its type is internal: it is no part of
-// what an embedder can use.
+// Service is for package console. Its type is internal: embedders cannot use it.
 func (a *Admin) Service() *service.Service { return a.service }

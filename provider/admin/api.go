@@ -114,7 +114,7 @@ func (a *Admin) routes() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if allowed := page.MethodsOf(mux, r); len(allowed) > 0 {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			writeProblem(w, &problem{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "this address takes " + strings.Join(allowed, ", ")})
+			writeProblem(w, &problem{status: http.StatusMethodNotAllowed, code: "method_not_allowed", detail: "this address accepts " + strings.Join(allowed, ", ")})
 			return
 		}
 		writeProblem(w, &problem{status: http.StatusNotFound, code: "not_found", detail: "there is nothing at this address; see /v1/openapi.json"})
@@ -266,15 +266,15 @@ func (a *Admin) problemOf(r *http.Request, err error) *problem {
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &fields):
-		return &problem{status: http.StatusBadRequest, code: "invalid", detail: "nothing was changed: something in the request is not right", fields: fields}
+		return &problem{status: http.StatusBadRequest, code: "invalid", detail: "nothing was changed: the request has invalid fields", fields: fields}
 	case errors.Is(err, ErrUnauthenticated):
-		return &problem{status: http.StatusUnauthorized, code: "unauthenticated", detail: "a valid access token is needed"}
+		return &problem{status: http.StatusUnauthorized, code: "unauthenticated", detail: "a valid access token is required"}
 	case errors.Is(err, ErrForbidden):
 		return &problem{status: http.StatusForbidden, code: "forbidden", detail: "this is not allowed"}
 	case errors.Is(err, service.ErrReadOnly):
 		return &problem{status: http.StatusConflict, code: "read_only", detail: "the settings cannot be changed here. " + a.cfg.ReadOnly}
 	case errors.Is(err, service.ErrBusy):
-		return &problem{status: http.StatusTooManyRequests, code: "busy", detail: "previews of yours are still running; wait for them"}
+		return &problem{status: http.StatusTooManyRequests, code: "busy", detail: "your earlier previews are still running; wait for them"}
 	case errors.Is(err, service.ErrStale):
 		return &problem{status: http.StatusPreconditionFailed, code: "stale", detail: "the settings were changed meanwhile; nothing was changed. Read them again."}
 	case errors.Is(err, service.ErrNoUser):
@@ -282,12 +282,12 @@ func (a *Admin) problemOf(r *http.Request, err error) *problem {
 	case errors.Is(err, service.ErrLive):
 		return &problem{status: http.StatusConflict, code: "live", detail: "the session has not ended"}
 	case errors.Is(err, store.ErrNotFound):
-		return &problem{status: http.StatusNotFound, code: "not_found", detail: "there is no such thing in this account"}
+		return &problem{status: http.StatusNotFound, code: "not_found", detail: "this account has no such session or version"}
 	case errors.Is(err, provider.ErrEnded):
 		return &problem{status: http.StatusGone, code: "ended", detail: "the session has ended"}
 	}
 	a.cfg.Failed(r, err)
-	return &problem{status: http.StatusServiceUnavailable, code: "unavailable", detail: "this cannot be answered at the moment; try again"}
+	return &problem{status: http.StatusServiceUnavailable, code: "unavailable", detail: "the request cannot be answered at the moment; try again"}
 }
 
 func (a *Admin) fail(w http.ResponseWriter, r *http.Request, route route, err error) {
@@ -347,7 +347,7 @@ func writeJSON(w http.ResponseWriter, contentType string, status int, body any) 
 	if err != nil {
 		// The types are ours and always encode, but for settings that a
 		// document cannot hold.
-		status, data = http.StatusInternalServerError, []byte(`{"title":"Internal Server Error","status":500,"code":"internal","detail":"the answer could not be written"}`)
+		status, data = http.StatusInternalServerError, []byte(`{"title":"Internal Server Error","status":500,"code":"internal","detail":"the response could not be written"}`)
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)

@@ -125,7 +125,7 @@ func ibmList(raw json.RawMessage, key string, members map[string]func(json.RawMe
 			return nil, fmt.Sprintf("entry %d: %s must be a string", i, key)
 		}
 		if seen[id] {
-			return nil, fmt.Sprintf("entry %d: %s is there twice", i, key)
+			return nil, fmt.Sprintf("entry %d: %s appears twice", i, key)
 		}
 		seen[id] = true
 		for _, name := range slices.Sorted(maps.Keys(entry)) {

@@ -1,4 +1,4 @@
-// Package metrics tells Prometheus how a provider's login sessions fare.
+// Package metrics exports metrics of a provider's login sessions to Prometheus.
 //
 // Three lines switch it on: one makes it, one registers it, and the hook's
 // configuration names it twice.
@@ -20,38 +20,38 @@
 //	Metric                                  Type       Labels              Meaning
 //	curfew_sessions                         gauge      state               sessions in the store
 //	curfew_sweep_lag_seconds                gauge                          how overdue the most overdue session is
-//	curfew_stats_errors_total               counter                        times the store could not be asked for the two above
+//	curfew_stats_errors_total               counter                        times the store could not be read for the two above
 //	curfew_admissions_total                 counter    kind                sessions that began
 //	curfew_refusals_total                   counter    reason              logins that the policy refused
 //	curfew_asked_total                      counter                        times the page at the cap was shown
-//	curfew_not_as_asked_total               counter                        logins refused as they were not what the application asked for
+//	curfew_not_as_asked_total               counter                        logins refused because they did not meet the application's requirements
 //	curfew_ends_total                       counter    reason              sessions that ended
 //	curfew_refresh_refusals_total           counter    reason              refreshes refused because the session is over or not known
 //	curfew_refresh_replays_total            counter                        spent refresh tokens that were presented
 //	curfew_refresh_repeats_total            counter                        refreshes within the grace that got the same answer again
 //	curfew_refresh_repeats_elsewhere_total  counter                        repeats within the grace from another address
 //	curfew_rollbacks_total                  counter                        refresh tokens newer than the store knew
-//	curfew_writes_lost_total                counter                        rotations answered though the store did not take them
+//	curfew_writes_lost_total                counter                        refreshes answered although the store did not accept the rotation
 //	curfew_observed_refusals_total          counter    reason              refusals that an observed policy would have made
 //	curfew_observed_ends_total              counter    reason              ends that an observed policy would have made
 //	curfew_misconfigured_total              counter                        mistakes in the set-up, each counted once in a process
-//	curfew_unavailable_total                counter                        answers of 503, and logins refused, for want of the store or the settings
-//	curfew_keys_unknown_total               counter                        minutes with answers of 503 for a sealing key that is not here; anybody can cause it
-//	curfew_users_gone_total                 counter                        sessions whose user turned out to be in no account any more
-//	curfew_settings_stale_total             counter                        uses of the last known settings, as they could not be read
-//	curfew_store_losses_total               counter                        times it was seen that the store has lost what it had, once a minute
+//	curfew_unavailable_total                counter                        answers of 503, and refused logins, because the store or the settings did not answer
+//	curfew_keys_unknown_total               counter                        minutes with answers of 503 for an unknown sealing key; anybody can cause it
+//	curfew_users_gone_total                 counter                        sessions whose user was found to be in no account any more
+//	curfew_settings_stale_total             counter                        uses of the last known settings, because the settings could not be read
+//	curfew_store_losses_total               counter                        times the store was found to have lost its data, once a minute
 //	curfew_page_failures_total              counter                        errors of Config.AskTemplate
 //	curfew_on_end_failures_total            counter                        errors of Config.OnEnd
-//	curfew_logout_deliveries_total          counter    result              notifications of an end that an application took, did not take, or will not be sent any more
-//	curfew_sweep_failures_total             counter                        sweeps that could not do their work
+//	curfew_logout_deliveries_total          counter    result              notifications of an end that an application accepted or did not accept, and those given up
+//	curfew_sweep_failures_total             counter                        sweeps that failed
 //	curfew_store_duration_seconds           histogram  operation, outcome  how long calls of the store took
 //	curfew_store_errors_total               counter    operation           calls that the store did not answer: outcome timeout or error
 //
 // Labels:
 //
-//   - state: unended and ended. Unended are the live sessions, the logins whose
-//     code was not redeemed yet, and what is over but was not swept yet. Ended are
-//     those whose reason is still remembered.
+//   - state: unended and ended. Unended are the live sessions, the logins whose code is not
+//     redeemed yet, and sessions that are over but not swept yet. Ended are the sessions whose
+//     reason is still remembered.
 //   - kind: those of [policy.Kinds], other.
 //   - reason: those of [policy.Reasons], other.
 //   - result: delivered, failed (it is tried again), given_up, other.
@@ -61,22 +61,21 @@
 //   - outcome: ok; not_found, conflict, exists, full, fenced, declined (by the
 //     policy), which are answers; canceled (the caller gave up); timeout, error.
 //
-// Counters and the histogram are of one process: add them up. The gauges are of
-// the store: all processes that share it say the same, so take the maximum. They
-// are read when metrics are collected, no older than [Config.StatsMaxAge]; while
-// the store cannot be asked they are absent. The lag is 0 while nothing is
-// overdue, and up to [provider.Config.SweepEvery] is normal. An end is counted at
-// least once: again, if the process that noticed it died before it could write
-// that it had told.
+// Counters and the histogram describe one process: add them up. The gauges describe the store: all
+// processes that share it report the same, so take the maximum. They are read when metrics are
+// collected, and are no older than Config.StatsMaxAge; while the store does not answer they are
+// absent. The lag is 0 while nothing is overdue; up to provider.Config.SweepEvery is normal. An end
+// is counted at least once: it is counted again if the process that noticed it died before it could
+// record that.
 //
 // # Several hooks
 //
-// A Metrics is of one hook. Of several in one process each has its own, told
-// apart by a label:
+// A Metrics belongs to one hook. If a process has several hooks, each has its own Metrics,
+// distinguished by a label:
 //
 //	prometheus.WrapRegistererWith(prometheus.Labels{"hook": "staff"}, registry).MustRegister(m)
 //
-// Without it registering the second one fails with
+// Without the label, registering the second one fails with
 // [prometheus.AlreadyRegisteredError].
 package metrics
 
@@ -96,14 +95,12 @@ import (
 
 // Config configures [New]. The zero Config is good.
 type Config struct {
-	// StatsMaxAge is how old the gauges may be: the store is asked for them at
-	// most that often, however many collect them. Zero means 5 s; a negative
-	// value asks each time.
+	// StatsMaxAge is how old the gauges may be: the store is read at most that often, however often
+	// metrics are collected. Zero means 5 s; a negative value reads it each time.
 	StatsMaxAge time.Duration
 
-	// StatsTimeout bounds the question. Zero, or a negative value, means 2 s:
-	// less than Prometheus waits for all metrics, which is 10 s unless it is
-	// told otherwise.
+	// StatsTimeout bounds that read. Zero, or a negative value, means 2 s:
+	// less than Prometheus waits for all metrics, which is 10 s by default.
 	StatsTimeout time.Duration
 
 	// Now is the clock. Nil means time.Now.
@@ -154,12 +151,12 @@ func New(cfg Config) *Metrics {
 
 	m.sessions = prometheus.NewDesc("curfew_sessions", "Sessions in the store, by whether they have ended.", []string{"state"}, nil)
 	m.sweepLag = prometheus.NewDesc("curfew_sweep_lag_seconds", "How overdue the most overdue session in the store is; 0 if none is.", nil, nil)
-	m.stats = m.counter("curfew_stats_errors_total", "Times the store could not be asked for the number of its sessions.")
+	m.stats = m.counter("curfew_stats_errors_total", "Times the store could not be read for the number of its sessions.")
 
 	m.admissions = m.vector("curfew_admissions_total", "Sessions that began.", "kind", kinds)
 	m.refusals = m.vector("curfew_refusals_total", "Logins that the policy refused.", "reason", reasons)
 	m.asked = m.counter("curfew_asked_total", "Times the page at the cap was shown, to pick a session to end.")
-	m.notAsAsked = m.counter("curfew_not_as_asked_total", "Logins that were refused as they were not what the application asked for.")
+	m.notAsAsked = m.counter("curfew_not_as_asked_total", "Logins refused because they did not meet the application's requirements.")
 	m.ends = m.vector("curfew_ends_total", "Sessions that ended.", "reason", reasons)
 
 	m.refreshRefusals = m.vector("curfew_refresh_refusals_total", "Refreshes refused because the session is over or not known.", "reason", reasons)
@@ -167,21 +164,21 @@ func New(cfg Config) *Metrics {
 	m.repeats = m.counter("curfew_refresh_repeats_total", "Refreshes within the grace that got the same answer again.")
 	m.repeatsElsewhere = m.counter("curfew_refresh_repeats_elsewhere_total", "Refreshes repeated within the grace from another address.")
 	m.rollbacks = m.counter("curfew_rollbacks_total", "Refresh tokens newer than the store knew: it lost a write.")
-	m.writesLost = m.counter("curfew_writes_lost_total", "Rotations of a refresh token that were answered though the store did not take them.")
+	m.writesLost = m.counter("curfew_writes_lost_total", "Refreshes answered although the store did not accept the rotation.")
 
 	m.observedRefusals = m.vector("curfew_observed_refusals_total", "Refusals that an observed policy would have made.", "reason", reasons)
 	m.observedEnds = m.vector("curfew_observed_ends_total", "Ends that an observed policy would have made.", "reason", reasons)
 
 	m.mistakes = m.counter("curfew_misconfigured_total", "Mistakes in the set-up because of which a limit does not hold, each counted once.")
 	m.unavailable = m.counter("curfew_unavailable_total", "Answers of 503, and logins refused, because the store or the settings did not answer.")
-	m.keysUnknown = m.counter("curfew_keys_unknown_total", "Minutes in which 503 was answered because a token or page names a sealing key that this process does not have.")
-	m.gone = m.counter("curfew_users_gone_total", "Sessions whose user turned out to be in no account any more.")
-	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, as they could not be read.")
-	m.storeLosses = m.counter("curfew_store_losses_total", "Times it was seen that the store has lost what it had, once a minute.")
+	m.keysUnknown = m.counter("curfew_keys_unknown_total", "Minutes with answers of 503 because a token or page names a sealing key that this process does not have.")
+	m.gone = m.counter("curfew_users_gone_total", "Sessions whose user was found to be in no account any more.")
+	m.settingsStale = m.counter("curfew_settings_stale_total", "Uses of the last known settings, because the settings could not be read.")
+	m.storeLosses = m.counter("curfew_store_losses_total", "Times the store was found to have lost its data, once a minute.")
 	m.onEnd = m.counter("curfew_on_end_failures_total", "Errors of the provider's OnEnd; it is called again.")
 	m.deliveries = m.vector("curfew_logout_deliveries_total", "Notifications of an end of a session to an application, by what came of them.", "result", deliveryResults)
 	m.pages = m.counter("curfew_page_failures_total", "Errors of the provider's AskTemplate; its users saw the hook's own page.")
-	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that could not do their work; it is tried again.")
+	m.sweep = m.counter("curfew_sweep_failures_total", "Sweeps that failed; the sweeper tries again.")
 
 	m.storeDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "curfew_store_duration_seconds",
@@ -320,8 +317,8 @@ func (m *Metrics) Describe(descs chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements [prometheus.Collector]. It asks the store that [Metrics.Store]
-// was given, if there is one.
+// Collect implements [prometheus.Collector]. It reads the store that was given to [Metrics.Store],
+// if any.
 func (m *Metrics) Collect(metrics chan<- prometheus.Metric) {
 	if r, ok := m.read(); ok && r.err == nil {
 		gauge := func(desc *prometheus.Desc, value float64, labels ...string) {

@@ -8,9 +8,9 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// Store returns s, measured: each call is one call of s, and its duration and
-// outcome are counted. From then on s is also what is asked for the gauges, so
-// it is called once; of several stores the last one is asked. Of nil it is nil.
+// Store returns s, measured: each call is one call of s, and its duration and outcome are counted.
+// The gauges are read from s too, so call Store once; after several calls the last store is read.
+// For nil it returns nil.
 func (m *Metrics) Store(s store.Store) store.Store {
 	if s == nil {
 		return nil

@@ -21,17 +21,15 @@
 //	}
 //
 // Two kinds of tests run. Those named rule-N are the rules in the project's
-// design that can be seen from outside. Those named oidcc-... are the modules of
-// the OpenID Foundation's conformance suite that have to do with sessions, with
-// what they assert there; what is only a warning there is a line in the log
-// here. No test can be switched off: what a server does not offer is said in
-// [Off], one field each, and the log then names the tests that do not apply, and
-// the rules of which nothing was tested. go test -v shows it.
+// design that can be seen from outside. Those named oidcc-... are the modules of the OpenID
+// Foundation's conformance suite that concern sessions, with the same assertions; a warning there
+// is a line in the log here. No test can be switched off. Off lists what a server does not offer,
+// one field each; the log then names the tests that do not apply, and the rules that were not
+// tested at all. go test -v shows it.
 //
-// The tests that wait run in parallel: give -parallel 16 for speed. Only
-// the tests may use the users in the meantime. Each test ends what it began. Where
-// it cannot, its user rests until the limits have ended it: see
-// [Target.EndSessions].
+// The tests that wait run in parallel: give -parallel 16 for speed. Only the tests may use the
+// users in the meantime. Each test ends the sessions that it began. If it cannot, its user is not
+// used again until the limits have ended them: see Target.EndSessions.
 package providertest
 
 import (
@@ -49,8 +47,8 @@ import (
 // Grace is the recommended Config.Grace of the provider under test.
 const Grace = 4 * time.Second
 
-// Limits returns the recommended limits of the provider under test: as short
-// as a busy machine can still keep up with.
+// Limits returns the recommended limits of the provider under test: as short as possible on a busy
+// machine.
 func Limits() policy.Limits {
 	return policy.Limits{
 		Active:     policy.LimitTo(30 * time.Second),
@@ -80,27 +78,24 @@ type Target struct {
 	// Off.ConfidentialClients, Off.PublicClients and Off.RefreshTokens.
 	Web, Web2, Public, Device Client
 
-	// Users are the names of users that may sign in to all clients, in their
-	// consent too if the provider asks for any. At least two; with sixteen
-	// the tests that wait do not wait for each other.
+	// Users are the names of users that may sign in to all clients, with consent if the provider
+	// asks for it. At least two; with sixteen, the tests that wait do not wait for each other.
 	Users []string
 
-	// EndSessions ends all sessions of a user, by whatever way the provider has
-	// for it. It is called when a test could not end what it began, concurrently.
-	// Nil: the user rests until Limits.Active or Limits.Inactivity has ended it.
-	// Needed with a cap where the provider has none of these limits, and
-	// no way for an application to end a session either.
+	// EndSessions ends all sessions of a user, in any way that the provider offers. It is called,
+	// concurrently, when a test could not end its sessions. Nil: the user is not used again until
+	// Limits.Active or Limits.Inactivity has ended them. It is required with a cap if the provider
+	// has neither of these limits, and offers applications no way to end a session.
 	EndSessions func(user string) error
 
-	// SignIn signs a user in. page is what the provider answered to an
-	// authorization request; its body can be read. browser keeps cookies, and
-	// follows redirects but those to an application: SignIn submits what
-	// the provider asks for and returns the last answer. It is called
+	// SignIn signs a user in. page is the provider's response to an authorization request; its body
+	// can be read. browser keeps cookies, and follows redirects except those to an application:
+	// SignIn submits what the provider asks for and returns the last response. It is called
 	// concurrently.
 	SignIn func(browser *http.Client, page *http.Response, user string) (*http.Response, error)
 
-	// ApproveDevice signs a user in and approves a device. page is what the
-	// provider answered at verification_uri_complete. It is called
+	// ApproveDevice signs a user in and approves a device. page is the provider's response at
+	// verification_uri_complete. It is called
 	// concurrently. Nil only with Off.DeviceGrant.
 	ApproveDevice func(browser *http.Client, page *http.Response, user string) error
 
@@ -110,18 +105,18 @@ type Target struct {
 	// Off.ConfirmLogout or Off.EndSession. See [ConfirmLogout].
 	ConfirmLogout func(browser *http.Client, page *http.Response) (*http.Response, error)
 
-	// BackChannelLogout is where Web is told of ends: Web is registered with
-	// an address at which this listener is reached, and the kit serves there.
-	// For an https address it is one of package crypto/tls. Nil only with
+	// BackChannelLogout is where Web receives logout tokens: Web is registered with an address of
+	// this listener, and the kit serves there. For an https address it is a listener of package
+	// crypto/tls. Nil only with
 	// Off.BackChannelLogout.
 	BackChannelLogout net.Listener
 
 	// FrontChannelLogoutURI is the frontchannel_logout_uri of Web, without a
-	// query; nothing has to be there. Empty only with Off.FrontChannelLogout.
+	// query; nothing need be served there. Empty only with Off.FrontChannelLogout.
 	FrontChannelLogoutURI string
 
-	// Limits are the limits that bind every session of the users. The zero
-	// Limits binds nothing: tests of limits do not apply then.
+	// Limits are the limits that bind every session of the users. The zero Limits limits nothing:
+	// tests of limits do not apply then.
 	Limits policy.Limits
 
 	// Grace is the provider's Config.Grace. Zero means its default, 30 s.
@@ -140,25 +135,24 @@ type Client struct {
 	ID     string
 	Secret string // empty: a public client
 
-	// AuthMethod is how it authenticates: "client_secret_basic",
+	// AuthMethod is how the client authenticates: "client_secret_basic",
 	// "client_secret_post" or "none". Empty means basic with a secret, none
 	// without.
 	AuthMethod string
 
 	RedirectURI string // not needed for Device
 
-	// PostLogoutRedirectURI is where users come back to after signing out.
+	// PostLogoutRedirectURI is the address to which users return after signing out.
 	// Needed for Web, unless Off.EndSession.
 	PostLogoutRedirectURI string
 }
 
-// Off is what a provider does not offer. Each field that is set makes tests
-// expect the refusal that the specification calls for, or not apply.
+// Off is what a provider does not offer. With a field set, tests expect the refusal that the
+// specification requires, or do not apply.
 type Off struct {
 	// SingleSignOn: the provider asks for credentials at every authorization
-	// request, and answers prompt=none with login_required. A provider that
-	// has a single sign-on of its own sets Config.SSOSession, and ends it in
-	// Config.OnEnd.
+	// request, and answers prompt=none with login_required. A provider with its own single sign-on
+	// sets Config.SSOSession, and ends that sign-on in Config.OnEnd.
 	SingleSignOn bool
 
 	// ConfidentialClients: applications have no secrets. Web and Web2 are
@@ -169,12 +163,12 @@ type Off struct {
 	// Public, which is ignored.
 	PublicClients bool
 
-	// PKCE: confidential clients send no code_challenge (RFC 7636). For a provider
-	// that refuses one; one that ignores it needs nothing.
+	// PKCE: confidential clients send no code_challenge (RFC 7636). Set it for a provider that
+	// refuses code_challenge, not for one that ignores it.
 	PKCE bool
 
-	// RefreshTokens: there are no refresh tokens. What can be seen through
-	// them alone is not tested: most of the rules 6 and 7, and the reasons of ends.
+	// RefreshTokens: there are no refresh tokens. Anything that only they show is not tested: most
+	// of the rules 6 and 7, and the reasons of ends.
 	RefreshTokens bool
 
 	// DeviceGrant: there is no device authorization endpoint.
@@ -183,16 +177,14 @@ type Off struct {
 	// EndSession: there is no end_session endpoint.
 	EndSession bool
 
-	// ConfirmLogout: the provider asks nobody whether they want to sign out
+	// ConfirmLogout: the provider never asks users whether they want to sign out
 	// (Config.NoBrowserSession).
 	ConfirmLogout bool
 
-	// BackChannelLogout: applications are not told of ends through the back
-	// channel (Config.Logout).
+	// BackChannelLogout: applications are not notified through the back channel (Config.Logout).
 	BackChannelLogout bool
 
-	// FrontChannelLogout: applications are not told of ends through the
-	// browser (Config.Logout).
+	// FrontChannelLogout: applications are not notified through the browser (Config.Logout).
 	FrontChannelLogout bool
 
 	// Introspection: there is no introspection endpoint, or web applications

@@ -9,13 +9,12 @@ import (
 
 // Sessions is the answer in JSON. Times are RFC 3339 in UTC.
 type Sessions struct {
-	// Caps are the limits on how many sessions the user may hold at once: on all
-	// of them, and those on some that they have.
+	// Caps are the limits on concurrent sessions: on all sessions of the user, and on the kinds and
+	// clients of which the user has sessions.
 	Caps []Cap `json:"caps"`
 
-	// Sessions are the live sessions of this page, the one that the request
-	// comes from first, then the one that was used last. There are Total of them
-	// on Pages pages.
+	// Sessions are the live sessions on this page: first the one that the request comes from, then
+	// by last use. There are Total sessions on Pages pages.
 	Sessions []Session `json:"sessions"`
 	Total    int       `json:"total"`
 	Page     int       `json:"page"`
@@ -24,14 +23,14 @@ type Sessions struct {
 	// Pending is how many logins that are not completed hold a place.
 	Pending int `json:"pending"`
 
-	// Ended are sessions that ended lately, the latest first. If
-	// EndedIncomplete is true there are too many for all to be looked at.
+	// Ended are sessions that ended recently, the latest first. If EndedIncomplete is true there
+	// were too many to check all of them.
 	Ended           []Ended `json:"ended"`
 	EndedIncomplete bool    `json:"ended_incomplete"`
 }
 
-// A Cap is a limit on concurrent sessions: those of one kind or one client if
-// Kind or Client is set, else all.
+// A Cap is a limit on concurrent sessions: on those of one kind or one client if Kind or Client is
+// set, otherwise on all.
 type Cap struct {
 	Used   int         `json:"used"`
 	Max    int         `json:"max"`
@@ -39,8 +38,8 @@ type Cap struct {
 	Client string      `json:"client,omitempty"`
 }
 
-// A Session is one session. Device and Network are empty if they are not
-// known: the device is what a client said of itself.
+// A Session is one session. Device and Network are empty if unknown. The device is the client's own
+// claim.
 type Session struct {
 	SID          string        `json:"sid"`
 	Current      bool          `json:"current"` // the request comes from it
@@ -48,7 +47,7 @@ type Session struct {
 	Device       string        `json:"device"`          // "Firefox on Linux"
 	Network      string        `json:"network"`         // "192.0.2.x"
 	Applications []string      `json:"applications"`    // names of the clients, or their IDs
-	Actor        string        `json:"actor,omitempty"` // the sub of somebody else who acts in it as the user
+	Actor        string        `json:"actor,omitempty"` // the sub of the person who acts in it for the user
 	Started      time.Time     `json:"started"`
 	LastUsed     time.Time     `json:"last_used"`
 	EndsAt       time.Time     `json:"ends_at,omitzero"`      // if it is not used again; absent: never

@@ -1,15 +1,14 @@
-// Package selfservice is the page on which users look after their own sessions:
-// which there are, on which device and in which applications, how many are allowed,
-// and which ended lately and why. They may end one of them, and all others.
+// Package selfservice has the page where users manage their own sessions. It shows each session
+// with its device and applications, how many sessions are allowed, and which ended recently and
+// why. Users may end one session, or all others.
 //
 //	mine, err := selfservice.New(selfservice.Config{Hook: hook, Subject: selfservice.BrowserSubject(hook, issuer)})
 //	...
 //	mux.Handle("/sessions/", http.StripPrefix("/sessions", mine))
 //
-// It needs no script, and loads nothing from elsewhere. What changes something is
-// POST only, and refused if a browser sends it from another origin
-// ([http.CrossOriginProtection]). A session of somebody else is as one that does
-// not exist.
+// It needs no script, and loads nothing from elsewhere. Every change is a POST, and is refused if a
+// browser sends it from another origin ([http.CrossOriginProtection]). Another user's session is
+// answered like one that does not exist.
 package selfservice
 
 import (
@@ -32,15 +31,14 @@ type Config struct {
 	// Hook is the policy in place.
 	Hook *provider.Hook
 
-	// Subject says whose sessions the sender of a request may see and end, and
-	// which of them is the one that the request comes from; an empty sid: none
-	// of them, or nobody knows. It must have made sure of both: a session cookie
-	// does, such as the hook's own: see [BrowserSubject]. A parameter does not.
+	// Subject returns the user whose sessions the sender of a request may see and end, and the sid
+	// of the session that the request comes from; an empty sid: none of them, or unknown. It must
+	// authenticate both, by a session cookie, such as the hook's own: see [BrowserSubject]. A
+	// parameter is not enough.
 	//
-	// A zero subject, without an error, says that nobody is signed in. If sid is
-	// then that of a session that has ended, the page says why it did: so the
-	// sender must have shown that it was theirs. An error means that nobody can
-	// tell at the moment.
+	// A zero subject, without an error, says that nobody is signed in. If sid is then the sid of an
+	// ended session, the page shows why it ended: so the sender must have proved that it was
+	// theirs. An error means that the user cannot be determined at the moment.
 	Subject func(r *http.Request) (subject store.Subject, sid string, err error)
 
 	// TrustedOrigins are the origins, beside that of the request itself, from
@@ -48,21 +46,19 @@ type Config struct {
 	// where a proxy changes the Host header.
 	TrustedOrigins []string
 
-	// Home is the address of a page to go back to, and SignIn that of one to sign
-	// in at. Empty: there is no link.
+	// Home and SignIn are the addresses of pages to go back to and to sign in. Empty: no link.
 	Home, SignIn string
 
-	// Failed is told why a request was answered with 503: the cause is not for
-	// the one who asked. Nil: nobody is told.
+	// Failed receives the cause of an answer of 503, which the response does not contain. Nil: the
+	// cause is dropped.
 	Failed func(r *http.Request, err error)
 
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
 
-// BrowserSubject returns a [Config.Subject] that goes by the session cookie
-// which the hook gives to browsers: see [provider.Hook.BrowserSession]. It slides
-// nothing.
+// BrowserSubject returns a [Config.Subject] that uses the hook's session cookie: see
+// [provider.Hook.BrowserSession]. It is no activity.
 func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (store.Subject, string, error) {
 	return func(r *http.Request) (store.Subject, string, error) {
 		s, err := hook.BrowserSession(r, issuer)
@@ -76,8 +72,8 @@ func BrowserSubject(hook *provider.Hook, issuer string) func(*http.Request) (sto
 	}
 }
 
-// New returns the page. Install it at any path that ends in a slash. What is wrong
-// with the configuration is an error that wraps [provider.ErrConfig].
+// New returns the page. Install it at any path that ends in a slash. An error in the configuration
+// wraps [provider.ErrConfig].
 //
 //	GET  ./            the page, with ?page=2 the next 50 sessions
 //	POST ./end         ends the session with the form value sid

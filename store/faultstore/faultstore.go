@@ -4,9 +4,9 @@
 //	faulty.Script(faultstore.Once(faulty.Calls()+1, faultstore.After))
 //	err := faulty.Create(ctx, session, 10) // fails, but the session is there
 //
-// A network or a database fails in three ways that a caller can tell apart only
-// by what it finds later: nothing happened, all happened and the answer was
-// lost, or no answer came in time.
+// A network or a database fails in three ways, which a caller can distinguish only by the state
+// that it finds later: nothing happened, everything happened and the answer was lost, or no answer
+// came in time.
 package faultstore
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// ErrFault is wrapped by the errors that a [Store] makes up.
+// ErrFault is wrapped by the errors that a [Store] injects.
 var ErrFault = errors.New("injected fault")
 
 // A Fault is what happens to a call.
@@ -29,9 +29,9 @@ type Fault int
 const (
 	None         Fault = iota // the call goes through
 	Before                    // it does nothing and fails with ErrFault
-	After                     // it does what it does; then it fails with ErrFault
+	After                     // it takes effect; then it fails with ErrFault
 	Timeout                   // it does nothing until the context ends; then it fails with the context's error
-	TimeoutAfter              // it does what it does; then it waits until the context ends and fails with its error
+	TimeoutAfter              // it takes effect; then it waits until the context ends and fails with the context's error
 )
 
 // A Call is one call of a method of the store.
@@ -41,7 +41,7 @@ type Call struct {
 }
 
 // Store is a [store.Store] around another one, which fails as its script says.
-// Where the other store fails itself, its error is returned. Store is made by
+// If the other store itself fails, its error is returned. Store is made by
 // [New].
 type Store struct {
 	inner store.Store
@@ -93,15 +93,15 @@ func Always(fault Fault, methods ...string) func(Call) Fault {
 	}
 }
 
-// Calls returns the number of calls so far, those that failed included.
+// Calls returns the number of calls so far, including those that failed.
 func (f *Store) Calls() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.calls
 }
 
-// Counts returns the number of calls so far by method, those that failed
-// included. A method that was not called is not in it.
+// Counts returns the number of calls so far by method, including those that failed. It omits
+// methods that were not called.
 func (f *Store) Counts() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,12 +1,13 @@
 // Package memstore keeps login sessions in the memory of one process.
 //
 // It is exact: caps hold however many goroutines race. It is not durable: when
-// the process ends all sessions are gone, and every user signs in again. It is
-// for tests, and for a provider of one process that can live with that.
+// the process ends all sessions are gone, and every user signs in again. It is for tests, and for a
+// provider of one process that can accept that.
 //
 // Get, Create, Update, Stats and CountUnended take the same time whatever the number of sessions;
-// Due and List of a subject, or of the unended sessions of an account, take time in
-// proportion to what they return. List by anything else walks over all sessions, in steps that do not hold others up.
+// Due and List of a subject, or of the unended sessions of an account, take time in proportion to the number of
+// sessions that they return. List with any other filter walks over all sessions, in steps that do not delay other
+// calls.
 package memstore
 
 import (

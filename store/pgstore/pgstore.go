@@ -5,93 +5,85 @@
 //	sessions, err := pgstore.New(ctx, pool)
 //
 // The tables' names begin with "curfew_", and they are made in the first schema
-// of the search path; the rest of the database is the caller's. They hold no
-// secret in the clear, but they tell who is signed in and with what. [New] needs
-// the right to create tables once, and once again after an upgrade that adds one;
-// afterwards SELECT, INSERT, UPDATE and DELETE on them is enough. It is tested with
-// PostgreSQL 15.
+// of the search path; the rest of the database is the caller's. They hold no secret in the clear,
+// but they show which users are signed in, and with which browsers and applications. New needs the
+// right to create tables once, and again after an upgrade that adds a table; afterwards SELECT,
+// INSERT, UPDATE and DELETE on them are enough. The package is tested with PostgreSQL 15.
 //
 // # Who may share it
 //
 // Any number of processes on any number of machines: caps are exact across all
-// of them. All must write to one primary. A replica lags behind, so that an ended
-// session would still be live there: nothing is read from one. After a fail-over to a
-// replica that had not received everything, what it had not received is undone,
-// ends included: see Durability.
+// of them. All must write to one primary. The store never reads from a replica: a replica lags
+// behind, so that an ended session would still be live there. A fail-over to a replica undoes all
+// writes that the replica had not received, including ends: see Durability.
 //
 // # Durability
 //
-// A method returns when the database has acknowledged the commit. What that means
-// is the database's to say, and this package never changes it: the role or the
-// connection may set it with the parameter synchronous_commit.
+// A method returns when the database has acknowledged the commit. The parameter synchronous_commit
+// says what that means. The role or the connection may set it; this package never changes it.
 //
-//   - "on", PostgreSQL's default: what was acknowledged survives the death of the
-//     server process and the loss of power; with synchronous_standby_names
-//     (and "on", "remote_write" or "remote_apply") also a fail-over to such a standby.
+//   - "on", PostgreSQL's default: an acknowledged write survives the death of the server process
+//     and the loss of power; with synchronous_standby_names (and "on", "remote_write" or
+//     "remote_apply") it also survives a fail-over to such a standby.
 //   - "local": the same, but no fail-over.
 //   - "off": a crash of the server undoes the last moments, up to three times
-//     wal_writer_delay (0.6 s by default), acknowledged ends, logins and refreshes
-//     alike, in the order in which they were made and nothing in between. Ending a
-//     process of this module loses nothing.
+//     wal_writer_delay (0.6 s by default), including acknowledged ends, logins and refreshes. It
+//     undoes the latest commits, with no gap in between. The end of a provider's process loses
+//     nothing.
 //   - fsync=off: a crash of the machine may lose and damage anything.
 //
-// [Store.Durability] returns the settings that a connection has. On the first, an
-// end that was acknowledged does not come undone.
+// Store.Durability returns the settings of a connection. With "on", an acknowledged end is never
+// undone.
 //
 // # Exactness
 //
 // Steps that count the sessions of a subject, Admit and Create, take an advisory
 // lock of the subject for their transaction, with the two numbers 0x43757266 and a
-// hash of the subject; another use of the same numbers only makes them wait.
-// Transactions are READ COMMITTED whatever the default is: each statement then
-// sees what was committed before it began, hence all that was written before the
-// lock was taken. So do writes of a document, with 0x43757267 and a hash of its key.
-// All other writes are one statement, which heeds the revision.
-// Admit writes only if what it read and replaces has not changed, and otherwise
-// runs again. The lock of a subject is never waited for with a commit on its way, so
-// that a call whose context ended while it waited for it has changed nothing.
+// hash of the subject; another use of the same numbers only makes them wait. Writes of a document
+// take one too, with 0x43757267 and a hash of its key. Transactions are READ COMMITTED whatever the
+// default is: each statement then sees everything that was committed before it began, and so
+// everything that was written before the lock was taken. All other writes are one statement, which
+// compares the revision. Admit writes only if the sessions that it read and replaces have not
+// changed, and otherwise runs again. A call never waits for a subject's lock after it has sent a
+// commit, so that a call whose context ends during the wait has changed nothing.
 //
-// A process that vanishes from the network within a step keeps the lock until the
-// server notices, and until then its subject, and no other, cannot log in: set
+// If a process vanishes from the network during a step, it keeps the lock until the server notices.
+// Until then this one subject cannot log in: set
 // idle_in_transaction_session_timeout to a few seconds, and tcp_keepalives_idle.
 //
 // # Failure
 //
-// Serialization failures (40001), deadlocks (40P01), a lock_timeout (55P03) and
-// lost races are tried again until the context ends. So is what only read, or was
-// not committed, when its connection broke, as it does when the server was
-// restarted. A write whose answer did not arrive, or is that the server panics, is
-// not: it may have been committed, and then its repetition would report a conflict with itself. The
-// error says so, and the next read tells. Too many clients, and a connection that
-// cannot be made, are errors at once: the caller knows better how long its user
-// waits.
+// The store retries after serialization failures (40001), deadlocks (40P01), a lock_timeout (55P03)
+// and lost races until the context ends. If a connection breaks, as when the server restarts, it
+// also retries reads, and writes that were not committed. It does not retry a write whose answer
+// did not arrive, or whose answer says that the server panicked: the write may have been committed,
+// and a retry would then report a conflict with itself. The error says so, and the next read shows
+// the result. Too many clients, and a connection that cannot be made, are errors at once: the
+// caller knows better how long its user can wait.
 //
 // # Fail-over
 //
-// A database that fails over behind its name is found again without help. A
-// connection on which the server says that it is read-only (25006), that it shuts
-// down or has crashed (57P01, 57P02), or that it takes no connections now (57P03) is
-// closed, and at most once a second all others are, too: the name may lead elsewhere
-// by now. The step is done once more on a new one, unless it may have been committed.
-// Where a server vanishes without a word, the first call whose context's deadline
-// passes has all connections made anew.
-// Nothing is read from a standby: what it does not know yet would be live, or gone.
-// PostgreSQL 14 and later say what they are when a connection is made; of an older
-// one, and of what a pooler in between leads to, only a write finds out.
+// If a database fails over behind its name, the store finds the new primary by itself. It closes a
+// connection on which the server reports that it is read-only (25006), shuts down or has crashed
+// (57P01, 57P02), or accepts no connections now (57P03). At most once a second it closes all other
+// connections too, since the name may lead elsewhere by now. It repeats the step once on a new
+// connection, unless the step may have been committed. If a server vanishes silently, the first
+// call whose context's deadline passes replaces all connections.
+// The store never reads from a standby: an end that the standby has not received would still be
+// live there, and a new session unknown. PostgreSQL 14 and later report whether they are a standby
+// when a connection is made; with an older server, or behind a pooler, only a write detects it.
 //
 // # Connections
 //
-// A call uses one connection at a time, for one round trip (Get, Update, Create,
-// Delete, List, Due, PutDocument), for two more if an update changes what the
-// session is found by or loses its race or if another process is at the same
-// subject, and for two or three (Admit). Calls for one subject queue up in the
-// process before they take a connection, so that a lock which another process holds
-// is not waited for by all of them: a user who logs in a thousand times at once has
-// one, and one for each session that is written, four at most. The pool asks a connection that was idle for more than a second
-// whether it is alive, one more round trip; see ShouldPing of pgxpool.Config.
+// A call uses one connection at a time. It takes one round trip (Get, Update, Create, Delete, List, Due, PutDocument), or two
+// or three (Admit). It takes two more if an update changes the index entries of the session or loses its race, or if another
+// process works on the same subject. Calls for one subject queue up in the process before they take a connection, so that they
+// do not all wait for a lock that another process holds: a user who logs in a thousand times at once uses one connection, and
+// one for each session that is written, at most four. Before the pool uses a connection that was idle for more than a second,
+// it checks that it is alive, which is one more round trip; see ShouldPing of pgxpool.Config.
 //
 // Behind PgBouncer in transaction mode set default_query_exec_mode=exec (or
-// max_prepared_statements in PgBouncer 1.21 and later). Statement mode will not do.
+// max_prepared_statements in PgBouncer 1.21 and later). Statement mode does not work.
 package pgstore
 
 import (
@@ -135,17 +127,17 @@ func New(ctx context.Context, pool *pgxpool.Pool) (*Store, error) {
 	return s, nil
 }
 
-// Durability is what the settings of a connection promise of a write that was
-// acknowledged. Other connections of the pool have the same, unless the caller
-// sets them up differently.
+// Durability has the settings of a connection that decide what an acknowledged write survives.
+// Other connections of the pool have the same settings, unless the caller configures them
+// differently.
 type Durability struct {
 	SynchronousCommit  string // "on", "off", "local", "remote_write" or "remote_apply"
 	Fsync              bool
 	SynchronousStandby string // synchronous_standby_names; empty: there is none
 }
 
-// SurvivesCrash reports whether a write that was acknowledged survives that the
-// server or its machine crashes.
+// SurvivesCrash reports whether an acknowledged write survives a crash of the server or its
+// machine.
 func (d Durability) SurvivesCrash() bool { return d.Fsync && d.SynchronousCommit != "off" }
 
 // Durability asks the database.

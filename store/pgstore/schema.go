@@ -50,7 +50,7 @@ func (s *Store) migrate(ctx context.Context) error {
 				return err
 			}
 			if err := create(ctx, c); err != nil {
-				return fmt.Errorf("bring the schema from version %d to %d, with what is missing (%v): %w", version, schemaVersion, missing, err)
+				return fmt.Errorf("bring the schema from version %d to %d (missing: %v): %w", version, schemaVersion, missing, err)
 			}
 			return nil
 		}

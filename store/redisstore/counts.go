@@ -96,8 +96,8 @@ func (s *Store) ReadCounts(ctx context.Context, account string, from, to time.Ti
 	}
 }
 
-// DropCounts implements [store.Counts]. It is two round trips for each 200 hours
-// that are dropped, and one more.
+// DropCounts implements [store.Counts]. It is two round trips for each 200 dropped hours, and one
+// more.
 func (s *Store) DropCounts(ctx context.Context, account string, before time.Time) error {
 	prefix := countsPrefix(account)
 	for {

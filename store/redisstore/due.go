@@ -15,8 +15,8 @@ import (
 // bucket.
 const putBack = 1000
 
-// Due implements [store.Sessions]. It looks into all buckets in one round trip,
-// and claims in another.
+// Due implements [store.Sessions]. It searches all buckets in one round trip, and claims in
+// another.
 func (s *Store) Due(ctx context.Context, now time.Time, lease time.Duration, limit int) ([]store.Session, error) {
 	if limit < 1 {
 		return nil, fmt.Errorf("due sessions: limit is %d, at least 1 is required", limit)

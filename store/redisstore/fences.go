@@ -55,8 +55,8 @@ func (s *Store) swapFence(ctx context.Context, subject store.Subject, before str
 	return false, list[0], nil
 }
 
-// PutFence implements [store.Fences]. It is one round trip, and one more where there
-// is a fence already.
+// PutFence implements [store.Fences]. It is one round trip, and one more if there is a fence
+// already.
 func (s *Store) PutFence(ctx context.Context, f store.Fence) (store.Fence, error) {
 	var is store.Fence
 	for before := ""; ; {

@@ -14,8 +14,8 @@ import (
 // pageSize is how many sessions one page looks at, however long it may be.
 const pageSize = 1000
 
-// List implements [store.Sessions]. It looks at no more than limit sessions, and
-// not at more than 1,000, so a page may be short.
+// List implements [store.Sessions]. It reads at most limit sessions, and at most 1,000, so a page
+// may be short.
 func (s *Store) List(ctx context.Context, f store.Filter, cursor string, limit int) ([]store.Session, string, error) {
 	if limit < 1 {
 		return nil, "", fmt.Errorf("list sessions: limit is %d, at least 1 is required", limit)

@@ -29,11 +29,10 @@ const format = 1
 
 const formatKey = keyPrefix + "format"
 
-// New returns the store in Redis. It fails if the client would read from
-// replicas or a cache or spread keys by itself, or does not heed the deadlines of contexts;
-// if a server is older than Redis 6.2, is a replica, or would evict keys; and if
-// a newer version of this package changed what is stored. The client stays the
-// caller's to close.
+// New returns the store in Redis. It fails if the client would read from replicas or a cache, or
+// distribute keys by itself, or does not observe the deadlines of contexts; if a server is older
+// than Redis 6.2, is a replica, or would evict keys; and if a newer version of this package changed
+// the stored format. The caller closes the client.
 func New(ctx context.Context, client redis.UniversalClient) (*Store, error) {
 	s := &Store{client: client}
 	s.reads = newReads(client, s.readAlone)
@@ -54,7 +53,7 @@ func (s *Store) check(ctx context.Context) error {
 	var err error
 	switch c := s.client.(type) {
 	case *redis.Ring:
-		return errors.New("a Ring moves keys when a server does not answer: what it moves away from is lost to view")
+		return errors.New("a Ring moves keys when a server does not answer: sessions on that server would be lost")
 	case *redis.ClusterClient:
 		o := c.Options()
 		switch {
@@ -116,7 +115,7 @@ func checkServer(ctx context.Context, c redis.Cmdable, cluster bool) error {
 	case info["role"] != "" && info["role"] != "master":
 		return errors.New("the server is a replica")
 	case info["cluster_enabled"] == "1" && !cluster:
-		return errors.New("the server is one of a cluster: use a cluster client")
+		return errors.New("the server belongs to a cluster: use a cluster client")
 	case strings.HasPrefix(policy, "allkeys-"):
 		// Those that begin with "volatile-" evict nothing of ours: it does
 		// not expire.

@@ -1,8 +1,7 @@
 // Package sqlitestore keeps login sessions in an SQLite database.
 //
-// It takes the caller's *sql.DB and names no driver: any driver for SQLite 3.37
-// or later will do. With github.com/ncruces/go-sqlite3/driver, which needs no C
-// compiler:
+// It takes the caller's [*sql.DB] and imports no driver: it works with any driver for SQLite 3.37
+// or later. With github.com/ncruces/go-sqlite3/driver, which needs no C compiler:
 //
 //	db, err := sql.Open("sqlite3", "file:/var/lib/op/sessions.db?_pragma=busy_timeout(1000)&_txlock=immediate")
 //	...
@@ -11,8 +10,8 @@
 //	sessions, err := sqlitestore.New(ctx, db)
 //
 // The tables' names begin with "curfew_"; the rest of the database is the
-// caller's. The file holds no secret in the clear, but it tells who is signed in
-// and with what: keep it in a directory that nobody else can read.
+// caller's. The file holds no secret in the clear, but it shows which users are signed in, and with
+// which browsers and applications: keep it in a directory that nobody else can read.
 //
 // # Who may share it
 //
@@ -22,41 +21,38 @@
 //
 // # Durability
 //
-// What a method acknowledged survives the death of the process and, if the disk
-// tells the truth about what it has written, the loss of power. For this, [New]
-// sets the journal mode to WAL, which stays in the file, and each write sets
-// synchronous=FULL, which belongs to the connection, on the connection that it
-// uses, or finds that it is set. Whatever the data source name says, it is not less.
-// Begin your own transactions with BeginTx: a connection on which somebody executed
-// BEGIN as a statement, and which is back in the pool, takes the store's updates into
-// that transaction. A copy of the file alone is not a backup: use the backup API,
-// VACUUM INTO, or copy the file with its "-wal" while nothing runs.
+// An acknowledged write survives the death of the process and, if the disk is honest about its
+// writes, the loss of power. For this, [New]
+// sets the journal mode to WAL, which stays in the file, and each write makes sure that
+// synchronous=FULL is set on the connection that it uses. The data source name cannot lower that.
+// Begin your own transactions with BeginTx: if somebody executes BEGIN as a statement and returns
+// the connection to the pool, the store's updates on it become part of that transaction. A copy of
+// the file alone is not a backup: use the backup API, VACUUM INTO, or copy the file with its "-wal"
+// while no process uses it.
 //
-// A file that is removed or replaced while it is open (by a cleaner of old files, by
-// somebody who restores a backup) goes on to work, and all that was written to it is gone when
-// it is closed. So a store that is used looks once a second whether the database, its
-// "-wal" and its "-shm" are the ones that it has open. While they are not, every call
-// is an error. When what was moved is back it goes on; what was removed or replaced
-// takes a start of the process. Files of a file system of the driver's own are not
-// looked for, and neither is a file that was written over in place.
+// A cleaner of old files, or somebody who restores a backup, may remove or replace a file that is
+// open. The open file goes on working, and all later writes to it are lost when it is closed. So a
+// store in use checks once a second that the database, its "-wal" and its "-shm" are the files that
+// it has open. While they are not, every call fails. If a moved file is put back, the store
+// resumes; after a file was removed or replaced, restart the process. The check does not cover
+// files in the driver's own file system, or a file that is overwritten in place.
 //
-// When the disk is full writes fail with an error, reads go on, and writes
-// succeed again when there is room.
+// While the disk is full, writes fail with an error and reads go on; writes succeed again when
+// there is room.
 //
 // # Waiting
 //
 // SQLite has one writer at a time. Within a process writers queue up, in order;
-// between processes they try again until the context ends. The driver's busy
-// timeout is only how long it waits by itself before it asks again: about a
-// second is good, and with a driver that does not look at the context while it
-// waits it is also how late a cancellation is noticed. Transactions should begin
+// between processes they try again until the context ends. The driver's busy timeout is how long
+// the driver itself waits before the store tries again: about a second is good. If the driver
+// ignores the context while it waits, a cancellation is noticed that much later. Transactions
+// should begin
 // immediately (most drivers know "_txlock=immediate", for ncruces it is the
-// default): beginning deferred is as exact, but loses races more often.
+// default): deferred transactions are as exact, but lose races more often.
 //
-// Connections are dear, and database/sql closes all but two that are idle: set
-// the same limit for open and for idle ones. One connection is enough to be
-// correct; then reads wait for writes, and whoever calls the store while it holds
-// that connection itself, in a transaction of its own, waits until the context
+// Connections are expensive, and database/sql closes all idle ones but two: set the same limit for
+// open and for idle connections. The store is correct with one connection, but reads then wait for
+// writes, and a caller that holds that connection in its own transaction waits until the context
 // ends.
 package sqlitestore
 
@@ -141,11 +137,10 @@ const (
 	historySQL        = `SELECT version, body, at, by, message FROM curfew_documents WHERE key = ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3`
 )
 
-// New returns the store in a database. It creates the tables that are missing,
-// in as many processes at once as may be, and fails if a newer version of this
-// package changed them. It fails if the database cannot be in WAL mode, as one
-// in memory cannot. The database stays the caller's to close; the store is then
-// of no more use.
+// New returns the store in a database. It creates missing tables, also if several processes do so
+// at once, and fails if a newer version of this package changed them. It fails if the database does
+// not support WAL mode, as a database in memory does not. The caller closes the database; the store
+// is unusable after that.
 func New(ctx context.Context, db *sql.DB) (*Store, error) {
 	s := &Store{db: db, writing: make(chan struct{}, 1), durability: `PRAGMA synchronous = FULL`}
 	if err := s.open(ctx); err != nil {

@@ -6,9 +6,9 @@
 //		storetest.Run(t, func(t *testing.T) store.Store { return memstore.New() })
 //	}
 //
-// A store that writes documents has a second one, [RunUnreadable]. Run them with -race. Nothing can be left out: a store that cannot do one of
-// these things lets a user hold one session more than the cap, loses a logout or
-// shows one user the sessions of another.
+// A store that writes documents has a second one, [RunUnreadable]. Run them with -race. No test can
+// be left out: a store that fails one of them lets a user hold one session more than the cap, loses
+// a logout, or shows one user the sessions of another.
 package storetest
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// Run tests that a store keeps the contract. For each part it calls open, which
-// returns an initialized, empty store that is good until the test t ends.
+// Run tests that a store keeps the contract. For each part it calls open, which returns an
+// initialized, empty store that is usable until the test t ends.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for _, group := range []struct {
 		name  string

@@ -12,16 +12,16 @@ import (
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// A Damage puts documents in a store behind its back, in the place of those that are
-// there. What the store has beside the document stays as it is.
+// A Damage replaces documents in a store, without going through it. It changes nothing else in the
+// store.
 type Damage struct {
 	Session func(id, document string)
 	Fence   func(subject store.Subject, document string)
 }
 
-// RunUnreadable tests what a store does with sessions and fences that cannot be read.
-// It is for a store that writes documents: one that keeps values has none that it could
-// not read. For each part it calls open, as [Run] does.
+// RunUnreadable tests what a store does with sessions and fences that cannot be read. It is for a
+// store that writes documents: a store that keeps values can read all of them. For each part it
+// calls open, as [Run] does.
 func RunUnreadable(t *testing.T, open func(t *testing.T) (store.Store, Damage)) {
 	for name, document := range map[string]string{
 		"Damaged": "\x00\xff{",

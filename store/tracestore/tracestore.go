@@ -2,9 +2,9 @@
 //
 //	sessions := tracestore.New(inner, otel.GetTracerProvider())
 //
-// It uses the API of OpenTelemetry only; which spans are kept, and where they go,
-// is for the caller's provider to say. The context with the span is passed on, so
-// that the spans of an instrumented driver are below it.
+// It uses only the API of OpenTelemetry; the caller's provider decides which spans are kept, and
+// where they go. The context with the span is passed on, so that the spans of an instrumented
+// driver are its children.
 //
 // A span is named after the method, such as "store.Get", and has attributes:
 //
@@ -20,8 +20,8 @@
 //     the step lost a race.
 //
 // The status is an error for the outcomes timeout and error, when the store did
-// not answer. No attribute, name or status holds a subject, the ID of a session,
-// the key of a document or the text of an error, in which one might be.
+// not answer. No attribute, name or status contains a subject, the ID of a session, the key of a
+// document, or the text of an error, which might contain one of these.
 package tracestore
 
 import (

@@ -57,7 +57,7 @@ func New(app string, keys [][]byte) (*Sealer, error) {
 		sum := sha256.Sum256(append([]byte("curfew middleware key ID\x00"), k...))
 		copy(key.id[:], sum[:])
 		if seen[key.id] {
-			return nil, fmt.Errorf("key %d is there twice", i+1)
+			return nil, fmt.Errorf("key %d appears twice", i+1)
 		}
 		seen[key.id] = true
 		s.keys = append(s.keys, key)

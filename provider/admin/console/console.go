@@ -1,14 +1,13 @@
-// Package console is the pages on which administrators look after an account: the
-// settings, with what a change would do before it is saved, their history, and the
-// sessions.
+// Package console has the pages where administrators manage an account: its settings, with a
+// preview of each change before it is saved, their history, and its sessions.
 //
 //	pages, err := console.New(console.Config{Admin: api, Authorize: authorize, Accounts: accounts})
 //	...
 //	mux.Handle("/console/", http.StripPrefix("/console", pages))
 //
-// It needs no script, and loads nothing from elsewhere. What changes something is
-// POST only, and refused if a browser sends it from another origin
-// ([http.CrossOriginProtection]). Nobody sees a button for what they may not do.
+// It needs no script, and loads nothing from elsewhere. Every change is a POST, and is refused if a
+// browser sends it from another origin ([http.CrossOriginProtection]). Administrators see no button
+// for an action that they may not do.
 package console
 
 import (
@@ -29,31 +28,30 @@ import (
 
 // Config configures [New]. Admin, Authorize and Accounts are required.
 type Config struct {
-	// Admin is what the console shows and changes.
+	// Admin is the API whose accounts the console shows and changes.
 	Admin *admin.Admin
 
-	// Authorize is [admin.Config.Authorize] for the requests of browsers, which have a
-	// session of the console's own rather than an access token. It may go by a
-	// cookie alone: the console refuses forms of other websites.
+	// Authorize is [admin.Config.Authorize] for the requests of browsers, which have a session of
+	// the console rather than an access token. It may decide by a cookie alone: the console refuses
+	// forms from other websites.
 	Authorize func(ctx context.Context, r *http.Request, action admin.Action, account string) (admin.Actor, error)
 
-	// Accounts returns the accounts that the sender of a request may choose from,
-	// in the order in which they are shown. It only saves typing: Authorize
-	// decides about each. Its errors mean what those of Authorize do.
+	// Accounts returns the accounts that the sender of a request may choose from, in the order in
+	// which they are shown. It grants nothing: Authorize decides about each account. Its errors
+	// have the same meaning as those of Authorize.
 	Accounts func(ctx context.Context, r *http.Request) ([]string, error)
 
-	// TrustedOrigins are the origins, beside that of the request itself, from
-	// which forms are accepted: the provider's own, where a proxy changes the
-	// Host header.
+	// TrustedOrigins are the origins, beside that of the request itself, from which forms are
+	// accepted: the provider's own, if a proxy changes the Host header.
 	TrustedOrigins []string
 
-	// Home is the address of a page to go back to, SignIn of one to sign in at
-	// and SignOut of one to sign out at. Empty: there is no link.
+	// Home, SignIn and SignOut are the addresses of pages to go back to, to sign in and to sign
+	// out. Empty: no link.
 	Home, SignIn, SignOut string
 }
 
-// New returns the pages. Install them at any path that ends in a slash. What is wrong
-// with the configuration is an error that wraps [provider.ErrConfig].
+// New returns the pages. Install them at any path that ends in a slash. An error in the
+// configuration wraps [provider.ErrConfig].
 func New(cfg Config) (http.Handler, error) {
 	switch {
 	case cfg.Admin == nil:

@@ -31,7 +31,7 @@ func TestConsoleEdit(t *testing.T) {
 	review := edit.Send("review", "concurrent", "limit", "concurrent_n", "1", "at_limit", "end_oldest")
 	require.Equal(t, 200, review.Status, review.Text())
 	require.Contains(t, review.Text(), "Ends 2 sessions of 1 person now.")
-	require.Contains(t, review.Text(), "lets whoever signs in last sign everybody else out", "a warning, before it is saved")
+	require.Contains(t, review.Text(), "ends the other session at each sign-in", "a warning, before it is saved")
 	require.Len(t, listSessions(w, root, ""), 5, "nothing was saved")
 
 	saved := review.Send("save", "message", "audit finding 12").Follow()

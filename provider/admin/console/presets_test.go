@@ -37,7 +37,7 @@ func TestConsolePresets(t *testing.T) {
 
 	looser := w.Page("GET", "acme/edit?field=inactivity", root, nil).Send("review", "inactivity", "unlimited", "inactivity_n", "")
 	require.Contains(t, looser.Text(), "PCI DSS, requirement 8.2.8, 4.0.1 (2024)")
-	require.Contains(t, looser.Text(), "their message does not say why")
+	require.Contains(t, looser.Text(), "the message of the change is empty")
 	// Observing is a change like any other.
 	observe := w.Page("GET", "acme/edit?field=observe", root, nil).Send("review", "observe", "on").Send("save").Follow()
 	require.Contains(t, observe.Text(), "Only observed.")

@@ -42,10 +42,6 @@ const (
 	// maxBoundID bounds the ID of an auth request that is bound: it is in a
 	// cookie.
 	maxBoundID = 256
-
-	// maxSecrets bounds how many secrets a session cookie can have at once, one
-	// for each login under way; see store.Session.BrowserHash.
-	maxSecrets = openPlaces
 )
 
 // Cookies are those of one request, and those that its response sets.

@@ -3,10 +3,8 @@ package browser
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
@@ -49,54 +47,16 @@ func (b *Secret) Hash() []byte {
 	return sum[:]
 }
 
-// Holds reports whether a hash is one of those of a session's cookie.
-func Holds(s *store.Session, hash []byte) bool {
-	found := 0
-	for have := s.BrowserHash; len(have) >= sha256.Size; have = have[sha256.Size:] {
-		found |= subtle.ConstantTimeCompare(have[:sha256.Size], hash)
-	}
-	return found == 1
+// NewSecret returns one that nobody holds yet.
+func NewSecret() *Secret {
+	b := new(Secret)
+	rand.Read(b.secret[:])
+	return b
 }
 
-// A Join gives a session the cookie of the browser that signs in to it.
-type Join struct {
-	Binding Binding
-	shown   []byte // hash of the secret that the browser showed; nil: none
-	next    Secret
-}
-
-// NewJoin returns one for a login with a binding. shown is the hash of the secret that
-// the browser showed; nil: it showed none.
-func NewJoin(b Binding, shown []byte) *Join {
-	j := &Join{Binding: b, shown: shown}
-	rand.Read(j.next.secret[:])
-	return j
-}
-
-// Enter notes in a session which secret its browser holds from now on. A new
-// authentication makes a new secret, and the old one is void. A browser that
-// cannot show one was given it by a callback that ran at the same time, or whose
-// answer was lost: both secrets are good then, or the cookie that arrives last
-// might be the one that is void.
-func (j *Join) Enter(s *store.Session, renewed bool) {
-	shown := j.shown != nil && Holds(s, j.shown)
-	switch {
-	case shown && !renewed:
-	case shown:
-		s.BrowserHash = j.next.Hash()
-	default:
-		hashes := slices.Concat(s.BrowserHash, j.next.Hash())
-		s.BrowserHash = hashes[max(0, len(hashes)-maxSecrets*sha256.Size):]
-	}
-}
-
-// Cookie returns the session cookie of a session that took the secret of the join;
-// nil if another one has replaced it since.
-func (j *Join) Cookie(s *store.Session) *http.Cookie {
-	if !Holds(s, j.next.Hash()) {
-		return nil
-	}
-	j.next.SID = s.ID
+// Cookie returns the session cookie with the secret for a session that took it.
+func (b *Secret) Cookie(s *store.Session) *http.Cookie {
+	b.SID = s.ID
 	names := NamesOf(s.Subject.Issuer)
-	return names.Cookie(names.Session, j.next.Text(), 0)
+	return names.Cookie(names.Session, b.Text(), 0)
 }

@@ -6,9 +6,9 @@
 //
 //	prefix keyID "." base64url(nonce ciphertext)
 //
-// It has one dot, so that neither the JWE decrypter of op (five parts) nor its JWT
-// verifier (three) takes it for its own, and no ':', which op puts between an access
-// token's ID and its subject. Prefix and key ID are authenticated, so that one kind
+// It has one dot, so that neither the JWE decrypter of op (five parts) nor its JWT verifier (three)
+// accepts it. It has no ':', which op puts between an access token's ID and its subject. Prefix and
+// key ID are authenticated, so that one kind
 // of token cannot stand in for another. One value has one text: nobody can make a
 // second token out of one.
 //

@@ -55,7 +55,7 @@ func New(keys []Key, rollover time.Duration) (*Ring, error) {
 		}
 		id := KeyID(k.Created, k.Secret)
 		if seen[id] {
-			return nil, fmt.Errorf("key %d (%s) is there twice", i, id)
+			return nil, fmt.Errorf("key %d (%s) appears twice", i, id)
 		}
 		seen[id] = true
 		aead, err := chacha20poly1305.NewX(Derive(k.Secret, "seal"))

@@ -1,6 +1,5 @@
-// Package view says what is known of a login session in the words and values that
-// pages share: that of users, that of administrators and that on which one of them
-// ends a session to make room.
+// Package view describes a login session in the words and values that three pages share: the users'
+// page, the administrators' pages, and the page at the cap.
 package view
 
 import (

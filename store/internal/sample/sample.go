@@ -122,7 +122,7 @@ func Typical() store.Session {
 		Format: store.Format, ID: "c7.a1b2c3d4e5f6a7b8c9d0e1f2a3b4c5d6", Subject: store.Subject{Issuer: "https://login.example.com", ID: "3f2a8c1e-0000-4000-8000-123456789abc"},
 		Accounts: []string{"default"}, Kind: "browser", Client: "web",
 		Started: at, Authenticated: at, LastActivity: at, AMR: []string{"pwd", "otp"}, ACR: "urn:mace:incommon:iap:silver",
-		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash,
+		UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", Address: "192.0.2.0/24", BrowserHash: hash, Place: hash[:16],
 		Grants: []store.Grant{{ID: "0123456789abcdef", Client: "web", Authenticated: at, Generation: 17, NonceHash: hash, FromHash: hash, Rotated: at, Repeat: bytes.Repeat([]byte{9}, 400), Address: hash}},
 		Due:    at.Add(time.Hour),
 	}

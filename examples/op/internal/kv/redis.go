@@ -29,8 +29,8 @@ type Redis struct {
 	client redis.UniversalClient
 }
 
-// NewRedis returns the store. The client stays the caller's to close; how
-// durable a write is, is for appendonly and appendfsync to say.
+// NewRedis returns the store. The caller closes the client. appendonly and appendfsync decide how
+// durable a write is.
 func NewRedis(client redis.UniversalClient) *Redis { return &Redis{client} }
 
 // get reads a record.

@@ -34,8 +34,8 @@ CREATE INDEX IF NOT EXISTS op_records_group ON op_records (grp) WHERE grp <> '';
 CREATE INDEX IF NOT EXISTS op_records_expires ON op_records (expires);
 `
 
-// NewSQLite makes the table if there is none. The handle stays the caller's to
-// close; how durable a write is, is for its pragmas to say.
+// NewSQLite creates a missing table. The caller closes the handle. Its pragmas decide how durable a
+// write is.
 func NewSQLite(ctx context.Context, db *sql.DB) (*SQLite, error) {
 	if _, err := db.ExecContext(ctx, schema); err != nil {
 		return nil, fmt.Errorf("create the table op_records: %w", err)

@@ -1,0 +1,201 @@
+package provider_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/curfew-oidc/curfew/internal/optest"
+	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/store"
+	"github.com/curfew-oidc/curfew/store/memstore"
+)
+
+// before is a store that does something else before its next step over the sessions of
+// a subject.
+type before struct {
+	store.Store
+	step atomic.Pointer[func()]
+}
+
+func (b *before) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
+	if f := b.step.Swap(nil); f != nil {
+		(*f)()
+	}
+	return b.Store.Admit(ctx, subject, decide)
+}
+
+// A second application that is opened in one browser while the user signs in in another
+// one is no session: it takes nobody's room, whatever the clocks say.
+func TestWhatJoinsIsNotCounted(t *testing.T) {
+	t.Parallel()
+	for _, at := range []policy.AtLimit{policy.Refuse, policy.EndOldest} {
+		for _, skew := range []time.Duration{0, time.Second, -time.Second} {
+			t.Run(at.String()+" "+skew.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var ahead atomic.Int64
+					st := &before{Store: memstore.New()}
+					s := start(t, limits(24*time.Hour, 0, 2, at), func(p *provider.Config, o *optest.Config) {
+						silentInMemory(p, o)
+						p.Store = st
+						p.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+					})
+					a := s.Browser()
+					first := ok(t, s.Code(optest.Web, a.Login(optest.Web, "alice", nil)))
+					second := func() {
+						ahead.Store(int64(skew))
+						defer ahead.Store(0)
+						require.NotEmpty(t, a.Authorize(optest.Web2, nil).Code())
+					}
+					st.step.Store(&second)
+					v := s.Browser().Login(optest.Web, "alice", nil)
+					require.NotEmpty(t, v.Code(), v.Description())
+					ok(t, s.Code(optest.Web, v))
+					ok(t, s.Refresh(optest.Web, first.RefreshToken()))
+					require.Len(t, s.live(t, "alice"), 2)
+				})
+			})
+		}
+	}
+}
+
+// A portal that opens five applications at once takes one place, also in a browser that
+// has none of our cookies yet, and keeps nobody out elsewhere.
+func TestAPortalTakesOnePlace(t *testing.T) {
+	t.Parallel()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), silent)
+	for range 20 {
+		a, b := s.Browser(), s.Browser()
+		ok(t, s.Code(optest.Web, a.Login(optest.Web, "alice", nil)))
+		page := b.Authorize(optest.Web, nil) // the sign-in page is open already
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() { a.Get(s.AuthorizeURL(optest.Web2, nil)) })
+		}
+		var elsewhere optest.Visit
+		all.Go(func() { elsewhere = b.SignIn(page, "alice") })
+		all.Wait()
+		require.NotEmpty(t, elsewhere.Code(), elsewhere.Description())
+		_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonLogout, "")
+		require.NoError(t, err)
+	}
+}
+
+// One password makes one document, however many applications it signs in to.
+func TestSignOnsLeaveNoRecords(t *testing.T) {
+	t.Parallel()
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), silent)
+	b := s.Browser()
+	ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+	for range 100 {
+		v := b.Authorize(optest.Web, nil)
+		require.NotEmpty(t, v.Code(), v.Description())
+	}
+	all, _, err := s.store.List(t.Context(), store.Filter{Subject: s.subject("alice")}, "", 500)
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.LessOrEqual(t, len(all[0].Codes), 16)
+}
+
+// A browser that signs on again and again, and redeems nothing, has no session that is
+// in no list: each login under way is a reservation of its own, which nothing extends.
+func TestALoginUnderWayIsNotExtended(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), silentInMemory)
+		b := s.Browser()
+		v := b.Login(optest.Web, "alice", nil)
+		seen := map[string]time.Time{}
+		for range 50 {
+			pending, _, err := s.hook.Pending(t.Context(), store.Filter{Subject: s.subject("alice")}, "", 100)
+			require.NoError(t, err)
+			require.Len(t, pending, 1, "it is listed, and takes one place")
+			p := pending[0]
+			if until, known := seen[p.ID]; known {
+				require.Equal(t, until, p.ReservedUntil)
+			}
+			seen[p.ID] = p.ReservedUntil
+			require.LessOrEqual(t, p.ReservedUntil.Sub(time.Now()), time.Minute)
+			time.Sleep(25 * time.Second)
+			v = b.Authorize(optest.Web, nil)
+			require.NotEmpty(t, v.Code(), v.Description())
+		}
+		require.Greater(t, len(seen), 10)
+		ok(t, s.Code(optest.Web, v))
+		require.Len(t, s.live(t, "alice"), 1)
+	})
+}
+
+// A hidden frame that shows none of our cookies evicts nobody by a sign-on that the
+// provider remembers.
+func TestAHiddenFrameEvictsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(24*time.Hour, 0, 1, policy.EndOldest), silentInMemory)
+		b := s.Browser()
+		mine := ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+		iss, err := url.Parse(s.Issuer)
+		require.NoError(t, err)
+		frame := s.Browser()
+		keeps := keepsNothing{}
+		for _, c := range b.HTTP.Jar.Cookies(iss) {
+			if c.Name == "optest_sso" {
+				keeps.sso = append(keeps.sso, c)
+			}
+		}
+		require.Len(t, keeps.sso, 1)
+		frame.HTTP.Jar = keeps
+		for _, after := range []time.Duration{0, time.Hour} {
+			time.Sleep(after)
+			for _, prompt := range []url.Values{nil, {"prompt": {"none"}}} {
+				v := frame.Authorize(optest.Web2, prompt)
+				require.NotEmpty(t, v.Error(), "a code for a frame")
+			}
+			mine = ok(t, s.Refresh(optest.Web, mine.RefreshToken()))
+		}
+		// The user's own sign-in in a browser that keeps no cookies is another matter.
+		time.Sleep(time.Second)
+		stateless := s.Browser()
+		stateless.HTTP.Jar = keepsNothing{}
+		page := stateless.Authorize(optest.Web2, nil)
+		ok(t, s.Code(optest.Web2, stateless.SignIn(page, "alice")))
+		refusedFor(t, s.Refresh(optest.Web, mine.RefreshToken()), policy.ReasonConcurrency)
+	})
+}
+
+// keepsNothing is a jar that shows a sign-on of the provider's and keeps no cookie.
+type keepsNothing struct{ sso []*http.Cookie }
+
+func (keepsNothing) SetCookies(*url.URL, []*http.Cookie) {}
+func (j keepsNothing) Cookies(*url.URL) []*http.Cookie   { return j.sso }
+
+// A code is late after its time, whatever its browser did since, and so is the callback
+// that is loaded again.
+func TestACodeIsLateAfterAnyNumberOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, more := range []int{0, 15, 16, 40} {
+		synctest.Test(t, func(t *testing.T) {
+			s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), silentInMemory)
+			b := s.Browser()
+			ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+			v := b.Authorize(optest.Web, nil)
+			for range more {
+				ok(t, s.Code(optest.Web, b.Authorize(optest.Web, nil)))
+			}
+			time.Sleep(30 * time.Minute)
+			require.Equal(t, "invalid_grant", s.Code(optest.Web, v).Error())
+			again := b.Get(v.Callback)
+			require.Equal(t, "login_required", again.Error(), again.Description())
+			require.Equal(t, "login_required", s.Browser().Get(v.Callback).Error())
+			require.Len(t, s.live(t, "alice"), 1)
+		})
+	}
+}
