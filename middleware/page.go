@@ -80,7 +80,8 @@ func pagePolicy(issuer string) string {
 		"base-uri 'none'; frame-ancestors 'none'; form-action " + forms
 }
 
-// render writes a page.
+// render writes a page: the one place of this package that does. The writer of the
+// provider's pages is another one, as an application links nothing of a provider.
 func (p *pages) render(w http.ResponseWriter, r *http.Request, status int, data PageData) {
 	var page bytes.Buffer
 	if err := p.template.Execute(&page, data); err != nil {

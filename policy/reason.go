@@ -212,26 +212,40 @@ var limitTold = regexp.MustCompile(`\b(?:after|limit of) (\d{1,9} (?:day|hour|mi
 // clients get whole seconds, rounded down, some time after the limit began to run. Limits are whole
 // minutes, except very short ones.
 func LimitInWords(d time.Duration) string {
+	var words []string
+	for _, part := range LimitParts(d) {
+		unit := part.Unit
+		if part.N != 1 {
+			unit += "s"
+		}
+		words = append(words, fmt.Sprintf("%d %s", part.N, unit))
+	}
+	return cmp.Or(strings.Join(words, " "), "a moment")
+}
+
+// A LimitPart is a number of a unit of time, which is "day", "hour", "minute" or
+// "second".
+type LimitPart struct {
+	N    int
+	Unit string
+}
+
+// LimitParts returns what [LimitInWords] says, for other languages: at most two
+// parts, and none for less than a second.
+func LimitParts(d time.Duration) []LimitPart {
 	d = max(0, asSet(d))
-	var parts []string
+	var parts []LimitPart
 	for _, u := range []struct {
 		unit time.Duration
 		name string
 	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}, {time.Second, "second"}} {
 		n := d / u.unit
 		d -= n * u.unit
-		switch {
-		case n == 0 || len(parts) == 2:
-		case n == 1:
-			parts = append(parts, "1 "+u.name)
-		default:
-			parts = append(parts, fmt.Sprintf("%d %ss", n, u.name))
+		if n > 0 && len(parts) < 2 {
+			parts = append(parts, LimitPart{int(n), u.name})
 		}
 	}
-	if len(parts) == 0 {
-		return "a moment"
-	}
-	return strings.Join(parts, " ")
+	return parts
 }
 
 // asSet returns the limit that was set where d was measured: a little less than

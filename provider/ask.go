@@ -114,7 +114,7 @@ type asking struct {
 // A choice is what came back from a page.
 type choice struct {
 	cancelled *question // the user gave the login up
-	problem   string    // what was wrong with it; nothing was ended
+	problem   string    // what was wrong with it, as in AskPage.ErrorCode; nothing was ended
 }
 
 // askUntil returns until when a user who signed in at authTime can be asked, and
@@ -194,7 +194,7 @@ func (h *pages) takeAnswer(w http.ResponseWriter, r *http.Request, req *request)
 	q, err := h.openQuestion(form.Get(tokenField), now)
 	switch {
 	case !fromOwnPage(r, q.subject.Issuer):
-		h.notice(w, r, http.StatusForbidden, foreignForm)
+		h.notice(w, r, http.StatusForbidden, AskNotice{Code: noticeForeign})
 		return nil
 	case errors.Is(err, seal.ErrAhead):
 		h.unavailable(w, r, req.callbackQuery(), err)
@@ -203,7 +203,7 @@ func (h *pages) takeAnswer(w http.ResponseWriter, r *http.Request, req *request)
 		!h.fromSameBrowser(r.Context(), req, q):
 		// Served as the GET all the same: that shows a new page to whom it may
 		// be shown, and refuses the others.
-		req.choice = &choice{problem: staleText}
+		req.choice = &choice{problem: askStale}
 		return get
 	}
 	req.choice, err = h.carryOut(r.Context(), q, form)
@@ -221,13 +221,6 @@ func (h *pages) fromSameBrowser(ctx context.Context, req *request, q question) b
 	return bound
 }
 
-const (
-	staleText  = "This page was too old, or not yours. Nothing was ended. Please choose again."
-	noneText   = "Please choose at least one sign-in to end, or cancel."
-	goneText   = "What you chose had ended already. Please choose again."
-	tooFewText = "There is still no room. Please choose again."
-)
-
 // carryOut ends what the form of an answer says.
 func (h *pages) carryOut(ctx context.Context, q question, form url.Values) (*choice, error) {
 	chosen := form[endField]
@@ -238,16 +231,16 @@ func (h *pages) carryOut(ctx context.Context, q question, form url.Values) (*cho
 		}, q.decision())
 		return &choice{cancelled: &q}, nil
 	case action != "end" && action != "", len(chosen) > maxListed:
-		return &choice{problem: staleText}, nil
+		return &choice{problem: askStale}, nil
 	case len(chosen) == 0:
-		return &choice{problem: noneText}, nil
+		return &choice{problem: askNone}, nil
 	}
 	// Who stands at the page may be who had the old password.
 	switch outdated, err := h.outdated(ctx, q.subject, q.until.Add(-askWithin)); {
 	case err != nil:
 		return nil, err
 	case outdated:
-		return &choice{problem: staleText}, nil
+		return &choice{problem: askStale}, nil
 	}
 	ended, err := h.endThose(ctx, q.subject, policy.ReasonEndedByUser, q.subject.ID, func(s *store.Session) bool {
 		return slices.Contains(chosen, s.ID) && !s.Fence.Past(q.until.Add(-askWithin))
@@ -256,9 +249,9 @@ func (h *pages) carryOut(ctx context.Context, q question, form url.Values) (*cho
 	case err != nil:
 		return nil, err
 	case len(ended) == 0:
-		return &choice{problem: goneText}, nil
+		return &choice{problem: askGone}, nil
 	}
-	return &choice{problem: tooFewText}, nil // it is shown only if the page comes again
+	return &choice{problem: askFull}, nil // it is shown only if the page comes again
 }
 
 // asGet returns the GET with the given query that a form stands for.
@@ -281,25 +274,23 @@ type failedAnswer struct {
 
 // readAnswer reads the form of an answer; back leads to the page.
 func readAnswer(w http.ResponseWriter, r *http.Request, back string) (url.Values, *failedAnswer) {
-	failed := func(status int, title string) *failedAnswer {
-		return &failedAnswer{status, AskNotice{
-			Title: title, Text: "Nothing was ended. Please choose again.", Link: back, LinkText: "Back to your sign-ins",
-		}}
+	failed := func(status int, code string) *failedAnswer {
+		return &failedAnswer{status, AskNotice{Code: code, Link: back}}
 	}
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/x-www-form-urlencoded" {
-		return nil, failed(http.StatusUnsupportedMediaType, "This form could not be read")
+		return nil, failed(http.StatusUnsupportedMediaType, noticeUnreadable)
 	}
 	if r.ContentLength > maxAnswer {
-		return nil, failed(http.StatusRequestEntityTooLarge, "This form is too large")
+		return nil, failed(http.StatusRequestEntityTooLarge, noticeTooLarge)
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxAnswer)
 	err := r.ParseForm()
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, failed(http.StatusRequestEntityTooLarge, "This form is too large")
+		return nil, failed(http.StatusRequestEntityTooLarge, noticeTooLarge)
 	case err != nil:
-		return nil, failed(http.StatusBadRequest, "This form could not be read")
+		return nil, failed(http.StatusBadRequest, noticeUnreadable)
 	}
 	return r.PostForm, nil
 }
@@ -325,16 +316,13 @@ func (h *pages) ask(w *responseWriter, r *http.Request) bool {
 	case err != nil:
 		h.unavailable(w.ResponseWriter, r, w.req.callbackQuery(), err)
 	case rm.decision.Allow:
-		h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{
-			Title: "There is room now", Text: "Another sign-in has just ended, so yours can go on.",
-			Link: "?" + w.req.callbackQuery(), LinkText: "Continue",
-		})
+		h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{Code: noticeRoom, Link: "?" + w.req.callbackQuery()})
 	default:
 		page := h.askPage(r, rm, a.question)
 		page.Action = "?" + addParam(w.req.callbackQuery(), answerParam, "1")
 		page.Hidden = []AskField{{Name: tokenField, Value: h.sealQuestion(a.question)}}
 		if w.req.choice != nil {
-			page.Error = w.req.choice.problem
+			page.ErrorCode = w.req.choice.problem
 		}
 		h.writePage(w.ResponseWriter, r, http.StatusForbidden, page, a.scheme)
 	}
@@ -370,9 +358,7 @@ func (h *pages) goOn(w *responseWriter, r *http.Request) bool {
 	}
 	w.dropHeld()
 	w.Header().Set("Refresh", "0; url="+location)
-	h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{
-		Title: "One moment", Text: "You are taken back to the application.", Link: location, LinkText: "Continue",
-	})
+	h.notice(w.ResponseWriter, r, http.StatusOK, AskNotice{Code: noticeGoingOn, Link: location})
 	return true
 }
 

@@ -660,6 +660,32 @@ func TestAskTemplate(t *testing.T) {
 	require.NotEmpty(t, b.Submit(v, answer(listed(v)[0])).Code())
 }
 
+// A template in another language goes by codes, and shows the words for one that it does not know.
+func TestAskTemplateInAnotherLanguage(t *testing.T) {
+	t.Parallel()
+	const text = `{{with .Notice}}{{if eq .Code "too_large"}}Zu gross{{else}}{{.Title}} {{.Text}}{{end}}<a href="{{.Link}}">Weiter</a>{{else}}
+<form method="post" action="{{.Action}}">{{with .ErrorCode}}{{if eq . "none"}}Bitte etwas wählen{{else}}{{$.Error}}{{end}}{{end}}
+{{range .Hidden}}<input type="hidden" name="{{.Name}}" value="{{.Value}}">{{end}}
+{{range .Sessions}}<input type="checkbox" name="end" value="{{.ID}}">{{.Program}} unter {{.System}}, {{.LastUsed.At.Year}}{{end}}</form>{{end}}`
+	s, _ := atCap(t, func(p *provider.Config, _ *optest.Config) {
+		p.AskTemplate = template.Must(template.New("").Parse(text))
+	})
+	b := s.Browser()
+	v := mustBeAsked(t, b.Login(optest.Web, "alice", nil))
+	require.NotContains(t, v.Body, "wählen")
+	v = mustBeAsked(t, b.Submit(v, answer()))
+	require.Contains(t, v.Body, "Bitte etwas wählen")
+	v = mustBeAsked(t, b.Submit(v, answer("unknown")))
+	require.Contains(t, v.Body, "What you chose had ended already. Please choose again.")
+	require.Contains(t, b.Post(v.Callback+"&curfew_answer=1", formType, strings.Repeat("x", 65<<10)).Body, "Zu gross")
+
+	_, err := provider.New(provider.Config{
+		Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
+		AskTemplate: template.Must(template.New("").Parse(strings.Replace(text, "{{$.Error}}", "", 1))),
+	})
+	require.ErrorContains(t, err, "the page does not have Error", "codes may be added")
+}
+
 func TestAskTemplateIsChecked(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{

@@ -120,7 +120,7 @@ func (h *Hook) AskDevice(w http.ResponseWriter, r *http.Request, login DeviceLog
 		kind: kind, client: client, used: d.Used, max: d.Max,
 	}
 	page := h.askPage(r, rm, q)
-	page.UserCode, page.Error, page.Action = login.UserCode, problem, "?"+query
+	page.UserCode, page.ErrorCode, page.Action = login.UserCode, problem, "?"+query
 	page.Hidden = []AskField{{tokenField, h.sealQuestion(q)}}
 	for name, values := range login.Form {
 		for _, v := range values {
@@ -146,7 +146,7 @@ func (h *pages) deviceAnswer(w http.ResponseWriter, r *http.Request, login Devic
 		return "", false, nil, nil
 	}
 	if !fromOwnPage(r, login.Subject.Issuer) {
-		return "", false, &failedAnswer{http.StatusForbidden, foreignForm}, nil
+		return "", false, &failedAnswer{http.StatusForbidden, AskNotice{Code: noticeForeign}}, nil
 	}
 	if !r.PostForm.Has(tokenField) {
 		return "", true, nil, nil
@@ -158,7 +158,7 @@ func (h *pages) deviceAnswer(w http.ResponseWriter, r *http.Request, login Devic
 		return "", false, nil, err
 	case err != nil, secret == "", q.purpose != askDevice, q.subject != login.Subject, q.login != login.UserCode,
 		q.place != placeOf("browser", secret), !now.Before(q.until):
-		return staleText, cancelled, nil, nil
+		return askStale, cancelled, nil, nil
 	}
 	a, err := h.carryOut(r.Context(), q, r.PostForm)
 	if err != nil {

@@ -202,19 +202,16 @@ func (h *Hook) noticeUnknownAnswer(req *request, location string) {
 
 // A formPost is a page whose form brings an error to the application.
 type formPost struct {
+	PageTexts
 	Action string
 	Fields []LogoutField
 }
 
 // writeFormPost writes the page. There is no form-action in its policy: browsers
 // hold the redirects that follow against it, behind the application's callback too.
-func writeFormPost(w http.ResponseWriter, p *formPost) error {
-	var body bytes.Buffer
-	if err := formPostTemplate.Execute(&body, p); err != nil {
-		return err
-	}
-	page.WritePassing(w, formPostScript, body.Bytes())
-	return nil
+func writeFormPost(w http.ResponseWriter, r *http.Request, p *formPost) error {
+	p.PageTexts = textsFor(r)
+	return page.ExecutePassing(w, formPostScript, formPostTemplate, p)
 }
 
 // mayPost reports whether a response may be the form with which op posts a success.

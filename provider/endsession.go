@@ -5,7 +5,6 @@ import (
 	"context"
 	"embed"
 	"errors"
-	"fmt"
 	"html/template"
 	"io"
 	"maps"
@@ -22,7 +21,6 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
-	"github.com/curfew-oidc/curfew/provider/internal/page"
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -40,6 +38,8 @@ var defaultLogoutTemplate = template.Must(template.ParseFS(logoutFiles, "templat
 // fonts from the same server, and the styles that have Nonce in their nonce
 // attribute.
 type LogoutPage struct {
+	PageTexts
+
 	// Confirm asks whether the user wants to sign out.
 	Confirm *LogoutConfirm
 
@@ -305,24 +305,15 @@ func origin(u *url.URL) string {
 }
 
 // writeLogoutPage writes a page instead of what op has written.
-func (h *pages) writeLogoutPage(w http.ResponseWriter, p *LogoutPage) {
-	p.Nonce = newStyleNonce()
-	var body bytes.Buffer
-	if err := h.cfg.Logout.Template.Execute(&body, p); err != nil {
-		// The user is not to be stopped by it.
-		h.event(context.Background(), Event{Type: EventPageFailed, Err: fmt.Errorf("Logout.Template: %w", err)})
-		body.Reset()
-		if err := defaultLogoutTemplate.Execute(&body, p); err != nil {
-			http.Error(w, "The page could not be written.", http.StatusInternalServerError)
-			return
-		}
-	}
+func (h *pages) writeLogoutPage(w http.ResponseWriter, r *http.Request, p *LogoutPage) {
+	p.PageTexts, p.Nonce = textsFor(r), newStyleNonce()
 	frames := "'none'"
 	if origins := originsOf(p.Frames); len(origins) > 0 {
 		frames = strings.Join(origins, " ")
 	}
 	// No form-action: it would keep the browser from where op redirects to.
-	page.Write(w, http.StatusOK, ownPolicy(p.Nonce)+"; frame-src "+frames, body.Bytes())
+	h.execute(w, r, http.StatusOK, ownPolicy(p.Nonce)+"; frame-src "+frames, p,
+		ownTemplate{"Logout.Template", h.cfg.Logout.Template, defaultLogoutTemplate})
 }
 
 func originsOf(addresses []string) []string {

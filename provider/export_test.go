@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/curfew-oidc/curfew/provider/internal/notify"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 )
 
 // DialLogout replaces how notifications are dialled, for tests without sockets. It
@@ -23,3 +24,19 @@ var AllowedAddress = notify.Allowed
 
 // Sealed seals a text under a prefix, as what the hook seals for its own use.
 func (h *Hook) Sealed(prefix string) string { return h.ring.Seal(prefix, []byte("sealed")) }
+
+// The codes of the page at the cap.
+var (
+	AskErrors  = askErrors
+	AskNotices = askNotices
+)
+
+// The hook's own templates.
+var (
+	AskTemplate      = defaultAskTemplate
+	LogoutTemplate   = defaultLogoutTemplate
+	FormPostTemplate = formPostTemplate
+)
+
+// PageTextsIn are the texts of pages in a language.
+func PageTextsIn(c *texts.Catalogue) PageTexts { return PageTexts{c} }

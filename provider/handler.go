@@ -330,10 +330,10 @@ func (w *responseWriter) finish() {
 		return
 	}
 	if w.req.page != nil && !w.req.unavailable {
-		w.hook.writeLogoutPage(w.ResponseWriter, w.req.page)
+		w.hook.writeLogoutPage(w.ResponseWriter, w.req.http, w.req.page)
 		return
 	}
-	if w.post != nil && writeFormPost(w.ResponseWriter, w.post) == nil {
+	if w.post != nil && writeFormPost(w.ResponseWriter, w.req.http, w.post) == nil {
 		return
 	}
 	h := w.Header()

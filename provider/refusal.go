@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -22,6 +23,10 @@ type refusedError struct {
 func (e *refusedError) Error() string { return "refused by policy: " + e.text }
 
 const unavailableText = "the login session cannot be checked at the moment; try again, the token stays good"
+
+// The texts for applications. Each starts with the reason and a colon, for
+// programs; none has a character that RFC 6749 section 5.2 does not allow in
+// error_description.
 
 // refusalText is the error_description of a refusal.
 func refusalText(d policy.Decision) string {
@@ -42,7 +47,7 @@ func endedText(s *store.Session) string {
 	if s.End.WithParent {
 		return fmt.Sprintf("%s: the login session that this one was made from is over: %s; sign in again", s.End.Reason, s.End.Reason.Info().Cause)
 	}
-	return s.End.Reason.Info().DescriptionOf(reached(s))
+	return s.End.Reason.Info().DescriptionOf(view.Reached(s))
 }
 
 // hasEnded is the refusal of what belongs to a session that has ended.

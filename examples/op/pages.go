@@ -118,7 +118,8 @@ func (p *pages) own(r *http.Request) bool {
 	}
 }
 
-// render writes a page. form are the places other than this provider that a form
+// render writes a page: the one place of the example that does, with what guard has set
+// already. The writer of the hook's own pages is not for embedders. form are the places other than this provider that a form
 // on it may lead to.
 func (p *pages) render(w http.ResponseWriter, status int, name string, data any, form ...string) {
 	var page bytes.Buffer

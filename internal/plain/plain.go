@@ -1,15 +1,13 @@
-// Package plain describes a login session in words that its user recognises: the browser, how long
-// ago, roughly where from. The pages of package provider and of the packages built on it share it.
+// Package plain describes a login session in names that its user recognises: the browser, the
+// system, roughly where from. The pages of package provider and of the packages built on it share it.
 //
 // Anybody may have sent its input. The output is bounded, and is empty rather than a guess if the
 // input is not recognised; but a user agent is a claim, and pages must escape the output.
 package plain
 
 import (
-	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -33,36 +31,32 @@ var systems = []struct{ token, name string }{
 	{"Windows", "Windows"}, {"Macintosh", "Mac"}, {"Linux", "Linux"}, {"FreeBSD", "FreeBSD"}, {"OpenBSD", "OpenBSD"},
 }
 
-// UserAgent names the program of an HTTP User-Agent (RFC 9110 section 10.1.5):
-// "Firefox on Linux", "Chrome on Android", or the first product of one that is no
-// browser, such as "curl". It is empty for what it does not know.
-func UserAgent(ua string) string {
+// UserAgent names the program of an HTTP User-Agent (RFC 9110 section 10.1.5), such
+// as "Firefox", or the first product of one that is no browser, such as "curl"; and
+// the system that a browser is on, such as "Linux". Both are empty for what it does
+// not know.
+func UserAgent(ua string) (program, system string) {
 	ua = ua[:min(len(ua), maxUserAgent)]
 	if !strings.HasPrefix(ua, "Mozilla/") {
-		return product(ua)
+		return product(ua), ""
 	}
 	_, comment, _ := strings.Cut(ua, "(")
 	comment, products, _ := strings.Cut(comment, ")")
-	var browser, system string
 	for _, b := range browsers {
 		if strings.Contains(products, " "+b.product) {
-			browser = b.name
+			program = b.name
 			break
 		}
+	}
+	if program == "" {
+		return "", "" // what calls itself Mozilla and is none of these says nothing
 	}
 	for _, s := range systems {
 		if strings.Contains(comment, s.token) {
-			system = s.name
-			break
+			return program, s.name
 		}
 	}
-	switch {
-	case browser == "":
-		return "" // what calls itself Mozilla and is none of these says nothing
-	case system == "":
-		return browser
-	}
-	return browser + " on " + system
+	return program, ""
 }
 
 // product returns the name of the first product, if it looks like one.
@@ -100,40 +94,6 @@ func Network(prefix string) string {
 	}
 	return p.String()
 }
-
-// Ago says how long ago something was: "3 hours ago".
-func Ago(d time.Duration) string {
-	if d < time.Minute {
-		return "just now"
-	}
-	return largest(d) + " ago"
-}
-
-// In says how long it is until something happens: "in 3 hours".
-func In(d time.Duration) string {
-	if d < time.Minute {
-		return "in less than a minute"
-	}
-	return "in " + largest(d)
-}
-
-// largest writes a duration in its largest unit, rounded down.
-func largest(d time.Duration) string {
-	n, unit := d/time.Minute, "minute"
-	switch {
-	case d >= 48*time.Hour:
-		n, unit = d/(24*time.Hour), "day"
-	case d >= time.Hour:
-		n, unit = d/time.Hour, "hour"
-	}
-	if n != 1 {
-		unit += "s"
-	}
-	return fmt.Sprintf("%d %s", n, unit)
-}
-
-// Date writes a point in time for people, to the minute, in UTC.
-func Date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
 
 // Short cuts a text to so many bytes, without a part of a character at the end.
 func Short(text string, most int) string {

@@ -3,7 +3,6 @@ package plain
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -38,7 +37,11 @@ func TestUserAgent(t *testing.T) {
 		strings.Repeat("a", 33) + "/1":    "",
 		"Mozilla/5.0 (" + strings.Repeat("(", 1_000_00): "",
 	} {
-		require.Equal(t, want, UserAgent(ua), "%.80s", ua)
+		program, system := UserAgent(ua)
+		if system != "" {
+			program += " on " + system
+		}
+		require.Equal(t, want, program, "%.80s", ua)
 	}
 }
 
@@ -53,28 +56,6 @@ func TestNetwork(t *testing.T) {
 	} {
 		require.Equal(t, want, Network(prefix), prefix)
 	}
-}
-
-func TestWordsForTimes(t *testing.T) {
-	for _, c := range []struct {
-		d       time.Duration
-		ago, in string
-	}{
-		{-time.Hour, "just now", "in less than a minute"},
-		{0, "just now", "in less than a minute"},
-		{time.Minute - 1, "just now", "in less than a minute"},
-		{time.Minute, "1 minute ago", "in 1 minute"},
-		{59 * time.Minute, "59 minutes ago", "in 59 minutes"},
-		{time.Hour, "1 hour ago", "in 1 hour"},
-		{3*time.Hour + 59*time.Minute, "3 hours ago", "in 3 hours"},
-		{47 * time.Hour, "47 hours ago", "in 47 hours"},
-		{48 * time.Hour, "2 days ago", "in 2 days"},
-		{720 * time.Hour, "30 days ago", "in 30 days"},
-	} {
-		require.Equal(t, c.ago, Ago(c.d), c.d)
-		require.Equal(t, c.in, In(c.d), c.d)
-	}
-	require.Equal(t, "3 March 2026, 08:05 UTC", Date(time.Date(2026, 3, 3, 10, 5, 59, 0, time.FixedZone("", 7200))))
 }
 
 func TestShortCutsNoRune(t *testing.T) {

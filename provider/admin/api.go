@@ -127,7 +127,7 @@ func (a *Admin) routes() http.Handler {
 	}))
 	handler := guarded.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
+		h := w.Header() // of JSON, so not those of package page
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")

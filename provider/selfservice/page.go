@@ -1,6 +1,7 @@
 package selfservice
 
 import (
+	"cmp"
 	"embed"
 	"encoding/json"
 	"html/template"
@@ -8,13 +9,13 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
@@ -56,12 +57,13 @@ type list struct {
 	EndedIncomplete bool
 
 	now time.Time
+	in  *texts.Catalogue
 }
 
 const pageSize = 50
 
-func newList(o provider.Overview, v visitor, page int, now time.Time) list {
-	l := list{Caps: newCaps(o.Caps), Total: len(o.Live), Pending: o.Pending, EndedIncomplete: o.Incomplete, now: now}
+func newList(o provider.Overview, v visitor, page int, now time.Time, in *texts.Catalogue) list {
+	l := list{Caps: newCaps(o.Caps), Total: len(o.Live), Pending: o.Pending, EndedIncomplete: o.Incomplete, now: now, in: in}
 	live := o.Live
 	if own := slices.IndexFunc(live, func(s provider.LiveSession) bool { return s.ID == v.sid }); own >= 0 {
 		live = slices.Concat(live[own:own+1], live[:own], live[own+1:])
@@ -73,13 +75,13 @@ func newList(o provider.Overview, v visitor, page int, now time.Time) list {
 	l.Page = min(page, l.Pages)
 	first := (l.Page - 1) * pageSize
 	for _, s := range live[first:min(len(live), first+pageSize)] {
-		one := view.Of(s.Session, "", now)
+		one := view.Of(s.Session, now, in)
 		one.EndsAt(s.Deadline, s.Limit)
 		one.Current = s.ID == v.sid
 		l.Live = append(l.Live, one)
 	}
 	for _, s := range o.Ended {
-		l.Ended = append(l.Ended, view.Of(s, provider.Describe(s), now))
+		l.Ended = append(l.Ended, view.Of(s, now, in))
 	}
 	return l
 }
@@ -124,29 +126,30 @@ func newCaps(all []provider.CapUse) []capView {
 
 // An answer is an answer other than the sessions.
 type answer struct {
-	status      int
-	code        string // for programs
-	Title, Text string // for people
-	SignIn      bool   // leads to the page to sign in at
+	status int
+	code   string // for programs
+	text   string // for people: the part of the code of its texts
+	told   string // what is said instead of its text
+	SignIn bool   // leads to the page to sign in at
 }
 
-const nothingEnded = "Nothing was ended. Please go back and try again."
-
 var (
-	notSignedIn = answer{http.StatusUnauthorized, "not_signed_in", "You are not signed in",
-		"Sign in to see where else you are signed in.", true}
-	noSuchSession = answer{http.StatusNotFound, "not_found", "This sign-in is not known",
-		"It is none of yours, or it ended so long ago that nobody remembers it.", false}
-	noSuchPage = answer{http.StatusNotFound, "not_found", "There is no such page",
-		"The address is not complete, or it has changed.", false}
-	foreignForm = answer{http.StatusForbidden, "cross_origin", "This form was sent by another website",
-		"For your safety it was not accepted, and nothing was ended. If you did not expect this page, close it.", false}
-	formTooLarge = answer{http.StatusRequestEntityTooLarge, "too_large", "This form is too large", nothingEnded, false}
-	badForm      = answer{http.StatusBadRequest, "invalid_request", "This form could not be read", nothingEnded, false}
-	wrongMethod  = answer{http.StatusMethodNotAllowed, "method_not_allowed", "This is not how this page is used", nothingEnded, false}
-	tryAgain     = answer{http.StatusServiceUnavailable, "unavailable", "Please try again",
-		"Your sign-ins cannot be looked up at the moment. Nothing is lost by it: try again in a few seconds.", false}
+	notSignedIn   = answer{status: http.StatusUnauthorized, code: "not_signed_in", text: "not_signed_in", SignIn: true}
+	noSuchSession = answer{status: http.StatusNotFound, code: "not_found", text: "no_session"}
+	noSuchPage    = answer{status: http.StatusNotFound, code: "not_found", text: "no_page"}
+	foreignForm   = answer{status: http.StatusForbidden, code: "cross_origin", text: "foreign"}
+	formTooLarge  = answer{status: http.StatusRequestEntityTooLarge, code: "too_large", text: "too_large"}
+	badForm       = answer{status: http.StatusBadRequest, code: "invalid_request", text: "unreadable"}
+	wrongMethod   = answer{status: http.StatusMethodNotAllowed, code: "method_not_allowed", text: "wrong_method"}
+	tryAgain      = answer{status: http.StatusServiceUnavailable, code: "unavailable", text: "unavailable"}
 )
+
+// title and words are what the answer says.
+func (a answer) title(in *texts.Catalogue) string { return in.Text("answer." + a.text + ".title") }
+
+func (a answer) words(in *texts.Catalogue) string {
+	return cmp.Or(a.told, in.Text("answer."+a.text+".text"))
+}
 
 // wantsJSON reports whether a request asks for JSON, rather than for a page.
 func wantsJSON(r *http.Request) bool {
@@ -175,7 +178,10 @@ func setHeaders(h http.Header) {
 
 // A pageData is what the template is executed with.
 type pageData struct {
+	*texts.Catalogue
+
 	Answer       *answer // if it is not nil, all that the page says
+	Title, Lead  string  // of the answer
 	Sessions     list
 	Notice       string
 	Home, SignIn string
@@ -187,19 +193,20 @@ func (h *handler) writeSessions(w http.ResponseWriter, r *http.Request, l list) 
 		writeJSON(w, http.StatusOK, l.json())
 		return
 	}
-	h.writePage(w, http.StatusOK, pageData{Sessions: l, Notice: l.notice(r.URL.Query().Get("ended"))})
+	h.writePage(w, http.StatusOK, pageData{Catalogue: l.in, Sessions: l, Notice: l.notice(r.URL.Query().Get("ended"))})
 }
 
 // refuse answers with something else than the sessions.
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, a answer) {
+	in := texts.For(r)
 	if wantsJSON(r) {
 		writeJSON(w, a.status, struct {
 			Error       string `json:"error"`
 			Description string `json:"error_description"`
-		}{a.code, a.Text})
+		}{a.code, a.words(in)})
 		return
 	}
-	h.writePage(w, a.status, pageData{Answer: &a})
+	h.writePage(w, a.status, pageData{Catalogue: in, Answer: &a, Title: a.title(in), Lead: a.words(in)})
 }
 
 // done answers when something was ended: the page is shown anew, so that to load it
@@ -246,7 +253,7 @@ func (l list) notice(ended string) string {
 		lately := e.Ended.Reason == policy.ReasonEndedByUser && l.now.Sub(e.Ended.At.At) < noticeFor
 		switch {
 		case lately && e.ID == ended:
-			return "Ended: " + e.Title() + ". Whoever uses it has to sign in again there."
+			return l.in.Text("mine.did.one", "title", e.Title())
 		case lately:
 			n++
 		}
@@ -254,29 +261,20 @@ func (l list) notice(ended string) string {
 	switch {
 	case ended != othersEnded || n == 0:
 		return ""
-	case n == 1:
-		return "The other sign-in was ended."
 	case n == provider.MaxOverviewEnded:
-		return "All other sign-ins were ended."
+		return l.in.Text("mine.did.all")
 	}
-	return strconv.Itoa(n) + " other sign-ins were ended."
+	return l.in.Text("mine.did.others", "n", n)
 }
 
-// Words says what the cap is on, after "sign-ins": "in browsers".
-func (c capView) Words() string {
-	switch {
-	case c.Client != "":
-		return "in " + c.Client
-	case c.Kind == policy.Browser:
-		return "in browsers"
-	case c.Kind == policy.CLI:
-		return "on command lines and devices"
-	case c.Kind == policy.Automation:
-		return "of automation"
-	case c.Kind != "":
-		return "of the kind " + view.KindName(c.Kind)
+// Uses says how many places of the cap are taken.
+func (c capView) Uses(in *texts.Catalogue) template.HTML {
+	on := map[policy.Kind]string{"": "mine.cap", policy.Browser: "mine.cap.browser", policy.CLI: "mine.cap.cli", policy.Automation: "mine.cap.automation"}
+	name, code := view.KindName(c.Kind, in), cmp.Or(on[c.Kind], "mine.cap.kind")
+	if c.Client != "" {
+		name, code = c.Client, "mine.cap.client"
 	}
-	return ""
+	return in.Markup(code, "used", c.Used, "n", c.Max, "name", name)
 }
 
 // Full reports whether there is no place left.

@@ -23,6 +23,8 @@ import (
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/internal/invalid"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
+	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
@@ -143,7 +145,7 @@ func (h *handler) show(w http.ResponseWriter, r *http.Request, v visitor) {
 		h.unavailable(w, r, err)
 		return
 	}
-	h.writeSessions(w, r, newList(o, v, pageNumber(r), h.cfg.Now()))
+	h.writeSessions(w, r, newList(o, v, pageNumber(r), h.cfg.Now(), texts.For(r)))
 }
 
 // pageNumber returns which page is asked for, from 1.
@@ -241,7 +243,7 @@ func (h *handler) signedOut(w http.ResponseWriter, r *http.Request, sid string) 
 	answer := notSignedIn
 	if sid != "" {
 		if s, err := h.cfg.Hook.Session(r.Context(), sid); err == nil && s.End != nil {
-			answer.Text = provider.Describe(s)
+			answer.told = view.Told(s, texts.For(r))
 		}
 	}
 	// Chromium keeps a page for the back button in spite of no-store, until a cookie

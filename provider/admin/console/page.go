@@ -10,6 +10,7 @@ import (
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/admin"
 	"github.com/curfew-oidc/curfew/provider/internal/page"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 )
 
@@ -118,7 +119,7 @@ func (c *console) render(v *visit, status int, name, title, menu string, body an
 // only shown then.
 func (v *visit) fromHere() bool { return v.r.Header.Get("Sec-Fetch-Site") == "same-origin" }
 
-func (v *visit) past(t time.Time) view.Time { return view.Past(t, v.now) }
+func (v *visit) past(t time.Time) view.Time { return view.Past(t, v.now, texts.English) }
 
 // A pair is a name and what it says.
 type pair struct{ Name, Value string }

@@ -36,35 +36,36 @@ func Protect(h http.Header, policy string) {
 	h.Set("Referrer-Policy", "same-origin")
 }
 
-// Write writes a page instead of anything that was about to be written; see
-// [Protect].
-func Write(w http.ResponseWriter, status int, policy string, body []byte) {
-	Protect(w.Header(), policy)
-	write(w, status, body)
-}
-
-// Execute writes a page that a template makes; see [Write]. If the template fails
-// nothing is written.
+// Execute writes a page that a template makes, with the headers of [Protect],
+// instead of anything that was about to be written. If the template fails nothing is
+// written.
 func Execute(w http.ResponseWriter, status int, policy string, t *template.Template, data any) error {
 	var body bytes.Buffer
 	if err := t.Execute(&body, data); err != nil {
 		return err
 	}
-	Write(w, status, policy, body.Bytes())
+	Protect(w.Header(), policy)
+	write(w, status, body.Bytes())
 	return nil
 }
 
-// WritePassing writes a page that nobody stops at: its script sends its form on, to
+// ExecutePassing writes a page that nobody stops at: its script sends its form on, to
 // another server. It may be in a frame, where what it answers may be (prompt=none),
-// and that server learns where the form comes from.
-func WritePassing(w http.ResponseWriter, policy string, body []byte) {
+// and that server learns where the form comes from. If the template fails nothing is
+// written.
+func ExecutePassing(w http.ResponseWriter, policy string, t *template.Template, data any) error {
+	var body bytes.Buffer
+	if err := t.Execute(&body, data); err != nil {
+		return err
+	}
 	h := w.Header()
 	ForNobodyElse(h)
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; "+policy+"; base-uri 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "strict-origin") // the address holds an ID
-	write(w, http.StatusOK, body)
+	write(w, http.StatusOK, body.Bytes())
+	return nil
 }
 
 func write(w http.ResponseWriter, status int, body []byte) {

@@ -2,15 +2,15 @@ package view
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/curfew-oidc/curfew/internal/plain"
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/store"
 )
 
-// A Session is a login session as it is shown: its members are what the
+// A Session is a login session as it is shown to one reader: its members are what the
 // administrators' API says of it, and its methods what pages say beside.
 //
 // Names are as clients sent them. [Session.Applications] and [Session.ClientIDs] are
@@ -59,6 +59,7 @@ type Session struct {
 	Pending bool `json:"-"`
 
 	asOf time.Time
+	in   *texts.Catalogue
 }
 
 // Ended is how a session ended.
@@ -83,14 +84,14 @@ type Delivery struct {
 	GivenUp  Time   `json:"given_up,omitzero"` // since when it is not
 }
 
-// Of is a session at the time now. told is what its user is told of its end.
-func Of(s store.Session, told string, now time.Time) Session {
+// Of is a session at the time now, in the words of a catalogue.
+func Of(s store.Session, now time.Time, in *texts.Catalogue) Session {
 	v := Session{
 		ID: s.ID, User: s.Subject.ID, Kind: s.Kind, Client: s.Client, Clients: []string{}, Names: s.ClientNames,
 		Actor: s.Actor, Parent: s.Parent, UserAgent: s.UserAgent, Address: s.Address,
-		Started: Past(s.Started, now), Authenticated: Past(s.Authenticated, now), LastUsed: Past(s.LastActivity, now),
+		Started: Past(s.Started, now, in), Authenticated: Past(s.Authenticated, now, in), LastUsed: Past(s.LastActivity, now, in),
 		Activity: s.ActivityClass.String(), AMR: append([]string{}, s.AMR...), ACR: s.ACR,
-		Pending: !s.ReservedUntil.IsZero(), asOf: now,
+		Pending: !s.ReservedUntil.IsZero(), asOf: now, in: in,
 	}
 	for _, g := range s.Grants {
 		if g.Revoked.IsZero() && !slices.Contains(v.Clients, g.Client) {
@@ -100,10 +101,11 @@ func Of(s store.Session, told string, now time.Time) Session {
 	if s.End == nil {
 		return v
 	}
-	v.Ended = &Ended{At: Past(s.End.At, now), Reason: s.End.Reason, Text: told, By: s.End.By, Deliveries: []Delivery{}}
+	v.Ended = &Ended{At: Past(s.End.At, now, in), Reason: s.End.Reason, Text: Told(s, in), By: s.End.By, Deliveries: []Delivery{}}
 	for _, d := range s.Deliveries {
 		v.Ended.Deliveries = append(v.Ended.Deliveries, Delivery{
-			Client: d.Client, URI: d.URI, Error: d.Error, Attempts: d.Attempts, Next: Future(d.Next, now), GivenUp: Past(d.GivenUp, now),
+			Client: d.Client, URI: d.URI, Error: d.Error, Attempts: d.Attempts,
+			Next: Future(d.Next, now, in), GivenUp: Past(d.GivenUp, now, in),
 		})
 	}
 	return v
@@ -115,7 +117,7 @@ func (s *Session) EndsAt(at time.Time, by policy.Reason) {
 	if at.IsZero() {
 		return
 	}
-	s.Ends, s.EndsBy = Future(at, s.asOf), by
+	s.Ends, s.EndsBy = Future(at, s.asOf, s.in), by
 }
 
 // EndsIfUnused reports whether using it puts its end off.
@@ -123,13 +125,17 @@ func (s Session) EndsIfUnused() bool { return s.EndsBy == policy.ReasonInactivit
 
 // Device is the browser or program that it is held by: "Firefox on Linux". It is
 // empty if it is not known, and a claim of the client if it is.
-func (s Session) Device() string { return plain.UserAgent(s.UserAgent) }
+func (s Session) Device() string { return s.in.Device(s.Program()) }
+
+// Program is the name of the browser or program, and of the system that a browser is
+// on, as far as they are known.
+func (s Session) Program() (name, system string) { return plain.UserAgent(s.UserAgent) }
 
 // Network is where it was begun, roughly: "192.0.2.x". Empty: that is not known.
 func (s Session) Network() string { return plain.Network(s.Address) }
 
 // KindName is the kind in words.
-func (s Session) KindName() string { return KindName(s.Kind) }
+func (s Session) KindName() string { return KindName(s.Kind, s.in) }
 
 // Title names the session for people: by its device, else by its kind.
 func (s Session) Title() string {
@@ -144,12 +150,13 @@ func (s Session) TitleSaysKind() bool { return s.Device() == "" || s.Kind == pol
 
 // Icon is the name of the picture for the session.
 func (s Session) Icon() string {
+	_, system := s.Program()
 	switch {
 	case s.Kind == policy.CLI:
 		return "terminal"
 	case s.Kind == policy.Automation:
 		return "gear"
-	case strings.HasSuffix(s.Device(), "iPhone"), strings.HasSuffix(s.Device(), "Android"):
+	case system == "iPhone", system == "Android":
 		return "phone"
 	}
 	return "screen"

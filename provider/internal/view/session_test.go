@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -48,7 +49,7 @@ func TestASessionInWords(t *testing.T) {
 		if c.change != nil {
 			c.change(&s)
 		}
-		v := view.Of(s, "", noon)
+		v := view.Of(s, noon, texts.English)
 		require.Equal(t, []string{c.title, c.kind, c.icon, c.network, c.lastUsed}, []string{v.Title(), v.KindName(), v.Icon(), v.Network(), v.LastUsed.Words}, name)
 		require.Equal(t, c.applications, v.Applications(), name)
 		require.Equal(t, []string{"web", "mail"}, v.ClientIDs(), name)
@@ -59,7 +60,7 @@ func TestASessionInWords(t *testing.T) {
 // What there is not is not in the JSON either, and times are written as points.
 func TestASessionInJSON(t *testing.T) {
 	s := live()
-	v := view.Of(s, "", noon)
+	v := view.Of(s, noon, texts.English)
 	v.EndsAt(time.Time{}, policy.ReasonInactivity)
 	text, err := json.Marshal(v)
 	require.NoError(t, err)
@@ -73,7 +74,7 @@ func TestASessionInJSON(t *testing.T) {
 	require.True(t, v.EndsIfUnused())
 	s.End = &store.End{At: noon.Add(-time.Minute), Reason: policy.ReasonEndedByAdmin, By: "root"}
 	s.Deliveries = []store.Delivery{{Client: "web", Attempts: 2, Next: noon.Add(time.Minute)}, {Client: "mail", GivenUp: noon}}
-	text, err = json.Marshal(view.Of(s, "An administrator ended your sign-in.", noon).Ended)
+	text, err = json.Marshal(view.Of(s, noon, texts.English).Ended)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"at":"2024-05-06T11:59:00Z","reason":"ended_by_admin","text":"An administrator ended your sign-in.","by":"root",
 		"deliveries":[{"client":"web","attempts":2,"next":"2024-05-06T12:01:00Z"},{"client":"mail","attempts":0,"given_up":"2024-05-06T12:00:00Z"}]}`, string(text))

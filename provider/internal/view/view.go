@@ -6,9 +6,12 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
+	"github.com/curfew-oidc/curfew/store"
 )
 
 // Clean makes a name that an application chose fit for a line of text: without
@@ -40,8 +43,28 @@ func Clean(name string) string {
 }
 
 // KindName is a kind in words.
-func KindName(kind policy.Kind) string {
-	return cmp.Or(Clean(kind.Label()), "Another sign-in")
+func KindName(kind policy.Kind, in *texts.Catalogue) string {
+	return cmp.Or(Clean(in.Kind(kind)), in.Text("kind.other"))
+}
+
+// Told is what the user is told of the end of a session; empty if it has not ended.
+func Told(s store.Session, in *texts.Catalogue) string {
+	switch {
+	case s.End == nil:
+		return ""
+	case s.End.WithParent:
+		return in.ParentEnded(s.End.Reason)
+	}
+	return in.Ended(s.End.Reason, Reached(&s))
+}
+
+// Reached returns the limit that the session reached, as far as its end says; it
+// has no meaning for an end by anything else. Entering credentials is a use.
+func Reached(s *store.Session) time.Duration {
+	if s.End.Reason == policy.ReasonInactivity && s.LastActivity.After(s.Authenticated) {
+		return s.End.At.Sub(s.LastActivity)
+	}
+	return s.End.At.Sub(s.Authenticated)
 }
 
 // cleaned are the names that are left when they are clean, each once.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/curfew-oidc/curfew/policy"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
@@ -38,7 +39,7 @@ func (sv *Service) Deliveries(ctx context.Context, account, state, cursor string
 	}
 	list := []OwedDelivery{}
 	for _, s := range page {
-		v := view.Of(s, "", sv.Time())
+		v := view.Of(s, sv.Time(), texts.English)
 		for _, d := range v.Ended.Deliveries {
 			if state == "any" || (state == "owed") == d.GivenUp.IsZero() {
 				list = append(list, OwedDelivery{v.ID, v.User, v.Ended.At, v.Ended.Reason, d})
@@ -73,7 +74,7 @@ func (sv *Service) Redeliver(ctx context.Context, account, sid, client string) (
 	if s, err = sv.session(ctx, account, sid); err != nil {
 		return Redelivery{}, err
 	}
-	r := Redelivery{Delivered: failure == nil, Delivery: view.Of(s, "", sv.Time()).Ended.Deliveries}
+	r := Redelivery{Delivered: failure == nil, Delivery: view.Of(s, sv.Time(), texts.English).Ended.Deliveries}
 	if failure != nil {
 		r.Error = "the application could not be told"
 		for _, d := range r.Delivery {

@@ -6,14 +6,14 @@ import (
 	"slices"
 
 	"github.com/curfew-oidc/curfew/policy"
-	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/internal/texts"
 	"github.com/curfew-oidc/curfew/provider/internal/view"
 	"github.com/curfew-oidc/curfew/store"
 )
 
 // view is s as the actor sees it, without its deadline.
 func (sv *Service) view(actor Actor, s store.Session) view.Session {
-	v := view.Of(s, provider.Describe(s), sv.Time())
+	v := view.Of(s, sv.Time(), texts.English)
 	v.Yours = actor.User != "" && sv.subject(actor.User) == s.Subject
 	v.Current = actor.SID != "" && actor.SID == s.ID
 	return v
