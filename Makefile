@@ -11,8 +11,9 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 # Tools are built here, at the versions of internal/tools/go.mod.
 BIN := .bin
 
-# What needs more than users of the library should have to load is a module of its own.
-MODULES := internal/browser internal/ibmtest
+# The library, and what needs more than its users should have to load: RELEASE.md.
+MODULES := . store/sqlitestore store/pgstore store/redisstore store/tracestore provider/metrics examples \
+	internal/pgprimary internal/onengines internal/bench internal/soak internal/browser internal/ibmtest
 
 MODULE := github.com/curfew-oidc/curfew
 SPACE  := $() $()
@@ -39,34 +40,37 @@ help: ## Show this help
 # Not by go run, which calls every end by Ctrl-C an error.
 .PHONY: run
 run: go ## Start an OpenID provider whose logins end when the policy says so, and an application
-	@go build -o $(BIN)/demo ./examples/demo
-	@exec $(BIN)/demo $(ARGS)
+	@go -C examples build -o ../$(BIN)/demo ./demo
+	@CURFEW_EXAMPLES=examples exec $(BIN)/demo $(ARGS)
 
 # The results are never taken from the cache: many tests are about races,
 # processes and files, which the cache does not know.
 .PHONY: test
 test: lint compiler engines chromium ## Check the code and run all tests, with the race detector
-	CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 40m ./...
-	cd internal/browser && CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./...
-	cd internal/ibmtest && CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./...
+	@set -x; for module in $(MODULES); do CGO_ENABLED=1 go -C $$module test $(RACE) -count=1 -timeout 40m ./...; done
 
 # What make quick leaves to make test: packages that start database servers,
 # browsers or programs, or try the rules on many servers, and tests that take
 # seconds each.
-SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp internal/bench internal/engine \
-	internal/linear internal/soak middleware/sqlsessions provider/providertest store/pgstore store/redisstore store/sqlitestore
-SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAnEmptiedStoreIsAnOutage TestAReceiverThatHangsHoldsUpNobody \
-	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestEndsWinAgainstAFlood TestHundredThousandAccounts TestTheRulesOfAdmission TestTheTableOfAdmission \
-	TestOwnTestsOfOp TestPeersBugsWithRealClients TestPolicyVectorsOverHTTP TestUnchangedOtherwise \
-	TestWhatWasMadeFromASessionEndsWithIt
+SLOW_PACKAGES := examples/cli examples/demo examples/op examples/op/internal/kv examples/rp \
+	internal/bench internal/browser internal/engine internal/ibmtest internal/onengines \
+	internal/onengines/kit internal/onengines/linear internal/onengines/sqlsessions internal/soak \
+	provider/providertest store/pgstore store/redisstore store/sqlitestore
+SLOW_TESTS := TestATokenOpensOnlyItsOwnDoor TestAReceiverThatHangsHoldsUpNobody \
+	TestAThousandEndsAtOnce TestEachStoreCallOfEachFlowFails TestHundredThousandAccounts \
+	TestTheRulesOfAdmission TestTheTableOfAdmission TestOwnTestsOfOp TestPeersBugsWithRealClients \
+	TestPolicyVectorsOverHTTP TestUnchangedOtherwise
 
 # Results of packages that have not changed come from the cache, but for those of
 # deptest, which asks for the imports of all.
 .PHONY: quick
 quick: go ## Check the code and run the fast tests, to be run at each save
 	@$(UNFORMATTED)
-	go vet ./...
-	go test -skip '^($(subst $(SPACE),|,$(SLOW_TESTS)))$$' $$(go list ./... | grep -vxF $(SLOW_PACKAGES:%=-e $(MODULE)/%) -e $(MODULE)/internal/deptest)
+	@set -x; for module in $(MODULES); do go -C $$module vet ./...; done
+	@for module in $(MODULES); do \
+		packages=$$(go -C $$module list ./... | grep -vxF $(SLOW_PACKAGES:%=-e $(MODULE)/%) -e $(MODULE)/internal/deptest || true); \
+		[[ -z $$packages ]] || (set -x; go -C $$module test -skip '^($(subst $(SPACE),|,$(SLOW_TESTS)))$$' $$packages); \
+	done
 	go test -count=1 ./internal/deptest
 	@echo 'This was quick. Left to make test: the race detector, the linters, what $(words $(SLOW_PACKAGES)) packages'; \
 	echo 'test ($(SLOW_PACKAGES)), and'; echo '$(SLOW_TESTS).'
@@ -74,45 +78,46 @@ quick: go ## Check the code and run the fast tests, to be run at each save
 .PHONY: lint
 lint: go golangci-lint ## Check format, vet, the linters of .golangci.yml and go.mod
 	@$(UNFORMATTED)
-	go vet ./...
-	$(BIN)/golangci-lint run ./...
-	go mod tidy -diff
 	cd internal/tools && go mod tidy -diff
 	@set -x; for module in $(MODULES); do (cd $$module; go vet ./...; $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...; go mod tidy -diff); done
 
 # Parts of make test, for CI with other servers.
 .PHONY: postgres
 postgres: compiler ## Test what keeps things in PostgreSQL, with the one that is installed
-	CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./store/pgstore ./middleware/sqlsessions
+	CGO_ENABLED=1 go -C store/pgstore test $(RACE) -count=1 -timeout 20m ./...
+	CGO_ENABLED=1 go -C internal/onengines test $(RACE) -count=1 -timeout 20m ./sqlsessions
 
 .PHONY: redis
 redis: compiler ## Test what keeps things in Redis, with the redis-server that is installed
-	CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 20m ./store/redisstore
+	CGO_ENABLED=1 go -C store/redisstore test $(RACE) -count=1 -timeout 20m ./...
 
 .PHONY: vuln
 vuln: go ## Look for known vulnerabilities in what is used
 	@cd internal/tools && go build -o ../../$(BIN)/govulncheck golang.org/x/vuln/cmd/govulncheck
-	$(BIN)/govulncheck ./...
+	@set -x; for module in $(MODULES); do (cd $$module; $(CURDIR)/$(BIN)/govulncheck ./...); done
 
 .PHONY: bench
 bench: go engines ## Measure what the hook costs, and fail if it is more than promised
-	go run ./internal/bench -write docs/benchmarks.md
+	go -C internal/bench run . -write ../../docs/benchmarks.md
 
 # How many rounds make soak does.
 SOAK_ROUNDS ?= 20
 
 .PHONY: soak
 soak: go engines ## Race for the cap SOAK_ROUNDS times (20), and write the figures down
-	go run ./internal/soak -rounds $(SOAK_ROUNDS) -write docs/benchmarks.md
+	go -C internal/soak run . -rounds $(SOAK_ROUNDS) -write ../../docs/benchmarks.md
 
 .PHONY: fuzz
 fuzz: go ## Run each fuzz target for FUZZTIME (30s)
-	@found=0; packages=$$(go list ./...); \
-	for package in $$packages; do \
-		targets=$$(go test -list '^Fuzz' "$$package"); \
-		for target in $$(grep '^Fuzz' <<<"$$targets" || true); do \
-			found=$$((found + 1)); echo "fuzz $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$package"; \
+	@found=0; \
+	for module in $(MODULES); do \
+		packages=$$(go -C $$module list ./...); \
+		for package in $$packages; do \
+			targets=$$(go -C $$module test -list '^Fuzz' "$$package"); \
+			for target in $$(grep '^Fuzz' <<<"$$targets" || true); do \
+				found=$$((found + 1)); echo "fuzz $$package $$target"; \
+				go -C $$module test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 100x "$$package"; \
+			done; \
 		done; \
 	done; \
 	if [[ $$found == 0 ]]; then echo "no fuzz target found"; exit 1; fi; \

@@ -157,7 +157,7 @@ func startDirect(t *testing.T, a policy.Account, change func(*provider.Config, *
 		change(&provider.Config{}, &o)
 	}
 	o.Hook = d
-	s.Server = optest.Start(t, o)
+	s.Server.Server = optest.Start(t, o)
 	return s, d
 }
 

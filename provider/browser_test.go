@@ -33,14 +33,7 @@ func silentInMemory(p *provider.Config, o *optest.Config) {
 }
 
 // cookies are what a browser keeps for the provider, by name.
-func (s *setup) cookies(b *optest.Browser) map[string]*http.Cookie {
-	u, _ := url.Parse(s.Issuer)
-	all := map[string]*http.Cookie{}
-	for _, c := range b.HTTP.Jar.Cookies(u) {
-		all[c.Name] = c
-	}
-	return all
-}
+func (s *setup) cookies(b *optest.Browser) map[string]*http.Cookie { return s.Cookies(b) }
 
 // cookie returns the one cookie of a browser whose name begins so.
 func (s *setup) cookie(t testing.TB, b *optest.Browser, prefix string) *http.Cookie {
@@ -57,12 +50,7 @@ func (s *setup) cookie(t testing.TB, b *optest.Browser, prefix string) *http.Coo
 }
 
 // plant puts cookies into a browser.
-func (s *setup) plant(b *optest.Browser, cookies ...*http.Cookie) {
-	u, _ := url.Parse(s.Issuer)
-	for _, c := range cookies {
-		b.HTTP.Jar.SetCookies(u, []*http.Cookie{{Name: c.Name, Value: c.Value, Path: "/"}})
-	}
-}
+func (s *setup) plant(b *optest.Browser, cookies ...*http.Cookie) { s.Plant(b, cookies...) }
 
 // clear empties a browser's cookies.
 func clearCookies(b *optest.Browser) { b.HTTP.Jar, _ = cookiejar.New(nil) }

@@ -6,61 +6,38 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
-	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
 
 // A tenancy is a hook in which each user belongs to the account that their ID begins
 // with, up to the first dot.
 type tenancy struct {
 	*setup
+	in  *hooktest.Tenancy
 	cfg provider.Config
 }
 
 // tenants starts a hook without a provider around it on a store.
 func tenants(t testing.TB, s store.Store, a policy.Account, change func(*provider.Config)) *tenancy {
 	t.Helper()
-	x := &tenancy{setup: &setup{store: s}}
-	x.cfg = provider.Config{
-		Store: s, Keys: provider.Keys{provider.NewKey(time.Now())}, SettingsMaxAge: -1,
-		Settings: accountOfAll{a: &a},
-		Membership: func(_ context.Context, subject store.Subject) ([]policy.Membership, error) {
-			account, _, _ := strings.Cut(subject.ID, ".")
-			return []policy.Membership{{Account: account}}, nil
-		},
-		Events: func(_ context.Context, e provider.Event) {
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			x.events = append(x.events, e)
-		},
-	}
-	if change != nil {
-		change(&x.cfg)
-	}
-	x.counters = countsOf(&x.cfg)
-	hook, err := provider.New(x.cfg)
-	require.NoError(t, err)
-	x.hook = hook
-	return x
+	x := hooktest.Tenants(t, s, a, change)
+	return &tenancy{asSetup(x.Server), x, x.Config}
 }
 
 // another starts another process of the same.
@@ -69,24 +46,10 @@ func (x *tenancy) another(t testing.TB) *tenancy {
 	return tenants(t, x.store, policy.Account{}, func(cfg *provider.Config) { *cfg = x.cfg })
 }
 
-// accountOfAll is the settings of every account.
-type accountOfAll struct{ a *policy.Account }
-
-func (s accountOfAll) Account(context.Context, string) (policy.Account, error) { return *s.a, nil }
-
 // session adds a session of a user of an account that began at a time, due if it
 // is not the zero time.
 func (x *tenancy) session(t testing.TB, user string, n int, began, due time.Time) store.Session {
-	t.Helper()
-	account, _, _ := strings.Cut(user, ".")
-	subject := store.Subject{Issuer: "https://op.example.org", ID: user}
-	began = began.UTC().Truncate(time.Microsecond)
-	s := store.Session{
-		Format: store.Format, ID: fmt.Sprintf("%s%s-%04d", store.Bucket(subject), user, n), Subject: subject, Accounts: []string{account},
-		Kind: policy.Browser, Client: "web", Started: began, Authenticated: began, LastActivity: began, ActivityClass: policy.Interactive, Due: due,
-	}
-	require.NoError(t, x.store.Create(t.Context(), s, 1000))
-	return s
+	return x.in.Session(t, user, n, began, due)
 }
 
 // settle has the settings of an account applied, with a session that ends: a sweep
@@ -100,20 +63,10 @@ func (x *tenancy) settle(t testing.TB, account string) {
 	require.Zero(t, x.unended(t, account))
 }
 
-func (x *tenancy) unended(t testing.TB, account string) int {
-	t.Helper()
-	n, err := x.counters.CountUnended(t.Context(), account)
-	require.NoError(t, err)
-	return n
-}
+func (x *tenancy) unended(t testing.TB, account string) int { return x.in.Unended(t, account) }
 
 // ended returns the end of a session, or nil.
-func (x *tenancy) ended(t testing.TB, id string) *store.End {
-	t.Helper()
-	s, err := x.store.Get(t.Context(), id)
-	require.NoError(t, err)
-	return s.End
-}
+func (x *tenancy) ended(t testing.TB, id string) *store.End { return x.in.Ended(t, id) }
 
 // A watchedStore does something at calls.
 type watchedStore struct {
@@ -136,63 +89,30 @@ func (s *watchedStore) List(ctx context.Context, f store.Filter, cursor string, 
 	return s.Store.List(ctx, f, cursor, limit)
 }
 
-// sizeOf is the size of a file.
-func sizeOf(t testing.TB, path string) int64 {
-	t.Helper()
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	return info.Size()
-}
-
-// What is kept does not grow with the accounts that were ever met: a first login in
-// an account costs what any login costs, and a sweep costs nothing for accounts in
-// which nobody has a session.
+// A sweep costs nothing for accounts in which nobody has a session. That nothing is kept
+// of them is TestAccountsCostNoBytes of internal/onengines.
 func TestAccountsCostNothing(t *testing.T) {
 	t.Parallel()
-	t.Run("bytes", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "s.db")
-		db, err := driver.Open("file:" + path + "?_pragma=synchronous(off)&_pragma=journal_mode(delete)")
-		require.NoError(t, err)
-		defer db.Close()
-		s, err := sqlitestore.New(t.Context(), db)
-		require.NoError(t, err)
-		x := tenants(t, countless{s}, limits(time.Hour, 0, 3, policy.Refuse), nil)
+	synctest.Test(t, func(t *testing.T) {
+		counting := faultstore.New(memstore.New())
+		x := tenants(t, counting, limits(0, time.Hour, 3, policy.Refuse), nil)
 		began := time.Now()
-		add := func(from, to int) int64 {
-			for i := from; i < to; i++ {
-				x.session(t, fmt.Sprintf("tenant-%08d.alice", i), 0, began, began.Add(time.Hour))
-			}
-			require.NoError(t, x.another(t).hook.Sweep(t.Context()))
-			return sizeOf(t, path)
+		for i := range 2000 {
+			x.session(t, fmt.Sprintf("tenant-%08d.alice", i), 0, began, began.Add(time.Hour))
 		}
-		empty := add(0, 30)
-		first := add(30, 180) - empty
-		second := add(180, 330) - empty - first
-		require.InDelta(t, first, second, float64(first)/2, "150 more cost as much as 150: nothing grows with their number")
-		require.Less(t, second/150, int64(6000), "bytes for an account with a session")
-	})
-	t.Run("calls", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			counting := faultstore.New(memstore.New())
-			x := tenants(t, counting, limits(0, time.Hour, 3, policy.Refuse), nil)
-			began := time.Now()
-			for i := range 2000 {
-				x.session(t, fmt.Sprintf("tenant-%08d.alice", i), 0, began, began.Add(time.Hour))
-			}
-			for range 10 { // all settings are applied, and all sessions end
-				require.NoError(t, x.hook.Sweep(t.Context()))
-				time.Sleep(10 * time.Minute)
-			}
-			require.Empty(t, x.unended(t, "tenant-00000007"))
-			before := counting.Calls()
-			another := x.another(t)
-			for range 100 {
-				require.NoError(t, x.hook.Sweep(t.Context()))
-				require.NoError(t, another.hook.Sweep(t.Context()))
-				time.Sleep(10 * time.Second)
-			}
-			require.Less(t, counting.Calls()-before, 1000, "200 sweeps, with 2,000 idle accounts")
-		})
+		for range 10 { // all settings are applied, and all sessions end
+			require.NoError(t, x.hook.Sweep(t.Context()))
+			time.Sleep(10 * time.Minute)
+		}
+		require.Empty(t, x.unended(t, "tenant-00000007"))
+		before := counting.Calls()
+		another := x.another(t)
+		for range 100 {
+			require.NoError(t, x.hook.Sweep(t.Context()))
+			require.NoError(t, another.hook.Sweep(t.Context()))
+			time.Sleep(10 * time.Second)
+		}
+		require.Less(t, counting.Calls()-before, 1000, "200 sweeps, with 2,000 idle accounts")
 	})
 }
 
@@ -708,7 +628,7 @@ func TestANotificationOfAClockThatWasADayAhead(t *testing.T) {
 		n.web.Set(http.StatusServiceUnavailable, false)
 		require.NoError(t, n.hook.End(t.Context(), sid, policy.ReasonLogout, ""))
 		n.sweepFor(t, 10*time.Second)
-		require.Len(t, n.seen(provider.EventDeliveryFailed), 1, "%v", n.events)
+		require.Len(t, n.seen(provider.EventDeliveryFailed), 1)
 		ahead.Store(0)
 		n.web.Set(http.StatusOK, false)
 		n.sweepFor(t, 15*time.Minute)
@@ -746,7 +666,7 @@ func TestSettingsFromElsewhereThatAreAsTheyWereAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(0, 0, 1, policy.EndOldest)
-		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = accountOfAll{&a} })
+		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = hooktest.OfAll(&a) })
 		other := x.another(t)
 		x.session(t, "acme.alice", 0, time.Now(), time.Time{})
 		x.sweepFor(t, 15*time.Minute)

@@ -554,14 +554,8 @@ func TestAForgottenHalfIsToldOf(t *testing.T) {
 	t.Parallel()
 	bare := func(t *testing.T, decorate bool) (*setup, http.Handler) {
 		s := start(t, limits(0, 0, 1, policy.Refuse), nil)
-		var events []provider.Event
-		hook, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, Settings: s,
-			Events: func(_ context.Context, e provider.Event) {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				events = append(events, e)
-				s.events = events
-			}})
+		s.Forget()
+		hook, err := provider.New(provider.Config{Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())}, Settings: s, Events: s.Event})
 		require.NoError(t, err)
 		if decorate {
 			hook.Storage(s.Storage) // and its result is not used

@@ -2,10 +2,8 @@ package provider_test
 
 import (
 	"context"
-	"database/sql"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,30 +11,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
-	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
-	"github.com/curfew-oidc/curfew/store/pgstore"
-	"github.com/curfew-oidc/curfew/store/redisstore"
-	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
 
 // as exchanges an access token for tokens of another user.
-func (s *setup) as(token, user string) optest.Reply {
-	return s.TokenExchange(optest.Exchange, token, optest.AccessTokenType, url.Values{
-		"requested_token_type": {optest.RefreshTokenType},
-		"scope":                {"openid offline_access custom_scope:impersonate:" + optest.SubjectOf(user)},
-	})
-}
+func (s *setup) as(token, user string) optest.Reply { return s.As(token, user) }
 
 // exchangeRefresh exchanges a refresh token for an access token.
 func (s *setup) exchangeRefresh(token string) optest.Reply {
@@ -308,75 +295,6 @@ func TestActingForAnotherAgainTakesNoNewSlot(t *testing.T) {
 		require.NoError(t, s.hook.End(t.Context(), parent, policy.ReasonEndedByAdmin, "root"))
 		notExchanged(t, s.as(mine.AccessToken(), "alice"), "subject_token is invalid")
 		require.Empty(t, s.live(t, "alice"))
-	})
-}
-
-// eachStore runs a test on each store.
-func eachStore(t *testing.T, test func(t *testing.T, sessions store.Store)) {
-	t.Run("mem", func(t *testing.T) { test(t, memstore.New()) })
-	t.Run("sqlite", func(t *testing.T) {
-		db, err := sql.Open("sqlite3", "file:"+filepath.Join(t.TempDir(), "sessions.db")+"?_pragma=busy_timeout(5000)&_txlock=immediate")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		sessions, err := sqlitestore.New(t.Context(), db)
-		require.NoError(t, err)
-		test(t, sessions)
-	})
-	t.Run("postgres", func(t *testing.T) {
-		server, err := engine.NewPostgres()
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		pool, err := pgxpool.New(t.Context(), server.URL())
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		sessions, err := pgstore.New(t.Context(), pool)
-		require.NoError(t, err)
-		test(t, sessions)
-	})
-	t.Run("redis", func(t *testing.T) {
-		server, err := engine.NewRedis("appendonly=yes", "appendfsync=everysec")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{server.Addr()}, Password: server.Password(), ContextTimeoutEnabled: true})
-		t.Cleanup(func() { require.NoError(t, client.Close()) })
-		sessions, err := redisstore.New(t.Context(), client)
-		require.NoError(t, err)
-		test(t, sessions)
-	})
-}
-
-// What was made from a session ends with it, at once, on every store, and keeps its
-// reason.
-func TestWhatWasMadeFromASessionEndsWithIt(t *testing.T) {
-	t.Parallel()
-	eachStore(t, func(t *testing.T, sessions store.Store) {
-		s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, _ *optest.Config) { p.Store = sessions })
-		parent, _, hers := parentAndChild(t, s)
-		spared := s.Login(optest.Exchange, "alice")
-		grandchild := ok(t, s.as(ok(t, s.as(s.Login(optest.Exchange, "admin").AccessToken(), "admin2")).AccessToken(), "carol"))
-		n, err := s.hook.EndAll(t.Context(), s.subject("admin"), policy.ReasonAccountDisabled, "root")
-		require.NoError(t, err)
-		require.Equal(t, 2, n)
-		require.Len(t, s.live(t, "alice"), 1, "her own")
-		require.Empty(t, s.live(t, "admin2"))
-		require.Empty(t, s.live(t, "carol"))
-		r := s.Refresh(optest.Exchange, hers.RefreshToken())
-		refusedFor(t, r, policy.ReasonAccountDisabled)
-		require.Contains(t, r.Description(), "that this one was made from")
-		refusedFor(t, s.Refresh(optest.Exchange, grandchild.RefreshToken()), policy.ReasonAccountDisabled)
-		require.Equal(t, http.StatusUnauthorized, s.Userinfo(hers.AccessToken()).Status)
-		require.Equal(t, http.StatusOK, s.Userinfo(spared.AccessToken()).Status)
-		ended := s.ended(t, "alice")
-		require.True(t, ended.WithParent)
-		require.Equal(t, "root", ended.By)
-		require.Equal(t, s.kept(t, parent).End.At, ended.At)
-		var told int
-		for _, e := range s.seen(provider.EventEnded) {
-			if e.Parent == parent && e.Reason == policy.ReasonAccountDisabled && e.By == "root" {
-				told++
-			}
-		}
-		require.Equal(t, 1, told)
 	})
 }
 

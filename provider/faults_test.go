@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
@@ -40,13 +41,7 @@ type flow struct {
 }
 
 // unavailable requires the answer of rule 8.
-func unavailable(t *testing.T, r optest.Reply) {
-	t.Helper()
-	require.Equal(t, http.StatusServiceUnavailable, r.Status, "%s", r.Body)
-	require.Equal(t, "server_error", r.Error())
-	require.NotEmpty(t, r.Header.Get("Retry-After"))
-	require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
-}
+func unavailable(t *testing.T, r optest.Reply) { hooktest.Unavailable(t, r) }
 
 // answered reports success, and requires rule 8 of a failure.
 func answered(t *testing.T, r optest.Reply) bool {

@@ -2,129 +2,21 @@ package provider_test
 
 import (
 	"context"
-	"database/sql"
 	"net/http"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/ncruces/go-sqlite3/driver"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/curfew-oidc/curfew/internal/engine"
 	"github.com/curfew-oidc/curfew/internal/faultstore"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
-	"github.com/curfew-oidc/curfew/store/pgstore"
-	"github.com/curfew-oidc/curfew/store/redisstore"
-	"github.com/curfew-oidc/curfew/store/sqlitestore"
 )
-
-// everyStore opens a store of each engine.
-var everyStore = map[string]func(t *testing.T) store.Store{
-	"memory": func(*testing.T) store.Store { return memstore.New() },
-	"SQLite": func(t *testing.T) store.Store {
-		db, err := sql.Open("sqlite3", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(1000)&_txlock=immediate")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		s, err := sqlitestore.New(t.Context(), db)
-		require.NoError(t, err)
-		return s
-	},
-	"PostgreSQL": func(t *testing.T) store.Store {
-		server, err := engine.NewPostgres()
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		pool, err := pgxpool.New(t.Context(), server.URL())
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		s, err := pgstore.New(t.Context(), pool)
-		require.NoError(t, err)
-		return s
-	},
-	"Redis": func(t *testing.T) store.Store {
-		server, err := engine.NewRedis("appendonly=yes", "appendfsync=everysec")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		client := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: server.Password(), ContextTimeoutEnabled: true})
-		t.Cleanup(func() { require.NoError(t, client.Close()) })
-		s, err := redisstore.New(t.Context(), client)
-		require.NoError(t, err)
-		return s
-	},
-}
-
-// One browser that signs on to applications all the time writes records of its user
-// without end. The user's other sessions end all the same, at the first call, and
-// then the browser's own.
-func TestEndsWinAgainstAFlood(t *testing.T) {
-	t.Parallel()
-	for name, open := range everyStore {
-		t.Run(name, func(t *testing.T) {
-			s := start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
-				p.Store = open(t)
-				o.Storage = optest.NewStorage()
-				o.Storage.SSO = true
-			})
-			b := s.Browser()
-			flooding := s.sid(t, optest.Web, ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil))))
-			cookies := s.cookies(b)
-			var stop atomic.Bool
-			var signOns atomic.Int64
-			var flood sync.WaitGroup
-			defer func() { stop.Store(true); flood.Wait() }()
-			for range 4 {
-				w := s.Browser()
-				for _, c := range cookies {
-					s.plant(w, c)
-				}
-				flood.Go(func() {
-					for !stop.Load() {
-						if w.Get(s.AuthorizeURL(optest.Web, nil)).Code() != "" {
-							signOns.Add(1)
-						}
-					}
-				})
-			}
-			for signOns.Load() < 200 {
-				time.Sleep(time.Millisecond)
-			}
-			for range 3 {
-				others := []optest.Reply{s.Login(optest.Web, "alice"), s.Login(optest.SPA, "alice")}
-				waiting := s.Browser().Login(optest.Web, "alice", nil)
-				require.NotEmpty(t, waiting.Code())
-				n, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonCredentialChange, "root", flooding)
-				require.NoError(t, err)
-				require.Equal(t, 2, n, "their documents too")
-				refusedFor(t, s.Refresh(optest.Web, others[0].RefreshToken()), policy.ReasonCredentialChange)
-				refusedFor(t, s.Refresh(optest.SPA, others[1].RefreshToken()), policy.ReasonCredentialChange)
-				require.Equal(t, map[string]any{"active": false}, s.Introspect(optest.Web, others[0].AccessToken()).JSON)
-				require.Equal(t, "invalid_grant", s.Code(optest.Web, waiting).Error())
-				live := s.live(t, "alice")
-				require.Len(t, live, 1)
-				require.Equal(t, flooding, live[0].ID)
-			}
-			before := signOns.Load()
-			for signOns.Load() == before { // the flood went on
-				time.Sleep(time.Millisecond)
-			}
-			_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonEndedByAdmin, "root")
-			require.NoError(t, err)
-			require.Empty(t, s.live(t, "alice"))
-			ended, err := s.hook.Session(t.Context(), flooding)
-			require.NoError(t, err)
-			require.Equal(t, policy.ReasonEndedByAdmin, ended.End.Reason)
-		})
-	}
-}
 
 // fenced starts a provider whose store can fail, with SSO.
 func fenced(t *testing.T, change func(*provider.Config, *optest.Config)) (*setup, *faultstore.Store) {

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
@@ -24,105 +25,32 @@ import (
 
 // A setup is a provider with the hook, for one test.
 type setup struct {
-	*optest.Server
+	*hooktest.Server
 	hook     *provider.Hook
 	store    store.Store
 	counters store.Counts
-
-	mu       sync.Mutex
-	events   []provider.Event
-	settings policy.Settings
 }
 
-// Account implements provider.SettingsSource.
-func (s *setup) Account(_ context.Context, account string) (policy.Account, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.settings.Accounts[account], nil
+func start(t testing.TB, a policy.Account, change func(*provider.Config, *optest.Config)) *setup {
+	t.Helper()
+	return asSetup(hooktest.Start(t, a, change))
 }
+
+func asSetup(s *hooktest.Server) *setup { return &setup{s, s.Hook, s.Store, s.Counters} }
 
 // set changes the settings of the account "default".
 func (s *setup) set(a policy.Account) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.settings = policy.Settings{Accounts: map[string]policy.Account{"default": a}}
+	s.Set(policy.Settings{Accounts: map[string]policy.Account{"default": a}})
 }
 
-func (s *setup) seen(t provider.EventType) []provider.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []provider.Event
-	for _, e := range s.events {
-		if e.Type == t {
-			list = append(list, e)
-		}
-	}
-	return list
-}
+func (s *setup) seen(t provider.EventType) []provider.Event { return s.Seen(t) }
 
 // live returns the live sessions of a user.
-func (s *setup) live(t testing.TB, user string) []store.Session {
-	t.Helper()
-	page, next, err := s.hook.List(t.Context(), store.Filter{Subject: s.subject(user), State: store.Unended}, "", 1000)
-	require.NoError(t, err)
-	require.Empty(t, next)
-	return page
-}
+func (s *setup) live(t testing.TB, user string) []store.Session { return s.Live(t, user) }
 
-func (s *setup) subject(user string) store.Subject {
-	return store.Subject{Issuer: s.Issuer, ID: optest.SubjectOf(user)}
-}
+func (s *setup) subject(user string) store.Subject { return s.Subject(user) }
 
-func limits(active, inactivity time.Duration, concurrent int, atLimit policy.AtLimit) policy.Account {
-	var a policy.Account
-	if active > 0 {
-		a.Active = policy.LimitTo(active)
-	}
-	if inactivity > 0 {
-		a.Inactivity = policy.LimitTo(inactivity)
-	}
-	if concurrent > 0 {
-		a.Concurrent = policy.LimitTo(concurrent)
-	}
-	a.AtLimit = atLimit
-	return a
-}
-
-// start starts a provider under the given limits. change, if not nil, changes
-// the configurations.
-func start(t testing.TB, a policy.Account, change func(*provider.Config, *optest.Config)) *setup {
-	t.Helper()
-	s := &setup{}
-	s.set(a)
-	cfg := provider.Config{
-		Store: memstore.New(), Keys: provider.Keys{provider.NewKey(time.Now())},
-		Settings: s, SettingsMaxAge: -1,
-		Events: func(_ context.Context, e provider.Event) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.events = append(s.events, e)
-		},
-	}
-	ocfg := optest.Config{}
-	if change != nil {
-		change(&cfg, &ocfg)
-	}
-	s.store, s.counters = cfg.Store, countsOf(&cfg)
-	hook, err := provider.New(cfg)
-	require.NoError(t, err)
-	s.hook = hook
-	ocfg.Hook = hook
-	s.Server = optest.Start(t, ocfg)
-	return s
-}
-
-// countsOf has the hook count in its store, if that keeps counts.
-func countsOf(cfg *provider.Config) store.Counts {
-	if cfg.Counts == nil {
-		cfg.Counts, _ = cfg.Store.(store.Counts)
-	}
-	return cfg.Counts
-}
+var limits, ok, refusedFor = hooktest.Limits, hooktest.OK, hooktest.RefusedFor
 
 func inMemory(_ *provider.Config, o *optest.Config) { o.InMemory = true }
 
@@ -133,28 +61,7 @@ func inMemoryNonRotating(p *provider.Config, o *optest.Config) {
 	nonRotating(p, o)
 }
 
-// ok requires a token response and returns it.
-func ok(t testing.TB, r optest.Reply) optest.Reply {
-	t.Helper()
-	require.Equal(t, http.StatusOK, r.Status, "%s", r.Body)
-	return r
-}
-
-// refusedFor requires invalid_grant with a reason.
-func refusedFor(t testing.TB, r optest.Reply, reason policy.Reason) {
-	t.Helper()
-	require.Equal(t, http.StatusBadRequest, r.Status, "%s", r.Body)
-	require.Equal(t, "invalid_grant", r.Error())
-	require.Equal(t, reason, policy.ReasonOf(r.Description()), "%s", r.Body)
-	require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
-}
-
-func (s *setup) sid(t testing.TB, client string, r optest.Reply) string {
-	t.Helper()
-	sid := s.Claim(client, r, "sid")
-	require.NotEqual(t, "<nil>", sid)
-	return sid
-}
+func (s *setup) sid(t testing.TB, client string, r optest.Reply) string { return s.SID(t, client, r) }
 
 // parallel runs f n times at once.
 func parallel(n int, f func(i int)) {
@@ -807,10 +714,10 @@ func TestTheStrictestOfTwoAccountsHolds(t *testing.T) {
 				return []policy.Membership{{Account: "a"}, {Account: "b"}}, nil
 			}
 		})
-		s.settings = policy.Settings{Accounts: map[string]policy.Account{
+		s.Set(policy.Settings{Accounts: map[string]policy.Account{
 			"a": limits(24*time.Hour, time.Hour, 0, 0),
 			"b": limits(10*time.Hour, 3*time.Hour, 1, policy.Refuse),
-		}}
+		}})
 		r := s.Login(optest.Web, "alice")
 		require.Equal(t, "access_denied", s.Browser().Login(optest.Web, "alice", nil).Error())
 		timeout, _ := r.Number("refresh_token_timeout")
@@ -1124,7 +1031,7 @@ func TestPreviewIsWhatThenEnds(t *testing.T) {
 			holders = append(holders, h)
 		}
 		preview := map[string]policy.Reason{}
-		for _, e := range policy.Preview(time.Now(), s.settings, proposed, holders) {
+		for _, e := range policy.Preview(time.Now(), s.Settings(), proposed, holders) {
 			preview[e.ID] = e.Reason
 		}
 		require.NotEmpty(t, preview)

@@ -841,7 +841,7 @@ func TestHeadOfDiscoveryIsLeftAlone(t *testing.T) {
 		require.NoError(t, resp.Body.Close())
 		return resp
 	}
-	bare, hooked := head(optest.Start(t, optest.Config{})), head(start(t, policy.Account{}, nil).Server)
+	bare, hooked := head(optest.Start(t, optest.Config{})), head(start(t, policy.Account{}, nil).Server.Server)
 	require.Equal(t, bare.StatusCode, hooked.StatusCode)
 	require.Equal(t, bare.Header.Get("Content-Type"), hooked.Header.Get("Content-Type"))
 }

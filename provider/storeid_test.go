@@ -2,10 +2,7 @@ package provider_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
-	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,108 +10,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
-	"github.com/curfew-oidc/curfew/internal/engine"
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
-	"github.com/curfew-oidc/curfew/store/pgstore"
-	"github.com/curfew-oidc/curfew/store/redisstore"
-	"github.com/curfew-oidc/curfew/store/storetest"
 )
-
-// An emptiable is a store that somebody can empty while it is used, and then put back
-// what was in it.
-type emptiable struct {
-	storetest.Counting
-	empty, restore func(t *testing.T)
-}
-
-var emptiables = map[string]func(t *testing.T) emptiable{
-	"memory": func(*testing.T) emptiable {
-		s := &replaceable{}
-		before := memstore.New()
-		s.replace(before)
-		return emptiable{s, func(*testing.T) { s.replace(memstore.New()) }, func(*testing.T) { s.replace(before) }}
-	},
-	"SQLite": func(t *testing.T) emptiable {
-		path := filepath.Join(t.TempDir(), "sessions.db")
-		s := openSQLite(t, path)
-		db, err := sql.Open("sqlite3", "file:"+path+"?_pragma=busy_timeout(10000)")
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		return emptiableSQL(s, db, `SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'curfew\_%' ESCAPE '\' AND name <> 'curfew_schema'`)
-	},
-	"PostgreSQL": func(t *testing.T) emptiable {
-		server, err := engine.NewPostgres()
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		pool, err := pgxpool.New(t.Context(), server.URL())
-		require.NoError(t, err)
-		t.Cleanup(pool.Close)
-		s, err := pgstore.New(t.Context(), pool)
-		require.NoError(t, err)
-		db, err := sql.Open("pgx", server.URL())
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
-		return emptiableSQL(s, db, `SELECT tablename FROM pg_tables WHERE tablename LIKE 'curfew\_%' AND tablename <> 'curfew_schema'`)
-	},
-	"Redis": func(t *testing.T) emptiable {
-		server, err := engine.NewRedis()
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, server.Close()) })
-		client := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: server.Password(), ContextTimeoutEnabled: true})
-		t.Cleanup(func() { require.NoError(t, client.Close()) })
-		s, err := redisstore.New(t.Context(), client)
-		require.NoError(t, err)
-		return emptiable{s, func(t *testing.T) {
-			keys, err := client.Keys(t.Context(), "*").Result()
-			require.NoError(t, err)
-			for _, key := range keys {
-				require.NoError(t, client.Copy(t.Context(), key, key, 1, true).Err())
-			}
-			require.NoError(t, client.FlushDB(t.Context()).Err())
-		}, func(t *testing.T) {
-			require.NoError(t, client.Do(t.Context(), "swapdb", 0, 1).Err())
-		}}
-	},
-}
-
-// emptiableSQL truncates all tables, as somebody does who takes them for a test's.
-func emptiableSQL(s storetest.Counting, db *sql.DB, tables string) emptiable {
-	each := func(t *testing.T, statements ...string) {
-		rows, err := db.QueryContext(t.Context(), tables)
-		require.NoError(t, err)
-		var names []string
-		for rows.Next() {
-			var name string
-			require.NoError(t, rows.Scan(&name))
-			names = append(names, name)
-		}
-		require.NoError(t, rows.Err())
-		require.Greater(t, len(names), 2)
-		for _, name := range names {
-			for _, statement := range statements {
-				_, err := db.ExecContext(t.Context(), strings.ReplaceAll(statement, "TABLE_", name))
-				require.NoError(t, err)
-			}
-		}
-	}
-	return emptiable{
-		s,
-		func(t *testing.T) {
-			each(t, `DROP TABLE IF EXISTS kept_TABLE_`, `CREATE TABLE kept_TABLE_ AS SELECT * FROM TABLE_`)
-			each(t, `DELETE FROM TABLE_`)
-		},
-		func(t *testing.T) { each(t, `DELETE FROM TABLE_`, `INSERT INTO TABLE_ SELECT * FROM kept_TABLE_`) },
-	}
-}
 
 // A replaceable is a store in the place of which another one may come.
 type replaceable struct {
@@ -179,112 +83,13 @@ func (r *replaceable) CountUnended(ctx context.Context, account string) (int, er
 	return r.now.Load().CountUnended(ctx, account)
 }
 
-// inTheStore has the limits read from a store. It returns what starts a process on it;
-// all share keys and the embedded storage.
+// inTheStore has the limits read from a store. It returns what starts a process on it.
 func inTheStore(t *testing.T, s store.Store) func(storeID string) *setup {
-	keys, storage := provider.Keys{provider.NewKey(time.Now())}, optest.NewStorage()
-	return func(storeID string) *setup {
-		return start(t, policy.Account{}, func(p *provider.Config, o *optest.Config) {
-			p.Store, p.Keys, p.Settings, p.StoreID = s, keys, nil, storeID
-			o.Storage, o.InMemory = storage, true
-		})
-	}
+	process := hooktest.InTheStore(t, s)
+	return func(storeID string) *setup { return asSetup(process(storeID)) }
 }
 
-func save(t *testing.T, s store.Store, version int64, a policy.Account) {
-	t.Helper()
-	_, err := provider.SaveAccount(t.Context(), s, "default", a, version, "root", "", time.Now())
-	require.NoError(t, err)
-}
-
-// A store that was emptied limits nobody, and knows no session. While it is used by
-// processes that know what it was, that is an outage and not a new start: nobody is
-// admitted, and nobody is told that their session is not known. With what was in it
-// back it is as if nothing had been. An operator may say that nothing comes back.
-func TestAnEmptiedStoreIsAnOutage(t *testing.T) {
-	t.Parallel()
-	for name, open := range emptiables {
-		t.Run(name, func(t *testing.T) {
-			e := open(t)
-			save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
-			process := inTheStore(t, e)
-			first, second := process(""), process("")
-			r := first.Login(optest.Web, "alice")
-			r = ok(t, second.Refresh(optest.Web, r.RefreshToken()))
-			require.Equal(t, "access_denied", second.Browser().Login(optest.Web, "alice", nil).Error())
-			sid := first.sid(t, optest.Web, r)
-			id, err := first.hook.StoreID(t.Context())
-			require.NoError(t, err)
-			require.NoError(t, first.hook.Sweep(t.Context()))
-
-			e.empty(t)
-			for _, s := range []*setup{first, second} {
-				require.Equal(t, "server_error", s.Browser().Login(optest.Web, "alice", nil).Error())
-				require.Equal(t, "server_error", s.Browser().Login(optest.Web, "bob", nil).Error(), "of whom nothing was known")
-				unavailable(t, s.Refresh(optest.Web, r.RefreshToken()))
-				require.Equal(t, http.StatusServiceUnavailable, s.Introspect(optest.Web, r.AccessToken()).Status)
-				require.Equal(t, http.StatusServiceUnavailable, s.Userinfo(r.AccessToken()).Status)
-				unavailable(t, s.DeviceLogin(optest.Device, "alice"))
-				require.ErrorIs(t, s.hook.Sweep(t.Context()), provider.ErrStoreLost)
-
-				// An end that ends nothing would come undone with what comes back.
-				unavailable(t, s.Revoke(optest.Web, r.RefreshToken(), "refresh_token"))
-				require.ErrorIs(t, s.hook.End(t.Context(), sid, policy.ReasonEndedByAdmin, "root"), provider.ErrStoreLost)
-				_, err := s.hook.EndAll(t.Context(), s.subject("alice"), policy.ReasonAccountDisabled, "root")
-				require.ErrorIs(t, err, provider.ErrStoreLost)
-				_, err = s.hook.Session(t.Context(), sid)
-				require.ErrorIs(t, err, provider.ErrStoreLost)
-
-				_, err = s.hook.StoreID(t.Context())
-				require.ErrorIs(t, err, provider.ErrStoreLost)
-				lost := s.seen(provider.EventStoreLost)
-				require.Len(t, lost, 1, "once a minute")
-				require.ErrorIs(t, lost[0].Err, provider.ErrStoreLost)
-				require.Empty(t, s.seen(provider.EventRefreshRefused))
-			}
-			stats, err := e.Stats(t.Context())
-			require.NoError(t, err)
-			require.Zero(t, stats.Unended+stats.Ended)
-			_, err = e.Document(t.Context(), "installation")
-			require.ErrorIs(t, err, store.ErrNotFound, "nobody began anew by themselves")
-			started := process(id)
-			require.Equal(t, "server_error", started.Browser().Login(optest.Web, "alice", nil).Error(), "at the start too")
-			require.Len(t, started.seen(provider.EventStoreLost), 1)
-
-			e.restore(t)
-			for _, s := range []*setup{first, second, started} {
-				require.Equal(t, "access_denied", s.Browser().Login(optest.Web, "alice", nil).Error())
-				r = ok(t, s.Refresh(optest.Web, r.RefreshToken()))
-				is, err := s.hook.StoreID(t.Context())
-				require.NoError(t, err)
-				require.Equal(t, id, is)
-			}
-
-			e.empty(t)
-			require.Equal(t, "server_error", second.Browser().Login(optest.Web, "alice", nil).Error())
-			accepted, err := first.hook.AcceptStore(t.Context())
-			require.NoError(t, err)
-			require.NotEqual(t, id, accepted)
-			started = process(id) // with what was written down before
-			for _, s := range []*setup{first, second, started, process(accepted)} {
-				refusedFor(t, s.Refresh(optest.Web, r.RefreshToken()), policy.ReasonUnknownSession)
-				ok(t, s.Login(optest.Web, "alice"))
-				is, err := s.hook.StoreID(t.Context())
-				require.NoError(t, err)
-				require.Equal(t, accepted, is)
-				require.NoError(t, s.hook.Sweep(t.Context()))
-			}
-			save(t, e, 0, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse))
-			require.Equal(t, "access_denied", second.Browser().Login(optest.Web, "alice", nil).Error())
-
-			other := process("0123456789abcdef")
-			require.Equal(t, "server_error", other.Browser().Login(optest.Web, "bob", nil).Error(), "its settings are those of others")
-			require.Len(t, other.seen(provider.EventStoreLost), 1)
-			_, err = other.hook.StoreID(t.Context())
-			require.ErrorIs(t, err, provider.ErrStoreLost, "it is another store")
-		})
-	}
-}
+var save = hooktest.Save
 
 // Settings of one account that are gone are an outage for its users. Their live
 // sessions go on with the last ones for a while.

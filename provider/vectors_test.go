@@ -46,15 +46,16 @@ func vectorOverHTTP(t *testing.T, v vectors.Vector) {
 		p.Kind = func(context.Context, provider.Login) policy.Kind { return v.Kind }
 		p.Membership = func(context.Context, store.Subject) ([]policy.Membership, error) { return v.Who.Memberships, nil }
 	})
-	s.settings = policy.Settings{Accounts: map[string]policy.Account{}}
+	settings := policy.Settings{Accounts: map[string]policy.Account{}}
 	for name, a := range v.Settings.Accounts {
 		users := map[string]policy.Limits{}
 		for user, l := range a.Users {
 			users[optest.SubjectOf(user)] = l
 		}
 		a.Users = users
-		s.settings.Accounts[name] = a
+		settings.Accounts[name] = a
 	}
+	s.Set(settings)
 
 	now := time.Now()
 	login := v.Login

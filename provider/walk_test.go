@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/faultstore"
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/store"
@@ -24,7 +25,7 @@ func TestAPassDoesNotWaitForADay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := limits(0, 0, 0, 0)
-		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = accountOfAll{&a} })
+		x := tenants(t, memstore.New(), a, func(cfg *provider.Config) { cfg.Settings = hooktest.OfAll(&a) })
 		for n := range 2 {
 			x.session(t, "acme.user", n, time.Now(), time.Time{})
 		}

@@ -1,6 +1,7 @@
 // Demo starts the example provider and the example application together, and ends
 // both on Ctrl-C. Its flags are those of examples/op; the application takes its own
-// from the environment, such as CURFEW_RP_LISTEN. make run starts it.
+// from the environment, such as CURFEW_RP_LISTEN. make run starts it; elsewhere than in
+// the module of the examples CURFEW_EXAMPLES says where that is.
 package main
 
 import (
@@ -38,6 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	const module = "github.com/curfew-oidc/curfew/examples/"
 	build := exec.CommandContext(ctx, "go", "build", "-o", dir+string(filepath.Separator), module+"op", module+"rp")
+	build.Dir = os.Getenv("CURFEW_EXAMPLES") // where the module of the examples is; empty: this program runs in it
 	build.Stdout, build.Stderr = stderr, stderr
 	if err := build.Run(); err != nil {
 		return 1, fmt.Errorf("go build: %w", err)

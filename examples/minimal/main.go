@@ -3,8 +3,8 @@
 // newProvider first. To see a login be refused, and end, start it and then the
 // web application, and sign in from three browsers as test-user2, verysecure:
 //
-//	go run ./examples/minimal
-//	CURFEW_RP_CLIENT_SECRET=secret go run ./examples/rp -client-id web
+//	go run ./minimal
+//	CURFEW_RP_CLIENT_SECRET=secret go run ./rp -client-id web
 //
 // It forgets everything when it ends. The example for production is examples/op.
 package main

@@ -1,9 +1,9 @@
 // Command bench measures what the hook costs, and what stores do. It fails if a
 // bar is missed.
 //
-//	go run ./internal/bench                            print the tables
-//	go run ./internal/bench -write docs/benchmarks.md  and write them there
-//	go run ./internal/bench -only stores               one of the parts alone
+//	go run .                                  print the tables
+//	go run . -write ../../docs/benchmarks.md  and write them there
+//	go run . -only stores                     one of the parts alone
 //
 // The parts are
 //
@@ -16,8 +16,8 @@
 //
 // For a profile see the benchmarks of the package's tests:
 //
-//	go test -run '^$' -bench Refresh/memory/ES256 -cpuprofile cpu.prof ./internal/bench
-//	go test -run '^$' -bench Store/PostgreSQL -cpuprofile cpu.prof ./internal/bench
+//	go test -run '^$' -bench Refresh/memory/ES256 -cpuprofile cpu.prof
+//	go test -run '^$' -bench Store/PostgreSQL -cpuprofile cpu.prof
 package main
 
 import (

@@ -57,7 +57,7 @@ func newWorld(t *testing.T, settings string) *world {
 	_, w.issuer = provider(t, "-floor", "1s", "-clients", put("clients.json", string(text)),
 		"-settings", put("settings.yaml", "accounts: {default: {"+settings+"}}\n"))
 	for name, address := range addresses {
-		Run(t, "is ready", Build(t, "./examples/rp"), "-listen", address, "-issuer", w.issuer, "-client-id", name, "-client-secret", name+"-secret")
+		Run(t, "is ready", Build(t, "examples/rp"), "-listen", address, "-issuer", w.issuer, "-client-id", name, "-client-secret", name+"-secret")
 	}
 	return w
 }

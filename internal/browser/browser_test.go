@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 func provider(t *testing.T, args ...string) (*Process, string) {
 	t.Helper()
 	dir := t.TempDir()
-	p := Run(t, " is ready.", Build(t, "./examples/op"), append([]string{
+	p := Run(t, " is ready.", Build(t, "examples/op"), append([]string{
 		"-listen", "127.0.0.1:0", "-store", "sqlite:" + filepath.Join(dir, "op.db"), "-keys", filepath.Join(dir, "keys.json"), "-signing-alg", "ES256",
 	}, args...)...)
 	_, rest, _ := strings.Cut(p.Output(), "The OpenID provider ")

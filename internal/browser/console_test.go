@@ -15,10 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// demodata runs internal/demodata.
+// demodata runs internal/browser/demodata.
 func demodata(t *testing.T, args ...string) {
 	t.Helper()
-	out, err := exec.Command(Build(t, "./internal/demodata"), args...).CombinedOutput()
+	out, err := exec.Command(Build(t, "internal/browser/demodata"), args...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
@@ -26,7 +26,7 @@ func demodata(t *testing.T, args ...string) {
 var consoleSettings = filepath.Join("testdata", "console.yaml")
 
 // organization starts examples/op with the people, sessions and counters of
-// internal/demodata, and returns its issuer. logout is where the client web is told
+// internal/browser/demodata, and returns its issuer. logout is where the client web is told
 // of the end of a session.
 func organization(t *testing.T, logout string, args ...string) string {
 	t.Helper()

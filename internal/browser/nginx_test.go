@@ -74,7 +74,7 @@ func TestSixtyTabsBehindNginx(t *testing.T) {
 		"grant_types": ["authorization_code", "refresh_token"], "redirect_uris": ["%s/cb"], "post_logout_redirect_uris": ["%[1]s/"]}]`, app)), 0o600))
 	_, ready := provider(t, "-clients", clients, "-listen", behind[0], "-issuer", issuer)
 	require.Equal(t, issuer, ready)
-	Run(t, "is ready", Build(t, "./examples/rp"), "-listen", behind[1], "-url", app, "-issuer", issuer, "-client-id", "mail", "-client-secret", "mail-secret")
+	Run(t, "is ready", Build(t, "examples/rp"), "-listen", behind[1], "-url", app, "-issuer", issuer, "-client-id", "mail", "-client-secret", "mail-secret")
 
 	b := Start(t, false)
 	yesterday := b.Tab(app + "/notes")

@@ -23,8 +23,8 @@ var programs struct {
 	built map[string]string
 }
 
-// Build builds a program of the project, such as "./examples/op", and returns
-// where it is.
+// Build builds a program of the project, such as "examples/op", and returns where it
+// is.
 func Build(t testing.TB, pkg string) string {
 	t.Helper()
 	programs.Lock()
@@ -38,8 +38,8 @@ func Build(t testing.TB, pkg string) string {
 		programs.dir, programs.built = dir, map[string]string{}
 	}
 	path := filepath.Join(programs.dir, filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-o", path, pkg)
-	cmd.Dir = filepath.Join("..", "..")
+	cmd := exec.Command("go", "build", "-o", path)
+	cmd.Dir = filepath.Join("..", "..", pkg) // whichever module it is in
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	programs.built[pkg] = path

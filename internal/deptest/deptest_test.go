@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +92,10 @@ var rules = []struct {
 	{
 		pkg: "store/tracestore", not: slices.Concat(drivers, testOnly, []string{otel + "/sdk"}),
 		why: "which spans are kept, and where they go, is the embedder's choice: the API alone makes them",
+	},
+	{
+		pkg: "store/sqlitestore", std: true, just: []string{module + "/store", module + "/policy", module + "/internal/sqlitefile"},
+		why: "the driver is the caller's choice",
 	},
 	{
 		pkg: "store", only: true, not: []string{otel},
@@ -208,35 +214,60 @@ func below(path, root string) bool {
 	return path == root || strings.HasPrefix(path, root+"/")
 }
 
-// list asks go list for the packages of the module, and which of all packages
-// they import are the standard library's.
+// list asks go list for the packages of all modules of the repository, and which of
+// all packages they import are the standard library's.
 func list(t *testing.T) (packages []pkg, standard map[string]bool) {
 	t.Helper()
 	standard = map[string]bool{}
-	// -e, because a package elsewhere that does not compile is not our matter.
-	out := goList(t, "-e", "-deps", "-json=ImportPath,Standard,Deps", module+"/...")
-	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
-		var p struct {
-			pkg
-			Standard bool
-		}
-		err := dec.Decode(&p)
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		require.NoError(t, err)
-		standard[p.ImportPath] = p.Standard
-		if below(p.ImportPath, module) {
-			packages = append(packages, p.pkg)
+	for _, folder := range folders(t) {
+		// -e, because a package elsewhere that does not compile is not our matter.
+		out := goList(t, folder, "-e", "-deps", "-json=ImportPath,Standard,Deps", "./...")
+		for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+			var p struct {
+				pkg
+				Standard bool
+			}
+			err := dec.Decode(&p)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			require.NoError(t, err)
+			if _, known := standard[p.ImportPath]; known {
+				continue
+			}
+			standard[p.ImportPath] = p.Standard
+			if below(p.ImportPath, module) {
+				packages = append(packages, p.pkg)
+			}
 		}
 	}
 	require.NotEmpty(t, packages)
 	return packages, standard
 }
 
-func goList(t *testing.T, args ...string) []byte {
+// folders are those of the modules of the repository, but of the tools'.
+func folders(t *testing.T) (list []string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (strings.HasPrefix(d.Name(), ".") && d.Name() != ".." || d.Name() == "tools"):
+			return fs.SkipDir
+		case d.Name() == "go.mod":
+			list = append(list, filepath.Dir(path))
+		}
+		return nil
+	}))
+	require.Contains(t, list, filepath.Join("..", ".."))
+	require.Contains(t, list, filepath.Join("..", "..", "internal", "bench"))
+	return list
+}
+
+func goList(t *testing.T, folder string, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = folder
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

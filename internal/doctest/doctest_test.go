@@ -15,12 +15,10 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
-	"github.com/curfew-oidc/curfew/provider/metrics"
 )
 
 // repository is the repository. By its names go test knows which files its results
@@ -304,13 +302,11 @@ func TestEmbeddingNamesEverySettingAndEvent(t *testing.T) {
 // metrics that there are, and to the names of events and reasons.
 func TestOperationsNamesWhatThereIs(t *testing.T) {
 	text := documents(t)["docs/operations.md"]
-	descs := make(chan *prometheus.Desc, 100)
-	metrics.New(metrics.Config{}).Describe(descs)
-	close(descs)
 	known := map[string]bool{}
-	for desc := range descs {
-		known[metricName.FindString(desc.String())] = true
+	for _, metric := range metricName.FindAllStringSubmatch(read(t, "provider/metrics/metrics.go"), -1) {
+		known[metric[1]] = true
 	}
+	require.Greater(t, len(known), 20)
 	for _, constant := range constants.FindAllStringSubmatch(read(t, "provider/events.go"), -1) {
 		known[constant[1]] = true
 	}
@@ -341,7 +337,7 @@ func TestOperationsListsTestedVersions(t *testing.T) {
 }
 
 var (
-	metricName = regexp.MustCompile(`curfew_[a-z_]+`)
+	metricName = regexp.MustCompile(`"(curfew_[a-z_]+)"`)
 	constants  = regexp.MustCompile(`(?m)^\t\w+ +(?:EventType|Reason) += "(\w+)"`)
 	quotedName = regexp.MustCompile("`([a-z_]{6,})`")
 )

@@ -7,14 +7,13 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // Postgres is a private PostgreSQL server.
@@ -137,19 +136,12 @@ func (p *Postgres) Promote(ctx context.Context) error {
 func (p *Postgres) await(ctx context.Context, question string, statements ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.URL())
-	if err != nil {
+	if _, err := p.query(ctx, p.URL(), statements...); err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	for _, statement := range statements {
-		if _, err := conn.Exec(ctx, statement); err != nil {
-			return fmt.Errorf("%s: %w", statement, err)
-		}
-	}
 	for {
-		var so bool
-		if err := conn.QueryRow(ctx, question).Scan(&so); err != nil || so {
+		so, err := p.query(ctx, p.URL(), question)
+		if err != nil || so == "t" {
 			return err
 		}
 		select {
@@ -182,11 +174,26 @@ func (p *Postgres) create(settings []string) (err error) {
 }
 
 func (p *Postgres) ready(ctx context.Context) error {
-	conn, err := pgx.Connect(ctx, p.URL())
-	if err != nil {
-		return err
+	_, err := p.query(ctx, p.URL(), `SELECT 1`)
+	return err
+}
+
+// query has PostgreSQL's own client execute statements in a database, each in a
+// transaction of its own, and returns what it prints of their rows. Drivers are not used
+// here: what tests of the library use is a requirement of everybody who uses the library.
+func (p *Postgres) query(ctx context.Context, database string, statements ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(p.programs, "psql"),
+		"--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--dbname="+database)
+	for _, statement := range statements {
+		cmd.Args = append(cmd.Args, "--command="+statement)
 	}
-	return conn.Close(ctx)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("psql: %w: %s", err, stderr.String())
+	}
+	return strings.TrimSuffix(string(out), "\n"), nil
 }
 
 // Addr returns the host and port that the server listens on.
@@ -203,13 +210,8 @@ func (p *Postgres) url(database string) string {
 
 // CreateDatabase creates an empty database and returns its connection URL.
 func (p *Postgres) CreateDatabase(ctx context.Context) (string, error) {
-	conn, err := pgx.Connect(ctx, p.URL())
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close(ctx)
 	name := fmt.Sprintf("test%d", p.databases.Add(1))
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
+	if _, err := p.query(ctx, p.URL(), "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
 		return "", err
 	}
 	return p.url(name), nil

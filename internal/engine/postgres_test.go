@@ -1,9 +1,11 @@
 package engine_test
 
 import (
-	"context"
+	"fmt"
+	"io"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
@@ -22,11 +23,9 @@ func TestPostgres(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 
-	one := func(url, query string) (value string) {
-		conn, err := pgx.Connect(t.Context(), url)
+	one := func(url, query string) string {
+		value, err := p.Query(t.Context(), url, query)
 		require.NoError(t, err)
-		defer conn.Close(context.WithoutCancel(t.Context()))
-		require.NoError(t, conn.QueryRow(t.Context(), query).Scan(&value))
 		return value
 	}
 	require.Equal(t, "off", one(p.URL(), `SHOW synchronous_commit`))
@@ -45,7 +44,7 @@ func TestPostgres(t *testing.T) {
 	addr := p.Addr()
 	for _, end := range []func() error{p.Stop, p.Kill} {
 		require.NoError(t, end())
-		_, err = pgx.Connect(t.Context(), a)
+		_, err = p.Query(t.Context(), a, `SELECT 'x'`)
 		require.Error(t, err)
 		require.NoError(t, end(), "it is down already")
 		require.NoError(t, p.Start())
@@ -58,7 +57,7 @@ func TestPostgres(t *testing.T) {
 	u, err := url.Parse(a)
 	require.NoError(t, err)
 	u.User = url.UserPassword(u.User.Username(), "wrong")
-	_, err = pgx.Connect(t.Context(), u.String())
+	_, err = p.Query(t.Context(), u.String(), `SELECT 'x'`)
 	require.ErrorContains(t, err, "password authentication failed")
 
 	require.NoError(t, p.Close())
@@ -83,10 +82,7 @@ func TestStandby(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close()
 	exec := func(p *engine.Postgres, statement string) error {
-		conn, err := pgx.Connect(ctx, p.URL())
-		require.NoError(t, err)
-		defer conn.Close(context.WithoutCancel(ctx))
-		_, err = conn.Exec(ctx, statement)
+		_, err := p.Query(ctx, p.URL(), statement)
 		return err
 	}
 	require.NoError(t, exec(a, `CREATE TABLE t (n int)`))
@@ -101,12 +97,31 @@ func TestStandby(t *testing.T) {
 		require.Equal(t, addrs, [2]string{a.Addr(), b.Addr()})
 		a, b = b, a
 	}
-	conn, err := pgx.Connect(ctx, a.URL())
+	sum, err := a.Query(ctx, a.URL(), `SELECT sum(n) FROM t`)
 	require.NoError(t, err)
-	defer conn.Close(context.WithoutCancel(ctx))
-	var sum int
-	require.NoError(t, conn.QueryRow(ctx, `SELECT sum(n) FROM t`).Scan(&sum))
-	require.Equal(t, 8, sum)
+	require.Equal(t, "8", sum)
+}
+
+// connected connects a client until the test is over, and returns the process of the
+// server that serves it.
+func connected(t *testing.T, p *engine.Postgres) int {
+	t.Helper()
+	psql := exec.Command(p.Psql(), "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname="+p.URL())
+	in, err := psql.StdinPipe()
+	require.NoError(t, err)
+	out, err := psql.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, psql.Start())
+	t.Cleanup(func() {
+		require.NoError(t, psql.Process.Kill())
+		require.Error(t, psql.Wait())
+	})
+	_, err = io.WriteString(in, "SELECT pg_backend_pid();\n")
+	require.NoError(t, err)
+	var child int
+	_, err = fmt.Fscan(out, &child)
+	require.NoError(t, err)
+	return child
 }
 
 // No child outlives the server, not even one that does not notice that its parent
@@ -120,16 +135,13 @@ func TestNoChildOutlivesThePostgres(t *testing.T) {
 			p, err := engine.NewPostgres()
 			require.NoError(t, err)
 			defer p.Close()
-			conn, err := pgx.Connect(ctx, p.URL())
+			directory, err := p.Query(ctx, p.URL(), `SHOW data_directory`)
 			require.NoError(t, err)
-			defer conn.Close(context.WithoutCancel(ctx))
-			var directory string
-			require.NoError(t, conn.QueryRow(ctx, `SHOW data_directory`).Scan(&directory))
+			child := connected(t, p)
 			pidFile, err := os.ReadFile(filepath.Join(directory, "postmaster.pid"))
 			require.NoError(t, err)
 			parent, err := strconv.Atoi(strings.Fields(string(pidFile))[0])
 			require.NoError(t, err)
-			child := int(conn.PgConn().PID())
 			require.NoError(t, syscall.Kill(child, syscall.SIGSTOP))
 			require.NoError(t, syscall.Kill(parent, syscall.SIGKILL)) // by somebody else
 			// Its end is noticed in a moment.

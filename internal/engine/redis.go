@@ -12,8 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Redis is a private Redis server.
@@ -44,7 +42,7 @@ func newRedis(password string, settings ...string) (*Redis, error) {
 		}
 		return r.server.configure(r.port, append(conf, settings...))
 	}
-	return r, r.create(start, r.client)
+	return r, r.create(start)
 }
 
 // NewReplica starts an empty server with the same password, and waits until it has
@@ -54,10 +52,7 @@ func (r *Redis) NewReplica(settings ...string) (*Redis, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a replica of Redis: %w", err)
 	}
-	if err := replica.await("the replica follows", func(ctx context.Context, c *redis.Client) (bool, error) {
-		info, err := c.Info(ctx, "replication").Result()
-		return strings.Contains(info, "master_link_status:up"), err
-	}); err != nil {
+	if err := replica.await("the replica follows", "master_link_status:up", "INFO", "replication"); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a replica of Redis: %w", err), replica.Close())
 	}
 	return replica, nil
@@ -76,7 +71,7 @@ func newSentinel(primary *Redis) (*Redis, error) {
 			"dir=" + r.server.dir,
 		}, "--sentinel")
 	}
-	return r, r.create(start, r.client)
+	return r, r.create(start)
 }
 
 // configure writes the server's configuration file and starts it.
@@ -105,7 +100,7 @@ func (s *server) configure(port int, settings []string, flags ...string) error {
 }
 
 // create makes the directory, finds a port and starts the server.
-func (r *Redis) create(start func() error, client func() *redis.Client) error {
+func (r *Redis) create(start func() error) error {
 	program, err := find("redis-server", "redis-server")
 	if err != nil {
 		return err
@@ -121,9 +116,8 @@ func (r *Redis) create(start func() error, client func() *redis.Client) error {
 		return err
 	}
 	ready := func(ctx context.Context) error {
-		c := client()
-		defer c.Close()
-		return c.Ping(ctx).Err()
+		_, err := r.Do(ctx, "PING")
+		return err
 	}
 	r.server = server{args: []string{program}, dir: dir, as: as, onExit: syscall.SIGKILL, ready: ready}
 	// Another process may take the port in between.
@@ -140,8 +134,9 @@ func (r *Redis) create(start func() error, client func() *redis.Client) error {
 	}
 }
 
-func (r *Redis) client() *redis.Client {
-	return redis.NewClient(&redis.Options{Addr: r.Addr(), Password: r.password, MaxRetries: -1, DialerRetries: 1})
+// Do sends the server one command and returns its answer, of which an array is a list.
+func (r *Redis) Do(ctx context.Context, command ...string) ([]string, error) {
+	return do(ctx, r.Addr(), r.password, command...)
 }
 
 // Addr returns the host and port that the server listens on.
@@ -224,25 +219,20 @@ func (s *RedisSentinel) start(settings []string) error {
 	}
 	// They find each other, and the replica, by way of the primary.
 	for _, sentinel := range s.Sentinels {
-		if err := sentinel.await("the sentinels know of each other", func(ctx context.Context, c *redis.Client) (bool, error) {
-			info, err := c.Info(ctx, "sentinel").Result()
-			return strings.Contains(info, "status=ok") && strings.Contains(info, "slaves=1,sentinels=3"), err
-		}); err != nil {
+		if err := sentinel.await("the sentinels know of each other", "status=ok,address="+primary.Addr()+",slaves=1,sentinels=3", "INFO", "sentinel"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// await waits until the server says that something is so.
-func (r *Redis) await(what string, so func(context.Context, *redis.Client) (bool, error)) error {
+// await waits until a command is answered with a text in which there are words.
+func (r *Redis) await(what, words string, command ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c := r.client()
-	defer c.Close()
 	for {
-		ok, err := so(ctx, c)
-		if ok {
+		info, err := r.Do(ctx, command...)
+		if err == nil && strings.Contains(strings.Join(info, "\n"), words) {
 			return nil
 		}
 		select {
@@ -280,9 +270,7 @@ func (s *RedisSentinel) URL() string {
 func (s *RedisSentinel) Primary(ctx context.Context) (*Redis, error) {
 	var last error
 	for _, sentinel := range s.Sentinels {
-		c := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr(), MaxRetries: -1, DialerRetries: 1})
-		addr, err := c.GetMasterAddrByName(ctx, sentinelName).Result()
-		c.Close()
+		addr, err := sentinel.Do(ctx, "SENTINEL", "get-master-addr-by-name", sentinelName)
 		if err != nil {
 			last = err
 			continue
@@ -333,23 +321,21 @@ func (c *RedisCluster) start(settings []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for i, r := range c.Servers {
-		client := r.client()
-		err := errors.Join(
-			client.ClusterAddSlotsRange(ctx, i*slots/n, (i+1)*slots/n-1).Err(),
-			client.Do(ctx, "cluster", "set-config-epoch", i+1).Err(),
-			client.ClusterMeet(ctx, "127.0.0.1", strconv.Itoa(c.Servers[0].port)).Err(),
-			client.Close(),
-		)
-		if err != nil {
-			return err
+		for _, command := range []string{
+			fmt.Sprintf("CLUSTER ADDSLOTSRANGE %d %d", i*slots/n, (i+1)*slots/n-1),
+			fmt.Sprintf("CLUSTER SET-CONFIG-EPOCH %d", i+1),
+			fmt.Sprintf("CLUSTER MEET 127.0.0.1 %d", c.Servers[0].port),
+		} {
+			if _, err := r.Do(ctx, strings.Fields(command)...); err != nil {
+				return fmt.Errorf("%s: %w", command, err)
+			}
 		}
 	}
 	for _, r := range c.Servers {
-		if err := r.await("the cluster is complete", func(ctx context.Context, client *redis.Client) (bool, error) {
-			info, err := client.ClusterInfo(ctx).Result()
-			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d", n)), err
-		}); err != nil {
-			return err
+		for _, words := range []string{fmt.Sprintf("cluster_known_nodes:%d", n), "cluster_state:ok"} {
+			if err := r.await("the cluster is complete", words, "CLUSTER", "INFO"); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,12 +1,11 @@
 package engine_test
 
 import (
-	"context"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
@@ -17,30 +16,37 @@ func TestRedis(t *testing.T) {
 	r, err := engine.NewRedis("maxmemory-policy=allkeys-lru")
 	require.NoError(t, err)
 	defer r.Close()
-	o, err := redis.ParseURL(r.URL())
-	require.NoError(t, err)
-	c := redis.NewClient(o)
-	defer c.Close()
-	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
-	for name, want := range map[string]string{"maxmemory-policy": "allkeys-lru", "appendonly": "yes", "appendfsync": "always", "save": ""} {
-		got, err := c.ConfigGet(ctx, name).Result()
+	do := func(command ...string) []string {
+		t.Helper()
+		value, err := r.Do(ctx, command...)
 		require.NoError(t, err)
-		require.Equal(t, want, got[name])
+		return value
 	}
+	require.Equal(t, []string{"OK"}, do("SET", "k", "v"))
+	require.Equal(t, []string{"OK"}, do("SET", "empty", ""))
+	require.Equal(t, []string{""}, do("GET", "empty"))
+	require.Empty(t, do("GET", "nothing"))
+	require.Equal(t, []string{"2"}, do("DBSIZE"))
+	for name, want := range map[string]string{"maxmemory-policy": "allkeys-lru", "appendonly": "yes", "appendfsync": "always", "save": ""} {
+		require.Equal(t, []string{name, want}, do("CONFIG", "GET", name))
+	}
+	_, err = r.Do(ctx, "NOSUCH")
+	require.ErrorContains(t, err, "unknown command")
 	// Nobody gets in without the password.
-	stranger := redis.NewClient(&redis.Options{Addr: r.Addr()})
-	defer stranger.Close()
-	require.ErrorContains(t, stranger.Get(ctx, "k").Err(), "NOAUTH")
+	_, err = engine.Stranger(ctx, r, "GET", "k")
+	require.ErrorContains(t, err, "NOAUTH")
 
 	require.NoError(t, r.Kill())
-	require.Error(t, c.Ping(ctx).Err())
+	_, err = r.Do(ctx, "PING")
+	require.Error(t, err)
 	require.NoError(t, r.Start())
-	require.Equal(t, "v", c.Get(ctx, "k").Val(), "the data is there, at the same address")
+	require.Equal(t, []string{"v"}, do("GET", "k"), "the data is there, at the same address")
 	require.NoError(t, r.Stop())
 	require.NoError(t, r.Start())
-	require.Equal(t, "v", c.Get(ctx, "k").Val())
+	require.Equal(t, []string{"v"}, do("GET", "k"))
 	require.NoError(t, r.Close())
-	require.Error(t, c.Ping(ctx).Err())
+	_, err = r.Do(ctx, "PING")
+	require.Error(t, err)
 	left, err := os.ReadDir(os.TempDir())
 	require.NoError(t, err)
 	for _, entry := range left {
@@ -52,20 +58,25 @@ func TestRedisCluster(t *testing.T) {
 	c, err := engine.NewRedisCluster()
 	require.NoError(t, err)
 	defer c.Close()
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), Password: c.Password()})
-	defer client.Close()
 	for _, key := range []string{"a", "b", "c", "d", "e", "f"} {
-		require.NoError(t, client.Set(t.Context(), key, "v", 0).Err())
+		took := 0
+		for _, r := range c.Servers {
+			if _, err := r.Do(t.Context(), "SET", key, "v"); err == nil {
+				took++
+			} else {
+				require.ErrorContains(t, err, "MOVED")
+			}
+		}
+		require.Equal(t, 1, took, "the one that has its slot")
 	}
 	n := 0
-	require.NoError(t, client.ForEachMaster(t.Context(), func(context.Context, *redis.Client) error { return nil }))
 	for _, r := range c.Servers {
-		one := redis.NewClient(&redis.Options{Addr: r.Addr(), Password: r.Password()})
-		size, err := one.DBSize(t.Context()).Result()
+		size, err := r.Do(t.Context(), "DBSIZE")
 		require.NoError(t, err)
-		require.Positive(t, size, "each has its share")
-		n += int(size)
-		require.NoError(t, one.Close())
+		one, err := strconv.Atoi(size[0])
+		require.NoError(t, err)
+		require.Positive(t, one, "each has its share")
+		n += one
 	}
 	require.Equal(t, 6, n)
 }
@@ -75,18 +86,26 @@ func TestRedisSentinel(t *testing.T) {
 	s, err := engine.NewRedisSentinel()
 	require.NoError(t, err)
 	defer s.Close()
-	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: s.Name(), SentinelAddrs: s.Addrs(), Password: s.Password()})
-	defer client.Close()
-	require.NoError(t, client.Set(ctx, "k", "v", 0).Err())
 	primary, err := s.Primary(ctx)
 	require.NoError(t, err)
 	require.Same(t, s.Servers[0], primary)
-	require.EqualValues(t, 1, client.Wait(ctx, 1, time.Minute).Val(), "the replica has it")
+	_, err = primary.Do(ctx, "SET", "k", "v")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		value, err := s.Servers[1].Do(ctx, "GET", "k")
+		return err == nil && len(value) == 1 && value[0] == "v"
+	}, 2*time.Minute, 50*time.Millisecond, "the replica has it")
 
 	require.NoError(t, primary.Kill())
 	require.Eventually(t, func() bool {
 		now, err := s.Primary(ctx)
-		return err == nil && now == s.Servers[1] && client.Set(ctx, "k2", "v", 0).Err() == nil
+		if err != nil || now != s.Servers[1] {
+			return false
+		}
+		_, err = now.Do(ctx, "SET", "k2", "v")
+		return err == nil
 	}, 2*time.Minute, 50*time.Millisecond)
-	require.Equal(t, "v", client.Get(ctx, "k").Val())
+	value, err := s.Servers[1].Do(ctx, "GET", "k")
+	require.NoError(t, err)
+	require.Equal(t, []string{"v"}, value)
 }

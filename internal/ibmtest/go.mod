@@ -8,7 +8,7 @@ replace github.com/curfew-oidc/curfew => ../..
 
 require (
 	github.com/IBM/go-sdk-core/v5 v5.22.0
-	github.com/curfew-oidc/curfew v0.0.0-00010101000000-000000000000
+	github.com/curfew-oidc/curfew v0.1.0
 	github.com/stretchr/testify v1.12.1
 )
 
@@ -43,7 +43,7 @@ require (
 	go.opentelemetry.io/otel/metric v1.46.0 // indirect
 	go.opentelemetry.io/otel/trace v1.46.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
-	go.yaml.in/yaml/v3 v3.0.6 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/oauth2 v0.38.0 // indirect

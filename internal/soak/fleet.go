@@ -21,9 +21,9 @@ import (
 // the clients send each request to the process that they choose.
 const issuer = "http://localhost:9998"
 
-// build builds examples/op of a module into dir. It has the race detector if
+// build builds examples/op below a folder into dir. It has the race detector if
 // this program has it.
-func build(ctx context.Context, module, dir string) (string, error) {
+func build(ctx context.Context, root, dir string) (string, error) {
 	path := filepath.Join(dir, "op")
 	args := []string{"build", "-o", path}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -37,17 +37,17 @@ func build(ctx context.Context, module, dir string) (string, error) {
 			}
 		}
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./examples/op")...)
-	cmd.Dir = module
+	cmd := exec.CommandContext(ctx, "go", append(args, "./op")...)
+	cmd.Dir = filepath.Join(root, "examples")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build examples/op: %w\n%s", err, out)
 	}
 	return path, nil
 }
 
-// moduleRoot is the folder of this module.
+// moduleRoot is the folder of the library, whose module this one replaces.
 func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/curfew-oidc/curfew").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
 	}

@@ -4,9 +4,9 @@
 // database's own history, commit by commit, and ends with an error at the first commit that leaves
 // more sessions than the cap.
 //
-//	go run ./internal/soak                            print the figures
-//	go run ./internal/soak -write docs/benchmarks.md  and write them there
-//	go run ./internal/soak -rounds 100                more of it
+//	go run .                                  print the figures
+//	go run . -write ../../docs/benchmarks.md  and write them there
+//	go run . -rounds 100                      more of it
 //
 // The package's tests do one round, and show that the history would tell.
 package main

@@ -2,8 +2,6 @@ package providertest_test
 
 import (
 	"flag"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
@@ -12,45 +10,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider/providertest"
 )
-
-// target describes a provider of optest as an embedder would theirs.
-func target(s *optest.Server, limits policy.Limits) providertest.Target {
-	client := func(id, secret string) providertest.Client {
-		return providertest.Client{ID: id, Secret: secret, RedirectURI: optest.RedirectURI, PostLogoutRedirectURI: optest.PostLogoutURI}
-	}
-	return providertest.Target{
-		Issuer:    s.Issuer,
-		Transport: s.HTTP.Transport,
-		Web:       client(optest.Web, "web-secret"),
-		Web2:      client(optest.Web2, "web2-secret"),
-		Public:    client(optest.Native, ""),
-		Device:    client(optest.Device, "device-secret"),
-		Users:     []string{"u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8", "u9", "u10", "u11", "u12", "u13", "u14", "u15", "u16"},
-		SignIn: func(browser *http.Client, page *http.Response, user string) (*http.Response, error) {
-			return browser.PostForm(s.Issuer+"/login", url.Values{
-				"id": {page.Request.URL.Query().Get("authRequestID")}, "username": {user}, "password": {optest.Password},
-			})
-		},
-		ApproveDevice: func(browser *http.Client, page *http.Response, user string) error {
-			resp, err := browser.PostForm(s.Issuer+"/device", url.Values{
-				"user_code": {page.Request.URL.Query().Get("user_code")}, "action": {"allow"}, "username": {user}, "password": {optest.Password},
-			})
-			if err != nil {
-				return err
-			}
-			return resp.Body.Close()
-		},
-		Limits: limits,
-		Grace:  providertest.Grace,
-		Off: providertest.Off{
-			SingleSignOn: !s.Storage.SSO, ConfirmLogout: true, BackChannelLogout: true, FrontChannelLogout: true,
-		},
-	}
-}
 
 // The tests that wait must not wait for each other: a kit is over when its
 // longest test is.
@@ -71,9 +35,9 @@ const bareEnv = "PROVIDERTEST_BARE"
 func TestOnBareServer(t *testing.T) {
 	switch os.Getenv(bareEnv) {
 	case "limits":
-		providertest.Run(t, target(optest.Start(t, optest.Config{InMemory: true}), providertest.Limits()))
+		providertest.Run(t, hooktest.Target(optest.Start(t, optest.Config{InMemory: true}), providertest.Limits()))
 	case "no limits":
-		providertest.Run(t, target(optest.Start(t, optest.Config{InMemory: true}), policy.Limits{}))
+		providertest.Run(t, hooktest.Target(optest.Start(t, optest.Config{InMemory: true}), policy.Limits{}))
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/op"
 	"golang.org/x/text/language"
 
+	"github.com/curfew-oidc/curfew/internal/hooktest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
 	"github.com/curfew-oidc/curfew/provider/providertest"
@@ -250,8 +251,7 @@ func TestKitOnStrangers(t *testing.T) {
 	for name, x := range strangers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			few <- struct{}{}
-			t.Cleanup(func() { <-few })
+			hooktest.Turn(t)
 			providertest.Run(t, x.start(t, true))
 		})
 	}

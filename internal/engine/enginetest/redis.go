@@ -4,7 +4,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/curfew-oidc/curfew/internal/engine"
@@ -30,9 +29,8 @@ var (
 func empty(t testing.TB, servers ...*engine.Redis) {
 	t.Helper()
 	for _, r := range servers {
-		c := redis.NewClient(&redis.Options{Addr: r.Addr(), Password: r.Password()})
-		require.NoError(t, c.FlushAll(t.Context()).Err())
-		require.NoError(t, c.Close())
+		_, err := r.Do(t.Context(), "FLUSHALL")
+		require.NoError(t, err)
 	}
 }
 

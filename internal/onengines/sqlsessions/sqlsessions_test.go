@@ -22,8 +22,6 @@ import (
 	"github.com/curfew-oidc/curfew/middleware/sqlsessions"
 )
 
-func TestMain(m *testing.M) { os.Exit(enginetest.Main(m)) }
-
 var at = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func open(t *testing.T, driver, source string) *sql.DB {

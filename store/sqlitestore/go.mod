@@ -1,0 +1,20 @@
+// Sessions in SQLite. It has a module of its own, with the driver of its tests: the store
+// takes any.
+module github.com/curfew-oidc/curfew/store/sqlitestore
+
+go 1.26.0
+
+replace github.com/curfew-oidc/curfew => ../..
+
+require (
+	github.com/curfew-oidc/curfew v0.1.0
+	github.com/ncruces/go-sqlite3 v0.37.0
+	github.com/stretchr/testify v1.12.1
+)
+
+require (
+	github.com/ncruces/go-sqlite3-wasm/v6 v6.5.35401 // indirect
+	github.com/ncruces/julianday v1.0.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
