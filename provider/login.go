@@ -117,8 +117,8 @@ func (h *Hook) asks(ctx context.Context, req *request, as Login) session.Login {
 }
 
 // loginSession finds the session that the callback admitted a login to. If no
-// callback did, the login is admitted now: nobody gets round token creation.
-func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
+// callback did, the login is admitted now: nobody gets round token creation. i notes it.
+func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest, i *issuance) (store.Session, ruling, error) {
 	client, err := c.clientOf(ctx, req, ar.GetClientID())
 	if err != nil {
 		return store.Session{}, ruling{}, err
@@ -127,7 +127,7 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 	s, err := c.h.find(ctx, &l)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		l.Again = true
+		l.Again, i.unheard = true, true
 		c.h.describe(ctx, req, &l, embedders(&l, ar, client))
 		return c.h.admit(ctx, l)
 	case err != nil:
@@ -153,10 +153,10 @@ func (h *Hook) find(ctx context.Context, l *session.Login) (store.Session, error
 	}
 	for _, state := range []store.State{store.Unended, store.Ended} {
 		for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: state}, 500) {
-			if err != nil {
+			switch {
+			case err != nil && !(alone(err) && state == store.Ended):
 				return store.Session{}, err
-			}
-			if l.Lists(&s) {
+			case err == nil && l.Lists(&s):
 				h.obey(ctx, &s)
 				return s, nil
 			}
