@@ -3,6 +3,7 @@ package provider_test
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -53,7 +54,8 @@ func ownCodes(p *provider.Config, o *optest.Config) {
 func TestASessionTakesMoreLoginsThanItLists(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]func(*provider.Config, *optest.Config){
-		"cookies": ssoKnown,
+		"cookies":                              ssoKnown,
+		"a frame that shows the sign-on alone": ssoKnown,
 		"no cookies of ours": func(p *provider.Config, o *optest.Config) {
 			ssoKnown(p, o)
 			p.NoBrowserSession = true
@@ -65,9 +67,14 @@ func TestASessionTakesMoreLoginsThanItLists(t *testing.T) {
 				s := start(t, limits(24*time.Hour, 2*time.Hour, 2, policy.Refuse), set)
 				b := s.Browser()
 				first := ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+				frame := b
+				if name == "a frame that shows the sign-on alone" {
+					frame = s.Browser()
+					frame.HTTP.Jar = keepsNothing{sso: []*http.Cookie{s.cookies(b)["optest_sso"]}}
+				}
 				for n := range 40 {
 					time.Sleep(time.Minute)
-					v := b.Authorize(optest.Web2, nil)
+					v := frame.Authorize(optest.Web2, nil)
 					require.NotEmpty(t, v.Code(), "%d: %s %s", n, v.Error(), v.Description())
 					ok(t, s.Code(optest.Web2, v))
 				}
@@ -210,39 +217,67 @@ func TestAPlaceThatIsOverRefusesWithoutASweep(t *testing.T) {
 	}
 }
 
-// A beginning is told once, wherever the answer of the store was lost.
-func TestABeginningIsToldOnceWhateverFails(t *testing.T) {
+// What a login costs does not grow with the sessions of its user that have ended, where
+// one user may have very many: of a device, of a token of another provider, of a service.
+func TestWhatAMachineLogsInCostsTheSameWithAnyPast(t *testing.T) {
 	t.Parallel()
-	for name, login := range flows {
-		if !login.logsIn {
-			continue
-		}
-		for _, fault := range []faultstore.Fault{faultstore.Before, faultstore.After} {
-			for n := 1; n < 12; n++ {
-				synctest.Test(t, func(t *testing.T) {
-					faulty := faultstore.New(memstore.New())
-					s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
-						inMemory(p, o)
-						if login.config != nil {
-							login.config(p, o)
-						}
-						p.Store = faulty
-					})
-					attempt := login.prepare(t, s)
-					faulty.Script(faultstore.Once(faulty.Calls()+n, fault))
-					for range 5 {
-						if attempt() {
-							break
-						}
-					}
-					faulty.Script(nil)
-					if live := len(s.live(t, "admin")); live != 1 || len(s.seen(provider.EventStarted)) != 1 {
-						t.Errorf("%s, fault %v of call %d: %d sessions, %d beginnings", name, fault, n, live, len(s.seen(provider.EventStarted)))
-					}
-				})
-			}
-		}
+	assertion := &oidc.JWTTokenRequest{Issuer: optest.Service, Subject: optest.SubjectOf("admin"), Scopes: []string{"openid"}}
+	counting := faultstore.New(memstore.New())
+	s, d := startDirect(t, limits(24*time.Hour, 2*time.Hour, 1, policy.EndOldest), func(p *provider.Config, o *optest.Config) {
+		p.Store, o.Wrap = counting, optest.Foreign
+	})
+	for name, login := range map[string]func(){
+		"device": func() { ok(t, s.DeviceLogin(optest.Native, "admin")) },
+		"token of another provider": func() {
+			ok(t, s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}}))
+		},
+		"assertion": func() {
+			var err error
+			d.call = func(ctx context.Context, storage op.Storage) { _, _, err = storage.CreateAccessToken(ctx, assertion) }
+			s.do(t)
+			require.NoError(t, err)
+		},
+	} {
+		before := counting.Counts()["List"]
+		login()
+		require.Equal(t, before, counting.Counts()["List"], name)
 	}
+}
+
+// A token of another provider whose session was ended brings no other one, however often
+// its exchange came to nothing before.
+func TestATokenWhoseSessionWasEndedIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var broken bool
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 3, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			o.Wrap = func(s *optest.Storage) op.Storage {
+				return foreignStorage{&optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
+					if broken && method == "CreateAccessAndRefreshTokens" {
+						return errors.New("out of order")
+					}
+					return nil
+				}}}
+			}
+		})
+		exchange := func() optest.Reply {
+			return s.TokenExchange(optest.Exchange, optest.ForeignToken("admin"), optest.JWTTokenType, url.Values{"requested_token_type": {optest.RefreshTokenType}})
+		}
+		for range 2 {
+			broken = true
+			require.NotEqual(t, http.StatusOK, exchange().Status)
+			broken = false
+			time.Sleep(2 * time.Minute)
+			require.NoError(t, s.hook.Sweep(t.Context()))
+		}
+		ok(t, exchange())
+		ok(t, exchange())
+		live := s.live(t, "admin")
+		require.Len(t, live, 1)
+		require.NoError(t, s.hook.End(t.Context(), live[0].ID, policy.ReasonEndedByAdmin, "root"))
+		notExchanged(t, exchange(), "ended_by_admin")
+	})
 }
 
 // A command line signs in by the user's browser. Its session is its own: the browser's

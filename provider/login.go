@@ -145,11 +145,14 @@ func (c *core) loginSession(ctx context.Context, req *request, ar op.AuthRequest
 // store.ErrNotFound.
 func (h *Hook) find(ctx context.Context, l *session.Login) (store.Session, error) {
 	s, err := h.get(ctx, l.SID)
-	if err == nil && s.Joined == "" && !(l.Lasting && s.End != nil && s.End.Reason == policy.ReasonAbandoned) {
-		return s, nil
+	for err == nil && l.Lasting && cameToNothing(&s) {
+		s, err = h.get(ctx, sidAfter(&s))
 	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return store.Session{}, err
+	switch {
+	case err == nil && s.Joined == "":
+		return s, nil
+	case err != nil && (l.Lasting || !errors.Is(err, store.ErrNotFound)):
+		return store.Session{}, err // what lasts joins nothing
 	}
 	for _, state := range []store.State{store.Unended, store.Ended} {
 		for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: state}, 500) {
@@ -164,6 +167,14 @@ func (h *Hook) find(ctx context.Context, l *session.Login) (store.Session, error
 	}
 	return store.Session{}, fmt.Errorf("the session of a login: %w", store.ErrNotFound)
 }
+
+// cameToNothing reports whether a session was the reservation of a login that was not
+// finished: the next by its name is that of sidAfter.
+func cameToNothing(s *store.Session) bool {
+	return s.End != nil && s.End.Reason == policy.ReasonAbandoned
+}
+
+func sidAfter(s *store.Session) string { return derivedSID(s.Subject, "after", s.ID) }
 
 func (c *core) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
 	if req != nil && req.client != nil && req.client.GetID() == clientID {

@@ -114,15 +114,15 @@ func (l *Login) Decide(t *Terms, v *View) Verdict {
 	} else if l.Mark != nil && slices.ContainsFunc(v.Held, func(s store.Session) bool { return s.ID == l.SID }) {
 		return Verdict{Refusal: Late}
 	}
-	home, yielding, apart := l.home(t, v)
 	if l.Mark != nil && !l.Lasting && !l.First {
 		if !v.Looked {
 			return Verdict{Act: Look}
 		}
-		if refused, was := l.wasThere(v, home); was {
+		if refused, was := l.wasThere(v); was {
 			return refused
 		}
 	}
+	home, yielding, apart := l.home(t, v)
 	switch {
 	case home != nil:
 		return l.into(Join, home, t, v)
@@ -193,14 +193,15 @@ func (l *Login) outdatedBy(fenced bool, v *View) policy.Reason {
 }
 
 // wasThere refuses a login that was in a session which has ended, or that a session
-// forgot. Where nobody knows that it was answered before, it is taken for a new one if it
-// has a home: more logins than a session lists are no reason to refuse the next.
-func (l *Login) wasThere(v *View, home *store.Session) (Verdict, bool) {
+// forgot. Where nobody knows that it was answered before, and no cookie of ours is to be
+// expected, or its place takes it in anyway, it is taken for a new one: more logins than a
+// session lists are no reason to refuse the next.
+func (l *Login) wasThere(v *View) (Verdict, bool) {
 	if i := slices.IndexFunc(v.Ended, func(s store.Session) bool { return l.Lists(&s) }); i >= 0 {
 		return Verdict{Refusal: Ended, Session: v.Ended[i].ID}, true
 	}
 	forgotten := func(s store.Session) bool {
-		return dropped(&s) && (l.Again || l.Unbound && home == nil && l.before(&s))
+		return dropped(&s) && (l.Again || l.Unbound && l.Place == nil && l.before(&s))
 	}
 	if slices.ContainsFunc(v.Held, forgotten) || slices.ContainsFunc(v.Ended, forgotten) {
 		return Verdict{Refusal: Late}, true

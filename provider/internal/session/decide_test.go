@@ -278,7 +278,7 @@ var conditions = map[string]func(f *facts) bool{
 	"nobody looked at sessions that ended":       func(f *facts) bool { return !f.looked },
 	"one that ended lists it":                    func(f *facts) bool { return f.ended == "lists" },
 	"one that forgot some may have listed it": func(f *facts) bool {
-		return f.ended == "full" && (f.seen == "again" || f.browser == "unbound" && f.auth == "old" && !f.home())
+		return f.ended == "full" && (f.seen == "again" || f.browser == "unbound" && f.naming != sso && f.auth == "old")
 	},
 	"a session is its home":                      (*facts).home,
 	"its credentials are stale for that":         (*facts).staleThere,
