@@ -69,10 +69,10 @@ func (h *admissions) enterSession(ctx context.Context, l *session.Login, r rulin
 			if s, err = h.get(ctx, l.SID); err != nil {
 				return store.Session{}, r, err
 			}
-			if s.Joined == "" && s.End != nil && !(l.Lasting && s.End.Reason == policy.ReasonAbandoned) {
+			if s.Joined == "" && s.End != nil && !(l.Lasting && cameToNothing(&s)) {
 				return store.Session{}, r, hasEnded(&s)
 			}
-			l.SID, entered = newSID(l.Subject), false
+			l.SID, entered = sidAfter(&s), false
 			continue
 		case err != nil && !errors.Is(err, errUndecided):
 			return store.Session{}, r, err
@@ -154,14 +154,26 @@ func (h *admissions) stepIn(ctx context.Context, l *session.Login, r ruling, t *
 	return v, s, ended, err
 }
 
-// look reads what a login needs to know of the sessions of its subject that have ended.
+// look reads what a login needs to know of the sessions of its subject that have ended:
+// one, if no other can refuse it, since there may be very many. One that cannot be read
+// refuses nobody: the limits hold without it.
 func (h *admissions) look(ctx context.Context, l *session.Login) (session.View, error) {
 	v := session.View{Looked: true}
-	for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: store.Ended}, 500) {
-		if err != nil {
-			return v, err
+	if l.Current || l.SID == l.Former {
+		first, err := h.get(ctx, l.Former)
+		switch {
+		case err == nil && first.End != nil:
+			v.Former = first.End.Latest
+		case errors.Is(err, store.ErrNotFound) || err != nil && alone(err):
+			err = nil
 		}
-		if s.Joined != "" {
+		return v, err
+	}
+	for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: store.Ended}, 500) {
+		switch {
+		case err != nil && !alone(err):
+			return v, err
+		case err != nil || s.Joined != "":
 			continue
 		}
 		if s.ID == l.Former {

@@ -190,7 +190,7 @@ func TestAnAssertionAboutAUserLeavesNoSlotWithoutAToken(t *testing.T) {
 			var err error
 			d.call = func(ctx context.Context, storage op.Storage) { _, _, err = storage.CreateAccessToken(ctx, assertion) }
 			if broken == "" {
-				faulty.Script(faultstore.Once(faulty.Calls()+1, faultstore.After))
+				faulty.Script(faultstore.Once(faulty.Calls()+3, faultstore.After)) // after what came before it was looked at
 			}
 			s.do(t)
 			require.Error(t, err)

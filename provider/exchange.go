@@ -161,6 +161,7 @@ func (x exchanger) exchangeLogin(ctx context.Context, req *request, f *exchangeR
 	}
 	if parent.ID == "" || parent.Subject == who {
 		atPlace(&l, "exchange", string(f.GetExchangeSubjectTokenType()), f.subject.token, f.GetClientID())
+		l.SID = l.Former // nothing else has this place: its session is found by name when it has ended
 		return l, nil
 	}
 	l.Parent, l.Current = parent, true

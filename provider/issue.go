@@ -28,6 +28,7 @@ type issuance struct {
 	acr           string    // and how it was made
 	code          []byte    // hash of what names the code or device code that is redeemed; nil: there is none
 	redeemed      bool      // it is known that the code brought its tokens before
+	unheard       bool      // nobody had heard of the login before its code came
 }
 
 // maxACR bounds how a user signed in where it is kept, in bytes: an acr is a URI or a
@@ -240,7 +241,7 @@ func (c *issuing) create(ctx context.Context, req *request, tr op.TokenRequest, 
 		case req.admitted && req.finished.GetID() == t.GetID():
 			s, r = *req.session, req.ruling
 		default:
-			s, r, err = c.loginSession(ctx, req, t)
+			s, r, err = c.loginSession(ctx, req, t, &i)
 		}
 		i.authenticated, i.acr = t.GetAuthTime(), t.GetACR()
 		if req.redeemsCode && t.GetResponseType() == oidc.ResponseTypeCode {

@@ -117,8 +117,8 @@ func (h *admissions) asks(ctx context.Context, req *request, as Login) session.L
 }
 
 // loginSession finds the session that the callback admitted a login to. If no
-// callback did, the login is admitted now: nobody gets round token creation.
-func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRequest) (store.Session, ruling, error) {
+// callback did, the login is admitted now: nobody gets round token creation. i notes it.
+func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRequest, i *issuance) (store.Session, ruling, error) {
 	client, err := c.clientOf(ctx, req, ar.GetClientID())
 	if err != nil {
 		return store.Session{}, ruling{}, err
@@ -127,7 +127,7 @@ func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRe
 	s, err := c.h.find(ctx, &l)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		l.Again = true
+		l.Again, i.unheard = true, true
 		c.h.describe(ctx, req, &l, embedders(&l, ar, client))
 		return c.h.admit(ctx, l)
 	case err != nil:
@@ -145,18 +145,21 @@ func (c *signingIn) loginSession(ctx context.Context, req *request, ar op.AuthRe
 // store.ErrNotFound.
 func (h *admissions) find(ctx context.Context, l *session.Login) (store.Session, error) {
 	s, err := h.get(ctx, l.SID)
-	if err == nil && s.Joined == "" && !(l.Lasting && s.End != nil && s.End.Reason == policy.ReasonAbandoned) {
-		return s, nil
+	for err == nil && l.Lasting && cameToNothing(&s) {
+		s, err = h.get(ctx, sidAfter(&s))
 	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return store.Session{}, err
+	switch {
+	case err == nil && s.Joined == "":
+		return s, nil
+	case err != nil && (l.Lasting || !errors.Is(err, store.ErrNotFound)):
+		return store.Session{}, err // what lasts joins nothing
 	}
 	for _, state := range []store.State{store.Unended, store.Ended} {
 		for s, err := range h.stored(ctx, store.Filter{Subject: l.Subject, State: state}, 500) {
-			if err != nil {
+			switch {
+			case err != nil && !(alone(err) && state == store.Ended):
 				return store.Session{}, err
-			}
-			if l.Lists(&s) {
+			case err == nil && l.Lists(&s):
 				h.obey(ctx, &s)
 				return s, nil
 			}
@@ -164,6 +167,14 @@ func (h *admissions) find(ctx context.Context, l *session.Login) (store.Session,
 	}
 	return store.Session{}, fmt.Errorf("the session of a login: %w", store.ErrNotFound)
 }
+
+// cameToNothing reports whether a session was the reservation of a login that was not
+// finished: the next by its name is that of sidAfter.
+func cameToNothing(s *store.Session) bool {
+	return s.End != nil && s.End.Reason == policy.ReasonAbandoned
+}
+
+func sidAfter(s *store.Session) string { return derivedSID(s.Subject, "after", s.ID) }
 
 func (c *backing) clientOf(ctx context.Context, req *request, clientID string) (op.Client, error) {
 	if req != nil && req.client != nil && req.client.GetID() == clientID {

@@ -67,7 +67,9 @@ func (h *Hook) redeem(s *store.Session, i issuance, req *request, a seal.Answer,
 		codes = slices.Clone(codes)
 	}
 	x := &codes[at]
-	x.Used = now
+	if x.Used = now; i.unheard {
+		x.Until = now
+	}
 	if h.patience.grace > 0 && req.repeatKey != (seal.Nonce{}) {
 		x.Repeat, x.Address = a.Seal(req.repeatKey), addressHash(req.repeatKey, req.address)
 	}

@@ -196,3 +196,19 @@ func TestAWalkGoesOnPastWhatCannotBeRead(t *testing.T) {
 	require.ErrorIs(t, x.Hook.Sweep(t.Context()), store.ErrUnreadable)
 	require.Equal(t, 1, x.Unended(t, "delta"))
 }
+
+// A session that ended and cannot be read keeps its user out nowhere.
+func TestAUserBesideAnEndedSessionThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	sessions, damage, _ := damageable(t)
+	s := hooktest.Start(t, hooktest.Limits(8*time.Hour, time.Hour, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+		o.Storage = optest.NewStorage()
+		o.Storage.SSO = true
+		p.Store = sessions
+	})
+	sid := s.SID(t, optest.Web, s.Login(optest.Web, "alice"))
+	require.NoError(t, s.Hook.End(t.Context(), sid, policy.ReasonLogout, ""))
+	damage(sid)
+	s.Login(optest.Web, "alice")
+	hooktest.OK(t, s.DeviceLogin(optest.Native, "alice"))
+}

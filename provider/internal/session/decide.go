@@ -128,11 +128,11 @@ func (l *Login) Decide(t *Terms, v *View) Verdict {
 		return l.into(Join, home, t, v)
 	case l.Silent && l.Browser != nil && l.Place == nil && !apart:
 		return Verdict{Refusal: Nobody}
-	case l.Place != nil && !l.Current && !v.Looked:
+	case l.Place != nil && !v.Looked:
 		return Verdict{Act: Look}
 	case l.Place != nil && !l.Current:
-		if s := l.endedSince(v); s != nil {
-			return Verdict{Refusal: Ended, Session: s.ID}
+		if refused, has := l.placeEnded(t, v); has {
+			return refused
 		}
 	}
 	return l.begin(t, v, yielding, apart)
@@ -193,28 +193,41 @@ func (l *Login) outdatedBy(fenced bool, v *View) policy.Reason {
 }
 
 // wasThere refuses a login that was in a session which has ended, or that a session
-// forgot.
+// forgot. Where nobody knows that it was answered before, and no cookie of ours is to be
+// expected, or its place takes it in anyway, it is taken for a new one: more logins than a
+// session lists are no reason to refuse the next.
 func (l *Login) wasThere(v *View) (Verdict, bool) {
 	if i := slices.IndexFunc(v.Ended, func(s store.Session) bool { return l.Lists(&s) }); i >= 0 {
 		return Verdict{Refusal: Ended, Session: v.Ended[i].ID}, true
 	}
-	forgotten := func(s store.Session) bool { return dropped(&s) && (l.Again || l.before(&s)) }
+	forgotten := func(s store.Session) bool {
+		return dropped(&s) && (l.Again || l.Unbound && l.Place == nil && l.before(&s))
+	}
 	if slices.ContainsFunc(v.Held, forgotten) || slices.ContainsFunc(v.Ended, forgotten) {
 		return Verdict{Refusal: Late}, true
 	}
 	return Verdict{}, false
 }
 
-// endedSince returns a session of the login's place that ended after the credentials
-// were entered; nil if none did. A provider that does not say when has them of before.
-func (l *Login) endedSince(v *View) *store.Session {
-	i := slices.IndexFunc(v.Ended, func(s store.Session) bool {
-		return s.End.Reason != policy.ReasonAbandoned && l.in(&s, v.Former) && (l.Authenticated.IsZero() || l.Authenticated.Before(s.End.At))
-	})
-	if i < 0 {
-		return nil
+// placeEnded refuses a login whose credentials are from before the end of a session of
+// its place, which may not be written yet. A provider that does not say when they were
+// entered has them of before.
+func (l *Login) placeEnded(t *Terms, v *View) (Verdict, bool) {
+	since := func(s *store.Session, at time.Time, why policy.Reason) bool {
+		return why != policy.ReasonAbandoned && l.in(s, v.Former) && (l.Authenticated.IsZero() || l.Authenticated.Before(at))
 	}
-	return &v.Ended[i]
+	for i := range v.Held {
+		d := t.Rules.Check(v.Now, v.Held[i].Policy(), policy.Use{})
+		if !d.Allow && since(&v.Held[i], d.At, d.Reason) {
+			return over(d), true
+		}
+	}
+	for i := range v.Ended {
+		if e := v.Ended[i].End; since(&v.Ended[i], e.At, e.Reason) {
+			return Verdict{Refusal: Ended, Session: v.Ended[i].ID}, true
+		}
+	}
+	return Verdict{}, false
 }
 
 // begin decides about a login that would begin a session. Those that yield to it do

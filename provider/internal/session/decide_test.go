@@ -82,7 +82,7 @@ func everyFacts(try func(f facts)) {
 	for _, w := range ways {
 		for _, auth := range []string{"unknown", "old", "new", "ancient"} {
 			for _, stale := range []string{"", "outdated", "fenced"} {
-				for _, in := range []string{"none", "other", "lists", "forgot", "cookie", "tab", "place"} {
+				for _, in := range []string{"none", "other", "lists", "forgot", "cookie", "tab", "own tab", "place"} {
 					for _, state := range []string{"live", "reserved", "lapsing", "lapsed", "over", "almost over"} {
 						for _, apart := range []bool{false, true} {
 							f := facts{naming: w.naming, seen: w.seen, browser: w.browser, silent: w.silent, canAsk: w.canAsk, auth: auth, stale: stale, in: in, state: state, apart: apart}
@@ -122,7 +122,7 @@ func (f *facts) possible() bool {
 		return marked && f.naming != device && f.seen != "first"
 	case "cookie":
 		return f.browser == "cookie" || f.browser == "unbound" && f.naming == coded
-	case "tab":
+	case "tab", "own tab":
 		return f.browser == "bound" || f.browser == "cookie"
 	case "place":
 		return f.naming == sso || f.naming == service || f.naming == exchange
@@ -209,6 +209,8 @@ func (f *facts) session() store.Session {
 	case "cookie":
 		s.BrowserHash = shown
 	case "tab":
+		s.Codes, s.BrowserHash = []store.Code{{Hash: otherTab, Until: until}}, next
+	case "own tab": // of a command line
 		s.Codes = []store.Code{{Hash: otherTab, Until: until}}
 	case "place":
 		s.Place = place
@@ -275,13 +277,17 @@ var conditions = map[string]func(f *facts) bool{
 	"it may not be new":                          func(f *facts) bool { return f.named() && f.seen != "first" },
 	"nobody looked at sessions that ended":       func(f *facts) bool { return !f.looked },
 	"one that ended lists it":                    func(f *facts) bool { return f.ended == "lists" },
-	"one that forgot some may have listed it":    func(f *facts) bool { return f.ended == "full" && (f.seen == "again" || f.auth == "old") },
+	"one that forgot some may have listed it": func(f *facts) bool {
+		return f.ended == "full" && (f.seen == "again" || f.browser == "unbound" && f.naming != sso && f.auth == "old")
+	},
 	"a session is its home":                      (*facts).home,
 	"its credentials are stale for that":         (*facts).staleThere,
 	"too little is left of that":                 func(f *facts) bool { return f.auth == "ancient" || f.state == "almost over" && f.auth == "old" },
 	"prompt=none, and nobody is signed in there": func(f *facts) bool { return f.silent && f.naming == coded && !f.tellsApart() },
-	"it has a place":                             func(f *facts) bool { return f.naming == sso || f.naming == exchange },
-	"a session of that ended since":              func(f *facts) bool { return f.ended == "place" && f.auth != "new" },
+	"it has a place":                             func(f *facts) bool { return f.naming == sso || f.naming == service || f.naming == exchange },
+	"what it rests on does not go on":            func(f *facts) bool { return f.naming != service },
+	"a session of its place is over since":       func(f *facts) bool { return f.in == "place" && f.state == "over" && f.auth != "new" },
+	"a session of its place ended since":         func(f *facts) bool { return f.ended == "place" && f.auth != "new" },
 	"its credentials are stale":                  func(f *facts) bool { return f.stale == "outdated" || f.fenced() },
 	"they are too old": func(f *facts) bool {
 		return f.auth == "ancient" || f.auth == "old" && (f.state == "over" || f.state == "almost over")

@@ -80,9 +80,11 @@ type Browser struct {
 }
 
 // Has reports whether a session is one of this browser: its cookie says so, or a login
-// that it has under way is in the session.
+// that it has under way is in the session. A session without a cookie is nobody's: that of
+// a command line, which signed in by the browser.
 func (b *Browser) Has(s *store.Session) bool {
-	return b != nil && (Holds(s, b.Shown) || slices.ContainsFunc(b.Logins, func(mark []byte) bool { return CodeAt(s.Codes, mark) >= 0 }))
+	return b != nil && (Holds(s, b.Shown) ||
+		len(s.BrowserHash) > 0 && slices.ContainsFunc(b.Logins, func(mark []byte) bool { return CodeAt(s.Codes, mark) >= 0 }))
 }
 
 // Lists reports whether a session has taken the login in.
@@ -99,9 +101,9 @@ func (l *Login) Late(s *store.Session, now time.Time) bool {
 func (l *Login) ForgottenBy(s *store.Session) bool { return !l.Lists(s) && dropped(s) }
 
 // dropped reports whether a session has listed so many logins that it had to forget
-// some: one that is not in its list may be one of them. Where logins are listed at their
+// some: one that is not in its list may be one of them. Where logins are heard of at their
 // redemption alone, by a provider that does without the callback, none was forgotten
-// that was not redeemed.
+// that was not redeemed: those have no time left that is longer than their use.
 func dropped(s *store.Session) bool {
 	return len(s.Codes) >= maxCodes && !slices.ContainsFunc(s.Codes, func(c store.Code) bool { return c.Used.Equal(c.Until) })
 }
