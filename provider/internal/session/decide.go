@@ -128,9 +128,10 @@ func (l *Login) Decide(t *Terms, v *View) Verdict {
 		return l.into(Join, home, t, v)
 	case l.Silent && l.Browser != nil && l.Place == nil && !apart:
 		return Verdict{Refusal: Nobody}
-	case l.Place != nil && !l.Current && !v.Looked:
-		return Verdict{Act: Look}
 	case l.Place != nil && !l.Current:
+		if !v.Looked {
+			return Verdict{Act: Look}
+		}
 		if s := l.endedSince(v); s != nil {
 			return Verdict{Refusal: Ended, Session: s.ID}
 		}
@@ -206,10 +207,11 @@ func (l *Login) wasThere(v *View) (Verdict, bool) {
 }
 
 // endedSince returns a session of the login's place that ended after the credentials
-// were entered; nil if none did. A provider that does not say when has them of before.
+// were entered, or with that; nil if none did. Where the provider does not say when that
+// was, it was before.
 func (l *Login) endedSince(v *View) *store.Session {
 	i := slices.IndexFunc(v.Ended, func(s store.Session) bool {
-		return s.End.Reason != policy.ReasonAbandoned && l.in(&s, v.Former) && (l.Authenticated.IsZero() || l.Authenticated.Before(s.End.At))
+		return s.End.Reason != policy.ReasonAbandoned && l.in(&s, v.Former) && !l.Authenticated.After(s.End.At)
 	})
 	if i < 0 {
 		return nil
@@ -293,7 +295,6 @@ func full(r policy.Rules, held []policy.Session, next policy.Session, now time.T
 // rest on it too: what a sign-on of the provider's own signed in to other applications.
 func (l *Login) tooOld(r policy.Rules, held []store.Session, s *store.Session, now time.Time) policy.Decision {
 	p := s.Policy()
-	p.ReservedUntil = time.Time{}
 	if l.Parent == nil { // which is in use now
 		p.LastActivity = s.Authenticated
 	}
