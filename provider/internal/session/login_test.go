@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -97,9 +98,12 @@ func TestALoginThatEntersASession(t *testing.T) {
 		}},
 		"no secret": {prompted, Login{Browser: &Browser{}}, func(s *store.Session) { s.BrowserHash = shown }, func(*store.Session) {}},
 		"a new secret with new credentials": {prompted, Login{Authenticated: now, Browser: &Browser{Shown: shown, Next: next}},
-			func(s *store.Session) { s.BrowserHash = append(append([]byte{}, otherHash...), shown...) }, func(s *store.Session) {
+			func(s *store.Session) { s.BrowserHash = append(append([]byte{}, shown...), otherHash...) }, func(s *store.Session) {
 				s.Authenticated, s.AMR, s.ACR, s.LastActivity, s.ActivityClass, s.BrowserHash = now, nil, "", now, policy.Interactive, next
 			}},
+		"new credentials without a secret": {prompted, Login{Authenticated: now, Browser: &Browser{Shown: shown}}, func(s *store.Session) { s.BrowserHash = shown }, func(s *store.Session) {
+			s.Authenticated, s.AMR, s.ACR, s.LastActivity, s.ActivityClass = now, nil, "", now, policy.Interactive
+		}},
 		"the thirteenth secret": {prompted, Login{Browser: &Browser{Next: next}}, func(s *store.Session) {
 			s.BrowserHash = append(append([]byte{}, shown...), []byte(strings.Repeat(string(otherHash), maxSecrets-1))...)
 		}, func(s *store.Session) {
@@ -199,10 +203,11 @@ func TestWhichGrantMakesRoom(t *testing.T) {
 	}
 	PutGrant(&s, grant("c", "c", 0), 4)
 	require.Equal(t, "123c", ids(&s))
-	s.Grants[0].Unknown = nil
+	s.Grants[0].Unknown = map[string]json.RawMessage{"later": json.RawMessage("1")} // of a version after this one
 	PutGrant(&s, grant("1", "d", 0), 4)
 	require.Equal(t, "123c", ids(&s), "it takes its own place")
 	require.Equal(t, "d", s.Grants[0].Client)
+	require.Contains(t, s.Grants[0].Unknown, "later")
 }
 
 // The names of a session's clients: the first one and the latest stay.
@@ -213,6 +218,28 @@ func TestTheNamesOfASession(t *testing.T) {
 	var names []string
 	for i := range maxClientNames + 2 {
 		names = WithName(names, fmt.Sprint(i))
+		require.LessOrEqual(t, len(names), maxClientNames)
 	}
 	require.Equal(t, []string{"0", "3", "4", "5", "6", "7", "8", "9", "10", "11"}, names)
+}
+
+// Tokens rest on the older one of two authentications, as stores keep times.
+func TestWhatTokensRestOn(t *testing.T) {
+	t.Parallel()
+	s := at("sid-s", time.Hour, 0)
+	for _, x := range []struct{ login, want time.Time }{
+		{time.Time{}, s.Authenticated}, {now, s.Authenticated}, {s.Authenticated, s.Authenticated},
+		{s.Authenticated.Add(-time.Minute + 999), s.Authenticated.Add(-time.Minute)},
+	} {
+		require.Equal(t, x.want, RestsOn(x.login, &s))
+	}
+	require.NotEqual(t, AccessGrantID("app", now, ""), AccessGrantID("app", now, "gold"))
+}
+
+// A clock that was stepped back moves no activity.
+func TestActivityOfAClockSteppedBack(t *testing.T) {
+	t.Parallel()
+	s := at("sid-s", time.Hour, 0)
+	Slide(&s, termsOf["none"].Rules, "app", now.Add(-time.Second), policy.Interactive)
+	require.Equal(t, at("sid-s", time.Hour, 0), s)
 }
