@@ -23,3 +23,6 @@ var AllowedAddress = notify.Allowed
 
 // Sealed seals a text under a prefix, as what the hook seals for its own use.
 func (h *Hook) Sealed(prefix string) string { return h.ring.Seal(prefix, []byte("sealed")) }
+
+// DerivedSID is the ID of the session that is named by something.
+var DerivedSID = derivedSID
