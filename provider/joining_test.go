@@ -125,7 +125,7 @@ func TestALoginUnderWayIsNotExtended(t *testing.T) {
 				require.Equal(t, until, p.ReservedUntil)
 			}
 			seen[p.ID] = p.ReservedUntil
-			require.LessOrEqual(t, p.ReservedUntil.Sub(time.Now()), time.Minute)
+			require.LessOrEqual(t, time.Until(p.ReservedUntil), time.Minute)
 			time.Sleep(25 * time.Second)
 			v = b.Authorize(optest.Web, nil)
 			require.NotEmpty(t, v.Code(), v.Description())
@@ -355,5 +355,33 @@ func TestTheSessionOfAnotherUserKeepsNobodyOut(t *testing.T) {
 		v := b.Login(optest.Web, "alice", nil)
 		require.NotEmpty(t, v.Code(), v.Description())
 		ok(t, s.Code(optest.Web, v))
+	})
+}
+
+// Two processes that adopt one token from before the installation at once make one
+// session of it: the one that comes second writes over nothing.
+func TestTwoProcessesAdoptATokenOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		storage, keys := optest.NewStorage(), provider.Keys{provider.NewKey(time.Now())}
+		old := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true}).Login(optest.Web, "alice").RefreshToken()
+		time.Sleep(time.Hour)
+		st := &before{Store: memstore.New()}
+		process := func() *setup {
+			return start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+				o.Storage, o.Wrap, o.InMemory = storage, optest.NonRotating, true
+				p.Store, p.Keys, p.AdoptUntil = st, keys, time.Now().Add(24*time.Hour)
+			})
+		}
+		one, two := process(), process()
+		var first optest.Reply
+		meanwhile := func() { first = two.Refresh(optest.Web, old) }
+		st.step.Store(&meanwhile)
+		second := one.Refresh(optest.Web, old)
+		require.NotEqual(t, http.StatusBadRequest, second.Status, "%s", second.Body)
+		next := ok(t, one.Refresh(optest.Web, ok(t, first).RefreshToken()))
+		ok(t, two.Refresh(optest.Web, next.RefreshToken()))
+		require.Len(t, one.live(t, "alice"), 1)
+		require.Empty(t, one.seen(provider.EventReplay))
 	})
 }
