@@ -4,6 +4,6 @@
 // It promises that a login goes on in the session that lists it, or joins the one that
 // it belongs to, or begins one of its own, or is refused, and that the rules of a
 // policy hold for what it begins. It never reads a clock, asks a store or an embedder,
-// and knows neither op nor HTTP: who calls it reads the facts in one serializable step
-// of the store, and writes the verdict in the same step.
+// and knows neither op nor HTTP: its caller reads the facts in one serializable step of the
+// store, and writes the verdict in the same step.
 package session
