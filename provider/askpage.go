@@ -194,7 +194,7 @@ func (t AskTime) Element(words string) template.HTML { return view.Element(t.At,
 // askPage fills the page in but for its form.
 func (h *pages) askPage(r *http.Request, rm room, q question) AskPage {
 	// Without it the page only does not say which session is this browser's.
-	own, _, _ := h.cookieSession(r.Context(), r.Cookies(), q.subject.Issuer)
+	own, _ := h.cookieSession(r.Context(), r.Cookies(), q.subject.Issuer)
 	page := AskPage{Client: h.clientName(r.Context(), q.client), Used: rm.decision.Used, Max: rm.decision.Max, Need: rm.need}
 	live := slices.Clone(rm.live)
 	slices.SortFunc(live, func(a, b store.Session) int {

@@ -86,9 +86,18 @@ func (h *Hook) StartedHere(r *http.Request, issuer, authRequestID string) bool {
 }
 
 // cookieSession returns the session of the browser's session cookie, as it is
-// now, and the hash of the secret. If there is none the error wraps
-// store.ErrNotFound.
-func (h *cookies) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
+// now. If there is none the error wraps store.ErrNotFound.
+func (h *cookies) cookieSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, error) {
+	s, _, err := h.shownSession(ctx, cookies, issuer)
+	if err != nil {
+		return store.Session{}, err
+	}
+	return h.asOfNow(ctx, s)
+}
+
+// shownSession returns the session of the browser's session cookie, as it is stored, and
+// the hash of the secret. If there is none the error wraps store.ErrNotFound.
+func (h *cookies) shownSession(ctx context.Context, cookies []*http.Cookie, issuer string) (store.Session, []byte, error) {
 	name := browser.NamesOf(issuer).Session
 	i := slices.IndexFunc(cookies, func(c *http.Cookie) bool { return c.Name == name })
 	if i < 0 {
@@ -106,8 +115,7 @@ func (h *cookies) cookieSession(ctx context.Context, cookies []*http.Cookie, iss
 	if s.Subject.Issuer != issuer || !session.Holds(&s, hash) {
 		return store.Session{}, nil, errNoBrowserSession
 	}
-	s, err = h.asOfNow(ctx, s)
-	return s, hash, err
+	return s, hash, nil
 }
 
 var errNoBrowserSession = fmt.Errorf("no session of this browser: %w", store.ErrNotFound)
@@ -120,7 +128,7 @@ func (h *cookies) browserSession(ctx context.Context, req *request) (store.Sessi
 	if state == nil {
 		return store.Session{}, false, nil
 	}
-	s, _, err := h.cookieSession(ctx, state.Held, op.IssuerFromContext(ctx))
+	s, err := h.cookieSession(ctx, state.Held, op.IssuerFromContext(ctx))
 	if errors.Is(err, store.ErrNotFound) {
 		return store.Session{}, false, nil
 	}
@@ -140,7 +148,7 @@ func (h *Hook) BrowserSession(r *http.Request, issuer string) (store.Session, er
 	if h.cfg.NoBrowserSession {
 		return store.Session{}, errNoBrowserSession
 	}
-	s, _, err := h.cookieSession(r.Context(), r.Cookies(), issuer)
+	s, err := h.cookieSession(r.Context(), r.Cookies(), issuer)
 	if err == nil && s.End != nil {
 		err = fmt.Errorf("the session of this browser has ended (%s): %w", s.End.Reason, store.ErrNotFound)
 	}
@@ -185,11 +193,16 @@ func (c *signingIn) fromBrowser(ctx context.Context, req *request, l *session.Lo
 	if native && !l.Silent {
 		return nil, nil // each of its logins is its own
 	}
-	s, shown, err := h.cookieSession(ctx, req.browser.Held, l.Subject.Issuer)
+	s, shown, err := h.shownSession(ctx, req.browser.Held, l.Subject.Issuer)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	own := err == nil && s.Subject == l.Subject
+	own := err == nil && s.Subject == l.Subject // of another user's nothing need be known
+	if own {
+		if s, err = h.asOfNow(ctx, s); err != nil {
+			return nil, err
+		}
+	}
 	if l.Silent && l.Place == nil && (!own || s.End != nil) {
 		if !own {
 			return nil, notSignedIn()
@@ -220,7 +233,7 @@ func (h *cookies) fromUnbound(ctx context.Context, req *request, l *session.Logi
 	if state == nil || native {
 		return nil
 	}
-	_, shown, err := h.cookieSession(ctx, state.Held, l.Subject.Issuer)
+	_, shown, err := h.shownSession(ctx, state.Held, l.Subject.Issuer)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}

@@ -40,3 +40,6 @@ var (
 
 // PageTextsIn are the texts of pages in a language.
 func PageTextsIn(c *texts.Catalogue) PageTexts { return PageTexts{c} }
+
+// DerivedSID is the ID of the session that is named by something.
+var DerivedSID = derivedSID

@@ -2,8 +2,10 @@ package provider_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,7 +125,7 @@ func TestALoginUnderWayIsNotExtended(t *testing.T) {
 				require.Equal(t, until, p.ReservedUntil)
 			}
 			seen[p.ID] = p.ReservedUntil
-			require.LessOrEqual(t, p.ReservedUntil.Sub(time.Now()), time.Minute)
+			require.LessOrEqual(t, time.Until(p.ReservedUntil), time.Minute)
 			time.Sleep(25 * time.Second)
 			v = b.Authorize(optest.Web, nil)
 			require.NotEmpty(t, v.Code(), v.Description())
@@ -198,4 +200,188 @@ func TestACodeIsLateAfterAnyNumberOfOthers(t *testing.T) {
 			require.Len(t, s.live(t, "alice"), 1)
 		})
 	}
+}
+
+// A reservation of a login that is refused after it was made is over at once.
+func TestALoginThatIsRefusedAfterAllIsOverAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var s *reset
+		s = startReset(t, limits(24*time.Hour, 0, 1, policy.Refuse), optest.NewStorage(), func(p *provider.Config, _ *optest.Config) {
+			s.asking(p, 1, func(at time.Time) (time.Time, error) {
+				time.Sleep(time.Millisecond)
+				changed := time.Now() // of which nobody has told the hook
+				s.at.Store(&changed)
+				return at, nil
+			})
+		})
+		require.Equal(t, "login_required", s.Browser().Login(optest.Web, "alice", nil).Error())
+		all, _, err := s.store.List(t.Context(), store.Filter{Subject: s.subject("alice")}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		require.Equal(t, policy.ReasonAbandoned, all[0].End.Reason)
+		require.False(t, all[0].End.At.After(time.Now()), "it ends in the future")
+	})
+}
+
+// What a login writes is due when it is over: a sweep that nobody else wakes finds it.
+func TestALoginIsDueWhenItIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(8*time.Hour, 2*time.Hour, 0, 0), silentInMemory)
+		due := func(what string) {
+			all, _, err := s.store.List(t.Context(), store.Filter{Subject: s.subject("alice"), State: store.Unended}, "", 10)
+			require.NoError(t, err)
+			require.Len(t, all, 1, what)
+			over, _, err := s.hook.Deadline(t.Context(), all[0])
+			require.NoError(t, err)
+			require.Equal(t, over, all[0].Due, what)
+		}
+		b := s.Browser()
+		v := b.Login(optest.Web, "alice", nil)
+		due("a reservation")
+		ok(t, s.Code(optest.Web, v))
+		due("a session")
+		time.Sleep(time.Hour)
+		b.Authorize(optest.Web2, nil)
+		due("one that another login joined")
+	})
+}
+
+// toldFirst is a store in which no session begins that its parent does not know.
+type toldFirst struct {
+	store.Store
+	t     *testing.T
+	began atomic.Int32
+}
+
+func (f *toldFirst) Admit(ctx context.Context, subject store.Subject, decide func([]store.Session, store.Fence) ([]store.Session, error)) error {
+	return f.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
+		write, err := decide(held, fence)
+		for _, s := range write {
+			if s.Parent == "" || slices.ContainsFunc(held, func(h store.Session) bool { return h.ID == s.ID }) {
+				continue
+			}
+			f.began.Add(1)
+			if parent, err := f.Store.Get(ctx, s.Parent); err != nil || !slices.Contains(parent.Children, s.ID) {
+				f.t.Errorf("session %s began, and %s does not know it (%v)", s.ID, s.Parent, err)
+			}
+		}
+		return write, err
+	})
+}
+
+// A process may die between any two writes: the one who acts is told first.
+func TestAParentKnowsItsChildBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := &toldFirst{Store: memstore.New(), t: t}
+		s := start(t, limits(8*time.Hour, 0, 0, 0), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Store = st
+		})
+		mine := s.Login(optest.Exchange, "admin")
+		for _, user := range []string{"u1", "u2", "u1"} {
+			ok(t, s.as(mine.AccessToken(), user))
+		}
+		require.EqualValues(t, 2, st.began.Load())
+	})
+}
+
+// A token from before the installation that is adopted is the beginning of its session.
+func TestAnAdoptionIsABeginning(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		storage := optest.NewStorage()
+		old := optest.Start(t, optest.Config{Storage: storage, InMemory: true}).Login(optest.Web, "alice").RefreshToken()
+		time.Sleep(time.Hour)
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			o.Storage, o.InMemory = storage, true
+			p.AdoptUntil = time.Now().Add(24 * time.Hour)
+		})
+		ok(t, s.Refresh(optest.Web, old))
+		require.Len(t, s.seen(provider.EventStarted), 1)
+		require.Len(t, s.live(t, "alice"), 1)
+	})
+}
+
+// Earlier versions named each login that joined a session by a document of its own. It
+// counts for nothing, is left as it is, and its code works in the session that lists it.
+func TestTheNameOfALoginOfTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(8*time.Hour, 2*time.Hour, 2, policy.Refuse), silentInMemory)
+		b := s.Browser()
+		ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+		v := b.Authorize(optest.Web2, nil)
+		callback, err := url.Parse(v.Callback)
+		require.NoError(t, err)
+		mine := s.live(t, "alice")[0]
+		now := time.Now()
+		name := store.Session{
+			Format: store.Format, ID: provider.DerivedSID(mine.Subject, "auth", callback.Query().Get("id")), Subject: mine.Subject, Kind: policy.Browser,
+			Started: now, Authenticated: now, LastActivity: now, ReservedUntil: now, Joined: mine.ID,
+		}
+		err = s.store.Create(t.Context(), name, 100)
+		require.NoError(t, err)
+		ok(t, s.Code(optest.Web2, v))
+		require.Len(t, s.kept(t, mine.ID).Grants, 2)
+		time.Sleep(time.Minute)
+		ok(t, s.Login(optest.Web, "alice"))
+		require.Nil(t, s.kept(t, name.ID).End)
+		require.Len(t, s.live(t, "alice"), 2)
+	})
+}
+
+// Another user's session in the same browser is none of a login's: that nobody can say
+// whose it is keeps nobody out.
+func TestTheSessionOfAnotherUserKeepsNobodyOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var s *setup
+		var removed atomic.Bool
+		s = start(t, limits(8*time.Hour, 2*time.Hour, 2, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			inMemory(p, o)
+			p.Membership = func(_ context.Context, subject store.Subject) ([]policy.Membership, error) {
+				if removed.Load() && subject == s.subject("bob") {
+					return nil, errors.New("no such user")
+				}
+				return []policy.Membership{{Account: "default"}}, nil
+			}
+		})
+		b := s.Browser()
+		ok(t, s.Code(optest.Web, b.Login(optest.Web, "bob", nil)))
+		removed.Store(true)
+		v := b.Login(optest.Web, "alice", nil)
+		require.NotEmpty(t, v.Code(), v.Description())
+		ok(t, s.Code(optest.Web, v))
+	})
+}
+
+// Two processes that adopt one token from before the installation at once make one
+// session of it: the one that comes second writes over nothing.
+func TestTwoProcessesAdoptATokenOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		storage, keys := optest.NewStorage(), provider.Keys{provider.NewKey(time.Now())}
+		old := optest.Start(t, optest.Config{Storage: storage, Wrap: optest.NonRotating, InMemory: true}).Login(optest.Web, "alice").RefreshToken()
+		time.Sleep(time.Hour)
+		st := &before{Store: memstore.New()}
+		process := func() *setup {
+			return start(t, limits(24*time.Hour, 2*time.Hour, 0, 0), func(p *provider.Config, o *optest.Config) {
+				o.Storage, o.Wrap, o.InMemory = storage, optest.NonRotating, true
+				p.Store, p.Keys, p.AdoptUntil = st, keys, time.Now().Add(24*time.Hour)
+			})
+		}
+		one, two := process(), process()
+		var first optest.Reply
+		meanwhile := func() { first = two.Refresh(optest.Web, old) }
+		st.step.Store(&meanwhile)
+		second := one.Refresh(optest.Web, old)
+		require.NotEqual(t, http.StatusBadRequest, second.Status, "%s", second.Body)
+		next := ok(t, one.Refresh(optest.Web, ok(t, first).RefreshToken()))
+		ok(t, two.Refresh(optest.Web, next.RefreshToken()))
+		require.Len(t, one.live(t, "alice"), 1)
+		require.Empty(t, one.seen(provider.EventReplay))
+	})
 }

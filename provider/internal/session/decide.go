@@ -210,11 +210,11 @@ func (l *Login) wasThere(v *View) (Verdict, bool) {
 }
 
 // placeEnded refuses a login whose credentials are from before the end of a session of
-// its place, which may not be written yet. A provider that does not say when they were
-// entered has them of before.
+// its place, or from then: that end may not be written yet. Where the provider does not say
+// when they were entered, it was before.
 func (l *Login) placeEnded(t *Terms, v *View) (Verdict, bool) {
 	since := func(s *store.Session, at time.Time, why policy.Reason) bool {
-		return why != policy.ReasonAbandoned && l.in(s, v.Former) && (l.Authenticated.IsZero() || l.Authenticated.Before(at))
+		return why != policy.ReasonAbandoned && l.in(s, v.Former) && !l.Authenticated.After(at)
 	}
 	for i := range v.Held {
 		d := t.Rules.Check(v.Now, v.Held[i].Policy(), policy.Use{})
@@ -306,7 +306,6 @@ func full(r policy.Rules, held []policy.Session, next policy.Session, now time.T
 // rest on it too: what a sign-on of the provider's own signed in to other applications.
 func (l *Login) tooOld(r policy.Rules, held []store.Session, s *store.Session, now time.Time) policy.Decision {
 	p := s.Policy()
-	p.ReservedUntil = time.Time{}
 	if l.Parent == nil { // which is in use now
 		p.LastActivity = s.Authenticated
 	}

@@ -269,14 +269,14 @@ func (f *facts) view() *View {
 // What the conditions of the table in docs/architecture.md mean. They are written down
 // here from the facts, without the code that decides.
 var conditions = map[string]func(f *facts) bool{
-	"a session lists it":                         func(f *facts) bool { return f.in == "lists" && !(f.naming == device && f.state == "lapsed") },
-	"that is a reservation which lapsed":         func(f *facts) bool { return f.state == "lapsed" },
-	"that is over":                               func(f *facts) bool { return f.state == "over" },
-	"its code is late":                           func(f *facts) bool { return f.in == "lists" && f.state == "almost over" },
-	"its own session forgot it":                  func(f *facts) bool { return f.in == "forgot" },
-	"it may not be new":                          func(f *facts) bool { return f.named() && f.seen != "first" },
-	"nobody looked at sessions that ended":       func(f *facts) bool { return !f.looked },
-	"one that ended lists it":                    func(f *facts) bool { return f.ended == "lists" },
+	"a session lists it":                   func(f *facts) bool { return f.in == "lists" && !(f.naming == device && f.state == "lapsed") },
+	"that is a reservation which lapsed":   func(f *facts) bool { return f.state == "lapsed" },
+	"that is over":                         func(f *facts) bool { return f.state == "over" },
+	"its code is late":                     func(f *facts) bool { return f.in == "lists" && f.state == "almost over" },
+	"its own session forgot it":            func(f *facts) bool { return f.in == "forgot" },
+	"it may not be new":                    func(f *facts) bool { return f.named() && f.seen != "first" },
+	"nobody looked at sessions that ended": func(f *facts) bool { return !f.looked },
+	"one that ended lists it":              func(f *facts) bool { return f.ended == "lists" },
 	"one that forgot some may have listed it": func(f *facts) bool {
 		return f.ended == "full" && (f.seen == "again" || f.browser == "unbound" && f.naming != sso && f.auth == "old")
 	},
@@ -508,4 +508,194 @@ func TestTheRulesOfAdmission(t *testing.T) {
 func TestTheZeroVerdictRefuses(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, Refuse, Verdict{}.Act)
+}
+
+// termsWith are terms of one account.
+func termsWith(a policy.Account, change func(*Terms)) *Terms {
+	who := policy.Who{User: alice.ID, Memberships: []policy.Membership{{Account: "default"}}}
+	settings := policy.Settings{Accounts: map[string]policy.Account{"default": a}}
+	t := &Terms{Rules: settings.Rules(who), CodeLifetime: lifetime, Remainder: 10 * time.Minute, MaxSessions: 100, MaxGrants: 10}
+	if observed, ok := settings.Observed(who); ok {
+		t.Observed = &observed
+	}
+	if change != nil {
+		change(t)
+	}
+	return t
+}
+
+// at is a session that began some time ago, and was used since.
+func at(id string, began, used time.Duration) store.Session {
+	return store.Session{
+		ID: id, Subject: alice, Kind: policy.Browser, Client: "app",
+		Started: now.Add(-began), Authenticated: now.Add(-began), LastActivity: now.Add(-used),
+	}
+}
+
+// What the facts of the table do not tell apart: equal times, several sessions of one
+// browser or one authentication, and what a verdict says beside its act.
+func TestTheEdgesOfAdmission(t *testing.T) {
+	t.Parallel()
+	browser := &Browser{Logins: [][]byte{otherTab}, Shown: shown, Next: next}
+	tab, cookie := at("sid-tab", time.Hour, 0), at("sid-cookie", time.Hour, 0)
+	tab.Codes, cookie.BrowserHash = []store.Code{{Hash: otherTab, Until: now.Add(time.Second)}}, shown
+	tab.BrowserHash = next
+	reserved := func(s store.Session, left time.Duration) store.Session {
+		s.ReservedUntil = now.Add(left)
+		return s
+	}
+	lists := func(s store.Session, until time.Duration) store.Session {
+		s.Codes = []store.Code{{Hash: mark, Until: now.Add(until)}}
+		return s
+	}
+	full := func(s store.Session) store.Session {
+		for i := range maxCodes {
+			s.Codes = append(s.Codes, store.Code{Hash: fmt.Append(nil, i), Until: now.Add(-time.Hour)})
+		}
+		return s
+	}
+	redeemed := func(s store.Session) store.Session {
+		s.Codes[7].Used = s.Codes[7].Until
+		return s
+	}
+	byAnother := func(s store.Session) store.Session {
+		s.Client = "app-2"
+		return s
+	}
+	ended := func(s store.Session, reason policy.Reason, since time.Duration) store.Session {
+		s.Place, s.End = place, &store.End{At: now.Add(-since), Reason: reason}
+		return s
+	}
+	of := func(kind policy.Kind, s store.Session) store.Session {
+		s.Kind = kind
+		return s
+	}
+	began := Verdict{Act: Begin, Observed: policy.Decision{Allow: true}}
+	beganFor := func(id string, reason policy.Reason) Verdict {
+		return Verdict{Act: Begin, Observed: policy.Decision{Allow: true}, End: []policy.Ending{{ID: id, Reason: reason}}}
+	}
+	tooMany := func(used, most int) Verdict {
+		return Verdict{Refusal: TooMany, Decision: policy.Decision{Reason: policy.ReasonConcurrency, Used: used, Max: most}}
+	}
+	overAt := func(end time.Duration) Verdict {
+		return over(policy.Decision{Reason: policy.ReasonActiveLimit, At: now.Add(end), Limit: active})
+	}
+	none, evict, refuse := termsOf["none"], termsOf["evict"], termsOf["refuse"]
+	signOn := func(ago time.Duration) Login { return Login{First: true, Authenticated: now.Add(-ago)} }
+	frame := Login{Unbound: true, First: true, Authenticated: now.Add(-time.Hour)}
+	adopted := func(ago time.Duration) Login { return Login{Adopted: true, Authenticated: now.Add(-ago)} }
+	placed := Login{Place: place, First: true, Authenticated: now.Add(-time.Hour)}
+	kept := policy.Limits{Active: policy.LimitTo(active), Inactivity: policy.LimitTo(30 * time.Minute)}
+
+	for _, x := range []struct {
+		name  string
+		terms *Terms
+		login Login
+		held  []store.Session
+		ended []store.Session
+		want  Verdict
+	}{
+		{"a code that says it is good in a reservation that lapsed", none, Login{Mark: mark, Again: true},
+			[]store.Session{lists(reserved(at("sid-s", time.Hour, 0), -time.Second), time.Minute)}, nil, Verdict{Refusal: Late}},
+
+		{"the cookie's session before that of a tab", none, Login{Browser: browser, First: true}, []store.Session{tab, cookie}, nil, Verdict{Act: Join, Session: "sid-cookie"}},
+		{"the cookie's session, whichever comes first", none, Login{Browser: browser, First: true}, []store.Session{cookie, tab}, nil, Verdict{Act: Join, Session: "sid-cookie"}},
+		{"half of a reservation's time", none, Login{Browser: browser, First: true}, []store.Session{reserved(tab, lifetime/2)}, nil, Verdict{Act: Join, Session: "sid-tab"}},
+		{"a session of another kind keeps its cookie", none, Login{Browser: browser, First: true}, []store.Session{of(policy.CLI, cookie)}, nil,
+			Verdict{Act: Begin, Observed: policy.Decision{Allow: true}, Apart: true}},
+
+		{"a cap that does not count the session tells it apart", termsWith(policy.Account{Clients: map[string]policy.Limits{"app": {Concurrent: policy.LimitTo(2)}}}, nil),
+			Login{Browser: browser, First: true}, []store.Session{byAnother(cookie)}, nil,
+			Verdict{Act: Begin, Observed: policy.Decision{Allow: true}, Apart: true}},
+
+		{"a session of codes that were listed at their redemption forgot none", none, Login{Mark: mark, Again: true},
+			[]store.Session{redeemed(full(at("sid-s", time.Hour, 0)))}, []store.Session{}, began},
+		{"a live session that forgot some", none, Login{Mark: mark, Again: true}, []store.Session{full(at("sid-s", time.Hour, 0))}, []store.Session{}, Verdict{Refusal: Late}},
+		{"a login of its place that came to nothing", none, placed, nil, []store.Session{ended(at("sid-s", time.Hour, 0), policy.ReasonAbandoned, time.Minute)}, began},
+		{"credentials from the moment of the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour)},
+			Verdict{Refusal: Ended, Session: "sid-s"}},
+		{"credentials from after the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour+time.Microsecond)}, began},
+
+		{"a token from before the installation is not refused", refuse, adopted(time.Hour), []store.Session{full(at("sid-s", time.Hour, 0))}, nil, began},
+		{"nor if its session is there", none, adopted(time.Hour), []store.Session{at("sid-new", time.Hour, 0)}, nil, began},
+		{"whatever its age", none, adopted(2 * active), nil, nil, began},
+		{"and makes room", evict, adopted(time.Hour), []store.Session{at("sid-s", time.Hour, 0)}, nil, beganFor("sid-s", policy.ReasonConcurrency)},
+
+		{"a cap that evicts names its numbers to a frame", evict, frame, []store.Session{at("sid-s", time.Hour, 0)}, nil, tooMany(1, 1)},
+		{"and those of the cap without room", termsWith(policy.Account{
+			Limits: policy.Limits{Concurrent: policy.LimitTo(2), AtLimit: policy.EndOldest},
+			Kinds:  map[policy.Kind]policy.Limits{policy.CLI: {Concurrent: policy.LimitTo(1), AtLimit: policy.EndOldest}},
+		}, nil), frame, []store.Session{of(policy.CLI, at("sid-c", time.Hour, 0)), at("sid-s", time.Hour, 0)}, nil, tooMany(2, 2)},
+		{"counting what counts", termsWith(policy.Account{Kinds: map[policy.Kind]policy.Limits{
+			policy.Browser: {Concurrent: policy.LimitTo(1), AtLimit: policy.EndOldest},
+		}}, nil), frame, []store.Session{
+			of(policy.CLI, at("sid-c", time.Hour, 0)), at("sid-s", time.Hour, 0), reserved(at("sid-l", time.Hour, 0), -time.Second),
+		}, nil, tooMany(1, 1)},
+		{"the narrow one first", termsWith(policy.Account{
+			Limits: policy.Limits{Concurrent: policy.LimitTo(2), AtLimit: policy.EndOldest},
+			Kinds:  map[policy.Kind]policy.Limits{policy.Browser: {Concurrent: policy.LimitTo(1), AtLimit: policy.EndOldest}},
+		}, nil), frame, []store.Session{of(policy.CLI, at("sid-c", time.Hour, 0)), at("sid-s", time.Hour, 0)}, nil, tooMany(1, 1)},
+
+		{"the bound ends the longest unused", termsWith(policy.Account{}, func(t *Terms) { t.MaxSessions = 2 }), signOn(time.Second),
+			[]store.Session{at("sid-a", time.Hour, time.Second), at("sid-b", time.Minute, 2*time.Second)}, nil, beganFor("sid-b", policy.ReasonConcurrency)},
+		{"as many as the bound", termsWith(policy.Account{}, func(t *Terms) { t.MaxSessions = 3 }), signOn(time.Second),
+			[]store.Session{at("sid-a", time.Hour, time.Second), at("sid-b", time.Minute, 2*time.Second)}, nil, began},
+		{"what ends for a cap is not beyond the bound too", termsWith(policy.Account{Limits: policy.Limits{Concurrent: policy.LimitTo(2), AtLimit: policy.EndOldest}},
+			func(t *Terms) { t.MaxSessions = 2 }), signOn(time.Second),
+			[]store.Session{at("sid-a", time.Hour, time.Second), at("sid-b", time.Minute, 2*time.Second)}, nil, beganFor("sid-a", policy.ReasonConcurrency)},
+
+		{"what ends for a cap is none of the longest unused", termsWith(policy.Account{Limits: policy.Limits{Concurrent: policy.LimitTo(2), AtLimit: policy.EndOldest}},
+			func(t *Terms) { t.MaxSessions = 1 }), signOn(time.Second),
+			[]store.Session{at("sid-a", time.Hour, 2*time.Second), at("sid-b", time.Minute, time.Second)}, nil,
+			Verdict{Act: Begin, Observed: policy.Decision{Allow: true}, End: []policy.Ending{
+				{ID: "sid-a", Reason: policy.ReasonConcurrency}, {ID: "sid-b", Reason: policy.ReasonConcurrency},
+			}}},
+
+		{"a policy that observes refuses nothing", termsWith(policy.Account{Observe: true, Limits: policy.Limits{Concurrent: policy.LimitTo(1), AtLimit: policy.Refuse}}, nil),
+			signOn(time.Second), []store.Session{at("sid-s", time.Hour, 0)}, nil, Verdict{Act: Begin, Observed: policy.Decision{Reason: policy.ReasonConcurrency, Used: 1, Max: 1}}},
+		{"and says what is too old", termsWith(policy.Account{Observe: true, Limits: kept}, nil), signOn(time.Hour), nil, nil,
+			Verdict{Act: Begin, Observed: policy.Decision{Reason: policy.ReasonInactivity, At: now.Add(-30 * time.Minute), Limit: 30 * time.Minute}}},
+
+		{"a sign-on that nothing used since", termsWith(policy.Account{Limits: kept}, nil), signOn(time.Hour), nil, nil,
+			over(policy.Decision{Reason: policy.ReasonInactivity, At: now.Add(-30 * time.Minute), Limit: 30 * time.Minute})},
+		{"one that another session used", termsWith(policy.Account{Limits: kept}, nil), signOn(time.Hour),
+			[]store.Session{at("sid-a", time.Hour, time.Minute), at("sid-b", time.Hour, 29*time.Minute)}, nil, began},
+		{"the latest use counts", termsWith(policy.Account{Limits: kept, Kinds: map[policy.Kind]policy.Limits{policy.CLI: {Inactivity: policy.LimitTo(active)}}}, nil), signOn(time.Hour),
+			[]store.Session{at("sid-a", time.Hour, time.Minute), of(policy.CLI, at("sid-b", time.Hour, 50*time.Minute))}, nil, began},
+		{"or rests on others than those", termsWith(policy.Account{Limits: kept}, nil), signOn(time.Hour), []store.Session{at("sid-a", 2*time.Hour, time.Minute)}, nil,
+			over(policy.Decision{Reason: policy.ReasonInactivity, At: now.Add(-30 * time.Minute), Limit: 30 * time.Minute})},
+		{"or that is over itself", termsWith(policy.Account{Limits: kept}, nil), signOn(time.Hour), []store.Session{reserved(at("sid-a", time.Hour, 0), -time.Second)}, nil,
+			over(policy.Decision{Reason: policy.ReasonInactivity, At: now.Add(-30 * time.Minute), Limit: 30 * time.Minute})},
+		{"what is made from a session that is in use", termsWith(policy.Account{Limits: kept}, nil),
+			Login{Authenticated: now.Add(-time.Hour), Parent: &store.Session{ID: "sid-p", Subject: store.Subject{Issuer: alice.Issuer, ID: "bob"}}}, nil, nil, began},
+
+		{"as much as must be left", none, signOn(active - 10*time.Minute), []store.Session{at("sid-a", active-10*time.Minute, 0)}, nil, began},
+		{"less than must be left", none, signOn(active - 10*time.Minute + time.Microsecond), []store.Session{at("sid-a", active-10*time.Minute+time.Microsecond, 0)}, nil,
+			overAt(10*time.Minute - time.Microsecond)},
+		{"a tenth of a short limit", termsWith(policy.Account{Limits: policy.Limits{Active: policy.LimitTo(time.Hour)}}, nil), signOn(54 * time.Minute), nil, nil, began},
+		{"no active limit", termsWith(policy.Account{}, nil), signOn(1000 * time.Hour), nil, nil, began},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			l := x.login
+			l.Subject, l.Client, l.Kind, l.SID = alice, "app", policy.Browser, "sid-new"
+			got := l.Decide(x.terms, &View{Now: now, Held: x.held, Ended: x.ended, Looked: x.ended != nil})
+			require.Equal(t, x.want, got)
+		})
+	}
+}
+
+// A refusal of what is stale says what made it that.
+func TestWhatMadeALoginStale(t *testing.T) {
+	t.Parallel()
+	fence := store.Fence{Subject: alice, At: now.Add(-time.Minute), Reason: policy.ReasonEndedByAdmin}
+	s := at("sid-s", 2*time.Hour, 0)
+	s.BrowserHash = shown
+	for _, held := range [][]store.Session{nil, {s}} { // it would begin one, or renew that
+		l := Login{Authenticated: now.Add(-time.Hour), First: true, Browser: &Browser{Shown: shown}, Kind: policy.Browser}
+		v := &View{Now: now, Held: held, Fence: fence}
+		require.Equal(t, over(policy.Decision{Reason: policy.ReasonEndedByAdmin}), l.Decide(termsOf["none"], v))
+		v.Fence, l.Outdated = store.Fence{}, true
+		require.Equal(t, over(policy.Decision{Reason: policy.ReasonCredentialChange}), l.Decide(termsOf["none"], v))
+	}
 }

@@ -116,7 +116,7 @@ func (l *Login) renews(s *store.Session, now time.Time) bool {
 // before reports whether the login rests on an authentication of a session that there
 // is already.
 func (l *Login) before(s *store.Session) bool {
-	return !l.Authenticated.IsZero() && !l.Authenticated.Before(s.Started) && !l.Authenticated.After(s.Authenticated)
+	return !l.Authenticated.Before(s.Started) && !l.Authenticated.After(s.Authenticated)
 }
 
 // Session is the session that the login begins.
