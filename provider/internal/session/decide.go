@@ -207,11 +207,11 @@ func (l *Login) wasThere(v *View) (Verdict, bool) {
 }
 
 // endedSince returns a session of the login's place that ended after the credentials
-// were entered, or with that; nil if none did. Where the provider does not say when that
-// was, it was before.
+// were entered; nil if none did. Where the provider does not say when that was, it was
+// before.
 func (l *Login) endedSince(v *View) *store.Session {
 	i := slices.IndexFunc(v.Ended, func(s store.Session) bool {
-		return s.End.Reason != policy.ReasonAbandoned && l.in(&s, v.Former) && !l.Authenticated.After(s.End.At)
+		return s.End.Reason != policy.ReasonAbandoned && l.in(&s, v.Former) && l.Authenticated.Before(s.End.At)
 	})
 	if i < 0 {
 		return nil
