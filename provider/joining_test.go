@@ -17,6 +17,7 @@ import (
 	"github.com/curfew-oidc/curfew/internal/optest"
 	"github.com/curfew-oidc/curfew/policy"
 	"github.com/curfew-oidc/curfew/provider"
+	"github.com/curfew-oidc/curfew/provider/internal/browser"
 	"github.com/curfew-oidc/curfew/store"
 	"github.com/curfew-oidc/curfew/store/memstore"
 )
@@ -383,5 +384,33 @@ func TestTwoProcessesAdoptATokenOnce(t *testing.T) {
 		ok(t, two.Refresh(optest.Web, next.RefreshToken()))
 		require.Len(t, one.live(t, "alice"), 1)
 		require.Empty(t, one.seen(provider.EventReplay))
+	})
+}
+
+// hides is a jar that shows all cookies but one.
+type hides struct {
+	http.CookieJar
+	name string
+}
+
+func (h hides) Cookies(u *url.URL) []*http.Cookie {
+	return slices.DeleteFunc(h.CookieJar.Cookies(u), func(c *http.Cookie) bool { return c.Name == h.name })
+}
+
+// A callback that is loaded again after its login was ended begins no other one, also in
+// a browser that has lost the cookie of the session.
+func TestAReloadedCallbackBringsNoEndedLoginBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t, limits(8*time.Hour, 2*time.Hour, 1, policy.Refuse), silentInMemory)
+		b := s.Browser()
+		mine := ok(t, s.Code(optest.Web, b.Login(optest.Web, "alice", nil)))
+		v := b.Authorize(optest.Web2, nil)
+		require.NotEmpty(t, v.Code(), v.Description())
+		require.NoError(t, s.hook.End(t.Context(), s.sid(t, optest.Web, mine), policy.ReasonEndedByAdmin, "an administrator"))
+		b.HTTP.Jar = hides{b.HTTP.Jar, browser.NamesOf(s.Issuer).Session}
+		again := b.Get(v.Callback)
+		require.Equal(t, "login_required", again.Error(), again.Description())
+		require.Equal(t, policy.ReasonEndedByAdmin, policy.ReasonOf(again.Description()))
 	})
 }

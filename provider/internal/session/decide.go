@@ -210,11 +210,11 @@ func (l *Login) wasThere(v *View) (Verdict, bool) {
 }
 
 // placeEnded refuses a login whose credentials are from before the end of a session of
-// its place, or from then: that end may not be written yet. Where the provider does not say
-// when they were entered, it was before.
+// its place, which may not be written yet. Where the provider does not say when they were
+// entered, it was before.
 func (l *Login) placeEnded(t *Terms, v *View) (Verdict, bool) {
 	since := func(s *store.Session, at time.Time, why policy.Reason) bool {
-		return why != policy.ReasonAbandoned && l.in(s, v.Former) && !l.Authenticated.After(at)
+		return why != policy.ReasonAbandoned && l.in(s, v.Former) && l.Authenticated.Before(at)
 	}
 	for i := range v.Held {
 		d := t.Rules.Check(v.Now, v.Held[i].Policy(), policy.Use{})

@@ -612,9 +612,9 @@ func TestTheEdgesOfAdmission(t *testing.T) {
 			[]store.Session{redeemed(full(at("sid-s", time.Hour, 0)))}, []store.Session{}, began},
 		{"a live session that forgot some", none, Login{Mark: mark, Again: true}, []store.Session{full(at("sid-s", time.Hour, 0))}, []store.Session{}, Verdict{Refusal: Late}},
 		{"a login of its place that came to nothing", none, placed, nil, []store.Session{ended(at("sid-s", time.Hour, 0), policy.ReasonAbandoned, time.Minute)}, began},
-		{"credentials from the moment of the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour)},
+		{"credentials from before the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour-time.Microsecond)},
 			Verdict{Refusal: Ended, Session: "sid-s"}},
-		{"credentials from after the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour+time.Microsecond)}, began},
+		{"credentials from the moment of the end", none, placed, nil, []store.Session{ended(at("sid-s", 2*time.Hour, 0), policy.ReasonLogout, time.Hour)}, began},
 
 		{"a token from before the installation is not refused", refuse, adopted(time.Hour), []store.Session{full(at("sid-s", time.Hour, 0))}, nil, began},
 		{"nor if its session is there", none, adopted(time.Hour), []store.Session{at("sid-new", time.Hour, 0)}, nil, began},
