@@ -274,7 +274,9 @@ var conditions = map[string]func(f *facts) bool{
 	"that is over":                               func(f *facts) bool { return f.state == "over" },
 	"its code is late":                           func(f *facts) bool { return f.in == "lists" && f.state == "almost over" },
 	"its own session forgot it":                  func(f *facts) bool { return f.in == "forgot" },
-	"it may not be new":                          func(f *facts) bool { return f.named() && f.seen != "first" },
+	"it may have joined one before": func(f *facts) bool {
+		return f.named() && (f.seen == "again" || f.seen == "unknown" && (f.browser == "unbound" || f.naming == sso))
+	},
 	"nobody looked at sessions that ended":       func(f *facts) bool { return !f.looked },
 	"one that ended lists it":                    func(f *facts) bool { return f.ended == "lists" },
 	"one that forgot some may have listed it": func(f *facts) bool {
