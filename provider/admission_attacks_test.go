@@ -313,3 +313,42 @@ func TestACommandLineLeavesItsBrowserAlone(t *testing.T) {
 		})
 	}
 }
+
+// Where browsers keep no cookies of ours, and the provider names no session, a login is in
+// no other session than its own: nothing is looked for.
+func TestALoginWithoutOurCookiesListsNothing(t *testing.T) {
+	t.Parallel()
+	counting := faultstore.New(memstore.New())
+	s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.EndOldest), func(p *provider.Config, _ *optest.Config) {
+		p.Store, p.NoBrowserSession = counting, true
+	})
+	v := s.Browser().Login(optest.Web, "alice", nil)
+	ok(t, s.Code(optest.Web, v))
+	require.Zero(t, counting.Counts()["List"])
+}
+
+// A code that only its redemption told of is good again if that failed.
+func TestACodeOfItsOwnIsGoodAgainAfterAFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var broken bool
+		s := start(t, limits(24*time.Hour, 2*time.Hour, 1, policy.Refuse), func(p *provider.Config, o *optest.Config) {
+			ownCodes(p, o)
+			o.Wrap = func(s *optest.Storage) op.Storage {
+				return &optest.Intercepted{Storage: s, Before: func(_ context.Context, method string) error {
+					if broken && method == "DeleteAuthRequest" {
+						return errors.New("out of order")
+					}
+					return nil
+				}}
+			}
+		})
+		v := s.Browser().Login(optest.Web, "alice", nil)
+		broken = true
+		require.NotEqual(t, http.StatusOK, s.Code(optest.Web, v).Status)
+		broken = false
+		time.Sleep(10 * time.Second)
+		ok(t, s.Code(optest.Web, v))
+		require.Len(t, s.live(t, "alice"), 1)
+	})
+}

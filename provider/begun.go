@@ -130,6 +130,9 @@ func (h *admissions) takeBack(ctx context.Context, req *request) {
 		}
 		if x >= 0 {
 			s.Codes = slices.Clone(s.Codes)
+			if code := &s.Codes[x]; code.Until.Equal(code.Used) { // see issuance.unheard
+				code.Until = code.Used.Add(h.cfg.CodeLifetime)
+			}
 			s.Codes[x].Used, s.Codes[x].Repeat, s.Codes[x].Address = time.Time{}, nil, nil
 		}
 		if b.reserved.ID != "" && !shared && s.Revision == b.session.Revision { // nobody else has come in since

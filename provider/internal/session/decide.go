@@ -82,8 +82,8 @@ func over(d policy.Decision) Verdict { return Verdict{Refusal: Over, Decision: d
 //	a session lists it          its code is late, or it is over  refuse (what lasts begins again)
 //	                            otherwise                        go on in it
 //	its own session forgot it                                    refuse
-//	nobody knows that it is new  it was in a session that ended,
-//	                             or one may have forgotten it    refuse
+//	it may have joined a session it was in one that ended,
+//	before                       or one may have forgotten it    refuse
 //	a session is of its place, or of its browser and
 //	no cap or kind tells it apart
 //	                            almost over                      refuse, unless with new credentials
@@ -114,7 +114,7 @@ func (l *Login) Decide(t *Terms, v *View) Verdict {
 	} else if l.Mark != nil && slices.ContainsFunc(v.Held, func(s store.Session) bool { return s.ID == l.SID }) {
 		return Verdict{Refusal: Late}
 	}
-	if l.Mark != nil && !l.Lasting && !l.First {
+	if l.Mark != nil && !l.Lasting && (l.Again || l.Unbound || l.Place != nil && !l.First) {
 		if !v.Looked {
 			return Verdict{Act: Look}
 		}

@@ -269,12 +269,14 @@ func (f *facts) view() *View {
 // What the conditions of the table in docs/architecture.md mean. They are written down
 // here from the facts, without the code that decides.
 var conditions = map[string]func(f *facts) bool{
-	"a session lists it":                   func(f *facts) bool { return f.in == "lists" && !(f.naming == device && f.state == "lapsed") },
-	"that is a reservation which lapsed":   func(f *facts) bool { return f.state == "lapsed" },
-	"that is over":                         func(f *facts) bool { return f.state == "over" },
-	"its code is late":                     func(f *facts) bool { return f.in == "lists" && f.state == "almost over" },
-	"its own session forgot it":            func(f *facts) bool { return f.in == "forgot" },
-	"it may not be new":                    func(f *facts) bool { return f.named() && f.seen != "first" },
+	"a session lists it":                 func(f *facts) bool { return f.in == "lists" && !(f.naming == device && f.state == "lapsed") },
+	"that is a reservation which lapsed": func(f *facts) bool { return f.state == "lapsed" },
+	"that is over":                       func(f *facts) bool { return f.state == "over" },
+	"its code is late":                   func(f *facts) bool { return f.in == "lists" && f.state == "almost over" },
+	"its own session forgot it":          func(f *facts) bool { return f.in == "forgot" },
+	"it may have joined one before": func(f *facts) bool {
+		return f.named() && (f.seen == "again" || f.seen == "unknown" && (f.browser == "unbound" || f.naming == sso))
+	},
 	"nobody looked at sessions that ended": func(f *facts) bool { return !f.looked },
 	"one that ended lists it":              func(f *facts) bool { return f.ended == "lists" },
 	"one that forgot some may have listed it": func(f *facts) bool {
