@@ -69,35 +69,18 @@ type Verdict struct {
 	Session  string          // the ID of the session of GoOn, Join and Ended
 
 	End   []policy.Ending // the sessions that end for a login that begins
-	Apart bool            // it leaves its browser the cookie of another session
+	Apart bool            // a session of its browser keeps the cookie, which the login may not join
 
 	Observed policy.Decision // of Begin: what a policy that only observes would have said
 }
 
 func over(d policy.Decision) Verdict { return Verdict{Refusal: Over, Decision: d} }
 
-// Decide is the one place where it is decided what becomes of a login. The first line
-// that holds decides:
-//
-//	a session lists it          its code is late, or it is over  refuse (what lasts begins again)
-//	                            otherwise                        go on in it
-//	its own session forgot it                                    refuse
-//	it may have joined a session it was in one that ended,
-//	before                       or one may have forgotten it    refuse
-//	a session is of its place, or of its browser and
-//	no cap or kind tells it apart
-//	                            almost over                      refuse, unless with new credentials
-//	                            otherwise                        join it
-//	asked for without the user, in a browser where
-//	nobody is signed in                                          refuse
-//	the session of its place ended after its credentials         refuse
-//	they are from before the fence, outdated, or over            refuse
-//	a cap has no room           the user can be asked            ask
-//	                            otherwise                        refuse
-//	otherwise                                                    begin: whom the caps evict ends
+// Decide is the one place where it is decided what becomes of a login. Its rows are the
+// table of admission in docs/architecture.md, which a test holds against it.
 //
 // In a session, credentials from before the fence or outdated ones do not renew it, nor
-// make one of a reservation. What has to look at sessions that ended is decided again.
+// make one of a reservation.
 func (l *Login) Decide(t *Terms, v *View) Verdict {
 	if i := slices.IndexFunc(v.Held, func(s store.Session) bool { return l.Lists(&s) }); i >= 0 {
 		s := &v.Held[i]
@@ -147,7 +130,7 @@ func (l *Login) home(t *Terms, v *View) (home *store.Session, yielding []policy.
 		s := &v.Held[i]
 		of := l.in(s, v.Former)
 		if l.Place == nil {
-			of = l.Browser.Has(s) && (!l.Unbound || l.before(s))
+			of = l.Browser.Has(s) && (!l.Unbound || l.restsOnOneOf(s))
 		}
 		if !of || !t.Rules.Check(v.Now, s.Policy(), policy.Use{}).Allow {
 			continue
@@ -201,7 +184,7 @@ func (l *Login) wasThere(v *View) (Verdict, bool) {
 		return Verdict{Refusal: Ended, Session: v.Ended[i].ID}, true
 	}
 	forgotten := func(s store.Session) bool {
-		return dropped(&s) && (l.Again || l.Unbound && l.Place == nil && l.before(&s))
+		return dropped(&s) && (l.Again || l.Unbound && l.Place == nil && l.restsOnOneOf(&s))
 	}
 	if slices.ContainsFunc(v.Held, forgotten) || slices.ContainsFunc(v.Ended, forgotten) {
 		return Verdict{Refusal: Late}, true
@@ -263,7 +246,7 @@ func (l *Login) begin(t *Terms, v *View, yielding []policy.Ending, apart bool) V
 		return Verdict{Act: Ask, Decision: d}
 	case !d.Allow:
 		return Verdict{Refusal: TooMany, Decision: d}
-	case evicts && l.Unbound && slices.ContainsFunc(held, func(s store.Session) bool { return l.before(&s) }):
+	case evicts && l.Unbound && slices.ContainsFunc(held, func(s store.Session) bool { return l.restsOnOneOf(&s) }):
 		// A sign-on that the provider remembers, in a place that shows no cookie of
 		// ours, such as a hidden frame: nobody knows whether its user is there.
 		return Verdict{Refusal: TooMany, Decision: full(t.Rules, others, next, v.Now)}

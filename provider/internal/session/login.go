@@ -113,9 +113,9 @@ func (l *Login) renews(s *store.Session, now time.Time) bool {
 	return l.Authenticated.After(s.Authenticated) && !l.Authenticated.After(now)
 }
 
-// before reports whether the login rests on an authentication of a session that there
-// is already.
-func (l *Login) before(s *store.Session) bool {
+// restsOnOneOf reports whether the login rests on an authentication that a session rests
+// on, or did.
+func (l *Login) restsOnOneOf(s *store.Session) bool {
 	return !l.Authenticated.Before(s.Started) && !l.Authenticated.After(s.Authenticated)
 }
 
