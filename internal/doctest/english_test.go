@@ -35,7 +35,7 @@ const longest = 40
 
 // records are the documents to which neither applies: the index of how things work,
 // for those who read the code beside it, and the record of changes.
-var records = []string{"CHANGELOG.md", "SECURITY.md", "docs/internals.md"}
+var records = []string{"CHANGELOG.md", "SECURITY.md"}
 
 var (
 	code   = regexp.MustCompile("`[^`]*`|\\]\\([^)]*\\)")
