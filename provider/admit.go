@@ -13,8 +13,10 @@ import (
 )
 
 // admit gives a login its session: the one it goes on in, or joins, or a new one if the
-// policy lets it. It is the one choke point: every first token comes after it.
-// [session.Login.Decide] decides. The error is a *refusedError, or one of the store.
+// policy lets it. It is the one choke point: every first token of a login comes after it.
+// (A token from before the installation is no login: its session is entered by
+// enterSession, which this calls too. Tokens of the provider's own are of a session that
+// there is.) [session.Login.Decide] decides. The error is a *refusedError, or one of the store.
 func (h *admissions) admit(ctx context.Context, l session.Login) (store.Session, ruling, error) {
 	r, err := h.rules(ctx, l.Subject, true)
 	if err != nil {
@@ -62,7 +64,8 @@ func (h *admissions) enterSession(ctx context.Context, l *session.Login, r rulin
 		v, s, ended, err := h.stepIn(ctx, l, r, terms, known, entered)
 		switch {
 		case errors.Is(err, store.ErrExists):
-			// The session that the login would begin has ended.
+			// There is a document by the ID of the session that the login would begin: it
+			// has ended, it came to nothing, or it is a record of a version before.
 			if l.Adopted {
 				return store.Session{}, r, err
 			}

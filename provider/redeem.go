@@ -214,11 +214,11 @@ func (c *issuing) exchangeNewest(ctx context.Context, req *request, st *refreshS
 	return c.rotate(ctx, req, tr, st)
 }
 
-// redeemedDevice finds the session that a device code has brought its tokens in, while
-// that is live: nobody's session is used, or made, by the code any more. A session that
-// has no note of the code was begun by it before notes were made. expired says that the
-// code is over: op takes one that was approved for ever, and its session may have ended
-// and be forgotten.
+// redeemedDevice finds the live session in which a device code has brought its tokens.
+// The code makes no other one, and slides nothing. The version before noted no codes: a
+// session that lists none was begun by this one. expired says that the code is over. op
+// takes one that was approved for ever, so where nothing is known of it any more, it is
+// refused.
 func (c *signingIn) redeemedDevice(ctx context.Context, l *session.Login, expired bool) (s store.Session, r ruling, redeemed bool, err error) {
 	s, err = c.h.find(ctx, l)
 	switch {
