@@ -292,6 +292,21 @@ type Hook struct {
 // ErrConfig is wrapped by the errors of [New] that name a field.
 var ErrConfig = errors.New("curfew: invalid configuration")
 
+// What a field of [Config] is if it is zero.
+const (
+	DefaultCodeLifetime   = 60 * time.Second
+	DefaultGrace          = 30 * time.Second
+	DefaultRemainder      = 60 * time.Second
+	DefaultKeyRollover    = time.Hour
+	DefaultRemember       = 31 * 24 * time.Hour
+	DefaultStoreTimeout   = 3 * time.Second
+	DefaultSweepEvery     = 10 * time.Second
+	DefaultGoneAfter      = time.Hour
+	DefaultSettingsMaxAge = time.Second
+	DefaultMaxSessions    = 1000
+	DefaultMaxGrants      = 50
+)
+
 // New checks the configuration and returns the hook.
 func New(cfg Config) (*Hook, error) {
 	if cfg.Store == nil {
@@ -306,14 +321,14 @@ func New(cfg Config) (*Hook, error) {
 		instead time.Duration
 		max     time.Duration
 	}{
-		{"CodeLifetime", &cfg.CodeLifetime, 60 * time.Second, 10 * time.Minute}, // RFC 6749 section 4.1.2 recommends at most 10 minutes
-		{"Grace", &cfg.Grace, 30 * time.Second, 60 * time.Second},
-		{"Remainder", &cfg.Remainder, 60 * time.Second, 0},
-		{"KeyRollover", &cfg.KeyRollover, time.Hour, 0},
-		{"Remember", &cfg.Remember, 31 * 24 * time.Hour, 0},
-		{"StoreTimeout", &cfg.StoreTimeout, 3 * time.Second, 0},
-		{"SweepEvery", &cfg.SweepEvery, 10 * time.Second, 0},
-		{"GoneAfter", &cfg.GoneAfter, time.Hour, 0},
+		{"CodeLifetime", &cfg.CodeLifetime, DefaultCodeLifetime, 10 * time.Minute}, // RFC 6749 section 4.1.2 recommends at most 10 minutes
+		{"Grace", &cfg.Grace, DefaultGrace, 60 * time.Second},
+		{"Remainder", &cfg.Remainder, DefaultRemainder, 0},
+		{"KeyRollover", &cfg.KeyRollover, DefaultKeyRollover, 0},
+		{"Remember", &cfg.Remember, DefaultRemember, 0},
+		{"StoreTimeout", &cfg.StoreTimeout, DefaultStoreTimeout, 0},
+		{"SweepEvery", &cfg.SweepEvery, DefaultSweepEvery, 0},
+		{"GoneAfter", &cfg.GoneAfter, DefaultGoneAfter, 0},
 	} {
 		switch {
 		case *d.value < 0:
@@ -329,8 +344,8 @@ func New(cfg Config) (*Hook, error) {
 		value   *int
 		instead int
 	}{
-		{"MaxSessions", &cfg.MaxSessions, 1000},
-		{"MaxGrants", &cfg.MaxGrants, 50},
+		{"MaxSessions", &cfg.MaxSessions, DefaultMaxSessions},
+		{"MaxGrants", &cfg.MaxGrants, DefaultMaxGrants},
 	} {
 		switch {
 		case *n.value < 0:
@@ -343,7 +358,7 @@ func New(cfg Config) (*Hook, error) {
 		return nil, err
 	}
 	if cfg.SettingsMaxAge == 0 {
-		cfg.SettingsMaxAge = time.Second
+		cfg.SettingsMaxAge = DefaultSettingsMaxAge
 	}
 	if fixed, is := cfg.Settings.(StaticSettings); is {
 		if err := policy.Settings(fixed).Validate(maxRange); err != nil {

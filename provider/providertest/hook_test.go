@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/pkg/op"
 
 	"github.com/curfew-oidc/curfew/internal/hooktest"
@@ -50,4 +51,10 @@ func TestKit(t *testing.T) {
 	} {
 		t.Run(name, x.Run)
 	}
+}
+
+// The kit expects of a server that says nothing what the hook does by default.
+func TestTheKitHasTheHooksDefaults(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, provider.DefaultGrace, providertest.DefaultGrace)
 }

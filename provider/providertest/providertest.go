@@ -397,12 +397,15 @@ func (k *kit) evicts() bool {
 	return k.Limits.AtLimit == policy.EndOldest || k.Limits.AtLimit == policy.EndIdlest
 }
 
+// DefaultGrace is the grace of a server that says nothing else: that of package provider.
+const DefaultGrace = 30 * time.Second
+
 func (k *kit) grace() time.Duration {
 	switch {
 	case k.Off.Grace:
 		return 0
 	case k.Grace == 0:
-		return 30 * time.Second
+		return DefaultGrace
 	}
 	return k.Grace
 }
