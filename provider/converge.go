@@ -233,9 +233,10 @@ func (h *sweeps) pass(ctx context.Context, account string, version int64, c conv
 			errs.add(taken(err))
 			return false, errs.join()
 		}
-		lctx, cancel := h.bounded(ctx)
-		page, next, err := h.cfg.Store.List(lctx, store.Filter{Account: account, State: store.Unended}, c.Pass.Cursor, applyPage)
-		cancel()
+		page, next, err := h.pageToApply(ctx, account, c.Pass.Cursor)
+		if err != nil && !alone(err) && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+			page, next, err = h.pageToApply(ctx, account, c.Pass.Cursor) // a store that fails now and then is not down
+		}
 		errs.add(err)
 		if err != nil && !alone(err) {
 			if c.Pass.Cursor != "" && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
@@ -248,6 +249,10 @@ func (h *sweeps) pass(ctx context.Context, account string, version int64, c conv
 		failed, late, err := h.applyPage(ctx, page, &errs)
 		if err != nil {
 			errs.add(err)
+			if ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+				c.Pass.Until = time.Time{} // the next sweep tries again, whoever's it is
+				_, _ = h.note(ctx, key, version, c)
+			}
 			return false, errs.join()
 		}
 		c.Pass.Broken = c.Pass.Broken || failed
@@ -280,6 +285,13 @@ func (h *sweeps) pass(ctx context.Context, account string, version int64, c conv
 	_, err = h.note(ctx, key, version, c)
 	errs.add(taken(err))
 	return false, errs.join()
+}
+
+// pageToApply returns the sessions of an account that settings are applied to next.
+func (h *sweeps) pageToApply(ctx context.Context, account, cursor string) ([]store.Session, string, error) {
+	ctx, cancel := h.bounded(ctx)
+	defer cancel()
+	return h.cfg.Store.List(ctx, store.Filter{Account: account, State: store.Unended}, cursor, applyPage)
 }
 
 // settingsLast is for how long after a change a login may still be admitted by

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -196,8 +198,12 @@ func TestAStoreThatFailsNowAndThen(t *testing.T) {
 						x.session(t, fmt.Sprintf("acme.user-%d", user), n, time.Now().Add(time.Duration(n)*time.Second), time.Time{})
 					}
 				}
-				faulty.Script(func(c faultstore.Call) faultstore.Fault {
-					if c.N%20 == 0 {
+				var mu sync.Mutex
+				chance := rand.New(rand.NewPCG(1, 2)) // a regular pattern could always hit the same call
+				faulty.Script(func(faultstore.Call) faultstore.Fault {
+					mu.Lock()
+					defer mu.Unlock()
+					if chance.IntN(20) == 0 {
 						return fault
 					}
 					return faultstore.None

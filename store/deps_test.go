@@ -12,18 +12,15 @@ import (
 // helper would end up in every server, and the driver is the caller's choice.
 func TestDependencies(t *testing.T) {
 	const module = "github.com/curfew-oidc/curfew/"
-	for _, pkg := range []string{"store", "store/memstore", "store/sqlitestore"} {
+	for _, pkg := range []string{"store", "store/memstore"} {
 		out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+pkg).CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		want := []string{module + "policy", module + "store"}
-		if pkg == "store/memstore" || pkg == "store/sqlitestore" {
+		if pkg == "store/memstore" {
 			want = append(want, module+"store/internal/hourly")
 		}
 		if pkg != "store" {
 			want = append(want, module+pkg)
-		}
-		if pkg == "store/sqlitestore" {
-			want = append(want, module+"internal/sqlitefile", module+"store/internal/sqlkit", module+"store/internal/unreadable") // standard library only, as the others
 		}
 		require.ElementsMatch(t, want, strings.Fields(string(out)))
 	}

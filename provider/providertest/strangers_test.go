@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/zitadel/oidc/v3/example/server/storage"
+	"github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
 	"golang.org/x/text/language"
 
@@ -33,8 +34,8 @@ import (
 // A stranger is a server as others have it: zitadel's example storage, op's provider
 // with nothing but what it asks for, and a sign-in page.
 type stranger struct {
-	wrap      func(*storage.Storage) op.Storage // nil: as it is
-	clients   []*storage.Client                 // nil: web, web2, spa
+	wrap      func(*exampleStorage) op.Storage // nil: as it is
+	clients   []*storage.Client                // nil: web, web2, spa
 	inside    func(next http.Handler) http.Handler
 	users     int            // that no test waits for; at least the eight of the docs
 	noIssuer  bool           // the callback is mounted without op's issuer interceptor
@@ -63,8 +64,8 @@ const many = 64
 // strangers are the servers that the kit is tried on, by what is strange.
 var strangers = map[string]stranger{
 	"as in the docs": {},
-	"voids codes":    {users: many, wrap: func(s *storage.Storage) op.Storage { return &voidsCodes{Storage: s, newest: map[string]string{}} }},
-	"JWT":            {users: many, wrap: func(s *storage.Storage) op.Storage { return jwtClients{s} }},
+	"voids codes":    {users: many, wrap: func(s *exampleStorage) op.Storage { return &voidsCodes{exampleStorage: s, newest: map[string]string{}} }},
+	"JWT":            {users: many, wrap: func(s *exampleStorage) op.Storage { return jwtClients{s} }},
 	"no secrets": {
 		users:   many,
 		clients: []*storage.Client{storage.NativeClient("web", strangeWeb), storage.NativeClient("web2", strangeWeb2), storage.NativeClient("spa", strangeSPA)},
@@ -99,9 +100,40 @@ var strangers = map[string]stranger{
 	},
 }
 
+// exampleStorage is zitadel's, but for one lock: the method that looks a refresh token up
+// takes none.
+type exampleStorage struct {
+	*storage.Storage
+	mu sync.RWMutex
+}
+
+func (s *exampleStorage) GetRefreshTokenInfo(ctx context.Context, client, token string) (string, string, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.Storage.GetRefreshTokenInfo(ctx, client, token)
+}
+
+func (s *exampleStorage) CreateAccessAndRefreshTokens(ctx context.Context, r op.TokenRequest, current string) (string, string, time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Storage.CreateAccessAndRefreshTokens(ctx, r, current)
+}
+
+func (s *exampleStorage) RevokeToken(ctx context.Context, token, user, client string) *oidc.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Storage.RevokeToken(ctx, token, user, client)
+}
+
+func (s *exampleStorage) TerminateSession(ctx context.Context, user, client string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Storage.TerminateSession(ctx, user, client)
+}
+
 // voidsCodes is a storage where a request has one code at a time.
 type voidsCodes struct {
-	*storage.Storage
+	*exampleStorage
 	mu     sync.Mutex
 	newest map[string]string // codes by request
 }
@@ -127,7 +159,7 @@ func (s *voidsCodes) AuthRequestByCode(ctx context.Context, code string) (op.Aut
 }
 
 // jwtClients gives every client JWT access tokens.
-type jwtClients struct{ *storage.Storage }
+type jwtClients struct{ *exampleStorage }
 
 type jwtClient struct{ op.Client }
 
@@ -162,7 +194,7 @@ func (x stranger) start(t *testing.T, hooked bool) providertest.Target {
 	for _, c := range list {
 		clients[c.GetID()] = c
 	}
-	example := storage.NewStorageWithClients(strangeUsers{}, clients)
+	example := &exampleStorage{Storage: storage.NewStorageWithClients(strangeUsers{}, clients)}
 	var s op.Storage = example
 	if x.wrap != nil {
 		s = x.wrap(example)
