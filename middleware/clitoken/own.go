@@ -16,22 +16,28 @@ import (
 // Windows has neither such modes nor such links for everybody: there only what is no
 // regular file is refused.
 func openOwn(path string, flag int) (*os.File, error) {
-	// The look before is for a better word than the system has; what counts is below.
-	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, notRegular(path, info)
+	for tries := 0; ; tries++ {
+		// The look before is for a better word than the system has; what counts is below.
+		if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+			return nil, notRegular(path, info)
+		}
+		file, err := os.OpenFile(path, flag|noFollow, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		info, err := file.Stat()
+		if err == nil && names(info) == 0 && tries < 100 {
+			_ = file.Close()
+			continue // another process has replaced it meanwhile
+		}
+		if err == nil {
+			err = private(path, info)
+		}
+		if err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+		return file, nil
 	}
-	file, err := os.OpenFile(path, flag|noFollow, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	if err == nil {
-		err = private(path, info)
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return file, nil
 }
 
 func notRegular(path string, info fs.FileInfo) error {

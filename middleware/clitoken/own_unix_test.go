@@ -208,3 +208,34 @@ func TestPlanted(t *testing.T) {
 		}
 	}
 }
+
+// Another process may replace the file while this one opens it: what was opened has no
+// name then, and is opened again.
+func TestAFileThatIsReplacedWhileItIsOpened(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "login.json")
+	require.NoError(t, os.WriteFile(path, []byte("0"), 0o600))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			next := filepath.Join(dir, "next")
+			if os.WriteFile(next, []byte("1"), 0o600) != nil || os.Rename(next, path) != nil {
+				return
+			}
+		}
+	}()
+	for range 20_000 {
+		file, err := openOwn(path, os.O_RDONLY)
+		require.NoError(t, err)
+		require.NoError(t, file.Close())
+	}
+	close(stop)
+	<-stopped
+}
