@@ -21,7 +21,7 @@ import (
 func TestRights(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
-	list := regexp.MustCompile(`(?s)The user needs the commands (.*?), on keys that begin with "curfew:"`).FindSubmatch(doc)
+	list := regexp.MustCompile(`(?s)The Redis user needs the commands (.*?), on keys that begin with "curfew:"`).FindSubmatch(doc)
 	require.NotNil(t, list)
 	words := regexp.MustCompile(`[A-Z]+`).FindAllString(string(list[1]), -1)
 	require.Greater(t, len(words), 10)
