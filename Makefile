@@ -47,19 +47,7 @@ run: go ## Start an OpenID provider whose logins end when the policy says so, an
 # processes and files, which the cache does not know.
 .PHONY: test
 test: lint compiler engines chromium ## Check the code and run all tests, with the race detector
-	$(GOTEST)
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target $(WAITING:%=test-in/%)
-
-GOTEST = CGO_ENABLED=1 go test $(RACE) -count=1 -timeout 40m ./...
-
-# The other modules, two at a time: most of their tests wait for servers and clocks.
-# The longest come first.
-LONGEST := internal/soak store/redisstore store/sqlitestore internal/browser examples store/pgstore internal/onengines
-WAITING := $(LONGEST) $(filter-out . $(LONGEST),$(MODULES))
-
-.PHONY: $(WAITING:%=test-in/%)
-$(WAITING:%=test-in/%): test-in/%:
-	cd $* && $(GOTEST)
+	@set -x; for module in $(MODULES); do CGO_ENABLED=1 go -C $$module test $(RACE) -count=1 -timeout 40m ./...; done
 
 # What make quick leaves to make test: packages that start database servers,
 # browsers or programs, or try the rules on many servers, and tests that take
