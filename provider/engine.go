@@ -8,8 +8,7 @@ import (
 	"github.com/curfew-oidc/curfew/provider/internal/seal"
 )
 
-// What the hook does is done by its parts. Each
-// has the one below it in it, and knows nothing of those above: the compiler holds that.
+// What the hook does is done by its parts. Each has the one below it in it, and knows nothing of those above: the compiler holds that.
 //
 //	Hook        what embedders see
 //	pages       the pages that ask

@@ -43,7 +43,16 @@ func (h *documents) finishAt(s *store.Session, r ruling, at time.Time, reason po
 // the fence stops has: its documents are for the end that put it, and for a sweep.
 func (h *documents) step(ctx context.Context, subject store.Subject, decide func(held []store.Session, fence store.Fence) ([]store.Session, error)) error {
 	return h.cfg.Store.Admit(ctx, subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
-		return decide(slices.DeleteFunc(held, func(s store.Session) bool { return s.Fenced() || s.Joined != "" }), fence)
+		over := map[string]bool{} // the IDs of those that are not shown: no session takes the place of one
+		held = slices.DeleteFunc(held, func(s store.Session) bool {
+			over[s.ID] = s.Fenced() || s.Joined != ""
+			return over[s.ID]
+		})
+		decided, err := decide(held, fence)
+		if err == nil && slices.ContainsFunc(decided, func(s store.Session) bool { return over[s.ID] }) {
+			return nil, store.ErrExists
+		}
+		return decided, err
 	})
 }
 

@@ -314,3 +314,28 @@ func TestAPageOfTheCapIsOverWithAnEndOfAll(t *testing.T) {
 		require.Equal(t, provider.DeviceDecision{Approve: true}, decision)
 	})
 }
+
+// A session that an end of all stopped keeps its place and its reason until its own
+// document says so: no login takes its name meanwhile.
+func TestNoLoginTakesThePlaceOfAStoppedSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := fenced(t, nil)
+		b := s.Browser()
+		page := b.Authorize(optest.Web, nil)
+		v := b.SignIn(page, "alice")
+		require.NotEmpty(t, v.Code(), v.Description())
+		time.Sleep(time.Second)
+		at := time.Now().UTC()
+		_, err := s.store.PutFence(t.Context(), store.Fence{Subject: s.subject("alice"), At: at, Reason: policy.ReasonEndedByAdmin, Due: at.Add(time.Minute)})
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		again := b.SignIn(page, "alice") // with new credentials, to the same authorization request
+		require.Equal(t, "login_required", again.Error(), again.Description())
+		unended, _, err := s.store.List(t.Context(), store.Filter{Subject: s.subject("alice"), State: store.Unended}, "", 10)
+		require.NoError(t, err)
+		require.Len(t, unended, 1)
+		require.True(t, unended[0].Fenced())
+		require.NotEmpty(t, s.Browser().Login(optest.Web, "alice", nil).Code())
+	})
+}
