@@ -59,9 +59,8 @@ var errUndecided = errors.New("the login takes no session")
 func (h *admissions) enterSession(ctx context.Context, l *session.Login, r ruling) (store.Session, ruling, error) {
 	terms := h.terms(r)
 	var known session.View // of sessions that have ended
-	entered := false       // in its parent
 	for {
-		v, s, ended, err := h.stepIn(ctx, l, r, terms, known, entered)
+		v, s, ended, err := h.stepIn(ctx, l, r, terms, known)
 		switch {
 		case errors.Is(err, store.ErrExists):
 			// There is a document by the ID of the session that the login would begin: it
@@ -75,7 +74,7 @@ func (h *admissions) enterSession(ctx context.Context, l *session.Login, r rulin
 			if s.Joined == "" && s.End != nil && !(l.Lasting && cameToNothing(&s)) {
 				return store.Session{}, r, hasEnded(&s)
 			}
-			l.SID, entered = sidAfter(&s), false
+			l.SID = sidAfter(&s)
 			continue
 		case err != nil && !errors.Is(err, errUndecided):
 			return store.Session{}, r, err
@@ -84,12 +83,12 @@ func (h *admissions) enterSession(ctx context.Context, l *session.Login, r rulin
 		case session.Look:
 			known, err = h.look(ctx, l)
 		case session.Begin:
-			if l.Parent == nil || entered {
+			if l.Known() {
 				return h.began(ctx, l, r, v, s, ended)
 			}
 			var parent store.Session
 			if parent, err = h.enterChild(ctx, *l.Parent, l.SID); err == nil {
-				l.Parent, entered = &parent, true
+				l.Parent = &parent
 			}
 		case session.GoOn, session.Join:
 			return h.joined(ctx, s, r)
@@ -117,7 +116,7 @@ func (h *rulebook) terms(r ruling) *session.Terms {
 // stepIn is the step: it returns the verdict, the session that the login is in, and
 // those that ended for it. A session that is another one's child begins once that one
 // knows it.
-func (h *admissions) stepIn(ctx context.Context, l *session.Login, r ruling, t *session.Terms, known session.View, entered bool) (v session.Verdict, s store.Session, ended []store.Session, err error) {
+func (h *admissions) stepIn(ctx context.Context, l *session.Login, r ruling, t *session.Terms, known session.View) (v session.Verdict, s store.Session, ended []store.Session, err error) {
 	ctx, cancel := h.detach(ctx)
 	defer cancel()
 	err = h.step(ctx, l.Subject, func(held []store.Session, fence store.Fence) ([]store.Session, error) {
@@ -135,7 +134,7 @@ func (h *admissions) stepIn(ctx context.Context, l *session.Login, r ruling, t *
 			h.schedule(&s, r)
 			s.Revision++
 			return []store.Session{s}, nil
-		case v.Act == session.Begin && (l.Parent == nil || entered):
+		case v.Act == session.Begin && l.Known():
 			if slices.ContainsFunc(held, func(s store.Session) bool { return s.ID == l.SID }) {
 				return nil, store.ErrExists
 			}

@@ -70,7 +70,7 @@ func (c *signingIn) loginOf(ctx context.Context, ar op.AuthRequest, client op.Cl
 	}
 	// A native client does not join: each of its logins is its own.
 	if c.h.cfg.SSOSession != nil && client.ApplicationType() != op.ApplicationTypeNative {
-		if id := c.h.cfg.SSOSession(ctx, *embedders(&l, ar, client)); id != "" {
+		if id := c.h.cfg.SSOSession(ctx, embedders(&l, ar, client)); id != "" {
 			atPlace(&l, "sso", id)
 		}
 	}
@@ -94,15 +94,15 @@ func loginMark(authRequestID string) []byte {
 func authTimeOf(at time.Time) time.Time { return at.UTC().Truncate(time.Microsecond) }
 
 // embedders is a login as the embedder's functions are shown it.
-func embedders(l *session.Login, ar op.AuthRequest, client op.Client) *Login {
-	return &Login{Subject: l.Subject, Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
+func embedders(l *session.Login, ar op.AuthRequest, client op.Client) Login {
+	return Login{Subject: l.Subject, Client: client, AuthRequest: ar, AuthTime: ar.GetAuthTime()}
 }
 
 // describe enters what the session of a login is to say of it. It asks the embedder,
 // and is for a login that is admitted: one that only looks for its session needs none
 // of it.
-func (h *admissions) describe(ctx context.Context, req *request, l *session.Login, as *Login) {
-	l.Kind, l.ClientName = h.cfg.Kind(ctx, *as), h.clientName(ctx, l.Client)
+func (h *admissions) describe(ctx context.Context, req *request, l *session.Login, as Login) {
+	l.Kind, l.ClientName = h.cfg.Kind(ctx, as), h.clientName(ctx, l.Client)
 	l.Address, l.UserAgent = coarse(req.address), strings.ToValidUTF8(plain.Short(req.userAgent, 200), "")
 }
 
@@ -112,7 +112,7 @@ func (h *admissions) asks(ctx context.Context, req *request, as Login) session.L
 	if as.Client != nil {
 		l.Client = as.Client.GetID()
 	}
-	h.describe(ctx, req, &l, &as)
+	h.describe(ctx, req, &l, as)
 	return l
 }
 

@@ -72,6 +72,10 @@ type Login struct {
 	Parent *store.Session
 }
 
+// Known reports whether the session that the login would begin may: its parent, if it has
+// one, knows it.
+func (l *Login) Known() bool { return l.Parent == nil || slices.Contains(l.Parent.Children, l.SID) }
+
 // A Browser is what a login shows of the browser that it came back in.
 type Browser struct {
 	Logins [][]byte // the marks of the logins that it has under way
